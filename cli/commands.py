@@ -1,0 +1,21 @@
+"""Which commands there are, in the order of the help."""
+
+from __future__ import annotations
+
+import typer
+
+from gradscope_cli import demo, diagnose, inspect, plot, run, search, tolerance
+
+
+def register(app: typer.Typer) -> None:
+    """Add every command."""
+    app.command(epilog="Example: gradscope demo --out gradscope-demo")(demo.demo)
+    app.command(epilog="Example: gradscope run --restart delayed --out fix -- python train.py --out {out}")(run.run)
+    app.command(epilog="Example: gradscope inspect run.h5")(inspect.inspect)
+    app.command(epilog="Example: gradscope diagnose run.h5 --json")(diagnose.diagnose)
+    app.command(epilog="Example: gradscope tolerance runs/*.h5")(tolerance.tolerance)
+    app.command(
+        epilog="Example: gradscope search --low 1e-4 --high 1 --out level -- "
+        "python train.py --weight-decay {weight_decay} --seed {seed} --out {out}"
+    )(search.search)
+    app.command(epilog="Example: gradscope plot run.h5 --figure proportion -o proportion.png")(plot.plot)

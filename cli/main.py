@@ -1,0 +1,77 @@
+"""The entry point: commands, exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from gradscope import __version__
+from gradscope.types import InputError
+from gradscope_cli import commands
+
+app = typer.Typer(
+    name="gradscope",
+    help="Why a regularised PyTorch training run does not learn, and what to do about it.",
+    epilog="Example: gradscope diagnose run.h5",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Why a regularised PyTorch training run does not learn, and what to do about it."""
+
+
+commands.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exits 0, 2 (unusable input), 3 (learning failure) or 130 (interrupted)."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command line as a function: the exit code."""
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+    except InputError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return _interrupted()
+    except Exception as error:
+        # typer ships click, or has it beside it, depending on its version: known by what it can do.
+        if type(error).__name__ == "Abort":
+            return _interrupted()
+        if hasattr(error, "format_message"):
+            where = getattr(getattr(error, "ctx", None), "command_path", "gradscope")
+            return _complain(f"{error.format_message().rstrip('.')} (see {where} --help)")
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> int:
+    print("gradscope: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _interrupted() -> int:
+    print("gradscope: interrupted", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""gradscope plot: one figure to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradscope_cli.output import say
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Records.")],
+    figure: Annotated[str, typer.Option(help="accuracy, gradient, gradient-closeup, proportion, weight, loss.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, SVG or PDF file.")] = None,
+) -> None:
+    """Draw one figure from one or several records."""
+    from gradscope.report.figures import draw
+
+    path = out or Path(f"{figure}.png")
+    draw(runs, figure, path)
+    say(f"wrote {path}")

@@ -1,0 +1,75 @@
+"""gradscope: why a regularised PyTorch training run does not learn, and what to do about it.
+
+The names below are loaded on first use, so that ``import gradscope`` and ``gradscope --help``
+stay light: nothing here imports torch or matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Recording": "gradscope.recording",
+    "record": "gradscope.recording",
+    "Penalty": "gradscope.regularizers.penalties",
+    "L1": "gradscope.regularizers.penalties",
+    "L2": "gradscope.regularizers.penalties",
+    "L1L2": "gradscope.regularizers.penalties",
+    "Lp": "gradscope.regularizers.penalties",
+    "LInf": "gradscope.regularizers.penalties",
+    "Constant": "gradscope.regularizers.schedules",
+    "Delayed": "gradscope.regularizers.schedules",
+    "Ramp": "gradscope.regularizers.schedules",
+    "regularize": "gradscope.regularizers.attach",
+    "open_run": "gradscope.store.reader",
+    "diagnose": "gradscope.diagnosis.judge",
+    "Diagnosis": "gradscope.diagnosis.judge",
+    "search_tolerance": "gradscope.search.search",
+    "ToleranceResult": "gradscope.search.search",
+    "InputError": "gradscope.types",
+    "LearningFailure": "gradscope.types",
+    "RecordExistsError": "gradscope.types",
+    "RecordNotFoundError": "gradscope.types",
+    "Verdict": "gradscope.types",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from gradscope.diagnosis.judge import Diagnosis as Diagnosis
+    from gradscope.diagnosis.judge import diagnose as diagnose
+    from gradscope.recording import Recording as Recording
+    from gradscope.recording import record as record
+    from gradscope.regularizers.attach import regularize as regularize
+    from gradscope.regularizers.penalties import L1 as L1
+    from gradscope.regularizers.penalties import L1L2 as L1L2
+    from gradscope.regularizers.penalties import L2 as L2
+    from gradscope.regularizers.penalties import LInf as LInf
+    from gradscope.regularizers.penalties import Lp as Lp
+    from gradscope.regularizers.penalties import Penalty as Penalty
+    from gradscope.regularizers.schedules import Constant as Constant
+    from gradscope.regularizers.schedules import Delayed as Delayed
+    from gradscope.regularizers.schedules import Ramp as Ramp
+    from gradscope.search.search import ToleranceResult as ToleranceResult
+    from gradscope.search.search import search_tolerance as search_tolerance
+    from gradscope.store.reader import open_run as open_run
+    from gradscope.types import InputError as InputError
+    from gradscope.types import LearningFailure as LearningFailure
+    from gradscope.types import RecordExistsError as RecordExistsError
+    from gradscope.types import RecordNotFoundError as RecordNotFoundError
+    from gradscope.types import Verdict as Verdict
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,73 @@
+"""Argument guards. Each error names the value that was given and the one that was expected."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from gradscope.types import InputError
+
+
+def strength(value: float, name: str = "strength") -> float:
+    """A regularization strength: finite and not negative."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}; expected a number, for example 0.001") from None
+    if not math.isfinite(number) or number < 0:
+        raise InputError(f"{name} is {number:g}; expected a finite number of at least 0")
+    return number
+
+
+def strength_range(low: float, high: float) -> tuple[float, float]:
+    """A range of strengths to search: 0 < low < high, both finite."""
+    low, high = strength(low, "low"), strength(high, "high")
+    if low == 0:
+        raise InputError("low is 0; the search is over the logarithm of the strength, so give a low above 0")
+    if not low < high:
+        raise InputError(f"low is {low:g} and high is {high:g}; expected low < high")
+    return low, high
+
+
+def positive_int(value: int, name: str) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+    return value
+
+
+def one_of(value: str, known: Collection[str], name: str) -> str:
+    """One of a few words."""
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+    return value
+
+
+def penalty_word(text: str) -> str:
+    """The name of a penalty, in lower case: l1, l2, l1l2, linf, or lP with P ≥ 1."""
+    word = text.strip().lower()
+    power = re.fullmatch(r"l(\d+(?:\.\d+)?)", word)
+    if word in ("l1l2", "linf") or (power and float(power[1]) >= 1):
+        return word
+    raise InputError(f"penalty is {text!r}; expected one of l1, l2, l1l2, linf, or lP with P ≥ 1 such as l3")
+
+
+def writable_folder(folder: Path) -> Path:
+    """A folder that exists, or can be made, and can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder} is not a folder; give the path of a folder") from None
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
+    # A probe file, not os.access: root passes os.access on a read-only file system.
+    probe = folder / f".gradscope-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from None
+    return folder

@@ -1,0 +1,245 @@
+"""How gradscope and a training command talk: placeholders, environment variables, exit code.
+
+The supervisor (`gradscope run`, `gradscope search`) says what it wants through the command line of
+the child or its environment; `gradscope.record` inside the child obeys the environment; the record
+and the exit code say what came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from gradscope import checks
+from gradscope.types import InputError
+
+#: The exit code of a child that gradscope ended: its record says why.
+EXIT_STOPPED = 76
+
+PLACEHOLDERS = ("strength", "weight_decay", "seed", "out")
+ON_FAILURE = ("ignore", "warn", "raise", "stop")
+ON_SUCCESS = ("ignore", "stop")
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What a supervisor asks of the recording in a child. None: the script's own choice stands."""
+
+    strength: float | None = None
+    penalty: str | None = None
+    schedule: str | None = None
+    seed: int | None = None
+    out: str | None = None
+    on_failure: str | None = None
+    on_success: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """As ``GRADSCOPE_…`` variables."""
+        return {_variable(f.name): str(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Instructions:
+        """Read back; raises `InputError` naming the variable that is wrong."""
+        given = {f.name: environment.get(_variable(f.name)) or None for f in fields(cls)}
+        strength, seed = given["strength"], given["seed"]
+        if seed is not None and not re.fullmatch(r"-?\d+", seed):
+            raise InputError(f"GRADSCOPE_SEED is {seed!r}; expected a whole number")
+        if given["on_failure"] is not None:
+            checks.one_of(given["on_failure"], ON_FAILURE, "GRADSCOPE_ON_FAILURE")
+        if given["on_success"] is not None:
+            checks.one_of(given["on_success"], ON_SUCCESS, "GRADSCOPE_ON_SUCCESS")
+        return cls(
+            strength=None if strength is None else checks.strength(strength, "GRADSCOPE_STRENGTH"),  # type: ignore[arg-type]
+            penalty=given["penalty"],
+            schedule=given["schedule"],
+            seed=None if seed is None else int(seed),
+            out=given["out"],
+            on_failure=given["on_failure"],
+            on_success=given["on_success"],
+        )
+
+
+def _variable(name: str) -> str:
+    return "GRADSCOPE_" + name.upper()
+
+
+_INSIDE: ContextVar[Instructions | None] = ContextVar("gradscope_instructions", default=None)
+
+
+def instructions() -> Instructions:
+    """What applies here: what a search in this process asked for, else the environment."""
+    return _INSIDE.get() or Instructions.from_environment(os.environ)
+
+
+@contextlib.contextmanager
+def instructed(asked: Instructions) -> Iterator[None]:
+    """Instructions for a plain function that runs in this process."""
+    token = _INSIDE.set(asked)
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
+
+
+def inside_search() -> bool:
+    """True while a plain training function runs under a search in this very process."""
+    return _INSIDE.get() is not None
+
+
+class Stopped(SystemExit):
+    """Ends a training run that gradscope has decided about. A child exits with `EXIT_STOPPED`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(EXIT_STOPPED)
+        self.reason = reason
+
+
+# -- the supervisor's side ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """A training command with placeholders: ``{strength}``, ``{weight_decay}``, ``{seed}``, ``{out}``."""
+
+    words: tuple[str, ...]
+    penalty: str = "l2"
+
+    @classmethod
+    def parse(cls, words: Sequence[str], penalty: str = "l2") -> Command:
+        """Checks everything that can be checked before a process is started."""
+        if not words:
+            raise InputError("there is no command; write it after --, such as: -- python train.py")
+        command = cls(tuple(words), penalty := checks.penalty_word(penalty))
+        known = ", ".join("{" + name + "}" for name in PLACEHOLDERS)
+        for name in command.placeholders:
+            if name not in PLACEHOLDERS:
+                raise InputError(
+                    f"the command holds {{{name}}}; expected {known} (write {{{{{name}}}}} for the plain text)"
+                )
+        if "weight_decay" in command.placeholders and penalty != "l2":
+            raise InputError(
+                f"the command holds {{weight_decay}}, which is L2; with --penalty {penalty} write {{strength}}"
+            )
+        if shutil.which(words[0]) is None:
+            raise InputError(f"there is no command {words[0]!r}; expected a program on the PATH, such as python")
+        return command
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return tuple(m[1] for word in self.words for m in _PLACEHOLDER.finditer(word) if m[1])
+
+    @property
+    def takes_strength(self) -> bool:
+        """True where the strength reaches the script by its own arguments."""
+        return "strength" in self.placeholders or "weight_decay" in self.placeholders
+
+    def filled(self, asked: Instructions) -> list[str]:
+        """The words of one call."""
+        strength = asked.strength
+        values = {
+            "strength": "" if strength is None else repr(strength),
+            "weight_decay": "" if strength is None else repr(2 * strength),
+            "seed": "" if asked.seed is None else str(asked.seed),
+            "out": asked.out or "",
+        }
+
+        def fill(match: re.Match[str]) -> str:
+            return values[match[1]] if match[1] else match[0][0]
+
+        for name, value in values.items():
+            if name in self.placeholders and not value:
+                option = "--strength" if name in ("strength", "weight_decay") else "--" + name
+                raise InputError(f"the command holds {{{name}}}, and there is no value for it; give {option}")
+        return [_PLACEHOLDER.sub(fill, word) for word in self.words]
+
+    def environment(self, asked: Instructions) -> dict[str, str]:
+        """The child's environment: ours, without old instructions, with the new ones."""
+        told = asked.environment()
+        if self.takes_strength:
+            told.pop("GRADSCOPE_STRENGTH", None)
+            told.pop("GRADSCOPE_PENALTY", None)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GRADSCOPE_")}
+        return {**kept, **told}
+
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended. ``tail``: the last lines it wrote to standard error."""
+
+    code: int
+    tail: str
+
+    @property
+    def ended_itself(self) -> bool:
+        return self.code in (0, EXIT_STOPPED)
+
+    def complaint(self, words: Sequence[str]) -> str:
+        """One line on a child that failed."""
+        how = f"was killed by signal {-self.code}" if self.code < 0 else f"exited with code {self.code}"
+        last = self.tail.strip().splitlines()[-1] if self.tail.strip() else "nothing on standard error"
+        return f"the command {' '.join(words)!r} {how}: {last}"
+
+
+def run_child(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    show: bool,
+    timeout: float | None = None,
+    on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
+) -> Outcome:
+    """Run a child to its end. ``show``: its output goes through live, all of it to standard error."""
+    with tempfile.TemporaryFile() as log:
+        sink = subprocess.PIPE if show else log
+        try:
+            child = subprocess.Popen(words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise InputError(f"cannot start {words[0]!r}: {error.strerror}") from None
+        if on_start is not None:
+            on_start(child)
+        try:
+            if show and child.stdout is not None:
+                for line in child.stdout:
+                    sys.stderr.buffer.write(line)
+                    sys.stderr.flush()
+                    log.write(line)
+            child.wait(timeout)
+        except BaseException:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            child.kill()
+            child.wait()
+            raise
+        finally:
+            if child.stdout is not None:
+                child.stdout.close()
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
+        return Outcome(child.returncode, log.read().decode(errors="replace"))
+
+
+def check_strength(path: Path, asked: float, penalty: str, read_back: float, read_penalty: str) -> None:
+    """The strength asked for against the one that the record shows."""
+    if read_penalty != penalty:
+        raise InputError(f"{path}: the search is about {penalty}, and the record shows the penalty {read_penalty}")
+    if abs(read_back - asked) <= 1e-5 * max(abs(asked), abs(read_back)):
+        return
+    if penalty == "l2" and abs(2 * read_back - asked) <= 1e-5 * asked:
+        hint = "half of it: the script takes it for a weight_decay; write {weight_decay} instead of {strength}"
+    elif penalty == "l2" and abs(read_back - 2 * asked) <= 2e-5 * asked:
+        hint = "twice of it: write {strength} instead of {weight_decay}"
+    else:
+        hint = "the script does not use what it is given; write {strength} where it takes its strength"
+    raise InputError(f"strength {asked:g} was asked for, and the record shows {read_back:g}, {hint} ({path})")

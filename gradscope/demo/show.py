@@ -1,0 +1,240 @@
+"""`gradscope demo`: the main job on real data, through the doors that users take."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gradscope import checks
+from gradscope.child import Command
+from gradscope.control.policy import Attempt, DelayedRestart
+from gradscope.control.supervisor import RunResult, supervise
+from gradscope.demo import training
+from gradscope.diagnosis.judge import Diagnosis, diagnose
+from gradscope.report.figures import figure_of, save
+from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
+from gradscope.search.search import ToleranceResult, search_tolerance
+from gradscope.store.reader import epoch_metrics, open_run
+from gradscope.types import InputError
+
+STRENGTH = 0.04  # L2, Ω = ‖w‖²: weight_decay 0.08
+SEEDS = (0, 1, 2)
+SEARCHED = (1e-3, 1.0)
+SWEPT = (0.001, 0.003, 0.006, 0.01, 0.02, 0.07, 0.15)
+STEPS = 4
+
+
+def show(out: Path, workers: int | None = None) -> dict[str, Any]:
+    """Run the demonstration into a new folder; returns what its ``summary.json`` holds."""
+    started = time.monotonic()
+    folder = checks.writable_folder(out)
+    if (folder / "summary.json").exists():
+        raise InputError(f"{folder} already holds a demo (summary.json); give another folder with --out")
+    workers = workers or min(2, os.cpu_count() or 1)
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=STEPS)
+
+        def say(line: str) -> None:
+            progress.console.print(line, highlight=False)
+
+        def begin(line: str) -> None:
+            progress.update(task, description=line)
+
+        begin(f"1/{STEPS} training with λ = {STRENGTH:g}, too strong")
+        full = folder / "too-strong.h5"
+        sweep = _in_processes(workers, [(2 * STRENGTH, 0, full), *_sweep(folder)])
+        with open_run(full) as dataset:
+            found = diagnose(dataset)
+            steps = dataset.sizes["step"]
+        say(_first_words(full, found, steps))
+        progress.advance(task)
+
+        begin(f"2/{STEPS} the same strength again, with a delay")
+        runs = _restarts(folder, workers)
+        for seed, run in zip(SEEDS, runs, strict=True):
+            say(f"seed {seed}: {_story(run)}")
+        progress.advance(task)
+
+        begin(f"3/{STEPS} searching the tolerance level")
+        level = _search(folder, workers, begin)
+        say(f"tolerance level {_level(level)}: {level.advice}")
+        progress.advance(task)
+
+        begin(f"4/{STEPS} drawing")
+        _figures(folder, load_run(full, f"λ = {STRENGTH:g}, from the start"), runs, sweep, level)
+        progress.advance(task)
+    summary = _summary(folder, found, steps, runs, level, time.monotonic() - started)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    _print(summary, console)
+    return summary
+
+
+def _in_processes(workers: int, jobs: Sequence[tuple[float, int, Path]]) -> list[Path]:
+    """Train at several strengths to the end, a few at a time; all but the first are the sweep."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = [pool.submit(training.train, *job) for job in jobs]
+        for future in waiting:
+            future.result()
+    return [path for _, _, path in jobs[1:]]
+
+
+def _sweep(folder: Path) -> list[tuple[float, int, Path]]:
+    return [(2 * strength, 0, folder / f"sweep-{strength:g}.h5") for strength in SWEPT]
+
+
+def _restarts(folder: Path, workers: int) -> list[RunResult]:
+    """The script under supervision, once a seed: stopped when it fails, restarted with `delayed:auto`."""
+    script = [sys.executable, "-m", "gradscope.demo.training"]
+    words = [*script, "--weight-decay", "{weight_decay}", "--seed", "{seed}", "--out", "{out}"]
+
+    def one(seed: int) -> RunResult:
+        command = Command.parse(words)
+        where = folder / f"restart-seed-{seed}"
+        return supervise(command, DelayedRestart(None), where, strength=STRENGTH, seed=seed, show=False)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(one, SEEDS))
+
+
+def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> ToleranceResult:
+    def told(level: str, trial: Any, estimate: Any) -> None:
+        known = f"{estimate.low:.3g} … {estimate.high:.3g}" if estimate.determined else "not bracketed yet"
+        begin(f"3/{STEPS} searching the tolerance level: trial {trial.number + 1}, {known}")
+
+    return search_tolerance(
+        training.trial, *SEARCHED, workers=workers, out=folder / "search", max_trials=24, on_trial=told
+    )
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def last_accuracy(path: Path) -> float:
+    """The last validation accuracy of a record."""
+    return float(epoch_metrics(path)["accuracy"][-1])
+
+
+def _first_words(path: Path, found: Diagnosis, steps: int) -> str:
+    return (
+        f"λ = {STRENGTH:g} (weight_decay {2 * STRENGTH:g}) ends at accuracy {last_accuracy(path):.2f} after "
+        f"{steps} steps; the record shows: {found.sentence}"
+    )
+
+
+def _story(run: RunResult) -> str:
+    parts = []
+    for attempt in run.attempts:
+        where = f"stopped at step {attempt.stopped_step}" if attempt.stopped_step else f"{attempt.steps} steps"
+        parts.append(f"{attempt.schedule or 'constant'}: {where}, accuracy {last_accuracy(attempt.path):.2f}")
+    return "; ".join(parts)
+
+
+def _level(level: ToleranceResult) -> str:
+    e = level.estimate
+    return f"{e.tolerance:.3g} ({e.low:.3g} … {e.high:.3g})" if e.determined else f"not determined ({e.reason})"
+
+
+def _figures(
+    folder: Path, failed: RunSeries, runs: Sequence[RunResult], sweep: Sequence[Path], level: ToleranceResult
+) -> None:
+    """After the first seed document's Figures 1, 2 and 5."""
+    swept = [load_run(path) for path in sweep]
+    from_start = sorted([*swept, failed], key=lambda run: run.strength)
+    delayed = [load_run(run.attempts[-1].path) for run in runs if len(run.attempts) > 1]
+    shown = [
+        replace(run, label=f"λ = {run.strength:g}")
+        for run in from_start
+        if run.strength in [min(from_start, key=lambda r, s=s: abs(r.strength - s)).strength for s in (0.003, 0.01, 0.04)]
+    ]
+    groups: dict[str, Sequence[RunSeries]] = {"from the start": from_start}
+    if delayed:
+        groups["delayed:auto"] = delayed
+    accuracies = accuracy_by_strength(groups)
+    one = figure_of([replace(accuracies, title="Validation accuracy"), over_time(shown, "loss")])
+    axes = one.axes[0]
+    axes.set_ylim(0, 1)
+    if level.determined and level.low and level.high:
+        axes.axvspan(level.low, level.high, color="#999999", alpha=0.35, label="tolerance level, 95 %")
+        axes.legend(fontsize=8, frameon=False)
+    save(one, folder / "figure-1-accuracy-and-loss.png")
+    panels = [over_time(shown, name) for name in ("gradient", "gradient-closeup", "proportion")]
+    save(figure_of(panels), folder / "figure-2-gradients.png")
+    pair = [failed, *(replace(run, label=f"λ = {STRENGTH:g}, delayed:auto") for run in delayed[:1])]
+    save(
+        figure_of([over_time(pair, "gradient-closeup"), over_time(pair, "weight")]),
+        folder / "figure-5-failed-against-delayed.png",
+    )
+
+
+def _summary(
+    folder: Path, found: Diagnosis, steps: int, runs: Sequence[RunResult], level: ToleranceResult, seconds: float
+) -> dict[str, Any]:
+    def told(attempt: Attempt) -> dict[str, Any]:
+        return {**attempt.as_dict(), "accuracy": last_accuracy(attempt.path)}
+
+    return {
+        "folder": str(folder.resolve()),
+        "strength": STRENGTH,
+        "weight_decay": 2 * STRENGTH,
+        "too_strong": {
+            "path": str(folder / "too-strong.h5"),
+            "accuracy": last_accuracy(folder / "too-strong.h5"),
+            "steps": steps,
+            "diagnosis": found.as_dict(),
+        },
+        "restarts": [
+            {"seed": seed, "learned": run.learned, "attempts": [told(a) for a in run.attempts]}
+            for seed, run in zip(SEEDS, runs, strict=True)
+        ],
+        "tolerance": {k: v for k, v in level.as_dict().items() if k != "runs"},
+        "figures": sorted(str(path) for path in folder.glob("*.png")),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _print(summary: dict[str, Any], console: Console) -> None:
+    table = Table(title=f"λ = {summary['strength']:g}, weight_decay {summary['weight_decay']:g}", title_justify="left")
+    for heading in ("seed", "from the start", "stopped at", "delayed:auto", "penalty on at"):
+        table.add_column(heading, justify="right")
+    for run in summary["restarts"]:
+        first, last = run["attempts"][0], run["attempts"][-1]
+        again = len(run["attempts"]) > 1
+        table.add_row(
+            str(run["seed"]),
+            f"{first['accuracy']:.2f}",
+            str(first["stopped_step"]),
+            f"{last['accuracy']:.2f}" if again else "–",
+            str(switched_on(Path(last["path"]))) if again else "–",
+        )
+    console.print(table)
+    found = summary["too_strong"]["diagnosis"]
+    share = found["decided_step"] / summary["too_strong"]["steps"]
+    console.print(
+        f"The failure was decidable at step {found['decided_step']} of {summary['too_strong']['steps']} "
+        f"({share:.0%} of the run).\n{summary['tolerance']['advice']}.\n"
+        f"Records and figures: {summary['folder']} ({summary['seconds']:.0f} s)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def switched_on(path: Path) -> int | None:
+    """The step at which the penalty of a record came on."""
+    with open_run(path) as dataset:
+        acting = dataset["strength"].values.max(1) > 0
+        return int(dataset["step"].values[acting.argmax()]) if acting.any() else None

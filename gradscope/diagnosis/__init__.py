@@ -1,0 +1,1 @@
+"""Arrays in, findings out. No torch, no files."""

@@ -1,0 +1,428 @@
+"""Is this run learning, and if not, since when and why? The same judge live and post hoc.
+
+What it looks at, and why (Park et al., section 2.2, made into a test):
+
+* *Learning* is told by the loss alone: the mean of a window clearly below the baseline loss. The
+  first such window is the active phase.
+* *Collapse* is told by the weights: the penalty has shrunk them by a factor of e, the loss gradient
+  has shrunk with them, and the **radial balance** B = −Σ⟨w, ∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ (what the loss
+  does for the size of the weights over what the penalty does against it) is close to 0 and not
+  rising. In a net of L layers the loss gradient falls like the (L−1)-th power of the weights, the
+  penalty's like the first: with B near 0 the penalty wins a little more with every step.
+
+Time is counted in rows and in measured shrinkage, never in epochs. All thresholds are shares of the
+run's own quantities; they stand together in `Thresholds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradscope.diagnosis.series import Array, Rows, RunInfo, Series, network_series
+from gradscope.types import InputError, Verdict
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Every number the judge uses, all dimensionless."""
+
+    improved: float = 0.05  # share of the baseline loss that counts as learning (the label's own 5 %)
+    established: float = 0.5  # share at which the active phase has carried the run far enough for a penalty
+    standard_errors: float = 3.0  # how clearly a window has to differ
+    window: int = 16  # rows in the shortest window
+    shrunk: float = 1.0  # ln of the factor by which weights have to have shrunk
+    balance: float = 0.1  # radial balance below which the loss no longer holds the weights
+    rising: float = 1.25  # a balance that grew by this factor from one window to the next is rising
+    settled: float = 5.0  # e-folding times after which a run that learns has shown that it holds
+    rest: float = 0.05  # ln of the factor by which weights at rest may still shrink in one e-folding time
+    confirmations: int = 2  # evaluations in a row that have to agree before a failure is called
+    exploded: float = 20.0  # multiple of the baseline loss that counts as divergence
+    vanishing: float = 1e-3  # share by which the loss gradient could move the weights over the whole run
+    patience: float = 0.5  # share of the run so far without a better loss: the active phase has levelled off
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict on a run, with what it rests on and what to do."""
+
+    verdict: Verdict
+    failed: bool
+    probability_failed: float
+    onset_step: int | None
+    decided_step: int | None
+    active_step: int | None
+    layers: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as ``gradscope diagnose --json`` prints them."""
+        return {**asdict(self), "verdict": str(self.verdict)}
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one line."""
+        if self.verdict is Verdict.UNDECIDED:
+            return "undecided: too early to say whether this run learns"
+        if self.verdict is Verdict.HEALTHY:
+            since = "" if self.active_step is None else f" (active phase from step {self.active_step})"
+            return f"healthy: the run learns{since}"
+        onset = "" if self.onset_step is None else f" from step {self.onset_step}"
+        return f"{self.verdict}{onset}, decidable at step {self.decided_step}"
+
+
+class Judge:
+    """Follows one run: give it rows as they come, ask it what it thinks.
+
+    It looks at fixed row counts (every 8 rows, later every 1/32 of the run), so the verdict does not
+    depend on how the rows were cut into blocks. A failure, once called, stays.
+    """
+
+    def __init__(self, info: RunInfo, thresholds: Thresholds | None = None) -> None:
+        self.info = info
+        self.limits = thresholds or Thresholds()
+        self.series = Series.empty()
+        self.active_step: int | None = None
+        self.established_step: int | None = None
+        self.settled_step: int | None = None
+        self.failure: tuple[Verdict, int, int | None, list[str]] | None = None  # verdict, decided, onset, evidence
+        self._next_look = self.limits.window
+        self._agreed = 0
+        self._layer_gradients: list[tuple[int, Array]] = []
+        self._best: tuple[float, float] = (np.inf, 0.0)
+        self.baseline = info.baseline_loss
+        self.baseline_source = info.baseline_source
+
+    # -- taking rows ------------------------------------------------------------------------------
+
+    def update(self, rows: Rows) -> None:
+        """Take a block of rows, in order."""
+        block = network_series(rows, self.info)
+        if not len(block):
+            return
+        start = len(self.series)
+        self.series = self.series.extended(block)
+        gradients = rows.get("loss_gradient_mean_abs")
+        while self._next_look <= len(self.series):
+            n = self._next_look
+            if gradients is not None:
+                upto = max(n - start, 1)
+                recent = np.asarray(gradients[max(0, upto - self.limits.window) : upto], dtype=np.float64)
+                self._layer_gradients.append((n, recent.mean(0)))
+            self._look(n)
+            self._next_look = n + max(8, n // 32)
+
+    def _look(self, n: int) -> None:
+        if self.failure is not None:
+            return
+        if not np.isfinite(self.baseline):
+            first = self.series.loss[: self.limits.window]
+            self.baseline = float(first[np.isfinite(first)].mean()) if np.isfinite(first).any() else np.nan
+            self.baseline_source = f"assumed: mean loss of the first {self.limits.window} rows"
+        self._look_for_learning(n)
+        found = self._divergence(n) or self._collapse(n)
+        self._agreed = self._agreed + 1 if found else 0
+        if found and (self._agreed >= self.limits.confirmations or found[0] is Verdict.DIVERGED):
+            verdict, onset, evidence = found
+            self.failure = (verdict, int(self.series.step[n - 1]), onset, evidence)
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def improvement(self, n: int, share: float) -> bool:
+        """True if a window that ends at row n is clearly below (1 − share) of the baseline loss."""
+        length = self.limits.window
+        while length <= max(n // 2, self.limits.window):
+            part = self.series.loss[n - length : n]
+            spread = part.std(ddof=1) / np.sqrt(length)
+            if part.mean() + self.limits.standard_errors * spread < (1 - share) * self.baseline:
+                return True
+            length *= 2
+        return False
+
+    def _look_for_learning(self, n: int) -> None:
+        step = int(self.series.step[n - 1])
+        learns = self.improvement(n, self.limits.improved)
+        if self.active_step is None and learns:
+            self.active_step = step
+        if self.active_step is None:
+            return
+        if self.established_step is None and (
+            self.improvement(n, self.limits.established) or self._levelled_off(n)
+        ):
+            self.established_step = step
+        if self.settled_step is None and learns and self._holds(n):
+            self.settled_step = step
+
+    def _levelled_off(self, n: int) -> bool:
+        """No better loss for a good share of the run: this is as active as it gets (noisy tasks)."""
+        level = float(self.series.loss[n - self.limits.window : n].mean())
+        best, at = self._best
+        if level < best - 0.01 * self.baseline:
+            self._best = (level, n)
+            return False
+        return n - at > self.limits.patience * n
+
+    def _holds(self, n: int) -> bool:
+        """The run learns under its penalty, and has shown that the penalty does not undo it.
+
+        Either the penalty has acted for five e-folding times, or it is too weak to matter: the loss
+        makes the weights grow against it.
+        """
+        acting = np.nan_to_num(self.series.rate[:n])
+        if self.info.penalised.any() and not self.series.penalty[n - 1] > 0:
+            return False  # delayed, and not on yet
+        now, before = self._windows(n)
+        recent = self.series.loss[before.start : n]
+        if recent.mean() >= (1 - self.limits.improved) * self.baseline:
+            return False
+        if self._steps_of(acting) >= self.limits.settled:
+            # After five e-folding times without the loss pulling back, nothing would be left: the
+            # weights must have come to rest. A run that still shrinks may be passing through.
+            square = self.series.weight_square
+            return not 0.5 * np.log(square[now.stop - 1] / square[before.start]) < -self.limits.rest
+        balance, _ = self._balance(n)
+        return bool(self.improvement(n, self.limits.established) and (np.isnan(balance) or balance >= 1))
+
+    def _steps_of(self, rate: Array) -> float:
+        """The number of e-folding times that a series of rates adds up to."""
+        every = np.diff(self.series.step[: len(rate)], prepend=self.series.step[0] - 1)
+        return float((rate * every).sum())
+
+    # -- failing ----------------------------------------------------------------------------------
+
+    def _divergence(self, n: int) -> tuple[Verdict, int | None, list[str]] | None:
+        window = slice(n - self.limits.window, n)
+        loss = self.series.loss[window]
+        bad = np.isnan(self.series.weight[window]) | np.isinf(self.series.weight[window])
+        if not np.isnan(self.series.loss[:n]).all():
+            bad = bad | ~np.isfinite(loss)
+        if bad[-8:].all():
+            first = int(np.flatnonzero(self._bad(n))[0])
+            step = int(self.series.step[first])
+            return Verdict.DIVERGED, step, [f"loss or weights are not finite from step {step}"]
+        if loss.mean() > self.limits.exploded * max(self.baseline, float(np.nanmedian(self.series.loss[:16]))):
+            return Verdict.DIVERGED, int(self.series.step[window][0]), [
+                f"the loss is {loss.mean():.3g}, {loss.mean() / self.baseline:.0f} times the baseline"
+            ]
+        return None
+
+    def _bad(self, n: int) -> np.ndarray[Any, Any]:
+        return ~np.isfinite(self.series.loss[:n]) | ~np.isfinite(self.series.weight[:n])
+
+    def _windows(self, n: int) -> tuple[slice, slice]:
+        """The last window and the one before it: an e-folding time each, within what there is."""
+        rate = self.series.rate[n - 1]
+        spacing = max(1.0, float(self.series.step[n - 1] - self.series.step[0]) / max(n - 1, 1))
+        rows = 1 / (rate * spacing) if rate > 0 else self.limits.window
+        length = int(np.clip(rows / 2, self.limits.window / 2, max(n // 2, 1)))
+        return slice(n - length, n), slice(max(0, n - 2 * length), n - length)
+
+    def _balance(self, n: int) -> tuple[float, float]:
+        """The radial balance of the last window and of the one before it."""
+        def ratio(part: slice) -> float:
+            push = self.series.push[part].sum()
+            return float(self.series.pull[part].sum() / push) if push > 0 else np.nan
+
+        now, before = self._windows(n)
+        return ratio(now), ratio(before)
+
+    def onset(self, n: int) -> int:
+        """The row from which the weights have only been shrinking: that of their last maximum."""
+        weight = self.series.weight_square[:n]
+        if np.isnan(weight).all():
+            weight = self.series.weight[:n]
+        acting = np.flatnonzero(~(self.series.penalty[:n] > 0))
+        start = int(acting[-1]) + 1 if len(acting) and acting[-1] + 1 < n else 0
+        return start + int(np.nanargmax(weight[start:]))
+
+    def _collapse(self, n: int) -> tuple[Verdict, int | None, list[str]] | None:
+        s, limits = self.series, self.limits
+        if not s.penalty[n - 1] > 0 or np.isnan(s.gradient[n - 1]):
+            return None
+        start = self.onset(n)
+        now, _ = self._windows(n)
+        first = slice(start, start + max(1, limits.window // 4))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shrunk = float(np.log(s.weight[start] / s.weight[n - 1]))
+            faded = float(np.log(s.gradient[first].mean() / s.gradient[now].mean()))
+        if shrunk < limits.shrunk or faded < limits.shrunk / 2:
+            return None
+        balance, before = self._balance(n)
+        if not np.isnan(balance) and (balance > limits.balance or balance > limits.rising * max(before, 0.01)):
+            return None
+        loss = s.loss[now]
+        if not np.isnan(loss).all() and loss.mean() < (1 - limits.improved) * self.baseline:
+            return None
+        evidence = [
+            f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
+            f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",
+            f"the loss is {loss.mean():.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})",
+        ]
+        if np.isnan(balance):
+            evidence.append("the radial balance could not be used: ⟨w, ∂L/∂w⟩ or ‖w‖ is not in the record")
+        else:
+            evidence.append(
+                f"radial balance {balance:.2g}: the loss gives back {max(balance, 0) * 100:.1f} % of what "
+                f"the penalty takes from the weights"
+            )
+        return Verdict.COLLAPSED, int(s.step[start]), evidence
+
+    # -- answering --------------------------------------------------------------------------------
+
+    def diagnosis(self, finished: bool = False) -> Diagnosis:
+        """What is known now. ``finished``: no more rows will come, so the label itself can be read."""
+        n = len(self.series)
+        if finished and n >= 1:
+            return self._final(n)
+        if self.failure is not None:
+            return self._failed(*self.failure)
+        if self.active_step is not None:
+            return self._healthy()
+        return Diagnosis(Verdict.UNDECIDED, False, 0.5, None, None, None, evidence=self._so_far(n))
+
+    def _final(self, n: int) -> Diagnosis:
+        """At the horizon the label decides: the last 5 % of the rows against the baseline."""
+        s = self.series
+        reached = self.info.horizon is None or s.step[-1] + 1 >= self.info.horizon
+        if self.failure is not None:
+            learned = self._label(n) if reached else False
+            if not learned:
+                return self._failed(*self.failure)
+        if not reached or n < self.limits.window or np.isnan(s.loss).all():
+            early_nan = self._bad(n).all() and not np.isnan(s.loss).all()
+            if early_nan:
+                return self._failed(Verdict.DIVERGED, int(s.step[-1]), int(s.step[0]), [
+                    f"loss or weights are not finite from step {s.step[0]:.0f}"])
+            return self.diagnosis()
+        if self._label(n):
+            return self._healthy()
+        if self._bad(n)[-1]:
+            first = int(s.step[np.flatnonzero(self._bad(n))[0]])
+            return self._failed(Verdict.DIVERGED, int(s.step[-1]), first, [f"not finite from step {first}"])
+        return self._failed(*self._stalled(n))
+
+    def _label(self, n: int) -> bool:
+        """The label of the contract: True for a run that learned."""
+        tail = self.series.loss[n - max(1, n // 20) : n]
+        return bool(tail.mean() < (1 - self.limits.improved) * self.baseline)
+
+    def _stalled(self, n: int) -> tuple[Verdict, int, int | None, list[str]]:
+        s = self.series
+        last = int(s.step[-1])
+        found = self._collapse(n)
+        if found:
+            return found[0], last, found[1], found[2]
+        level = s.loss[n - max(1, n // 20) : n].mean()
+        evidence = [f"the loss ends at {level:.4g}, the baseline is {self.baseline:.4g} ({self.baseline_source})"]
+        # The label is one definition; what the run looked like before the weights ran out is another.
+        weight = s.weight_square if np.isfinite(s.weight_square).any() else s.weight**2
+        start = self.onset(n)
+        if np.nanmax(s.penalty) > 0 and 0.5 * np.log(weight[start] / max(weight[-1], 1e-300)) >= self.limits.shrunk:
+            evidence.append(f"the weights shrank by a factor of {np.sqrt(weight[start] / weight[-1]):.3g}")
+            return Verdict.COLLAPSED, last, int(s.step[start]), evidence
+        move = np.nansum(s.gradient) / max(float(s.weight[0]), 1e-300)
+        if move < self.limits.vanishing:
+            evidence.append(f"all loss gradients together are {move:.2g} of the size of the weights")
+            return Verdict.VANISHING, last, int(s.step[0]), evidence
+        evidence.append("the weights did not collapse: no progress, for another reason than the penalty")
+        return Verdict.STALLED, last, int(s.step[0]), evidence
+
+    def _healthy(self) -> Diagnosis:
+        s = self.series
+        level = s.loss[-max(1, min(len(s), self.limits.window)) :].mean()
+        evidence = [f"the loss is {level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})"]
+        return Diagnosis(
+            Verdict.HEALTHY, False, 0.02, None, self.active_step, self.active_step, evidence=evidence,
+            remedy="none needed",
+        )
+
+    def _failed(
+        self, verdict: Verdict, decided: int, onset: int | None, evidence: list[str]
+    ) -> Diagnosis:
+        return Diagnosis(
+            verdict,
+            True,
+            0.98,
+            onset,
+            decided,
+            self.active_step,
+            self._layers() if verdict is Verdict.COLLAPSED else [],
+            evidence,
+            _remedy(verdict, self.active_step is not None, self.info.penalised.any()),
+        )
+
+    def _layers(self) -> list[str]:
+        """The watched parameters whose loss gradient faded most, worst first, at most three."""
+        if len(self._layer_gradients) < 2:
+            return []
+        first, last = self._layer_gradients[0][1], self._layer_gradients[-1][1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            faded = np.where(self.info.watched, np.log(first / last), -np.inf)
+        order = [int(i) for i in np.argsort(-np.nan_to_num(faded, nan=-np.inf)) if faded[i] > 0]
+        return [self.info.parameters[i] for i in order[:3]]
+
+    def _so_far(self, n: int) -> list[str]:
+        if not n:
+            return ["no rows yet"]
+        if np.isnan(self.series.loss).all():
+            return [f"{n} rows, none with a loss: call Recording.log(loss=…) so that learning can be told"]
+        return [f"{n} rows; neither learning nor a collapse is clear yet"]
+
+
+def _remedy(verdict: Verdict, escaped_before: bool, penalised: bool) -> str:
+    if verdict is Verdict.COLLAPSED and escaped_before:
+        return (
+            "the run had left the baseline before the penalty crushed it: the strength is beyond what a "
+            "delay can save; use a lower strength (gradscope search --delayed finds it)"
+        )
+    if verdict is Verdict.COLLAPSED:
+        return (
+            "start again with the same strength and --schedule delayed:auto "
+            "(gradscope run does it), or find a strength that holds with gradscope search"
+        )
+    if verdict is Verdict.DIVERGED:
+        return "not a matter of the penalty: lower the learning rate, clip gradients, check the data"
+    if verdict is Verdict.VANISHING:
+        return "no gradient reaches the weights even without a penalty: change the initialisation or the depth"
+    cause = "without the penalty first" if penalised else "longer, or with another learning rate or initialisation"
+    return f"nothing in the record points to the penalty: try the run {cause}"
+
+
+def diagnose(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Diagnosis:
+    """The diagnosis of a recorded run, as `gradscope diagnose` prints it.
+
+    ``dataset``: what `gradscope.open_run` returns. Raises `InputError` for a record without rows or
+    without the variables every record has.
+    """
+    judge = judge_record(dataset, thresholds)
+    return judge.diagnosis(finished=dataset.attrs.get("status") != "running")
+
+
+#: Rows read at a time; bounds the memory that a long record takes.
+BLOCK = 65536
+
+NEEDED = (
+    "loss", "learning_rate", "loss_gradient_mean_abs", "penalty_gradient_mean_abs",
+    "weight_mean_abs", "weight_norm", "weight_gradient_dot", "nonfinite_count",
+)  # fmt: skip
+
+
+def judge_record(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
+    """A judge that has seen every row of the record."""
+    missing = [name for name in ("step", "numel", "penalised", "group") if name not in dataset.variables]
+    if missing:
+        raise InputError(f"not a gradscope record: it has no {', '.join(missing)}")
+    if not dataset.sizes["step"]:
+        raise InputError("the record is empty: no training step was recorded, so there is nothing to diagnose")
+    info = RunInfo.from_record(dataset["parameter"].values, dataset.variables, dataset.attrs)
+    judge = Judge(info, thresholds)
+    for start in range(0, dataset.sizes["step"], BLOCK):
+        part = dataset.isel(step=slice(start, start + BLOCK))
+        judge.update({name: part[name].values for name in ("step", *NEEDED) if name in part.variables})
+    return judge

@@ -1,0 +1,176 @@
+"""From the rows of a record to the few series of the whole network that a judge looks at.
+
+Sums run over the penalised parameters (over all of them where none is penalised): what the
+penalty does not touch cannot be crushed by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Rows = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What does not change from row to row.
+
+    ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``decoupled``,
+    ``adaptive``: one entry a parameter group. ``baseline_loss`` is NaN where nothing is known of it.
+    """
+
+    parameters: tuple[str, ...]
+    numel: Array
+    penalised: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    penalty: str
+    momentum: tuple[float, ...]
+    decoupled: tuple[bool, ...]
+    adaptive: tuple[bool, ...]
+    baseline_loss: float = float("nan")
+    baseline_source: str = "unknown"
+    horizon: int | None = None
+    on_from_start: bool = True
+
+    @property
+    def watched(self) -> NDArray[np.bool_]:
+        """The parameters that count, [P]."""
+        return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
+
+    @classmethod
+    def from_record(cls, names: Any, variables: Mapping[str, Any], attrs: Mapping[Any, Any]) -> RunInfo:
+        """From the parameter table and root attributes of a record."""
+        config = json.loads(attrs["config"])
+        capture = json.loads(attrs["capture"])
+        groups = config["groups"]
+        horizon = int(attrs.get("horizon", -1))
+        return cls(
+            parameters=tuple(str(name) for name in names),
+            numel=np.asarray(variables["numel"], dtype=np.float64),
+            penalised=np.asarray(variables["penalised"]).astype(bool),
+            group=np.asarray(variables["group"], dtype=np.int64),
+            penalty=str(attrs["penalty"]),
+            momentum=tuple(float(g.get("momentum", 0.0)) for g in groups),
+            decoupled=tuple(bool(g.get("decoupled", False)) for g in groups),
+            adaptive=tuple(bool(g.get("adaptive", False)) for g in groups),
+            baseline_loss=float(attrs.get("baseline_loss", np.nan)),
+            baseline_source=str(capture.get("baseline_loss", "unknown")),
+            horizon=horizon if horizon > 0 else None,
+        )
+
+
+@dataclass(frozen=True)
+class Series:
+    """One number a row, [N]. NaN where the record does not hold what it takes.
+
+    ``gradient``/``penalty``/``weight``: mean |∂L/∂w|, |λ∂Ω/∂w|, |w|. ``weight_square``: Σ‖w‖².
+    ``pull``: −Σ⟨w, ∂L/∂w⟩, what the loss does to the size of the weights; ``push``: Σ⟨w, λ∂Ω/∂w⟩, what
+    the penalty does. ``rate``: the share of a weight that the penalty alone takes away in one step
+    (the inverse of the e-folding time, in steps).
+    """
+
+    step: Array
+    loss: Array
+    gradient: Array
+    penalty: Array
+    weight: Array
+    weight_square: Array
+    pull: Array
+    push: Array
+    rate: Array
+    nonfinite: Array
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def extended(self, more: Series) -> Series:
+        return Series(
+            *(np.concatenate([getattr(self, f.name), getattr(more, f.name)]) for f in fields(Series))
+        )
+
+    @classmethod
+    def empty(cls) -> Series:
+        return cls(*(np.empty(0) for _ in fields(cls)))
+
+
+def network_series(rows: Rows, info: RunInfo) -> Series:
+    """The series of the whole network from a block of rows ([N] and [N, P] arrays by variable name)."""
+    step = np.asarray(rows["step"], dtype=np.float64)
+    n = len(step)
+    watched = info.watched
+    weights = info.numel[watched]
+    total = max(weights.sum(), 1.0)
+    nothing = np.full(n, np.nan)
+
+    def table(name: str) -> Array | None:
+        return np.asarray(rows[name], dtype=np.float64)[:, watched] if name in rows else None
+
+    def mean(values: Array | None) -> Array:
+        # A parameter that got no gradient at all (unused, frozen) is no evidence of either kind.
+        if values is None:
+            return nothing
+        seen = ~np.isnan(values)
+        count = (seen * weights).sum(1)
+        return np.where(count > 0, (np.where(seen, values, 0) * weights).sum(1) / np.maximum(count, 1), np.nan)
+
+    g_abs, r_abs = table("loss_gradient_mean_abs"), table("penalty_gradient_mean_abs")
+    w_abs, w_norm, dot = table("weight_mean_abs"), table("weight_norm"), table("weight_gradient_dot")
+    square = w_norm**2 if w_norm is not None else None
+    push = _push(info.penalty, r_abs, w_abs, square, weights)
+    nonfinite = table("nonfinite_count")
+    return Series(
+        step=step,
+        loss=np.asarray(rows["loss"], dtype=np.float64) if "loss" in rows else nothing,
+        gradient=mean(g_abs),
+        penalty=mean(r_abs),
+        weight=mean(w_abs),
+        weight_square=square.sum(1) if square is not None else nothing,
+        pull=-np.nansum(dot, axis=1) if dot is not None else nothing,
+        push=push.sum(1) if push is not None else nothing,
+        rate=_rate(rows, info, r_abs, w_abs, weights, total),
+        nonfinite=nonfinite.sum(1) if nonfinite is not None else np.zeros(n),
+    )
+
+
+def _push(
+    penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array | None, numel: Array
+) -> Array | None:
+    """⟨w, r⟩ a parameter, [N, P], from the sizes that are recorded. Exact for L2 and L1."""
+    if r_abs is None or w_abs is None:
+        return None
+    if penalty == "l2":
+        if square is None:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(w_abs > 0, r_abs / w_abs, 0.0) * square  # r = 2λw
+    # L1: r = λ·sign(w), so ⟨w, r⟩ = λ‖w‖₁. For other penalties the same product is an estimate.
+    return r_abs * w_abs * numel
+
+
+def _rate(
+    rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array, total: float
+) -> Array:
+    """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
+
+    SGD: lr·|r|/(|w|·(1 − momentum)); decoupled decay and proximal steps act once, without momentum.
+    Coupled decay under an adaptive optimizer has no such rate: it is scaled by the moments.
+    """
+    if r_abs is None or w_abs is None or "learning_rate" not in rows:
+        return np.full(len(rows["step"]), np.nan)
+    group = info.group[info.watched]
+    momentum, decoupled, adaptive = (
+        np.asarray(values)[group] for values in (info.momentum, info.decoupled, info.adaptive)
+    )
+    at_once = decoupled | (info.penalty in ("l1", "l1l2"))
+    gain = np.where(at_once, 1.0, np.where(adaptive, np.nan, 1.0 / (1.0 - np.minimum(momentum, 0.9999))))
+    lr = np.asarray(rows["learning_rate"], dtype=np.float64)[:, group]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(w_abs > 0, r_abs / w_abs, 0.0)
+    return (lr * gain * share * numel).sum(1) / total

@@ -1,0 +1,72 @@
+"""Where a record comes from: settings, shapes, versions, and what each number means in this run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def configuration(
+    parameters: Mapping[str, Tensor], groups: Sequence[dict[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record's ``config``: everything that two runs of one search have to share, and the seed."""
+    first = next(iter(parameters.values()))
+    return {
+        "groups": list(groups),
+        "shapes": {name: list(p.shape) for name, p in parameters.items()},
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "device": first.device.type,
+        "versions": {
+            "gradscope": _version("gradscope"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "git_revision": git_revision(),
+        **settings,
+    }
+
+
+def capture(
+    parameters: Mapping[str, Tensor],
+    unseen: Sequence[str],
+    penalties: Sequence[dict[str, Any]],
+    activations_every: int,
+    overridden: Mapping[str, str],
+) -> dict[str, Any]:
+    """The record's ``capture``: what each number means here, and what was not seen and why."""
+    return {
+        "loss_gradient": "as the optimizer got it at step(): accumulated; a clipping before step() is in it",
+        "penalties": list(penalties),
+        "activations_every": activations_every,
+        "frozen": [name for name, p in parameters.items() if not p.requires_grad],
+        "not_recorded": {name: "in none of the optimizers" for name in unseen},
+        "environment": dict(overridden),
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of the repository that the running script lies in, if git says one."""
+    script = Path(sys.argv[0] or ".").resolve()
+    folder = script if script.is_dir() else script.parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "0+unknown"

@@ -1,0 +1,101 @@
+"""From the device's tables to the variables of a record: plain numpy, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Block = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class PenaltyTerm:
+    """How one penalty source reads off the recorded sums.
+
+    ``columns``: the parameters it covers. ``shares``: (a, b) with mean|∂Ω/∂w| = a·mean|w| +
+    b·share of non-zeros, or None where it was measured on the device.
+    """
+
+    columns: NDArray[np.int64]
+    shares: tuple[float, float] | None
+    group: int
+
+
+@dataclass
+class HostRow:
+    """What the host knows about a row without asking the device."""
+
+    step: int
+    epoch: int
+    time: float
+    strengths: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    skipped: bool = False
+
+
+def parameter_variables(
+    table: NDArray[np.float32],
+    quantities: Sequence[str],
+    numel: NDArray[np.float64],
+    strengths: NDArray[np.float64],
+    terms: Sequence[PenaltyTerm],
+) -> Block:
+    """The (step, parameter) variables from the table [N, Q, P] and the strengths [N, S]."""
+    at = {name: table[:, i].astype(np.float64) for i, name in enumerate(quantities)}
+    size = np.maximum(numel, 1.0)
+    block: dict[str, NDArray[Any]] = {
+        "loss_gradient_mean_abs": at["gradient_l1"] / size,
+        "loss_gradient_norm": at["gradient_norm"],
+        "weight_mean_abs": at["weight_l1"] / size,
+        "weight_norm": at["weight_norm"],
+    }
+    if "gradient_max" in at:
+        block["loss_gradient_max_abs"] = at["gradient_max"]
+        block["weight_max_abs"] = at["weight_max"]
+        block["weight_gradient_dot"] = at["dot"]
+    if "weight_nonzero" in at:
+        block["weight_zero_fraction"] = np.where(numel > 0, 1 - at["weight_nonzero"] / size, 0.0)
+    penalty = penalty_gradient(at, numel, strengths, terms)
+    block["penalty_gradient_mean_abs"] = penalty
+    loss = block["loss_gradient_mean_abs"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        block["proportion"] = loss / (loss + penalty)
+    block = {name: values.astype(np.float32) for name, values in block.items()}
+    if "gradient_nonfinite" in at:
+        block["nonfinite_count"] = np.nan_to_num(at["gradient_nonfinite"]).astype(np.int32)
+    return block
+
+
+def penalty_gradient(
+    at: Mapping[str, NDArray[np.float64]],
+    numel: NDArray[np.float64],
+    strengths: NDArray[np.float64],
+    terms: Sequence[PenaltyTerm],
+) -> NDArray[np.float64]:
+    """mean |λ∂Ω/∂w| a parameter, [N, P]. The terms on one parameter add up (all point along sign(w))."""
+    size = np.maximum(numel, 1.0)
+    total = np.zeros_like(at["weight_l1"])
+    for index, term in enumerate(terms):
+        columns = term.columns
+        if term.shares is None:
+            size_of_gradient = at["penalty_l1"][:, columns] / size[columns]
+        else:
+            a, b = term.shares
+            size_of_gradient = a * at["weight_l1"][:, columns] / size[columns]
+            if b:
+                size_of_gradient = size_of_gradient + b * at["weight_nonzero"][:, columns] / size[columns]
+        total[:, columns] += strengths[:, index, None] * size_of_gradient
+    return total
+
+
+def group_variables(rows: Sequence[HostRow], terms: Sequence[PenaltyTerm], groups: int) -> Block:
+    """The (step, group) variables. A group's strength is that of the first source that covers it."""
+    strength = np.zeros((len(rows), groups), dtype=np.float32)
+    for index in reversed(range(len(terms))):
+        strength[:, terms[index].group] = [row.strengths[index] for row in rows]
+    rates = np.array([row.learning_rates for row in rows], dtype=np.float32).reshape(len(rows), groups)
+    return {"strength": strength, "learning_rate": rates}

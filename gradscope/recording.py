@@ -1,0 +1,377 @@
+"""The front door: `record` wires regularizers, recorder, store and diagnosis to one training loop."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gradscope import checks, child
+from gradscope.child import Stopped
+from gradscope.diagnosis.judge import Diagnosis, Judge
+from gradscope.diagnosis.series import RunInfo
+from gradscope.recorder import provenance
+from gradscope.recorder.recorder import PRESETS, Recorder
+from gradscope.recorder.rows import Block
+from gradscope.regularizers.penalties import Penalty
+from gradscope.store import schema
+from gradscope.store.writer import Writer, claim
+from gradscope.types import InputError, LearningFailure, Verdict
+from gradscope.wiring import Penalties, Select, chosen_parameters
+
+OnFailure = Literal["ignore", "warn", "raise", "stop"]
+
+
+class LearningFailureWarning(UserWarning):
+    """The run being recorded does not learn."""
+
+
+def record(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    path: str | os.PathLike[str],
+    *,
+    penalty: tuple[Penalty, float] | None = None,
+    every: int = 1,
+    preset: str = "standard",
+    select: Select | None = None,
+    on_failure: str = "warn",
+    steps_per_epoch: int | None = None,
+    horizon: int | None = None,
+    baseline_loss: float | None = None,
+    mode: str = "create",
+    checkpoint: Callable[[], None] | None = None,
+) -> Recording:
+    """Record a training run to an HDF5 file, from now until `Recording.close`.
+
+    Args:
+        model: the model, wrapped (DDP, compiled) or not; names are those of the plain model.
+        optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself.
+        path: the file to write.
+        penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``.
+        every: record every n-th optimizer step.
+        preset: ``cheap``, ``standard`` or ``full``; see the file format.
+        select: a regular expression or a predicate on parameter names.
+        on_failure: when the run is found not to learn: ``ignore``, ``warn``, or ``raise`` `LearningFailure`.
+        steps_per_epoch: makes epochs known without `Recording.epoch`.
+        horizon: the number of optimizer steps planned.
+        baseline_loss: the loss of the best constant predictor (class-prior entropy). Assumed if not given.
+        mode: ``create`` refuses an existing file, ``overwrite`` replaces a record.
+        checkpoint: called before gradscope ends the process on a failure.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
+    """
+    return Recording(
+        model,
+        [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer),
+        Path(path),
+        penalty=penalty,
+        every=checks.positive_int(every, "every"),
+        preset=checks.one_of(preset, PRESETS, "preset"),
+        select=select,
+        on_failure=checks.one_of(on_failure, child.ON_FAILURE, "on_failure"),
+        steps_per_epoch=None if steps_per_epoch is None else checks.positive_int(steps_per_epoch, "steps_per_epoch"),
+        horizon=None if horizon is None else checks.positive_int(horizon, "horizon"),
+        baseline_loss=None if baseline_loss is None else checks.strength(baseline_loss, "baseline_loss"),
+        mode=mode,
+        checkpoint=checkpoint,
+    )
+
+
+_RECORDED_HERE: dict[str, int] = {}
+
+
+def _destination(path: Path, asked: child.Instructions) -> Path:
+    """Where to write: the environment beats the argument; a second recording writes beside the first."""
+    if asked.out is None:
+        return path
+    _RECORDED_HERE[asked.out] = number = _RECORDED_HERE.get(asked.out, 0) + 1
+    first = Path(asked.out)
+    return first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
+
+
+class Recording:
+    """A recording in progress; made by `record`. A context manager."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: list[Optimizer],
+        path: Path,
+        *,
+        penalty: tuple[Penalty, float] | None,
+        every: int,
+        preset: str,
+        select: Select | None,
+        on_failure: str,
+        steps_per_epoch: int | None,
+        horizon: int | None,
+        baseline_loss: float | None,
+        mode: str,
+        checkpoint: Callable[[], None] | None,
+    ) -> None:
+        asked = child.instructions()
+        parameters, unseen = chosen_parameters(model, optimizers, select)
+        self.path = _destination(path, asked)
+        claim(self.path, mode)
+        self._on_failure = asked.on_failure or on_failure
+        self._on_success = asked.on_success or "ignore"
+        self._checkpoint = checkpoint
+        self._steps_per_epoch = steps_per_epoch
+        self._told = False
+        self._closed = False
+        self._stop: Stopped | None = None
+        self._last_strengths: tuple[float, ...] | None = None
+        self._classes = -1
+        self._baseline_given = baseline_loss is not None
+        self._penalties = Penalties(optimizers, parameters, penalty, asked)
+        try:
+            self._recorder = Recorder(
+                model,
+                optimizers,
+                parameters,
+                self._penalties.probe,
+                self._on_block,
+                preset=preset,
+                every=every,
+                before_step=self._before_step,
+            )
+        except BaseException:
+            self._penalties.detach()
+            raise
+        self._output_hook = model.register_forward_hook(self._on_output)
+        groups = self._penalties.groups
+        config = provenance.configuration(
+            parameters,
+            groups,
+            {"schedule": self._penalties.schedule, "preset": preset, "every": every, "seed": asked.seed},
+        )
+        self._capture = provenance.capture(
+            parameters,
+            unseen,
+            self._penalties.sources(),
+            PRESETS[preset].activations_every,
+            {} if child.inside_search() else asked.environment(),
+        )
+        if self._baseline_given:
+            self._capture["baseline_loss"] = "given"
+        self._judge = Judge(
+            RunInfo(
+                parameters=tuple(parameters),
+                numel=self._recorder.numel,
+                penalised=self._penalties.penalised(),
+                group=self._penalties.group,
+                penalty=self._penalties.name,
+                momentum=tuple(g.get("momentum", 0.0) for g in groups),
+                decoupled=tuple(g["decoupled"] for g in groups),
+                adaptive=tuple(g["adaptive"] for g in groups),
+                baseline_loss=math.nan if baseline_loss is None else baseline_loss,
+                baseline_source=self._capture.get("baseline_loss", "unknown"),
+                horizon=horizon,
+            )
+        )
+        try:
+            self._writer = Writer(
+                self.path,
+                parameters=list(parameters),
+                modules=self._recorder.activations.names if self._recorder.activations else [],
+                groups=len(groups),
+                static={
+                    "numel": self._recorder.numel,
+                    "penalised": self._judge.info.penalised,
+                    "group": self._penalties.group,
+                },
+                attributes={
+                    "gradscope_version": config["versions"]["gradscope"],
+                    "penalty": self._penalties.name,
+                    "baseline_loss": math.nan if baseline_loss is None else baseline_loss,
+                    "horizon": -1 if horizon is None else horizon,
+                    "config": config,
+                    "capture": self._capture,
+                },
+                mode=mode,
+            )
+        except BaseException:
+            self._take_off()
+            raise
+        atexit.register(self._at_exit)
+
+    # -- what a training loop calls ---------------------------------------------------------------
+
+    def log(self, **scalars: Tensor | float) -> None:
+        """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
+        for name in scalars:
+            if name in schema.BY_NAME or name in (schema.STEP, schema.PARAMETER, schema.MODULE):
+                raise InputError(f"log({name}=…): the record uses that name itself; choose another one")
+        if self._closed:
+            raise InputError(f"the recording {self.path} is closed; log before close()")
+        self._note_loss_kind(scalars.get("loss"))
+        self._recorder.log(scalars)
+
+    def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
+        """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
+        if self._closed:
+            raise InputError(f"the recording {self.path} is closed; call epoch before close()")
+        self._set_epoch(epoch)
+        self._writer.epoch(epoch, {name: float(value) for name, value in metrics.items()})
+
+    @property
+    def verdict(self) -> Diagnosis:
+        """The diagnosis so far, from the rows that have left the device."""
+        return self._judge.diagnosis(finished=self._closed)
+
+    @property
+    def active_step(self) -> int | None:
+        """The step at which the run was seen to learn, None before."""
+        return self._judge.active_step
+
+    def close(self) -> None:
+        """Finish the file and take every hook off the model and its optimizers."""
+        self._close("finished")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close("finished" if kind is None else "failed")
+
+    # -- between two steps ------------------------------------------------------------------------
+
+    def _before_step(self, step: int) -> None:
+        """Called when a row begins, before the optimizer has done anything."""
+        if self._steps_per_epoch is not None:
+            self._set_epoch(step // self._steps_per_epoch)
+        judge = self._judge
+        if judge.established_step is not None:
+            self._penalties.active_phase(step)
+        if judge.failure is not None and not self._told:
+            self._told = True
+            self._failed(step)
+        if self._on_success == "stop" and judge.settled_step is not None and judge.failure is None:
+            self._writer.event(step, "stopped", "the run learns and holds under its penalty")
+            self._end("finished", "the run learns")
+
+    def _failed(self, step: int) -> None:
+        diagnosis = self._judge.diagnosis()
+        self._writer.event(step, "verdict", diagnosis.sentence)
+        text = f"{diagnosis.sentence}. {'; '.join(diagnosis.evidence)}. Remedy: {diagnosis.remedy}"
+        if self._on_failure == "warn":
+            warnings.warn(LearningFailureWarning(text), stacklevel=6)
+        elif self._on_failure == "raise":
+            self._close("failed")
+            raise LearningFailure(text, diagnosis)
+        elif self._on_failure == "stop":
+            self._writer.event(step, "stopped", f"stopped by gradscope: {diagnosis.sentence}")
+            if self._checkpoint is not None:
+                self._checkpoint()
+            self._end("failed", diagnosis.sentence)
+
+    def _end(self, status: str, reason: str) -> None:
+        """Finish the file and end the training: the process, or the function that a search has called."""
+        self._close(status)
+        self._stop = Stopped(reason)
+        if not child.inside_search():
+            if threading.current_thread() is not threading.main_thread():
+                _exit_now()  # SystemExit would end this thread alone
+            # A loop that swallows SystemExit must not train on: its next step ends the process.
+            register_optimizer_step_pre_hook(lambda *_: _exit_now())
+        raise self._stop
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._recorder.epoch = epoch
+        self._penalties.set_epoch(epoch)
+
+    def _on_block(self, block: Block) -> None:
+        """Finished rows, on the host: to the judge and to the file."""
+        self._settle_baseline(block)
+        if self._penalties.note_strengths(block["strength"]):
+            penalised = self._penalties.penalised()
+            self._judge.info = replace(self._judge.info, penalised=penalised)
+            self._writer.set_static("penalised", penalised)
+        for row, strengths in zip(block["step"], block["strength"].tolist(), strict=True):
+            now = tuple(strengths)
+            if now != self._last_strengths:
+                shown = ", ".join(f"{value:g}" for value in now)
+                self._writer.event(int(row), "strength", f"strength of the parameter groups: {shown}")
+                self._last_strengths = now
+        self._judge.update(block)
+        self._writer.append(block)
+
+    # -- the baseline loss ------------------------------------------------------------------------
+
+    def _on_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._classes < 0 and isinstance(output, Tensor) and output.ndim >= 2:
+            self._classes = int(output.shape[-1] if output.ndim < 4 else output.shape[1])
+
+    def _note_loss_kind(self, loss: Tensor | float | None) -> None:
+        """Whether the loss is a cross-entropy, read off the graph that made it, once."""
+        if self._capture.get("loss_function") is None and isinstance(loss, Tensor):
+            self._capture["loss_function"] = type(loss.grad_fn).__name__ if loss.grad_fn else "unknown"
+
+    def _settle_baseline(self, block: Block) -> None:
+        """Assume the entropy of equal classes for a classifier, and say so; otherwise leave it to the judge."""
+        if self._baseline_given or "baseline_loss" in self._capture or "loss" not in block:
+            return
+        known = self._capture.get("loss_function") or "unknown"
+        first = float(np.nanmean(block["loss"])) if np.isfinite(block["loss"]).any() else math.nan
+        entropy = math.log(self._classes) if self._classes > 1 else math.nan
+        if known.startswith("Nll") or (known == "unknown" and 0.5 * entropy <= first <= 3 * entropy):
+            baseline, source = entropy, f"assumed: entropy of {self._classes} equal classes, the width of the output"
+        else:
+            baseline, source = first, f"assumed: mean loss of the first {len(block['loss'])} rows"
+        self._capture["baseline_loss"] = source
+        self._judge.baseline, self._judge.baseline_source = baseline, source
+        self._writer.set_attribute("baseline_loss", baseline)
+        self._writer.set_attribute("capture", self._capture)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _take_off(self) -> None:
+        self._recorder.detach()
+        self._penalties.detach()
+        self._output_hook.remove()
+
+    def _close(self, status: str) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._at_exit)
+        self._take_off()
+        try:
+            self._recorder.drain()
+            self._writer.set_attribute("capture", self._capture)
+            if not self._told:
+                diagnosis = self._judge.diagnosis(finished=True)
+                if diagnosis.verdict is not Verdict.UNDECIDED and self._judge.series.step.size:
+                    self._writer.event(int(self._judge.series.step[-1]), "verdict", diagnosis.sentence)
+        finally:
+            self._writer.close(status)
+
+    def _at_exit(self) -> None:
+        """A script that never called close: finish the file all the same."""
+        self._close("failed" if getattr(sys, "last_value", None) is not None else "finished")
+
+
+def _exit_now() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(child.EXIT_STOPPED)
+
+

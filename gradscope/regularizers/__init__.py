@@ -1,0 +1,1 @@
+"""What is added to the loss, how strongly over time, and how it reaches an optimizer."""

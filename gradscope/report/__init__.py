@@ -1,0 +1,1 @@
+"""From a record to a typed summary, from there to a figure."""

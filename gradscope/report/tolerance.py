@@ -1,0 +1,112 @@
+"""The tolerance level from a set of recorded runs that differ in strength and seed only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradscope.diagnosis.judge import Diagnosis, diagnose
+from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance, recorded_strength
+from gradscope.store.reader import open_run
+from gradscope.types import InputError, Verdict
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One record, as far as a tolerance level is concerned."""
+
+    path: Path
+    strength: float
+    diagnosis: Diagnosis
+    steps: int
+    epochs: int | None
+    settings: dict[str, str]
+
+
+def tolerance_of_runs(paths: Sequence[Path], by: str | None = None) -> dict[str, Any]:
+    """The estimate that `gradscope tolerance --json` prints; with ``by``, one a value of that setting."""
+    runs = [_summary(path) for path in paths]
+    if by is not None and not any(by in run.settings for run in runs):
+        raise InputError(f"--by is {by!r}; the runs have {', '.join(sorted(runs[0].settings))}")
+    _check_alike(runs, by)
+    if by is None:
+        return _level(runs)
+    values = sorted({run.settings.get(by, "none") for run in runs})
+    levels = {value: _level([run for run in runs if run.settings.get(by, "none") == value]) for value in values}
+    return {"by": by, "levels": levels}
+
+
+def _summary(path: Path) -> RunSummary:
+    with open_run(path) as dataset:
+        config = json.loads(dataset.attrs["config"])
+        settings = _flat({name: value for name, value in config.items() if name != "seed"})
+        settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
+        settings["penalty"] = dataset.attrs["penalty"]
+        settings["horizon"] = str(int(dataset.attrs["horizon"]))
+        epoch = int(dataset["epoch"].values[-1]) if dataset.sizes["step"] else -1
+        return RunSummary(
+            path=path,
+            strength=recorded_strength(dataset),
+            diagnosis=diagnose(dataset),
+            steps=int(dataset["step"].values[-1]) + 1,
+            epochs=epoch + 1 if epoch >= 0 else None,
+            settings=settings,
+        )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        parts = [_flat(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        parts = [_flat(v, f"{name}.{k}") for k, v in enumerate(value)]
+    else:
+        return {name: json.dumps(value)}
+    return {k: v for part in parts for k, v in part.items()}
+
+
+def _check_alike(runs: Sequence[RunSummary], by: str | None) -> None:
+    first = runs[0]
+    for other in runs[1:]:
+        for name in {*first.settings, *other.settings} - {by}:
+            here, there = first.settings.get(name, "none"), other.settings.get(name, "none")
+            if here != there:
+                raise InputError(
+                    f"the runs differ in {name}: {here} in {first.path}, {there} in {other.path}; give runs that "
+                    f"differ in strength and seed only, or --by {name}"
+                )
+
+
+def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    decided = [run for run in runs if run.diagnosis.verdict is not Verdict.UNDECIDED]
+    estimate = estimate_tolerance(
+        [Outcome(run.strength, 0.98 if run.diagnosis.failed else 0.02) for run in decided]
+    )
+    penalty = runs[0].settings["penalty"]
+    epochs = [run.epochs for run in runs]
+    return {
+        "determined": estimate.determined,
+        "reason": estimate.reason,
+        "penalty": penalty,
+        "tolerance": estimate.tolerance,
+        "low": estimate.low,
+        "high": estimate.high,
+        "confidence": estimate.confidence,
+        "weight_decay": 2 * estimate.tolerance if penalty == "l2" and estimate.tolerance is not None else None,
+        "slope": estimate.slope,
+        "trials": len(decided),
+        "steps_run": sum(run.steps for run in runs),
+        "epochs_run": None if None in epochs else sum(e for e in epochs if e is not None),
+        "runs": [
+            {
+                "path": str(run.path),
+                "strength": run.strength,
+                "verdict": str(run.diagnosis.verdict),
+                "failed": run.diagnosis.failed,
+                "steps": run.steps,
+            }
+            for run in runs
+        ],
+    }

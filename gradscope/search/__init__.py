@@ -1,0 +1,1 @@
+"""Tolerance search: ask/tell decides, trials and executors run."""

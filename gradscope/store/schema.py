@@ -1,0 +1,67 @@
+"""The one table of what a record may hold: names, dimensions, types, units, meanings, presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+
+STEP, PARAMETER, MODULE, GROUP = "step", "parameter", "module", "group"
+
+ALL = ("cheap", "standard", "full")
+MORE = ("standard", "full")
+FULL = ("full",)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a record. ``units`` follow the field's habit: "1" for plain numbers."""
+
+    name: str
+    dims: tuple[str, ...]
+    long_name: str
+    dtype: str = "float32"
+    units: str = "1"
+    presets: tuple[str, ...] = ALL
+
+
+_P, _M, _G, _S = (STEP, PARAMETER), (STEP, MODULE), (STEP, GROUP), (STEP,)
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("loss_gradient_mean_abs", _P, "mean |∂L/∂w|"),
+    Variable("loss_gradient_norm", _P, "Euclidean norm of ∂L/∂w"),
+    Variable("loss_gradient_max_abs", _P, "max |∂L/∂w|", presets=MORE),
+    Variable("penalty_gradient_mean_abs", _P, "mean |λ∂Ω/∂w|"),
+    Variable("proportion", _P, "mean |∂L/∂w| / (mean |∂L/∂w| + mean |λ∂Ω/∂w|)"),
+    Variable("weight_mean_abs", _P, "mean |w|"),
+    Variable("weight_norm", _P, "Euclidean norm of w"),
+    Variable("weight_max_abs", _P, "max |w|", presets=MORE),
+    Variable("weight_zero_fraction", _P, "share of weights that are exactly 0", presets=MORE),
+    Variable("weight_gradient_dot", _P, "⟨w, ∂L/∂w⟩", presets=MORE),
+    Variable("nonfinite_count", _P, "gradient entries that are not finite", dtype="int32", presets=MORE),
+    Variable("update_mean_abs", _P, "mean |change of w in this step|", presets=FULL),
+    Variable("activation_mean_abs", _M, "mean |activation|", presets=MORE),
+    Variable("activation_std", _M, "RMS over units of the std over samples and positions", presets=MORE),
+    Variable("activation_zero_fraction", _M, "share of activations that are exactly 0", presets=MORE),
+    Variable("activation_gradient_mean_abs", _M, "mean |∂L/∂activation|", presets=FULL),
+    Variable("strength", _G, "regularization strength λ"),
+    Variable("learning_rate", _G, "learning rate"),
+    Variable("epoch", _S, "epoch, -1 while unknown", dtype="int32"),
+    Variable("time", _S, "time since the start of the recording", dtype="float64", units="s"),
+    Variable("skipped", _S, "step skipped (AMP overflow)", dtype="bool"),
+    Variable("numel", (PARAMETER,), "number of entries", dtype="int64"),
+    Variable("penalised", (PARAMETER,), "a penalty acts on this parameter", dtype="bool"),
+    Variable("group", (PARAMETER,), "parameter group, counted over all optimizers", dtype="int64"),
+)
+
+BY_NAME = {variable.name: variable for variable in VARIABLES}
+
+
+def scalar(name: str) -> Variable:
+    """A scalar that `Recording.log` was given."""
+    return Variable(name, (STEP,), "loss of the data, without the penalty" if name == "loss" else name)
+
+
+def variable(name: str) -> Variable:
+    """The variable of this name; an unknown one is a logged scalar."""
+    return BY_NAME.get(name) or scalar(name)

@@ -1,0 +1,192 @@
+"""Between the front door and the rooms: which parameters are recorded, and which penalties act on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradscope.child import Instructions
+from gradscope.recorder.recorder import PenaltyProbe, plain_name
+from gradscope.recorder.rows import PenaltyTerm
+from gradscope.recorder.statistics import norms
+from gradscope.regularizers.attach import attached_to, is_decoupled
+from gradscope.regularizers.overrides import obey, plain_settings
+from gradscope.regularizers.penalties import Penalty
+from gradscope.regularizers.sources import Source, penalty_sources
+from gradscope.types import InputError
+
+Select = str | Callable[[str], bool]
+
+
+def chosen_parameters(
+    model: nn.Module, optimizers: Sequence[Optimizer], select: Select | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The parameters to record, by plain name, and the names of those that no optimizer moves."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
+        raise InputError(f"optimizer is {optimizers!r}; expected a torch.optim.Optimizer, or several")
+    every = {plain_name(name): p for name, p in model.named_parameters()}
+    if not every:
+        raise InputError(f"the model {type(model).__name__} has no parameters; there is nothing to record")
+    if not any(p.requires_grad for p in every.values()):
+        raise InputError(
+            f"all {len(every)} parameters of the model are frozen (requires_grad is False); "
+            f"there is nothing to record"
+        )
+    moved = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    here = {name: p for name, p in every.items() if id(p) in moved}
+    if not here:
+        raise InputError("the optimizer holds none of the model's parameters; give the optimizer of this model")
+    if not any(p.requires_grad for p in here.values()):
+        raise InputError("all parameters in the optimizer are frozen (requires_grad is False)")
+    unseen = [name for name in every if name not in here]
+    if select is None:
+        return here, unseen
+    if isinstance(select, str):
+        try:
+            pattern = re.compile(select)
+        except re.error as error:
+            raise InputError(f"select is {select!r}, not a regular expression: {error}") from None
+        wanted: Callable[[str], Any] = pattern.search
+    else:
+        wanted = select
+    chosen = {name: p for name, p in here.items() if wanted(name)}
+    if not any(p.requires_grad for p in chosen.values()):
+        raise InputError(f"select chooses no trainable parameter; the names are such as {next(iter(here))!r}")
+    return chosen, unseen
+
+
+class Penalties:
+    """Every penalty on the optimizers of one recording, as the recorder and the judge need to know it."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        parameters: Mapping[str, Tensor],
+        declared: tuple[Penalty, float] | None,
+        asked: Instructions,
+    ) -> None:
+        if declared is not None and (asked.strength is not None or asked.schedule is not None):
+            raise InputError(
+                "the penalty stands inside the loss (penalty=…), where gradscope cannot change it; "
+                "let the script take {strength}, or use gradscope.regularize"
+            )
+        self._columns = {id(p): i for i, p in enumerate(parameters.values())}
+        self._made = obey(optimizers, asked.strength, asked.penalty, asked.schedule)
+        self._handles = [handle for o in optimizers for handle in attached_to(o)]
+        for handle in self._handles:
+            handle.watched = True
+        self.groups: list[dict[str, Any]] = []
+        self._sources: list[tuple[Source, int]] = []
+        for number, optimizer in enumerate(optimizers):
+            offset = len(self.groups)
+            self._sources += [(source, offset + source.group) for source in penalty_sources(optimizer)]
+            for group in optimizer.param_groups:
+                self.groups.append(
+                    plain_settings(group)
+                    | {
+                        "optimizer": number,
+                        "class": type(optimizer).__name__,
+                        "decoupled": is_decoupled(optimizer, group),
+                        "adaptive": type(optimizer).__name__ not in ("SGD", "ASGD"),
+                    }
+                )
+        self.group = np.zeros(len(parameters), dtype=np.int64)
+        flat = [g for o in optimizers for g in o.param_groups]
+        for index, group in enumerate(flat):
+            for p in group["params"]:
+                if id(p) in self._columns:
+                    self.group[self._columns[id(p)]] = index
+        if declared is not None:
+            self._declare(declared, flat)
+        self._acted = np.array([source.scheduled for source, _ in self._sources], dtype=bool)
+        self.probe = self._probe(declared)
+        now = self.probe.strengths()
+        self._acted |= np.array(now, dtype=bool)
+
+    def _declare(self, declared: tuple[Penalty, float], flat: list[dict[str, Any]]) -> None:
+        penalty, strength = declared
+        for index, group in enumerate(flat):
+            members = frozenset(id(p) for p in group["params"] if p.ndim > 1)
+            if members:
+                source = Source(penalty, index, members, lambda: strength, "loss", True)
+                self._sources.insert(0, (source, index))
+
+    def _probe(self, declared: tuple[Penalty, float] | None) -> PenaltyProbe:
+        terms, measured = [], []
+        for source, group in self._sources:
+            columns = sorted(self._columns[p] for p in source.parameters if p in self._columns)
+            shares = source.penalty.shares()
+            terms.append(PenaltyTerm(np.array(columns, dtype=np.int64), shares, group))
+            if shares is None:
+                measured.append((columns, source.penalty))
+
+        def strengths() -> tuple[float, ...]:
+            return tuple(source.strength() for source, _ in self._sources)
+
+        def measure(weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
+            where = [i for columns, _ in measured for i in columns]
+            return where, norms([p.gradient(weights[i]) for columns, p in measured for i in columns], "l1")
+
+        def inside_loss(weights: Sequence[Tensor]) -> list[Tensor]:
+            assert declared is not None
+            penalty, strength = declared
+            return [strength * penalty.gradient(w) * (w.ndim > 1) for w in weights]
+
+        return PenaltyProbe(
+            terms, strengths, measure if measured else None, inside_loss if declared is not None else None
+        )
+
+    @property
+    def name(self) -> str:
+        """The penalty that the record is about, as `parse_penalty` knows it."""
+        attached = dict.fromkeys(s.penalty.name for s, _ in self._sources if s.scheduled and s.acts != "coupled")
+        return "+".join(attached) if attached else "l2"
+
+    @property
+    def schedule(self) -> str:
+        """The schedules as text."""
+        return "+".join(dict.fromkeys(h.schedule.text for h in self._handles)) or "constant"
+
+    def sources(self) -> list[dict[str, Any]]:
+        """What acts where, for the record's `capture`."""
+        return [
+            {"penalty": s.penalty.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
+            for s, group in self._sources
+        ]
+
+    def penalised(self) -> NDArray[np.bool_]:
+        """Per parameter: a penalty acts on it, has acted, or is going to."""
+        mask = np.zeros(len(self.group), dtype=bool)
+        for acted, term in zip(self._acted, self.probe.terms, strict=True):
+            if acted:
+                mask[term.columns] = True
+        return mask
+
+    def note_strengths(self, strengths: NDArray[Any]) -> bool:
+        """Take notice of penalties that have begun to act; True if there are new ones."""
+        seen = strengths.max(0) > 0
+        fresh = np.array([not acted and seen[group] for acted, (_, group) in zip(self._acted, self._sources, strict=True)])
+        self._acted |= fresh.astype(bool)
+        return bool(fresh.any())
+
+    def set_epoch(self, epoch: int) -> None:
+        for handle in self._handles:
+            handle.epoch = epoch
+
+    def active_phase(self, step: int) -> None:
+        """The run is learning: schedules that waited for it may begin."""
+        for handle in self._handles:
+            handle.schedule.active_phase(step)
+
+    def detach(self) -> None:
+        """Take off what the environment put on, and leave the script's own penalties alone."""
+        for handle in self._made:
+            handle.detach()
