@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -117,7 +118,7 @@ def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> Toleran
         begin(f"3/{STEPS} searching the tolerance level: trial {trial.number + 1}, {known}")
 
     return search_tolerance(
-        training.trial, *SEARCHED, workers=workers, out=folder / "search", max_trials=24, on_trial=told
+        training.trial, *SEARCHED, workers=workers, out=folder / "search", precision=0.2, max_trials=24, on_trial=told
     )
 
 
@@ -126,7 +127,9 @@ def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> Toleran
 
 def last_accuracy(path: Path) -> float:
     """The last validation accuracy of a record."""
-    return float(epoch_metrics(path)["accuracy"][-1])
+    values = epoch_metrics(path)["accuracy"]
+    known = values[np.isfinite(values)]  # a run that was stopped has begun an epoch it did not finish
+    return float(known[-1])
 
 
 def _first_words(path: Path, found: Diagnosis, steps: int) -> str:

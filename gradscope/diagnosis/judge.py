@@ -40,6 +40,7 @@ class Thresholds:
     balance: float = 0.1  # radial balance below which the loss no longer holds the weights
     rising: float = 1.25  # a balance that grew by this factor from one window to the next is rising
     settled: float = 5.0  # e-folding times after which a run that learns has shown that it holds
+    held: float = 0.25  # e-folding times over which a run that holds is watched
     rest: float = 0.05  # ln of the factor by which weights at rest may still shrink in one e-folding time
     confirmations: int = 2  # evaluations in a row that have to agree before a failure is called
     exploded: float = 20.0  # multiple of the baseline loss that counts as divergence
@@ -171,27 +172,34 @@ class Judge:
     def _holds(self, n: int) -> bool:
         """The run learns under its penalty, and has shown that the penalty does not undo it.
 
-        Either the penalty has acted for five e-folding times, or it is too weak to matter: the loss
-        makes the weights grow against it.
+        A run that learns before its penalty has had time to act (a delayed one, or one with large initial
+        weights) may be passing through. Two things show that it is not: half of the loss is gone while
+        the weights fall at less than half of the rate at which the penalty alone takes them down; or, after
+        five e-folding times, the weights have come to rest.
         """
-        acting = np.nan_to_num(self.series.rate[:n])
-        if self.info.penalised.any() and not self.series.penalty[n - 1] > 0:
+        s, limits = self.series, self.limits
+        if not self.info.penalised.any():
+            return self.established_step is not None
+        if not s.penalty[n - 1] > 0:
             return False  # delayed, and not on yet
         now, before = self._windows(n)
-        recent = self.series.loss[before.start : n]
-        if recent.mean() >= (1 - self.limits.improved) * self.baseline:
+        if s.loss[before.start : n].mean() >= (1 - limits.improved) * self.baseline:
             return False
-        if self._steps_of(acting) >= self.limits.settled:
-            # After five e-folding times without the loss pulling back, nothing would be left: the
-            # weights must have come to rest. A run that still shrinks may be passing through.
-            square = self.series.weight_square
-            return not 0.5 * np.log(square[now.stop - 1] / square[before.start]) < -self.limits.rest
-        balance, _ = self._balance(n)
-        return bool(self.improvement(n, self.limits.established) and (np.isnan(balance) or balance >= 1))
+        rate = float(np.nan_to_num(s.rate[n - 1]))
+        size = s.weight_square**0.5 if np.isfinite(s.weight_square[n - 1]) else s.weight
+        if self._e_foldings(n) >= limits.settled:
+            return not np.log(size[n - 1] / size[before.start]) < -limits.rest
+        start = n - max(limits.window, int(limits.held / rate) if rate > 0 else 0)
+        if start < 0 or not (s.penalty[start:n] > 0).all():
+            return False  # the penalty has not acted for long enough to show what it does
+        fall = -np.log(size[n - 1] / size[start])
+        alone = rate * (s.step[n - 1] - s.step[start])
+        return bool(s.loss[start:n].mean() < (1 - limits.established) * self.baseline and fall <= alone / 2)
 
-    def _steps_of(self, rate: Array) -> float:
-        """The number of e-folding times that a series of rates adds up to."""
-        every = np.diff(self.series.step[: len(rate)], prepend=self.series.step[0] - 1)
+    def _e_foldings(self, n: int) -> float:
+        """How many e-folding times the penalty has acted."""
+        rate = np.nan_to_num(self.series.rate[:n])
+        every = np.diff(self.series.step[:n], prepend=self.series.step[0] - 1)
         return float((rate * every).sum())
 
     # -- failing ----------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradscope.recorder import host_statistics
+
 #: The rows of the table. ``l1``: Σ|x|. ``nonzero``: entries that are not exactly 0.
 GRADIENT_QUANTITIES = ("gradient_l1", "gradient_norm", "gradient_max", "gradient_nonfinite")
 WEIGHT_QUANTITIES = ("weight_l1", "weight_norm", "weight_max", "weight_nonzero")
@@ -44,6 +46,15 @@ def parameter_table(
     weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]
 ) -> Tensor:
     """The table of these quantities for these parameters, [Q, P]; NaN where there is no gradient."""
+    if host_statistics.suits(weights, gradients):
+        return host_statistics.parameter_table(weights, [g for g in gradients if g is not None], quantities)
+    return foreach_table(weights, gradients, quantities)
+
+
+def foreach_table(
+    weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]
+) -> Tensor:
+    """The same with foreach kernels, for any device and type."""
     seen = [i for i, g in enumerate(gradients) if g is not None]
     grads = [g.detach() for g in gradients if g is not None]
     plain = [w.detach() for w in weights]
