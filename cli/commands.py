@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typer
-
 from gradscope_cli import demo, diagnose, inspect, plot, run, search, tolerance
 
 

@@ -6,10 +6,10 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from gradscope_cli import commands
 
 from gradscope import __version__
 from gradscope.types import InputError
-from gradscope_cli import commands
 
 app = typer.Typer(
     name="gradscope",

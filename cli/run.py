@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from gradscope_cli.output import Json, print_json, say
 
 
 def run(
     command: Annotated[list[str], typer.Argument(help="The training command, after --.", metavar="-- COMMAND…")],
-    strength: Annotated[float | None, typer.Option(help="Regularization strength λ; without it the script's own.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Regularization strength λ; without it the script's own.")
+    ] = None,
     penalty: Annotated[str, typer.Option(help="The penalty the strength belongs to: l2, l1, l1l2, linf, l3 …")] = "l2",
     schedule: Annotated[str | None, typer.Option(help="Schedule of the first attempt, such as delayed:5.")] = None,
     restart: Annotated[str, typer.Option(help="delayed (auto), delayed:5, delayed:2000steps, or none.")] = "delayed",

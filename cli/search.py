@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
 from gradscope_cli.output import Json, print_json, say, shorter
 
 if TYPE_CHECKING:
@@ -51,16 +50,12 @@ def search(
         return
     for name, level in (("tolerance level", result.estimate), ("delayed tolerance level", result.delayed)):
         if level is not None and level.determined:
-            print(
-                f"{name} {shorter(level.tolerance)} (95 % interval {shorter(level.low)} … {shorter(level.high)})"
-            )
+            print(f"{name} {shorter(level.tolerance)} (95 % interval {shorter(level.low)} … {shorter(level.high)})")
         elif level is not None:
             print(f"{name} not determined: {level.reason}")
     print(result.advice)
 
 
 def _progress(level: str, trial: TrialResult, estimate: ToleranceEstimate) -> None:
-    known = (
-        f"{shorter(estimate.low)} … {shorter(estimate.high)}" if estimate.determined else "not bracketed yet"
-    )
+    known = f"{shorter(estimate.low)} … {shorter(estimate.high)}" if estimate.determined else "not bracketed yet"
     say(f"{level} trial {trial.number}: {trial.strength:g} {trial.verdict} after {trial.steps} steps; level {known}")

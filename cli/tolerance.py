@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from gradscope_cli.output import Json, print_json, shorter
 
 

@@ -26,7 +26,7 @@ _HOME = {
     "regularize": "gradscope.regularizers.attach",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.diagnosis.judge",
-    "Diagnosis": "gradscope.diagnosis.judge",
+    "Diagnosis": "gradscope.diagnosis.verdict",
     "search_tolerance": "gradscope.search.search",
     "ToleranceResult": "gradscope.search.search",
     "InputError": "gradscope.types",
@@ -39,8 +39,8 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from gradscope.diagnosis.judge import Diagnosis as Diagnosis
     from gradscope.diagnosis.judge import diagnose as diagnose
+    from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.recording import Recording as Recording
     from gradscope.recording import record as record
     from gradscope.regularizers.attach import regularize as regularize

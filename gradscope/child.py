@@ -44,7 +44,9 @@ class Instructions:
 
     def environment(self) -> dict[str, str]:
         """As ``GRADSCOPE_…`` variables."""
-        return {_variable(f.name): str(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
+        return {
+            _variable(f.name): str(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
+        }
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Instructions:
@@ -204,7 +206,9 @@ def run_child(
     with tempfile.TemporaryFile() as log:
         sink = subprocess.PIPE if show else log
         try:
-            child = subprocess.Popen(words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(
+                words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
+            )
         except OSError as error:
             raise InputError(f"cannot start {words[0]!r}: {error.strerror}") from None
         if on_start is not None:

@@ -15,15 +15,15 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradscope import checks, child
 from gradscope.child import Stopped
-from gradscope.diagnosis.judge import Diagnosis, Judge
+from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import RunInfo
+from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.recorder import provenance
 from gradscope.recorder.recorder import PRESETS, Recorder
 from gradscope.recorder.rows import Block
@@ -135,6 +135,7 @@ class Recording:
         self._steps_per_epoch = steps_per_epoch
         self._told = False
         self._closed = False
+        self._status = "running"
         self._stop: Stopped | None = None
         self._last_strengths: tuple[float, ...] | None = None
         self._classes = -1
@@ -233,7 +234,7 @@ class Recording:
     @property
     def verdict(self) -> Diagnosis:
         """The diagnosis so far, from the rows that have left the device."""
-        return self._judge.diagnosis(finished=self._closed)
+        return self._judge.diagnosis(finished=self._status == "finished")
 
     @property
     def active_step(self) -> int | None:
@@ -301,7 +302,7 @@ class Recording:
     def _on_block(self, block: Block) -> None:
         """Finished rows, on the host: to the judge and to the file."""
         self._settle_baseline(block)
-        if self._penalties.note_strengths(block["strength"]):
+        if self._penalties.newly_acting():
             penalised = self._penalties.penalised()
             self._judge.info = replace(self._judge.info, penalised=penalised)
             self._writer.set_static("penalised", penalised)
@@ -333,7 +334,10 @@ class Recording:
         first = float(np.nanmean(block["loss"])) if np.isfinite(block["loss"]).any() else math.nan
         entropy = math.log(self._classes) if self._classes > 1 else math.nan
         if known.startswith("Nll") or (known == "unknown" and 0.5 * entropy <= first <= 3 * entropy):
-            baseline, source = entropy, f"assumed: entropy of {self._classes} equal classes, the width of the output"
+            baseline, source = (
+                entropy,
+                f"assumed: entropy of {self._classes} equal classes, the width of the output",
+            )
         else:
             baseline, source = first, f"assumed: mean loss of the first {len(block['loss'])} rows"
         self._capture["baseline_loss"] = source
@@ -351,14 +355,14 @@ class Recording:
     def _close(self, status: str) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._closed, self._status = True, status
         atexit.unregister(self._at_exit)
         self._take_off()
         try:
             self._recorder.drain()
             self._writer.set_attribute("capture", self._capture)
             if not self._told:
-                diagnosis = self._judge.diagnosis(finished=True)
+                diagnosis = self._judge.diagnosis(finished=status == "finished")
                 if diagnosis.verdict is not Verdict.UNDECIDED and self._judge.series.step.size:
                     self._writer.event(int(self._judge.series.step[-1]), "verdict", diagnosis.sentence)
         finally:
@@ -373,5 +377,3 @@ def _exit_now() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(child.EXIT_STOPPED)
-
-

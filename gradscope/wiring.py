@@ -32,13 +32,12 @@ def chosen_parameters(
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
         raise InputError(f"optimizer is {optimizers!r}; expected a torch.optim.Optimizer, or several")
-    every = {plain_name(name): p for name, p in model.named_parameters()}
+    every: dict[str, Tensor] = {plain_name(name): p for name, p in model.named_parameters()}
     if not every:
         raise InputError(f"the model {type(model).__name__} has no parameters; there is nothing to record")
     if not any(p.requires_grad for p in every.values()):
         raise InputError(
-            f"all {len(every)} parameters of the model are frozen (requires_grad is False); "
-            f"there is nothing to record"
+            f"all {len(every)} parameters of the model are frozen (requires_grad is False); there is nothing to record"
         )
     moved = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
     here = {name: p for name, p in every.items() if id(p) in moved}
@@ -106,10 +105,10 @@ class Penalties:
                     self.group[self._columns[id(p)]] = index
         if declared is not None:
             self._declare(declared, flat)
-        self._acted = np.array([source.scheduled for source, _ in self._sources], dtype=bool)
+        self._new = False
+        self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
+        self._last: tuple[float, ...] = ()
         self.probe = self._probe(declared)
-        now = self.probe.strengths()
-        self._acted |= np.array(now, dtype=bool)
 
     def _declare(self, declared: tuple[Penalty, float], flat: list[dict[str, Any]]) -> None:
         penalty, strength = declared
@@ -129,7 +128,13 @@ class Penalties:
                 measured.append((columns, source.penalty))
 
         def strengths() -> tuple[float, ...]:
-            return tuple(source.strength() for source, _ in self._sources)
+            now = tuple([source.strength() for source, _ in self._sources])
+            if now != self._last:
+                self._last = now
+                acting = self._acted | np.array(now, dtype=bool)
+                self._new = self._new or bool((acting != self._acted).any())
+                self._acted = acting
+            return now
 
         def measure(weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
             where = [i for columns, _ in measured for i in columns]
@@ -147,7 +152,7 @@ class Penalties:
     @property
     def name(self) -> str:
         """The penalty that the record is about, as `parse_penalty` knows it."""
-        attached = dict.fromkeys(s.penalty.name for s, _ in self._sources if s.scheduled and s.acts != "coupled")
+        attached = dict.fromkeys(s.penalty.name for s, _ in self._sources if s.intended and s.acts != "coupled")
         return "+".join(attached) if attached else "l2"
 
     @property
@@ -170,12 +175,11 @@ class Penalties:
                 mask[term.columns] = True
         return mask
 
-    def note_strengths(self, strengths: NDArray[Any]) -> bool:
-        """Take notice of penalties that have begun to act; True if there are new ones."""
-        seen = strengths.max(0) > 0
-        fresh = np.array([not acted and seen[group] for acted, (_, group) in zip(self._acted, self._sources, strict=True)])
-        self._acted |= fresh.astype(bool)
-        return bool(fresh.any())
+    def newly_acting(self) -> bool:
+        """True, once, after penalties that had never acted have begun to."""
+        new = self._new
+        self._new = False
+        return new
 
     def set_epoch(self, epoch: int) -> None:
         for handle in self._handles:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradscope.diagnosis.judge import Diagnosis
+from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.types import InputError, Verdict
 
 
@@ -55,9 +55,7 @@ class DelayedRestart:
 
     def __init__(self, schedule: str | None, restart: str = "delayed", max_restarts: int = 1) -> None:
         if not re.fullmatch(r"none|delayed(:auto|:\d+(\.\d+)?(epochs?)?|:\d+steps?)?", restart):
-            raise InputError(
-                f"restart is {restart!r}; expected delayed, delayed:5 (epochs), delayed:2000steps or none"
-            )
+            raise InputError(f"restart is {restart!r}; expected delayed, delayed:5 (epochs), delayed:2000steps or none")
         if max_restarts < 0:
             raise InputError(f"max_restarts is {max_restarts}; expected at least 0")
         self._first = schedule

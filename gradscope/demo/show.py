@@ -23,7 +23,8 @@ from gradscope.child import Command
 from gradscope.control.policy import Attempt, DelayedRestart
 from gradscope.control.supervisor import RunResult, supervise
 from gradscope.demo import training
-from gradscope.diagnosis.judge import Diagnosis, diagnose
+from gradscope.diagnosis.judge import diagnose
+from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.figures import figure_of, save
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
 from gradscope.search.search import ToleranceResult, search_tolerance
@@ -34,6 +35,7 @@ STRENGTH = 0.04  # L2, Ω = ‖w‖²: weight_decay 0.08
 SEEDS = (0, 1, 2)
 SEARCHED = (1e-3, 1.0)
 SWEPT = (0.001, 0.003, 0.006, 0.01, 0.02, 0.07, 0.15)
+FEATURED = (0.003, 0.01, STRENGTH)
 STEPS = 4
 
 
@@ -118,7 +120,13 @@ def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> Toleran
         begin(f"3/{STEPS} searching the tolerance level: trial {trial.number + 1}, {known}")
 
     return search_tolerance(
-        training.trial, *SEARCHED, workers=workers, out=folder / "search", precision=0.2, max_trials=24, on_trial=told
+        training.trial,
+        *SEARCHED,
+        workers=workers,
+        out=folder / "search",
+        precision=0.2,
+        max_trials=24,
+        on_trial=told,
     )
 
 
@@ -159,11 +167,8 @@ def _figures(
     swept = [load_run(path) for path in sweep]
     from_start = sorted([*swept, failed], key=lambda run: run.strength)
     delayed = [load_run(run.attempts[-1].path) for run in runs if len(run.attempts) > 1]
-    shown = [
-        replace(run, label=f"λ = {run.strength:g}")
-        for run in from_start
-        if run.strength in [min(from_start, key=lambda r, s=s: abs(r.strength - s)).strength for s in (0.003, 0.01, 0.04)]
-    ]
+    featured = [run for run in from_start if np.isclose(run.strength, FEATURED).any()]
+    shown = [replace(run, label=f"λ = {run.strength:.3g}") for run in featured]
     groups: dict[str, Sequence[RunSeries]] = {"from the start": from_start}
     if delayed:
         groups["delayed:auto"] = delayed
@@ -185,7 +190,12 @@ def _figures(
 
 
 def _summary(
-    folder: Path, found: Diagnosis, steps: int, runs: Sequence[RunResult], level: ToleranceResult, seconds: float
+    folder: Path,
+    found: Diagnosis,
+    steps: int,
+    runs: Sequence[RunResult],
+    level: ToleranceResult,
+    seconds: float,
 ) -> dict[str, Any]:
     def told(attempt: Attempt) -> dict[str, Any]:
         return {**attempt.as_dict(), "accuracy": last_accuracy(attempt.path)}

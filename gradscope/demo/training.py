@@ -9,6 +9,7 @@ would drive any other script.
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def network(layers: int = LAYERS, width: int = WIDTH) -> nn.Sequential:
     """``layers`` weight layers with ReLU between them, PyTorch's own initialisation."""
     sizes = [64, *[width] * (layers - 1), 10]
     parts: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         parts += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 

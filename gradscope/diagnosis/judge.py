@@ -16,12 +16,14 @@ run's own quantities; they stand together in `Thresholds`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradscope.diagnosis.series import Array, Rows, RunInfo, Series, network_series
+from gradscope.diagnosis.series import Array, GrowingSeries, Rows, RunInfo, network_series
+from gradscope.diagnosis.verdict import Diagnosis, Failure, remedy
 from gradscope.types import InputError, Verdict
 
 if TYPE_CHECKING:
@@ -48,36 +50,6 @@ class Thresholds:
     patience: float = 0.5  # share of the run so far without a better loss: the active phase has levelled off
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """The verdict on a run, with what it rests on and what to do."""
-
-    verdict: Verdict
-    failed: bool
-    probability_failed: float
-    onset_step: int | None
-    decided_step: int | None
-    active_step: int | None
-    layers: list[str] = field(default_factory=list)
-    evidence: list[str] = field(default_factory=list)
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as ``gradscope diagnose --json`` prints them."""
-        return {**asdict(self), "verdict": str(self.verdict)}
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in one line."""
-        if self.verdict is Verdict.UNDECIDED:
-            return "undecided: too early to say whether this run learns"
-        if self.verdict is Verdict.HEALTHY:
-            since = "" if self.active_step is None else f" (active phase from step {self.active_step})"
-            return f"healthy: the run learns{since}"
-        onset = "" if self.onset_step is None else f" from step {self.onset_step}"
-        return f"{self.verdict}{onset}, decidable at step {self.decided_step}"
-
-
 class Judge:
     """Follows one run: give it rows as they come, ask it what it thinks.
 
@@ -88,14 +60,16 @@ class Judge:
     def __init__(self, info: RunInfo, thresholds: Thresholds | None = None) -> None:
         self.info = info
         self.limits = thresholds or Thresholds()
-        self.series = Series.empty()
+        self._rows = GrowingSeries()
+        self.series = self._rows.view()
         self.active_step: int | None = None
         self.established_step: int | None = None
         self.settled_step: int | None = None
-        self.failure: tuple[Verdict, int, int | None, list[str]] | None = None  # verdict, decided, onset, evidence
+        self.failure: Failure | None = None
         self._next_look = self.limits.window
         self._agreed = 0
-        self._layer_gradients: list[tuple[int, Array]] = []
+        self._layer_gradients: list[Array] = []
+        self._held: list[Array] = []  # the last rows of the block before
         self._best: tuple[float, float] = (np.inf, 0.0)
         self.baseline = info.baseline_loss
         self.baseline_source = info.baseline_source
@@ -107,15 +81,18 @@ class Judge:
         block = network_series(rows, self.info)
         if not len(block):
             return
-        start = len(self.series)
-        self.series = self.series.extended(block)
+        self._rows.extend(block)
+        self.series = self._rows.view()
         gradients = rows.get("loss_gradient_mean_abs")
+        held = None
+        if gradients is not None:
+            held = np.concatenate([*self._held, np.asarray(gradients, dtype=np.float64)])
+            self._held = [held[-self.limits.window :]]
         while self._next_look <= len(self.series):
             n = self._next_look
-            if gradients is not None:
-                upto = max(n - start, 1)
-                recent = np.asarray(gradients[max(0, upto - self.limits.window) : upto], dtype=np.float64)
-                self._layer_gradients.append((n, recent.mean(0)))
+            if held is not None:
+                end = len(held) - (len(self.series) - n)
+                self._layer_gradients.append(held[max(0, end - self.limits.window) : end].mean(0))
             self._look(n)
             self._next_look = n + max(8, n // 32)
 
@@ -129,22 +106,31 @@ class Judge:
         self._look_for_learning(n)
         found = self._divergence(n) or self._collapse(n)
         self._agreed = self._agreed + 1 if found else 0
-        if found and (self._agreed >= self.limits.confirmations or found[0] is Verdict.DIVERGED):
-            verdict, onset, evidence = found
-            self.failure = (verdict, int(self.series.step[n - 1]), onset, evidence)
+        if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
+            self.failure = found
 
     # -- learning ---------------------------------------------------------------------------------
 
     def improvement(self, n: int, share: float) -> bool:
         """True if a window that ends at row n is clearly below (1 − share) of the baseline loss."""
+        known = self.series.loss[:n]
+        known = known[np.isfinite(known)]  # a loss may be logged less often than rows are recorded
         length = self.limits.window
-        while length <= max(n // 2, self.limits.window):
-            part = self.series.loss[n - length : n]
+        while length <= min(len(known), max(len(known) // 2, self.limits.window)):
+            part = known[-length:]
             spread = part.std(ddof=1) / np.sqrt(length)
             if part.mean() + self.limits.standard_errors * spread < (1 - share) * self.baseline:
                 return True
             length *= 2
         return False
+
+    def _level(self, start: int, n: int) -> float:
+        """The mean of the losses logged in these rows; of the last one before, where there is none."""
+        known = self.series.loss[:n]
+        here = known[start:][np.isfinite(known[start:])]
+        if not here.size:
+            here = known[np.isfinite(known)][-1:]
+        return float(here.mean()) if here.size else np.nan
 
     def _look_for_learning(self, n: int) -> None:
         step = int(self.series.step[n - 1])
@@ -153,16 +139,14 @@ class Judge:
             self.active_step = step
         if self.active_step is None:
             return
-        if self.established_step is None and (
-            self.improvement(n, self.limits.established) or self._levelled_off(n)
-        ):
+        if self.established_step is None and (self.improvement(n, self.limits.established) or self._levelled_off(n)):
             self.established_step = step
         if self.settled_step is None and learns and self._holds(n):
             self.settled_step = step
 
     def _levelled_off(self, n: int) -> bool:
         """No better loss for a good share of the run: this is as active as it gets (noisy tasks)."""
-        level = float(self.series.loss[n - self.limits.window : n].mean())
+        level = self._level(n - self.limits.window, n)
         best, at = self._best
         if level < best - 0.01 * self.baseline:
             self._best = (level, n)
@@ -182,8 +166,8 @@ class Judge:
             return self.established_step is not None
         if not s.penalty[n - 1] > 0:
             return False  # delayed, and not on yet
-        now, before = self._windows(n)
-        if s.loss[before.start : n].mean() >= (1 - limits.improved) * self.baseline:
+        _, before = self._windows(n)
+        if self._level(before.start, n) >= (1 - limits.improved) * self.baseline:
             return False
         rate = float(np.nan_to_num(s.rate[n - 1]))
         size = s.weight_square**0.5 if np.isfinite(s.weight_square[n - 1]) else s.weight
@@ -194,7 +178,7 @@ class Judge:
             return False  # the penalty has not acted for long enough to show what it does
         fall = -np.log(size[n - 1] / size[start])
         alone = rate * (s.step[n - 1] - s.step[start])
-        return bool(s.loss[start:n].mean() < (1 - limits.established) * self.baseline and fall <= alone / 2)
+        return bool(self._level(start, n) < (1 - limits.established) * self.baseline and fall <= alone / 2)
 
     def _e_foldings(self, n: int) -> float:
         """How many e-folding times the penalty has acted."""
@@ -204,24 +188,30 @@ class Judge:
 
     # -- failing ----------------------------------------------------------------------------------
 
-    def _divergence(self, n: int) -> tuple[Verdict, int | None, list[str]] | None:
-        window = slice(n - self.limits.window, n)
-        loss = self.series.loss[window]
-        bad = np.isnan(self.series.weight[window]) | np.isinf(self.series.weight[window])
-        if not np.isnan(self.series.loss[:n]).all():
-            bad = bad | ~np.isfinite(loss)
-        if bad[-8:].all():
-            first = int(np.flatnonzero(self._bad(n))[0])
-            step = int(self.series.step[first])
-            return Verdict.DIVERGED, step, [f"loss or weights are not finite from step {step}"]
-        if loss.mean() > self.limits.exploded * max(self.baseline, float(np.nanmedian(self.series.loss[:16]))):
-            return Verdict.DIVERGED, int(self.series.step[window][0]), [
-                f"the loss is {loss.mean():.3g}, {loss.mean() / self.baseline:.0f} times the baseline"
-            ]
+    def _divergence(self, n: int) -> Failure | None:
+        limits = self.limits
+        if self._bad(n)[-limits.window // 2 :].all():
+            return self._not_finite(n)
+        start = n - limits.window
+        level = self._level(start, n)
+        early = self.series.loss[: limits.window]
+        early = early[np.isfinite(early)]
+        usual = max(np.nan_to_num(self.baseline), float(np.median(early)) if early.size else 0.0)
+        if level > limits.exploded * usual > 0:
+            step = self.series.step
+            evidence = [f"the loss is {level:.3g}, {level / usual:.0f} times what it was or the baseline is"]
+            return Failure(Verdict.DIVERGED, int(step[n - 1]), int(step[start]), evidence)
         return None
 
-    def _bad(self, n: int) -> np.ndarray[Any, Any]:
-        return ~np.isfinite(self.series.loss[:n]) | ~np.isfinite(self.series.weight[:n])
+    def _not_finite(self, n: int) -> Failure:
+        step = self.series.step
+        first = int(step[np.flatnonzero(self._bad(n))[0]])
+        return Failure(Verdict.DIVERGED, int(step[n - 1]), first, [f"loss or weights are not finite from step {first}"])
+
+    def _bad(self, n: int) -> NDArray[np.bool_]:
+        """Rows that are not finite. A loss of NaN alone is none of them: it may just not have been logged."""
+        s = self.series
+        return np.asarray(~np.isfinite(s.weight[:n]) | np.isinf(s.loss[:n]) | (s.nonfinite[:n] > 0))
 
     def _windows(self, n: int) -> tuple[slice, slice]:
         """The last window and the one before it: an e-folding time each, within what there is."""
@@ -233,6 +223,7 @@ class Judge:
 
     def _balance(self, n: int) -> tuple[float, float]:
         """The radial balance of the last window and of the one before it."""
+
         def ratio(part: slice) -> float:
             push = self.series.push[part].sum()
             return float(self.series.pull[part].sum() / push) if push > 0 else np.nan
@@ -249,7 +240,7 @@ class Judge:
         start = int(acting[-1]) + 1 if len(acting) and acting[-1] + 1 < n else 0
         return start + int(np.nanargmax(weight[start:]))
 
-    def _collapse(self, n: int) -> tuple[Verdict, int | None, list[str]] | None:
+    def _collapse(self, n: int) -> Failure | None:
         s, limits = self.series, self.limits
         if not s.penalty[n - 1] > 0 or np.isnan(s.gradient[n - 1]):
             return None
@@ -264,13 +255,13 @@ class Judge:
         balance, before = self._balance(n)
         if not np.isnan(balance) and (balance > limits.balance or balance > limits.rising * max(before, 0.01)):
             return None
-        loss = s.loss[now]
-        if not np.isnan(loss).all() and loss.mean() < (1 - limits.improved) * self.baseline:
+        level = self._level(now.start, n)
+        if level < (1 - limits.improved) * self.baseline:
             return None
         evidence = [
             f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
             f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",
-            f"the loss is {loss.mean():.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})",
+            f"the loss is {level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})",
         ]
         if np.isnan(balance):
             evidence.append("the radial balance could not be used: ⟨w, ∂L/∂w⟩ or ‖w‖ is not in the record")
@@ -279,7 +270,7 @@ class Judge:
                 f"radial balance {balance:.2g}: the loss gives back {max(balance, 0) * 100:.1f} % of what "
                 f"the penalty takes from the weights"
             )
-        return Verdict.COLLAPSED, int(s.step[start]), evidence
+        return Failure(Verdict.COLLAPSED, int(s.step[n - 1]), int(s.step[start]), evidence)
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -289,87 +280,89 @@ class Judge:
         if finished and n >= 1:
             return self._final(n)
         if self.failure is not None:
-            return self._failed(*self.failure)
+            return self._failed(self.failure)
         if self.active_step is not None:
             return self._healthy()
         return Diagnosis(Verdict.UNDECIDED, False, 0.5, None, None, None, evidence=self._so_far(n))
 
     def _final(self, n: int) -> Diagnosis:
         """At the horizon the label decides: the last 5 % of the rows against the baseline."""
-        s = self.series
-        reached = self.info.horizon is None or s.step[-1] + 1 >= self.info.horizon
-        if self.failure is not None:
-            learned = self._label(n) if reached else False
-            if not learned:
-                return self._failed(*self.failure)
-        if not reached or n < self.limits.window or np.isnan(s.loss).all():
-            early_nan = self._bad(n).all() and not np.isnan(s.loss).all()
-            if early_nan:
-                return self._failed(Verdict.DIVERGED, int(s.step[-1]), int(s.step[0]), [
-                    f"loss or weights are not finite from step {s.step[0]:.0f}"])
-            return self.diagnosis()
-        if self._label(n):
+        s, horizon = self.series, self.info.horizon
+        if horizon is None:
+            # The end of a run that nobody planned is taken for its horizon, unless it is hardly a run.
+            reached = n >= 4 * self.limits.window
+        else:
+            spacing = s.step[-1] - s.step[-2] if n > 1 else 1  # of a run that is not recorded at every step
+            reached = bool(s.step[-1] + spacing >= horizon)
+        judged = reached and not np.isnan(s.loss).all()
+        if judged and self._label(n):
             return self._healthy()
-        if self._bad(n)[-1]:
-            first = int(s.step[np.flatnonzero(self._bad(n))[0]])
-            return self._failed(Verdict.DIVERGED, int(s.step[-1]), first, [f"not finite from step {first}"])
-        return self._failed(*self._stalled(n))
+        if self.failure is not None:
+            return self._failed(self.failure)
+        bad = self._bad(n)
+        if bad.all() or (judged and bad[-1]):
+            return self._failed(self._not_finite(n))
+        return self._failed(self._stalled(n)) if judged else self.diagnosis()
 
     def _label(self, n: int) -> bool:
         """The label of the contract: True for a run that learned."""
-        tail = self.series.loss[n - max(1, n // 20) : n]
-        return bool(tail.mean() < (1 - self.limits.improved) * self.baseline)
+        return bool(self._level(n - max(1, n // 20), n) < (1 - self.limits.improved) * self.baseline)
 
-    def _stalled(self, n: int) -> tuple[Verdict, int, int | None, list[str]]:
+    def _stalled(self, n: int) -> Failure:
         s = self.series
         last = int(s.step[-1])
         found = self._collapse(n)
         if found:
-            return found[0], last, found[1], found[2]
-        level = s.loss[n - max(1, n // 20) : n].mean()
+            return found
+        level = self._level(n - max(1, n // 20), n)
         evidence = [f"the loss ends at {level:.4g}, the baseline is {self.baseline:.4g} ({self.baseline_source})"]
         # The label is one definition; what the run looked like before the weights ran out is another.
         weight = s.weight_square if np.isfinite(s.weight_square).any() else s.weight**2
         start = self.onset(n)
         if np.nanmax(s.penalty) > 0 and 0.5 * np.log(weight[start] / max(weight[-1], 1e-300)) >= self.limits.shrunk:
             evidence.append(f"the weights shrank by a factor of {np.sqrt(weight[start] / weight[-1]):.3g}")
-            return Verdict.COLLAPSED, last, int(s.step[start]), evidence
+            return Failure(Verdict.COLLAPSED, last, int(s.step[start]), evidence)
         move = np.nansum(s.gradient) / max(float(s.weight[0]), 1e-300)
         if move < self.limits.vanishing:
             evidence.append(f"all loss gradients together are {move:.2g} of the size of the weights")
-            return Verdict.VANISHING, last, int(s.step[0]), evidence
+            return Failure(Verdict.VANISHING, last, int(s.step[0]), evidence)
         evidence.append("the weights did not collapse: no progress, for another reason than the penalty")
-        return Verdict.STALLED, last, int(s.step[0]), evidence
+        return Failure(Verdict.STALLED, last, int(s.step[0]), evidence)
 
     def _healthy(self) -> Diagnosis:
         s = self.series
-        level = s.loss[-max(1, min(len(s), self.limits.window)) :].mean()
+        level = self._level(max(0, len(s) - self.limits.window), len(s))
         evidence = [f"the loss is {level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})"]
         return Diagnosis(
-            Verdict.HEALTHY, False, 0.02, None, self.active_step, self.active_step, evidence=evidence,
+            Verdict.HEALTHY,
+            False,
+            0.02,
+            None,
+            self.active_step,
+            self.active_step,
+            evidence=evidence,
             remedy="none needed",
         )
 
-    def _failed(
-        self, verdict: Verdict, decided: int, onset: int | None, evidence: list[str]
-    ) -> Diagnosis:
+    def _failed(self, failure: Failure) -> Diagnosis:
+        collapsed = failure.verdict is Verdict.COLLAPSED
         return Diagnosis(
-            verdict,
-            True,
-            0.98,
-            onset,
-            decided,
-            self.active_step,
-            self._layers() if verdict is Verdict.COLLAPSED else [],
-            evidence,
-            _remedy(verdict, self.active_step is not None, self.info.penalised.any()),
+            failure.verdict,
+            failed=True,
+            probability_failed=0.98,
+            onset_step=failure.onset,
+            decided_step=failure.decided,
+            active_step=self.active_step,
+            layers=self._layers() if collapsed else [],
+            evidence=failure.evidence,
+            remedy=remedy(failure.verdict, self.active_step is not None, bool(self.info.penalised.any())),
         )
 
     def _layers(self) -> list[str]:
         """The watched parameters whose loss gradient faded most, worst first, at most three."""
         if len(self._layer_gradients) < 2:
             return []
-        first, last = self._layer_gradients[0][1], self._layer_gradients[-1][1]
+        first, last = self._layer_gradients[0], self._layer_gradients[-1]
         with np.errstate(divide="ignore", invalid="ignore"):
             faded = np.where(self.info.watched, np.log(first / last), -np.inf)
         order = [int(i) for i in np.argsort(-np.nan_to_num(faded, nan=-np.inf)) if faded[i] > 0]
@@ -383,25 +376,6 @@ class Judge:
         return [f"{n} rows; neither learning nor a collapse is clear yet"]
 
 
-def _remedy(verdict: Verdict, escaped_before: bool, penalised: bool) -> str:
-    if verdict is Verdict.COLLAPSED and escaped_before:
-        return (
-            "the run had left the baseline before the penalty crushed it: the strength is beyond what a "
-            "delay can save; use a lower strength (gradscope search --delayed finds it)"
-        )
-    if verdict is Verdict.COLLAPSED:
-        return (
-            "start again with the same strength and --schedule delayed:auto "
-            "(gradscope run does it), or find a strength that holds with gradscope search"
-        )
-    if verdict is Verdict.DIVERGED:
-        return "not a matter of the penalty: lower the learning rate, clip gradients, check the data"
-    if verdict is Verdict.VANISHING:
-        return "no gradient reaches the weights even without a penalty: change the initialisation or the depth"
-    cause = "without the penalty first" if penalised else "longer, or with another learning rate or initialisation"
-    return f"nothing in the record points to the penalty: try the run {cause}"
-
-
 def diagnose(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Diagnosis:
     """The diagnosis of a recorded run, as `gradscope diagnose` prints it.
 
@@ -409,7 +383,7 @@ def diagnose(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Diagn
     without the variables every record has.
     """
     judge = judge_record(dataset, thresholds)
-    return judge.diagnosis(finished=dataset.attrs.get("status") != "running")
+    return judge.diagnosis(finished=dataset.attrs["status"] == "finished")
 
 
 #: Rows read at a time; bounds the memory that a long record takes.
@@ -428,7 +402,7 @@ def judge_record(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> J
         raise InputError(f"not a gradscope record: it has no {', '.join(missing)}")
     if not dataset.sizes["step"]:
         raise InputError("the record is empty: no training step was recorded, so there is nothing to diagnose")
-    info = RunInfo.from_record(dataset["parameter"].values, dataset.variables, dataset.attrs)
+    info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
     judge = Judge(info, thresholds)
     for start in range(0, dataset.sizes["step"], BLOCK):
         part = dataset.isel(step=slice(start, start + BLOCK))

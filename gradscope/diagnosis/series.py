@@ -45,8 +45,8 @@ class RunInfo:
         return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
 
     @classmethod
-    def from_record(cls, names: Any, variables: Mapping[str, Any], attrs: Mapping[Any, Any]) -> RunInfo:
-        """From the parameter table and root attributes of a record."""
+    def from_record(cls, names: Any, variables: Any, attrs: Mapping[Any, Any]) -> RunInfo:
+        """From the parameter table and root attributes of a record (``variables[name]`` is an array)."""
         config = json.loads(attrs["config"])
         capture = json.loads(attrs["capture"])
         groups = config["groups"]
@@ -90,14 +90,28 @@ class Series:
     def __len__(self) -> int:
         return len(self.step)
 
-    def extended(self, more: Series) -> Series:
-        return Series(
-            *(np.concatenate([getattr(self, f.name), getattr(more, f.name)]) for f in fields(Series))
-        )
 
-    @classmethod
-    def empty(cls) -> Series:
-        return cls(*(np.empty(0) for _ in fields(cls)))
+class GrowingSeries:
+    """A series that grows by blocks; its storage doubles, so that a long run costs no more a row."""
+
+    def __init__(self) -> None:
+        self._table = np.empty((len(fields(Series)), 256))
+        self._length = 0
+
+    def extend(self, more: Series) -> None:
+        """Add the rows of a block."""
+        end = self._length + len(more)
+        if end > self._table.shape[1]:
+            table = np.empty((self._table.shape[0], max(end, 2 * self._table.shape[1])))
+            table[:, : self._length] = self._table[:, : self._length]
+            self._table = table
+        for i, f in enumerate(fields(Series)):
+            self._table[i, self._length : end] = getattr(more, f.name)
+        self._length = end
+
+    def view(self) -> Series:
+        """All rows so far, without a copy."""
+        return Series(*(column[: self._length] for column in self._table))
 
 
 def network_series(rows: Rows, info: RunInfo) -> Series:
@@ -139,9 +153,7 @@ def network_series(rows: Rows, info: RunInfo) -> Series:
     )
 
 
-def _push(
-    penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array | None, numel: Array
-) -> Array | None:
+def _push(penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array | None, numel: Array) -> Array | None:
     """⟨w, r⟩ a parameter, [N, P], from the sizes that are recorded. Exact for L2 and L1."""
     if r_abs is None or w_abs is None:
         return None
@@ -154,9 +166,7 @@ def _push(
     return r_abs * w_abs * numel
 
 
-def _rate(
-    rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array, total: float
-) -> Array:
+def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array, total: float) -> Array:
     """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
 
     SGD: lr·|r|/(|w|·(1 − momentum)); decoupled decay and proximal steps act once, without momentum.
@@ -173,4 +183,4 @@ def _rate(
     lr = np.asarray(rows["learning_rate"], dtype=np.float64)[:, group]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(w_abs > 0, r_abs / w_abs, 0.0)
-    return (lr * gain * share * numel).sum(1) / total
+    return np.asarray((lr * gain * share * numel).sum(1) / total)

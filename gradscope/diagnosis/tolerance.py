@@ -86,7 +86,7 @@ class Posterior:
     def quantile(self, q: float | Sequence[float]) -> Array:
         """Quantiles of log₁₀ λ*."""
         cumulative = np.cumsum(self.weights.sum(1))
-        return np.interp(q, cumulative, self.level)
+        return np.asarray(np.interp(q, cumulative, self.level))
 
     def mean_slope(self) -> float:
         return float((self.weights.sum(0) * self.slope).sum())

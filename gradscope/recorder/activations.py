@@ -60,9 +60,7 @@ class Activations:
         self.gradients = gradients
         self.sampling = True
         self._pools = {name: _Pool() for name in modules}
-        self._hooks = [
-            module.register_forward_hook(self._hook(self._pools[name])) for name, module in modules.items()
-        ]
+        self._hooks = [module.register_forward_hook(self._hook(self._pools[name])) for name, module in modules.items()]
 
     def _hook(self, pool: _Pool) -> Any:
         def pool_gradient(gradient: Tensor) -> None:

@@ -47,7 +47,7 @@ def capture(
         "penalties": list(penalties),
         "activations_every": activations_every,
         "frozen": [name for name, p in parameters.items() if not p.requires_grad],
-        "not_recorded": {name: "in none of the optimizers" for name in unseen},
+        "not_recorded": dict.fromkeys(unseen, "in none of the optimizers"),
         "environment": dict(overridden),
     }
 
@@ -58,7 +58,11 @@ def git_revision() -> str | None:
     folder = script if script.is_dir() else script.parent
     try:
         found = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -197,9 +197,7 @@ class Recorder:
         )
         rows.updates.append(None)
         sampled = self.activations is not None and self.activations.sampling
-        rows.activations.append(
-            self.activations.take(self.weights[0].device) if self.activations and sampled else None
-        )
+        rows.activations.append(self.activations.take(self.weights[0].device) if self.activations and sampled else None)
         if self.activations is not None:
             following = self.step // self._every + 1
             self.activations.sampling = following % self.preset.activations_every == 0
@@ -294,8 +292,7 @@ class Recorder:
 def _columns(optimizers: Sequence[Optimizer], weights: Sequence[Tensor]) -> dict[int, list[int]]:
     where = {id(w): i for i, w in enumerate(weights)}
     return {
-        id(o): sorted(where[id(p)] for g in o.param_groups for p in g["params"] if id(p) in where)
-        for o in optimizers
+        id(o): sorted(where[id(p)] for g in o.param_groups for p in g["params"] if id(p) in where) for o in optimizers
     }
 
 

@@ -37,23 +37,17 @@ def nonfinite_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
     """⟨left, right⟩ a pair of tensors, in float32."""
-    return [
-        torch.dot(a.reshape(-1).float(), b.reshape(-1).float()) for a, b in zip(left, right, strict=True)
-    ]
+    return [torch.dot(a.reshape(-1).float(), b.reshape(-1).float()) for a, b in zip(left, right, strict=True)]
 
 
-def parameter_table(
-    weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]
-) -> Tensor:
+def parameter_table(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]) -> Tensor:
     """The table of these quantities for these parameters, [Q, P]; NaN where there is no gradient."""
     if host_statistics.suits(weights, gradients):
         return host_statistics.parameter_table(weights, [g for g in gradients if g is not None], quantities)
     return foreach_table(weights, gradients, quantities)
 
 
-def foreach_table(
-    weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]
-) -> Tensor:
+def foreach_table(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]) -> Tensor:
     """The same with foreach kernels, for any device and type."""
     seen = [i for i, g in enumerate(gradients) if g is not None]
     grads = [g.detach() for g in gradients if g is not None]

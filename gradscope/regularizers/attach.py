@@ -141,7 +141,12 @@ class Regularization(_Attached):
                     self._pull(group, mine, self.penalty, strength, self.decoupled)
 
     def _pull(
-        self, group: dict[str, Any], parameters: list[Tensor], penalty: Penalty, strength: float, decoupled: bool
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        penalty: Penalty,
+        strength: float,
+        decoupled: bool,
     ) -> None:
         if not parameters or strength == 0:
             return
@@ -196,7 +201,5 @@ def regularize(
         wanted = {id(p) for p in select}
         chosen = [p for p in parameters if id(p) in wanted]
     if not chosen:
-        raise InputError(
-            f"select chooses none of the optimizer's {len(parameters)} parameters; expected at least one"
-        )
+        raise InputError(f"select chooses none of the optimizer's {len(parameters)} parameters; expected at least one")
     return Regularization(optimizer, penalty, schedule, chosen)

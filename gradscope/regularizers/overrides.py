@@ -88,6 +88,9 @@ def plain_settings(group: dict[str, object]) -> dict[str, object]:
     for name, value in group.items():
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             kept[name] = float(value)
-        elif isinstance(value, str | int | float | bool | tuple | list) and name not in ("params", "param_names"):
+        elif isinstance(value, str | int | float | bool | tuple | list) and name not in (
+            "params",
+            "param_names",
+        ):
             kept[name] = value
     return kept

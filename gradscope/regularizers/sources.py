@@ -17,7 +17,7 @@ class Source:
 
     ``strength()`` is λ at the coming step, in the convention of the penalty (L2: half the weight
     decay). ``acts``: ``coupled`` (through the optimizer's gradient), ``decoupled``, ``gradient``,
-    ``proximal`` or ``loss``. ``scheduled``: it may be 0 now and act later.
+    ``proximal`` or ``loss``. ``intended``: somebody has set this penalty, even if a schedule holds it back now.
     """
 
     penalty: Penalty
@@ -25,7 +25,7 @@ class Source:
     parameters: frozenset[int]
     strength: Callable[[], float]
     acts: str
-    scheduled: bool
+    intended: bool
 
 
 def penalty_sources(optimizer: Optimizer) -> list[Source]:
@@ -43,7 +43,9 @@ def penalty_sources(optimizer: Optimizer) -> list[Source]:
         replaced = frozenset().union(*(h.parameters for h in own if h.replaces_decay))
         if "weight_decay" in group and (rest := members - replaced):
             acts = "decoupled" if is_decoupled(optimizer, group) else "coupled"
-            sources.append(Source(L2(), index, rest, _decay(optimizer, index, factors), acts, False))
+            sources.append(
+                Source(L2(), index, rest, _decay(optimizer, index, factors), acts, bool(group["weight_decay"]))
+            )
     return sources
 
 

@@ -68,7 +68,7 @@ def load_run(path: Path, label: str | None = None) -> RunSeries:
     with open_run(path) as dataset:
         judge = judge_record(dataset)
         strength = recorded_strength(dataset)
-        failed = judge.diagnosis(finished=dataset.attrs["status"] != "running").failed
+        failed = judge.diagnosis(finished=dataset.attrs["status"] == "finished").failed
     metrics = {name: np.asarray(v, dtype=np.float64) for name, v in epoch_metrics(path).items()}
     return RunSeries(path, label or f"λ = {strength:.3g} ({path.stem})", strength, failed, judge.series, metrics)
 
@@ -121,6 +121,4 @@ def accuracy_by_strength(groups: dict[str, Sequence[RunSeries]], metric: str = "
         if not len(x):
             raise InputError("no run has a strength above 0, so there is nothing to set against the accuracy")
         curves.append(Curve(label, x, np.array([np.mean(by_strength[value]) for value in x])))
-    return Curves(
-        "Accuracy against strength", "strength λ", metric, tuple(curves), log_x=True, points=True
-    )
+    return Curves("Accuracy against strength", "strength λ", metric, tuple(curves), log_x=True, points=True)

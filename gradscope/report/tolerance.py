@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradscope.diagnosis.judge import Diagnosis, diagnose
+from gradscope.diagnosis.judge import diagnose
 from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance, recorded_strength
+from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
 
@@ -81,9 +82,7 @@ def _check_alike(runs: Sequence[RunSummary], by: str | None) -> None:
 
 def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
     decided = [run for run in runs if run.diagnosis.verdict is not Verdict.UNDECIDED]
-    estimate = estimate_tolerance(
-        [Outcome(run.strength, 0.98 if run.diagnosis.failed else 0.02) for run in decided]
-    )
+    estimate = estimate_tolerance([Outcome(run.strength, 0.98 if run.diagnosis.failed else 0.02) for run in decided])
     penalty = runs[0].settings["penalty"]
     epochs = [run.epochs for run in runs]
     return {

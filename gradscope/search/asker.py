@@ -32,9 +32,7 @@ class ToleranceSearch:
     are placed at draws from the posterior, so that a batch spreads as its uncertainty does.
     """
 
-    def __init__(
-        self, low: float, high: float, *, precision: float = 0.1, max_trials: int = 40, seed: int = 0
-    ) -> None:
+    def __init__(self, low: float, high: float, *, precision: float = 0.1, max_trials: int = 40, seed: int = 0) -> None:
         checks.strength_range(low, high)
         checks.positive_int(max_trials, "max_trials")
         if not (math.isfinite(precision) and precision > 0):

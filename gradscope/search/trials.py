@@ -65,13 +65,9 @@ def run_command_trial(
     return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words))
 
 
-def run_function_trial(
-    train: Train, plan: Plan, path: Path, penalty: str, schedule: str | None
-) -> TrialResult:
+def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, schedule: str | None) -> TrialResult:
     """A trial of a plain function ``train(strength, seed, path)`` in this process."""
-    asked = Instructions(
-        schedule=schedule, on_failure="stop", on_success="ignore" if plan.audit else "stop"
-    )
+    asked = Instructions(schedule=schedule, on_failure="stop", on_success="ignore" if plan.audit else "stop")
     stopped = False
     with instructed(asked):
         try:
@@ -105,7 +101,7 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str) -> Tria
         first = dataset["weight_mean_abs"].isel(step=0).values
         if diagnosis.verdict is Verdict.DIVERGED and diagnosis.onset_step == 0:
             raise InputError(
-                f"{who!r} is not finite from its first step (seed {plan.seed}): that is no matter of the strength; "
+                f"{who!r} is not finite from its first step (seed {plan.seed}): no matter of the strength; "
                 f"check the data, the learning rate and the initialisation"
             )
         if diagnosis.verdict is Verdict.UNDECIDED:

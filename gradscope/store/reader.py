@@ -82,9 +82,7 @@ def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     with open_run(path, "events") as table:
         return [
             {"step": int(step), "kind": str(kind), "text": str(text)}
-            for step, kind, text in zip(
-                table["step"].values, table["kind"].values, table["text"].values, strict=True
-            )
+            for step, kind, text in zip(table["step"].values, table["kind"].values, table["text"].values, strict=True)
         ]
 
 

@@ -37,9 +37,7 @@ def claim(path: Path, mode: str) -> None:
         raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     if path.exists():
         if mode == "create":
-            raise RecordExistsError(
-                f"{path} exists already; give another path, or mode='overwrite' to replace it"
-            )
+            raise RecordExistsError(f"{path} exists already; give another path, or mode='overwrite' to replace it")
         if not h5py.is_hdf5(path):
             raise InputError(f"{path} is not a record, and mode='overwrite' replaces records only; delete it first")
 
@@ -113,9 +111,7 @@ class Writer:
         self._scale(epochs, "epoch", np.empty(0, dtype=np.int64), growing=True, long_name="epoch")
         root.flush()
 
-    def _scale(
-        self, parent: h5py.Group, name: str, values: Any, *, growing: bool = False, long_name: str
-    ) -> None:
+    def _scale(self, parent: h5py.Group, name: str, values: Any, *, growing: bool = False, long_name: str) -> None:
         if isinstance(values, list):
             scale = parent.create_dataset(name, data=values, dtype=TEXT)
         else:

@@ -1,0 +1,68 @@
+"""What a judge answers with: the verdict on a run, what it rests on, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gradscope.types import Verdict
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure that has been found. ``decided``, ``onset``: optimizer steps."""
+
+    verdict: Verdict
+    decided: int
+    onset: int | None
+    evidence: list[str]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict on a run, with what it rests on and what to do."""
+
+    verdict: Verdict
+    failed: bool
+    probability_failed: float
+    onset_step: int | None
+    decided_step: int | None
+    active_step: int | None
+    layers: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as ``gradscope diagnose --json`` prints them."""
+        return {**asdict(self), "verdict": str(self.verdict)}
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one line."""
+        if self.verdict is Verdict.UNDECIDED:
+            return "undecided: too early to say whether this run learns"
+        if self.verdict is Verdict.HEALTHY:
+            since = "" if self.active_step is None else f" (active phase from step {self.active_step})"
+            return f"healthy: the run learns{since}"
+        onset = "" if self.onset_step is None else f" from step {self.onset_step}"
+        return f"{self.verdict}{onset}, decidable at step {self.decided_step}"
+
+
+def remedy(verdict: Verdict, escaped_before: bool, penalised: bool) -> str:
+    """What gradscope can do about it, or what the user can."""
+    if verdict is Verdict.COLLAPSED and escaped_before:
+        return (
+            "the run had left the baseline before the penalty crushed it: the strength is beyond what a "
+            "delay can save; use a lower strength (gradscope search --delayed finds it)"
+        )
+    if verdict is Verdict.COLLAPSED:
+        return (
+            "start again with the same strength and --schedule delayed:auto "
+            "(gradscope run does it), or find a strength that holds with gradscope search"
+        )
+    if verdict is Verdict.DIVERGED:
+        return "not a matter of the penalty: lower the learning rate, clip gradients, check the data"
+    if verdict is Verdict.VANISHING:
+        return "no gradient reaches the weights even without a penalty: change the initialisation or the depth"
+    cause = "without the penalty first" if penalised else "longer, or with another learning rate or initialisation"
+    return f"nothing in the record points to the penalty: try the run {cause}"

@@ -1,0 +1,61 @@
+"""Small models and plain training loops that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import gradscope
+from gradscope.recording import Recording
+
+Model = Callable[[], nn.Module]
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def convnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+    )
+
+
+def batches(count: int, size: int = 5) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same random classification batches every time, without touching the global RNG."""
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(count):
+        yield torch.randn(size, 6, generator=generator), torch.randint(0, 3, (size,), generator=generator)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    run: Recording | None = None,
+    each: Callable[[int], None] | None = None,
+) -> list[float]:
+    """A plain loop; ``each`` is called after backward and before the step."""
+    losses = []
+    for step, (x, y) in enumerate(batches(steps)):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        if each is not None:
+            each(step)
+        optimizer.step()
+        if run is not None:
+            run.log(loss=loss)
+        losses.append(loss.item())
+    return losses
+
+
+def recorded(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 20, **options: object):
+    """Train under a recording and return the dataset, loaded."""
+    with gradscope.record(model, optimizer, path, on_failure="ignore", **options) as run:  # type: ignore[arg-type]
+        train(model, optimizer, steps, run)
+    with gradscope.open_run(path) as dataset:
+        return dataset.load()

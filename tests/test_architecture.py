@@ -1,0 +1,92 @@
+"""The import directions of the house, and what must not be loaded on the way to a help text."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASE = {"types", "checks"}
+ROOMS = {
+    "types": set(),
+    "checks": {"types"},
+    "child": BASE,
+    "regularizers": BASE,
+    "recorder": BASE,
+    "store": BASE,
+    "diagnosis": BASE,
+    "control": {"diagnosis", "regularizers", "store", "child"} | BASE,
+    "search": {"diagnosis", "store", "child"} | BASE,
+    "wiring": {"regularizers", "recorder", "child"} | BASE,
+    "recording": {"regularizers", "recorder", "store", "diagnosis", "control", "child", "wiring"} | BASE,
+    "report": {"store", "diagnosis"} | BASE,
+    "integrations": {"recorder", "control", "regularizers", "store"} | BASE,
+    "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
+    "": {"recording", "regularizers", "store", "diagnosis", "search"} | BASE,  # gradscope/__init__.py
+}
+LIBRARIES = {
+    "torch": {"regularizers", "recorder", "recording", "wiring", "control", "demo", "integrations"},
+    "h5py": {"store"},
+    "matplotlib": {"report"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "gradscope").rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(ROOT / "gradscope").with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_import_in_one_direction(path: Path) -> None:
+    here = room(path)
+    for name in imported(path):
+        first, *rest = name.split(".")
+        if first == "gradscope":
+            there = rest[0] if rest and rest[0] in ROOMS else ""
+            assert there == here or there in ROOMS[here], f"{here or 'gradscope'} may not import {name}"
+        elif first in LIBRARIES:
+            assert here in LIBRARIES[first], f"{here} may not import {first}"
+
+
+def loaded_after(code: str) -> set[str]:
+    code += "\nimport sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], ["diagnose", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    loaded = loaded_after(f"from gradscope_cli.main import run; assert run({arguments!r}) == 0")
+    assert not loaded & {"torch", "matplotlib", "h5py", "xarray", "numpy", "scipy", "sklearn"}
+
+
+def test_import_gradscope_is_light() -> None:
+    assert not loaded_after("import gradscope") & {"torch", "matplotlib", "h5py", "xarray", "numpy"}
+
+
+def test_every_public_name_is_there() -> None:
+    import gradscope
+
+    for name in gradscope.__all__:
+        assert getattr(gradscope, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'tolerate'"):
+        _ = gradscope.tolerate
