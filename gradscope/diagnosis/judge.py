@@ -16,7 +16,7 @@ run's own quantities; they stand together in `Thresholds`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,7 +107,8 @@ class Judge:
         found = self._divergence(n) or self._collapse(n)
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
-            self.failure = found
+            layers = self._layers() if found.verdict is Verdict.COLLAPSED else []
+            self.failure = replace(found, layers=layers)
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -345,7 +346,6 @@ class Judge:
         )
 
     def _failed(self, failure: Failure) -> Diagnosis:
-        collapsed = failure.verdict is Verdict.COLLAPSED
         return Diagnosis(
             failure.verdict,
             failed=True,
@@ -353,7 +353,7 @@ class Judge:
             onset_step=failure.onset,
             decided_step=failure.decided,
             active_step=self.active_step,
-            layers=self._layers() if collapsed else [],
+            layers=failure.layers,
             evidence=failure.evidence,
             remedy=remedy(failure.verdict, self.active_step is not None, bool(self.info.penalised.any())),
         )

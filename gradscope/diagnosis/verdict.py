@@ -16,6 +16,7 @@ class Failure:
     decided: int
     onset: int | None
     evidence: list[str]
+    layers: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,11 @@ def open_run(path: str | os.PathLike[str], group: str | None = None) -> xr.Datas
     `RecordNotFoundError`, or `InputError` for anything that is not a record.
     """
     path = check(path)
-    _identify(path)
+    locking = _identify(path)
     if group not in (None, "epochs", "events"):
         raise InputError(f"group is {group!r}; expected 'epochs' or 'events'")
     try:
-        # Without HDF5's lock: a writer may be at work, and reading must not disturb it.
-        dataset = xr.open_dataset(path, engine="h5netcdf", group=group, driver_kwds={"locking": False})
+        dataset = xr.open_dataset(path, engine="h5netcdf", group=group, driver_kwds={"locking": locking})
         if group is None:
             rows = min(int(dataset.attrs["rows"]), dataset.sizes[schema.STEP])
             dataset = dataset.isel({schema.STEP: slice(0, rows)})
@@ -56,10 +55,22 @@ def open_run(path: str | os.PathLike[str], group: str | None = None) -> xr.Datas
     return dataset
 
 
-def _identify(path: Path) -> None:
-    """Refuse HDF5 files that somebody else wrote, and records of a later gradscope."""
+def _identify(path: Path) -> bool | None:
+    """Refuse HDF5 files that somebody else wrote, and records of a later gradscope; the locking to open with.
+
+    Without HDF5's lock, because a writer may be at work and reading must not disturb it; with its default
+    (None) where the writer is this very process, for HDF5 wants the two to be alike.
+    """
+    locking: bool | None = False
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        try:
+            file = h5py.File(path, "r", locking=False)
+        except OSError as error:
+            if "locking flag" not in str(error):
+                raise
+            locking = None
+            file = h5py.File(path, "r")
+        with file:
             attributes = dict(file.attrs)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} is a damaged HDF5 file: {str(error).splitlines()[0]}") from None
@@ -75,6 +86,7 @@ def _identify(path: Path) -> None:
             f"{path} has schema version {version}, this gradscope reads up to {schema.SCHEMA_VERSION}; "
             f"install gradscope {attributes['gradscope_version']} or later"
         )
+    return locking
 
 
 def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,250 @@
+"""The judge: early and right on real runs, the same live and post hoc, patient with late bloomers."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import gradscope
+from gradscope import InputError, Verdict
+from gradscope.diagnosis.judge import NEEDED, Judge, judge_record
+from gradscope.diagnosis.series import RunInfo, network_series
+from tests.loops import mlp, recorded, train
+
+
+def load(path: Path) -> xr.Dataset:
+    with gradscope.open_run(path) as dataset:
+        return dataset.load()
+
+
+def rows_of(dataset: xr.Dataset, start: int, stop: int) -> dict[str, np.ndarray]:
+    part = dataset.isel(step=slice(start, stop))
+    return {name: part[name].values for name in ("step", *NEEDED) if name in part.variables}
+
+
+def info_of(dataset: xr.Dataset) -> RunInfo:
+    return RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
+
+
+def test_a_collapse_is_decided_in_the_first_tenth(collapsed_run: Path) -> None:
+    dataset = load(collapsed_run)
+    found = gradscope.diagnose(dataset)
+    assert found.verdict is Verdict.COLLAPSED
+    assert found.failed
+    assert found.onset_step == 0
+    assert found.decided_step is not None
+    assert found.decided_step < 0.1 * dataset.sizes["step"]
+    assert found.layers
+    assert all(name.endswith("weight") for name in found.layers)
+    assert any("radial balance" in line for line in found.evidence)
+    assert "delayed:auto" in found.remedy
+
+
+def test_a_healthy_run_is_healthy(healthy_run: Path) -> None:
+    found = gradscope.diagnose(load(healthy_run))
+    assert found.verdict is Verdict.HEALTHY
+    assert not found.failed
+    assert found.active_step is not None
+    assert 0 < found.active_step < 500
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_verdict_does_not_depend_on_the_blocks(collapsed_run: Path, size: int) -> None:
+    dataset = load(collapsed_run)
+    judge = Judge(info_of(dataset))
+    for start in range(0, 200, size):
+        judge.update(rows_of(dataset, start, min(start + size, 200)))
+    at_once = Judge(info_of(dataset))
+    at_once.update(rows_of(dataset, 0, 200))
+    assert judge.diagnosis() == at_once.diagnosis()
+    assert judge.diagnosis().verdict is Verdict.COLLAPSED
+
+
+def test_live_and_post_hoc_agree(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(6, 6), nn.ReLU())], nn.Linear(6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1.0)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        train(model, optimizer, 120, run)
+        live = run.verdict
+    assert live.verdict is Verdict.COLLAPSED
+    assert run.verdict == gradscope.diagnose(load(tmp_path / "r.h5")) == live
+
+
+def test_a_verdict_stays(collapsed_run: Path) -> None:
+    """Once failed always failed, on every prefix of a growing record; undecided before."""
+    dataset = load(collapsed_run)
+    judge = Judge(info_of(dataset))
+    verdicts = []
+    for start in range(0, dataset.sizes["step"], 5):
+        judge.update(rows_of(dataset, start, start + 5))
+        verdicts.append(judge.diagnosis().verdict)
+    changes = [v for before, v in pairwise(verdicts) if v is not before]
+    assert changes == [Verdict.COLLAPSED]
+    assert verdicts[0] is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize("drop", [["weight_gradient_dot"], ["weight_norm"], ["weight_gradient_dot", "nonfinite_count"]])
+def test_part_of_the_quantities_is_enough(collapsed_run: Path, drop: list[str]) -> None:
+    found = gradscope.diagnose(load(collapsed_run).drop_vars(drop))
+    assert found.verdict is Verdict.COLLAPSED
+    assert any("could not be used" in line for line in found.evidence)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_loss_may_be_logged_sparsely(collapsed_run: Path, healthy_run: Path, every: int) -> None:
+    for path, verdict in ((collapsed_run, Verdict.COLLAPSED), (healthy_run, Verdict.HEALTHY)):
+        dataset = load(path)
+        dataset["loss"] = dataset["loss"].where(dataset["step"] % every == 0)
+        assert gradscope.diagnose(dataset).verdict is verdict
+
+
+def test_sparse_records_are_judged_too(collapsed_run: Path, healthy_run: Path) -> None:
+    assert gradscope.diagnose(load(collapsed_run).isel(step=slice(None, None, 4))).verdict is Verdict.COLLAPSED
+    assert gradscope.diagnose(load(healthy_run).isel(step=slice(None, None, 4))).verdict is Verdict.HEALTHY
+
+
+def test_without_a_loss_nothing_is_guessed(healthy_run: Path) -> None:
+    found = gradscope.diagnose(load(healthy_run).drop_vars("loss"))
+    assert found.verdict is Verdict.UNDECIDED
+    assert "call Recording.log(loss=…)" in found.evidence[0]
+
+
+# -- made-up runs whose outcome is known by construction --------------------------------------------
+
+
+def synthetic(steps: int, loss, weight, gradient, pull, strength: float = 0.05, **attrs: float) -> xr.Dataset:
+    """One layer of 1,000 weights, SGD without momentum, with these curves over steps."""
+    t = np.arange(steps, dtype=np.float64)
+    w, g = weight(t), gradient(t)
+    column = lambda values: (("step", "parameter"), np.asarray(values)[:, None])  # noqa: E731
+    dataset = xr.Dataset(
+        {
+            "loss": ("step", loss(t)),
+            "learning_rate": (("step", "group"), np.full((steps, 1), 0.1)),
+            "loss_gradient_mean_abs": column(g),
+            "penalty_gradient_mean_abs": column(2 * strength * w),
+            "weight_mean_abs": column(w),
+            "weight_norm": column(w * math.sqrt(1000)),
+            "weight_gradient_dot": column(-pull(t) * 2 * strength * w**2 * 1000),
+            "numel": ("parameter", [1000]),
+            "penalised": ("parameter", [strength > 0]),
+            "group": (("parameter",), [0]),
+        },
+        coords={"step": t.astype(int), "parameter": ["w"]},
+    )
+    groups = '{"groups": [{"momentum": 0.0}]}'
+    dataset.attrs = {
+        "status": "finished", "penalty": "l2", "config": groups, "capture": "{}", "baseline_loss": 2.3, "horizon": -1,
+    } | attrs  # fmt: skip
+    return dataset
+
+
+RNG = np.random.default_rng(0)
+
+
+def flat(t: np.ndarray) -> np.ndarray:
+    return 2.3 + 0.02 * RNG.standard_normal(len(t))
+
+
+def falling(t: np.ndarray) -> np.ndarray:
+    return 0.1 * np.exp(-0.01 * t)
+
+
+def steady(t: np.ndarray) -> np.ndarray:
+    return np.full(len(t), 0.1)
+
+
+def blooming(t: np.ndarray) -> np.ndarray:
+    return np.where(t < 1500, flat(t), 2.3 * np.exp(-(t - 1500) / 100))
+
+
+def test_collapse_by_construction() -> None:
+    found = gradscope.diagnose(synthetic(2000, flat, falling, lambda t: falling(t) ** 3, lambda t: 0 * t))
+    assert found.verdict is Verdict.COLLAPSED
+    assert found.decided_step is not None
+    assert 100 <= found.decided_step < 200  # e-folding time 100 steps
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.0001])
+def test_a_late_bloomer_is_never_called_failed(strength: float) -> None:
+    dataset = synthetic(2000, blooming, steady, steady, lambda t: 0 * t, strength)
+    judge = judge_record(dataset.isel(step=slice(0, 1500)))
+    assert judge.diagnosis().verdict is Verdict.UNDECIDED
+    assert gradscope.diagnose(dataset).verdict is Verdict.HEALTHY
+
+
+def test_shrinking_weights_with_growing_gradients_are_no_collapse() -> None:
+    """A normalised net: the penalty shrinks the weights, and the gradients grow as they do."""
+    dataset = synthetic(2000, blooming, falling, lambda t: 1e-3 / falling(t), lambda t: 0 * t)
+    assert judge_record(dataset.isel(step=slice(0, 1400))).diagnosis().verdict is Verdict.UNDECIDED
+
+
+def test_a_rising_balance_is_given_time() -> None:
+    dataset = synthetic(400, flat, falling, falling, lambda t: 0.004 * np.exp(t / 60))
+    assert judge_record(dataset).diagnosis().verdict is Verdict.UNDECIDED
+
+
+def test_stalled_is_said_at_the_horizon_only() -> None:
+    dataset = synthetic(1000, flat, steady, steady, lambda t: 0 * t, 0.0, horizon=2000)
+    assert gradscope.diagnose(dataset).verdict is Verdict.UNDECIDED
+    dataset.attrs["horizon"] = 1000
+    found = gradscope.diagnose(dataset)
+    assert found.verdict is Verdict.STALLED
+    assert found.decided_step == 999
+
+
+def test_vanishing_without_a_penalty() -> None:
+    tiny = synthetic(1000, flat, steady, lambda t: np.full(len(t), 1e-12), lambda t: 0 * t, 0.0)
+    assert gradscope.diagnose(tiny).verdict is Verdict.VANISHING
+
+
+def test_divergence() -> None:
+    assert gradscope.diagnose(synthetic(1000, lambda t: 2 + t, steady, steady, steady)).verdict is Verdict.DIVERGED
+    broken = synthetic(500, flat, lambda t: np.where(t < 300, 0.1, np.nan), steady, steady)
+    found = gradscope.diagnose(broken)
+    assert found.verdict is Verdict.DIVERGED
+    assert found.onset_step == 300
+
+
+def test_a_collapse_after_learning_gets_another_remedy() -> None:
+    loss = lambda t: np.where(t < 500, 2.3 * np.exp(-t / 50), flat(t))  # noqa: E731
+    weight = lambda t: 0.1 * np.exp(-0.01 * np.maximum(t - 300, 0))  # noqa: E731
+    found = gradscope.diagnose(synthetic(2000, loss, weight, lambda t: weight(t) ** 2, lambda t: 0 * t))
+    assert found.verdict is Verdict.COLLAPSED
+    assert "beyond what a delay can save" in found.remedy
+
+
+def test_too_short_is_undecided(tmp_path: Path) -> None:
+    model = mlp()
+    dataset = recorded(tmp_path / "r.h5", model, torch.optim.SGD(model.parameters(), lr=0.01), 20)
+    assert gradscope.diagnose(dataset).verdict is Verdict.UNDECIDED
+
+
+def test_not_a_record_is_said() -> None:
+    with pytest.raises(InputError, match="not a gradscope record"):
+        gradscope.diagnose(xr.Dataset({"x": ("step", [1.0])}))
+
+
+def test_series_against_the_definitions(healthy_run: Path) -> None:
+    """ρ of the network, radial balance and e-folding rate as the contract writes them."""
+    dataset = load(healthy_run)
+    series = network_series(rows_of(dataset, 0, 50), info_of(dataset))
+    matrix = dataset["penalised"].values
+    w = dataset["weight_mean_abs"].values[:50, matrix].astype(np.float64)
+    numel = dataset["numel"].values[matrix]
+    square = (dataset["weight_norm"].values[:50, matrix].astype(np.float64) ** 2).sum(1)
+    strength, lr, momentum = 0.002, 0.03, 0.9
+    np.testing.assert_allclose(series.penalty, 2 * strength * (w * numel).sum(1) / numel.sum(), rtol=1e-5)
+    np.testing.assert_allclose(series.push, 2 * strength * square, rtol=1e-5)
+    np.testing.assert_allclose(series.rate, 2 * lr * strength / (1 - momentum), rtol=1e-5)
+    np.testing.assert_allclose(
+        series.pull, -dataset["weight_gradient_dot"].values[:50, matrix].astype(np.float64).sum(1), rtol=1e-5
+    )
