@@ -39,6 +39,11 @@ def positive_int(value: int, name: str) -> int:
     return value
 
 
+def optional_count(value: int | None, name: str) -> int | None:
+    """None, or a whole number of at least 1."""
+    return None if value is None else positive_int(value, name)
+
+
 def one_of(value: str, known: Collection[str], name: str) -> str:
     """One of a few words."""
     if value not in known:

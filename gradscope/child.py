@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NoReturn
 
 from gradscope import checks
 from gradscope.types import InputError
@@ -103,6 +104,13 @@ class Stopped(SystemExit):
     def __init__(self, reason: str) -> None:
         super().__init__(EXIT_STOPPED)
         self.reason = reason
+
+
+def refuse(error: InputError) -> NoReturn:
+    """A mistake found inside a child that a supervisor has started: one line for it to pass on, no traceback."""
+    if inside_search() or instructions() == Instructions():
+        raise error
+    raise SystemExit(str(error)) from None
 
 
 # -- the supervisor's side ------------------------------------------------------------------------

@@ -76,21 +76,26 @@ def record(
     Raises:
         InputError: something given cannot be used; nothing has been written then.
     """
-    return Recording(
-        model,
-        [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer),
-        Path(path),
-        penalty=penalty,
-        every=checks.positive_int(every, "every"),
-        preset=checks.one_of(preset, PRESETS, "preset"),
-        select=select,
-        on_failure=checks.one_of(on_failure, child.ON_FAILURE, "on_failure"),
-        steps_per_epoch=None if steps_per_epoch is None else checks.positive_int(steps_per_epoch, "steps_per_epoch"),
-        horizon=None if horizon is None else checks.positive_int(horizon, "horizon"),
-        baseline_loss=None if baseline_loss is None else checks.strength(baseline_loss, "baseline_loss"),
-        mode=mode,
-        checkpoint=checkpoint,
-    )
+    try:
+        return Recording(
+            model,
+            [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer),
+            Path(path),
+            penalty=penalty,
+            every=checks.positive_int(every, "every"),
+            preset=checks.one_of(preset, PRESETS, "preset"),
+            select=select,
+            on_failure=checks.one_of(on_failure, child.ON_FAILURE, "on_failure"),
+            steps_per_epoch=None
+            if steps_per_epoch is None
+            else checks.positive_int(steps_per_epoch, "steps_per_epoch"),
+            horizon=None if horizon is None else checks.positive_int(horizon, "horizon"),
+            baseline_loss=None if baseline_loss is None else checks.strength(baseline_loss, "baseline_loss"),
+            mode=mode,
+            checkpoint=checkpoint,
+        )
+    except InputError as error:
+        child.refuse(error)
 
 
 _RECORDED_HERE: dict[str, int] = {}
@@ -134,6 +139,7 @@ class Recording:
         self._checkpoint = checkpoint
         self._steps_per_epoch = steps_per_epoch
         self._told = False
+        self._first_step = 0
         self._closed = False
         self._status = "running"
         self._stop: Stopped | None = None
@@ -259,6 +265,11 @@ class Recording:
         """Called when a row begins, before the optimizer has done anything."""
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
+        if step == self._first_step:
+            try:
+                self._penalties.check()
+            except InputError as error:
+                child.refuse(error)
         judge = self._judge
         if judge.established_step is not None:
             self._penalties.active_phase(step)

@@ -181,6 +181,11 @@ class Penalties:
         self._new = False
         return new
 
+    def check(self) -> None:
+        """Raises `InputError` where a schedule lacks what it counts by."""
+        for handle in self._handles:
+            handle.now()
+
     def set_epoch(self, epoch: int) -> None:
         for handle in self._handles:
             handle.epoch = epoch

@@ -64,7 +64,7 @@ def supervise(
             penalty=command.penalty if strength is not None else None,
             schedule=decision.schedule,
             seed=seed,
-            out=str((folder / f"attempt-{number}.h5").resolve()),
+            out=str(_free(folder, number).resolve()),
             on_failure="stop",
         )
         say(f"attempt {number}: {decision.reason or 'from the start'}")
@@ -76,6 +76,13 @@ def supervise(
     result = RunResult(not attempts[-1].diagnosis.failed, decision.reason, folder, tuple(attempts))
     _write(folder, result)
     return result
+
+
+def _free(folder: Path, number: int) -> Path:
+    """Where the next attempt records. A record that a call which broke off has left there is kept."""
+    while (path := folder / f"attempt-{number}.h5").exists():
+        number += 1
+    return path
 
 
 def _attempt(command: Command, asked: Instructions, show: bool) -> Attempt:

@@ -66,6 +66,7 @@ class Posterior:
         self.level = np.linspace(self.low, self.high, points)
         self.slope = np.geomspace(*SLOPES, 15)
         self._log = np.zeros((points, len(self.slope)))
+        self._fails: Array | None = None
 
     def likelihood_failed(self, x: Array | float) -> Array:
         """P(fail) at log₁₀ strengths ``x`` [K], on the grid: [K, M, S]."""
@@ -91,15 +92,17 @@ class Posterior:
     def mean_slope(self) -> float:
         return float((self.weights.sum(0) * self.slope).sum())
 
-    def information(self, x: Array) -> tuple[Array, Array]:
-        """Expected information about λ* (in nats) from a trial at each ``x``, and P(fail) there."""
+    def information(self) -> tuple[Array, Array]:
+        """Expected information about λ* (in nats) from a trial at each level of the grid, and P(fail) there."""
+        if self._fails is None:
+            self._fails = self.likelihood_failed(self.level)
         weights = self.weights
-        fails = self.likelihood_failed(x)
-        overall = (fails * weights).sum((1, 2))
-        # About λ* alone: the slope is a nuisance, so it is averaged out within each level.
         by_level = weights.sum(1)
-        within = (fails * weights).sum(2) / np.maximum(by_level, 1e-300)
-        return _entropy(overall) - (_entropy(within) * by_level).sum(1), overall
+        # About λ* alone: the slope is a nuisance, so it is averaged out within each level.
+        joint = np.einsum("kms,ms->km", self._fails, weights)
+        overall = joint.sum(1)
+        within = joint / np.maximum(by_level, 1e-300)
+        return _entropy(overall) - _entropy(within) @ by_level, overall
 
     def estimate(self, outcomes: Sequence[Outcome]) -> ToleranceEstimate:
         """λ* and its interval, if the trials say where it is."""

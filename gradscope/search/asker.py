@@ -57,7 +57,7 @@ class ToleranceSearch:
             weights = self.posterior.weights.sum(1)
             chosen = float(self._random.choice(x, p=weights))
         else:
-            gain, fails = self.posterior.information(x)
+            gain, fails = self.posterior.information()
             cost = fails * self._mean_steps(True) + (1 - fails) * self._mean_steps(False)
             chosen = float(x[int(np.argmax(gain / cost))])
         plan = Plan(self._asked, float(f"{10**chosen:.4g}"), self._asked, bool(self._random.random() < AUDIT))

@@ -1,0 +1,1 @@
+"""Shared by the studies: models, loops, and running many trainings at once."""

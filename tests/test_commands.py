@@ -1,0 +1,350 @@
+"""The command line on real files and real processes: output, exit codes, and every likely mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gradscope_cli.main import run
+
+import gradscope
+from gradscope.store.reader import epoch_metrics, events, open_run
+
+SCRIPT = str(Path(__file__).parent / "scripts" / "unseen.py")
+PYTHON = sys.executable
+DEMO = [PYTHON, "-m", "gradscope.demo.training"]
+TOO_STRONG = "0.1"  # λ for the unseen script, ten times its tolerance level
+
+
+def ok(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    """Run with --json and return the one object on standard output."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    assert run([*arguments[:cut], "--json", *arguments[cut:]]) == code, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a mistake is answered with."""
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("gradscope: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+# -- reading records ------------------------------------------------------------------------------
+
+
+def test_diagnose(collapsed_run: Path, healthy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ok(["diagnose", str(collapsed_run), str(healthy_run)], capsys, code=3)["runs"]
+    assert [r["verdict"] for r in found] == ["collapsed", "healthy"]
+    assert [r["failed"] for r in found] == [True, False]
+    keys = {
+        "path", "verdict", "failed", "probability_failed", "onset_step", "decided_step", "layers", "evidence", "remedy",
+    }  # fmt: skip
+    assert keys <= set(found[0])
+    assert ok(["diagnose", str(healthy_run)], capsys)["runs"][0]["path"] == str(healthy_run)
+    assert run(["diagnose", str(collapsed_run)]) == 3
+    text = capsys.readouterr().out
+    assert "collapsed from step 0" in text
+    assert "remedy: start again with the same strength" in text
+
+
+def test_inspect(healthy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = ok(["inspect", str(healthy_run)], capsys)
+    assert seen["rows"] == 1150
+    assert seen["strength"] == pytest.approx(0.002)
+    assert [p["name"] for p in seen["parameters"]][:2] == ["0.weight", "0.bias"]
+    assert [p["penalised"] for p in seen["parameters"]][:2] == [True, False]
+    assert "loss_gradient" in seen["capture"]
+    assert run(["inspect", str(healthy_run)]) == 0
+    assert "weight_decay 0.004" in capsys.readouterr().out
+
+
+def test_tolerance(collapsed_run: Path, healthy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ok(["tolerance", str(collapsed_run), str(healthy_run)], capsys)
+    assert found["determined"]
+    assert found["low"] < found["tolerance"] < found["high"]
+    assert found["weight_decay"] == pytest.approx(2 * found["tolerance"])
+    assert found["trials"] == 2
+    assert found["epochs_run"] == 100
+    assert found["steps_run"] == 2300
+    alone = ok(["tolerance", str(healthy_run)], capsys)
+    assert not alone["determined"]
+    assert alone["tolerance"] is None
+    assert "lies above" in alone["reason"]
+
+
+def test_tolerance_names_what_differs(healthy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from tests.loops import mlp, recorded
+
+    model = mlp()
+    other = tmp_path / "other.h5"
+    recorded(other, model, torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1), 100)
+    message = refused(["tolerance", str(healthy_run), str(other)], capsys)
+    assert "the runs differ in" in message
+    assert "--by" in message
+    assert "--by is 'depth'" in refused(["tolerance", str(healthy_run), "--by", "depth"], capsys)
+    by = ok(["tolerance", str(healthy_run), "--by", "groups.0.lr"], capsys)
+    assert list(by["levels"]) == ["0.03"]
+
+
+@pytest.mark.parametrize("figure", ["accuracy", "gradient", "gradient-closeup", "proportion", "weight", "loss"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_plot(collapsed_run: Path, healthy_run: Path, tmp_path: Path, figure: str, suffix: str) -> None:
+    out = tmp_path / f"figure.{suffix}"
+    assert run(["plot", str(collapsed_run), str(healthy_run), "--figure", figure, "-o", str(out)]) == 0
+    assert out.read_bytes()[:4] in (b"\x89PNG", b"<?xm", b"%PDF")
+
+
+def test_plot_mistakes(healthy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = ["plot", str(healthy_run), "--figure"]
+    assert "figure is 'volcano'; expected one of accuracy" in refused([*plot, "volcano"], capsys)
+    assert "ends in .png" in refused([*plot, "loss", "-o", str(tmp_path / "x.bmp")], capsys)
+    assert "no folder" in refused([*plot, "loss", "-o", str(tmp_path / "no" / "x.png")], capsys)
+
+
+@pytest.mark.parametrize("command", ["diagnose", "inspect", "tolerance", "plot"])
+def test_unreadable_records(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--figure", "loss"] if command == "plot" else []
+    text = tmp_path / "notes.h5"
+    text.write_text("hello")
+    assert "there is no file" in refused([command, str(tmp_path / "none.h5"), *more], capsys)
+    assert "is not an HDF5 file" in refused([command, str(text), *more], capsys)
+    assert "is a folder" in refused([command, str(tmp_path), *more], capsys)
+
+
+def test_usage_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No such command" in refused(["diagnoze"], capsys)
+    assert "--help" in refused(["diagnose"], capsys)
+    assert "No such option" in refused(["diagnose", "--jsn", "x"], capsys)
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"gradscope {gradscope.__version__}"
+
+
+@pytest.mark.parametrize("command", ["demo", "run", "inspect", "diagnose", "tolerance", "search", "plot"])
+def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    assert f"Example: gradscope {command}" in " ".join(capsys.readouterr().out.split())
+
+
+# -- supervising a script -------------------------------------------------------------------------
+
+
+def test_run_remedies_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No placeholder, no argument: strength, schedule and record reach it through the environment."""
+    out = tmp_path / "with a space"
+    found = ok(["run", "--strength", TOO_STRONG, "--out", str(out), "--", PYTHON, SCRIPT], capsys)
+    first, second = found["attempts"]
+    assert first["verdict"] == "collapsed"
+    assert first["stopped_step"] is not None
+    assert first["stopped_step"] < 100
+    assert second["schedule"] == "delayed:auto"
+    assert second["verdict"] == "healthy"
+    assert second["stopped_step"] is None
+    assert json.loads((out / "run.json").read_text()) == found
+    assert not Path("unseen.h5").exists()
+
+
+def test_run_abstains_where_a_delay_cannot_help(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--strength", "1.5", "--max-restarts", "5", "--out", str(tmp_path / "o")]
+    found = ok(["run", *options, "--", PYTHON, SCRIPT], capsys, code=3)
+    first, second = found["attempts"]
+    assert first["verdict"] == second["verdict"] == "collapsed"
+    assert second["active_step"] is not None  # it learned without the penalty, and was crushed by it
+    assert "beyond what a delay can save" in found["reason"]
+
+
+@pytest.mark.parametrize("placeholders", [True, False])
+def test_run_remedies_a_failed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], placeholders: bool) -> None:
+    words = [*DEMO, "--seed", "{seed}", "--out", "{out}"]
+    words += ["--weight-decay", "{weight_decay}"] if placeholders else []
+    out = tmp_path / "fix"
+    found = ok(["run", "--strength", "0.04", "--seed", "1", "--out", str(out), "--", *words], capsys)
+    assert found["learned"]
+    assert [a["schedule"] for a in found["attempts"]] == ["constant", "delayed:auto"]
+    assert [a["strength"] for a in found["attempts"]] == [0.04, 0.04]
+    first, second = (Path(a["path"]) for a in found["attempts"])
+    assert np.nanmax(epoch_metrics(first)["accuracy"]) < 0.2
+    assert epoch_metrics(second)["accuracy"][-1] > 0.7
+    with open_run(second) as dataset:
+        strength = dataset["strength"].values[:, 0]
+        assert strength[0] == 0
+        assert strength[-1] == pytest.approx(0.04)
+        assert (np.diff(strength) != 0).sum() == 1
+    with open_run(first) as dataset:
+        assert dataset.attrs["status"] == "failed"
+    assert {"verdict", "stopped"} <= {e["kind"] for e in events(first)}
+
+
+def test_run_leaves_a_healthy_script_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ok(["run", "--out", str(tmp_path / "o"), "--", PYTHON, SCRIPT, "--decay", "0.001"], capsys)
+    assert found["learned"]
+    assert len(found["attempts"]) == 1
+    assert found["attempts"][0]["strength"] is None
+    assert found["attempts"][0]["stopped_step"] is None
+
+
+@pytest.mark.parametrize("fault", ["swallows", "never closes"])
+def test_run_stops_scripts_that_resist(tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str) -> None:
+    """A loop that swallows SystemExit, or never closes its recording, is ended all the same."""
+    words = [PYTHON, SCRIPT, "--decay", "0.2", "--fault", fault]
+    found = ok(["run", "--restart", "none", "--out", str(tmp_path / "o"), "--", *words], capsys, code=3)
+    assert found["attempts"][0]["stopped_step"] < 100
+
+
+def test_run_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def go(*words: str, options: tuple[str, ...] = ()) -> str:
+        out = tmp_path / "o"
+        message = refused(["run", "--out", str(out), *options, "--", *words], capsys)
+        assert not (out / "run.json").exists()
+        return message
+
+    assert "no command 'pyton'" in go("pyton", SCRIPT)
+    assert "{streng}; expected {strength}, {weight_decay}" in go(PYTHON, SCRIPT, "--decay", "{streng}")
+    assert "no value for it; give --strength" in go(PYTHON, SCRIPT, "--decay", "{strength}")
+    assert "which is L2" in go(PYTHON, SCRIPT, "{weight_decay}", options=("--penalty", "l1", "--strength", "1"))
+    assert "penalty is 'ridge'" in go(PYTHON, SCRIPT, options=("--penalty", "ridge"))
+    assert "schedule is 'soon'" in go(PYTHON, SCRIPT, options=("--schedule", "soon"))
+    assert "restart is 'please'" in go(PYTHON, SCRIPT, options=("--restart", "please"))
+    assert "strength is -1" in go(PYTHON, SCRIPT, options=("--strength", "-1"))
+    assert "exited with code 1: the data set is missing" in go(PYTHON, SCRIPT, "--fault", "crash")
+    assert "ended without a record" in go(PYTHON, SCRIPT, "--fault", "no record")
+    wrong = go(PYTHON, SCRIPT, "--fault", "no epochs", options=("--strength", "0.1", "--schedule", "delayed:2"))
+    assert "give it in steps" in wrong
+    halved = go(PYTHON, SCRIPT, "--decay", "{strength}", options=("--strength", "0.1"))
+    assert "0.1 was asked for, and the record shows 0.05" in halved
+    assert "{weight_decay}" in halved
+
+
+def test_run_refuses_a_folder_with_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    assert "already holds a run" in refused(["run", "--out", str(tmp_path), "--", PYTHON, SCRIPT], capsys)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "is not a folder" in refused(["run", "--out", str(file), "--", PYTHON, SCRIPT], capsys)
+    assert "is not a folder" in refused(["run", "--out", str(file / "x"), "--", PYTHON, SCRIPT], capsys)
+    assert "cannot make the folder" in refused(["run", "--out", "/proc/x", "--", PYTHON, SCRIPT], capsys)
+
+
+def test_braces_are_escaped_by_doubling(tmp_path: Path) -> None:
+    from gradscope.child import Command, Instructions
+
+    command = Command.parse([PYTHON, "a{{b}}", "{seed}-{{seed}}"])
+    assert command.filled(Instructions(seed=3)) == [PYTHON, "a{b}", "3-{seed}"]
+
+
+# -- searching ------------------------------------------------------------------------------------
+
+
+def test_search_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "level"
+    base = ["search", "--low", "1e-3", "--high", "1", "--workers", "2", "--out", str(out), "--max-trials"]
+    found = ok([*base, "5", "--", PYTHON, SCRIPT], capsys)
+    assert found["trials"] == 5
+    assert len({r["seed"] for r in found["runs"]}) == 5
+    early = [r for r in found["runs"] if r["stopped_early"]]
+    assert {r["verdict"] for r in early} >= {"collapsed"}
+    assert all(r["steps"] < 300 for r in early)
+    assert found["determined"]
+    assert found["low"] < found["tolerance"] < found["high"]
+    assert 0.002 < found["tolerance"] < 0.1
+    assert found["steps_run"] == sum(r["steps"] for r in found["runs"])
+    assert found["epochs_run"] is not None
+    assert "use at most" in found["advice"]
+    # The same command carries on where it stopped, and repeats nothing.
+    again = ok([*base, "6", "--", PYTHON, SCRIPT], capsys)
+    assert again["trials"] == 6
+    assert again["runs"][:5] == found["runs"]
+    other = ["search", "--low", "1e-2", "--high", "1", "--out", str(out), "--", PYTHON, SCRIPT]
+    assert "holds a search with low 0.001" in refused(other, capsys)
+    # Post hoc, the records give a level as well.
+    records = sorted(str(p) for p in out.glob("*.h5"))
+    assert ok(["tolerance", *records], capsys)["determined"]
+
+
+def test_search_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def go(*words: str, low: str = "1e-3", high: str = "1", options: tuple[str, ...] = ()) -> str:
+        out = tmp_path / str(time.monotonic_ns())
+        arguments = ["search", "--low", low, "--high", high, "--out", str(out), "--max-trials", "3", *options]
+        return refused([*arguments, "--", *words], capsys)
+
+    assert "low is 1 and high is 0.1; expected low < high" in go(PYTHON, SCRIPT, low="1", high="0.1")
+    assert "low is -1" in go(PYTHON, SCRIPT, low="-1")
+    assert "workers is 0" in go(PYTHON, SCRIPT, options=("--workers", "0"))
+    assert "executor is 'slurm'" in go(PYTHON, SCRIPT, options=("--executor", "slurm"))
+    assert "no command 'pyton'" in go("pyton")
+    assert "{weightdecay}; expected" in go(PYTHON, SCRIPT, "{weightdecay}")
+    assert "exited with code 1: the data set is missing" in go(PYTHON, SCRIPT, "--fault", "crash")
+    assert "the training ignores its seed" in go(PYTHON, SCRIPT, "--fault", "ignores the seed")
+    assert "not finite from its first step" in go(PYTHON, SCRIPT, "--fault", "nan")
+    assert "shows no outcome" in go(PYTHON, SCRIPT, "--fault", "no loss", "--epochs", "2", low="1e-6", high="1e-5")
+    words = (PYTHON, SCRIPT, "--decay", "{weight_decay}", "--fault", "halves the strength")
+    assert "{weight_decay}" in (message := go(*words))
+    assert "half of it" in message
+
+
+def test_search_says_on_which_side_the_level_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "s")
+    arguments = ["search", "--low", "0.2", "--high", "1", "--max-trials", "2", "--out", out, "--", PYTHON, SCRIPT]
+    found = ok(arguments, capsys)
+    assert not found["determined"]
+    assert found["tolerance"] is None
+    assert "lies below" in found["reason"]
+
+
+def test_a_killed_search_carries_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s"
+    arguments = ["search", "--low", "0.05", "--high", "1", "--max-trials", "4", "--out", str(out), "--", PYTHON, SCRIPT]
+    child = subprocess.Popen([PYTHON, "-m", "gradscope_cli.main", *arguments], start_new_session=True)
+    ledger = out / "search.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (ledger.exists() and len(ledger.read_text().splitlines()) >= 2):
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    with ledger.open("a") as file:
+        file.write('{"level": "tolerance", "tri')  # killed in the middle of a line
+    before = ledger.read_text().splitlines()[:-1]
+    found = ok(arguments, capsys)
+    assert found["trials"] >= 4
+    assert ledger.read_text().splitlines()[: len(before)] == before
+    numbers = [r["number"] for r in found["runs"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+WAITS = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def test_interrupt_is_130(tmp_path: Path) -> None:
+    arguments = [
+        "run",
+        "--out",
+        str(tmp_path / "o"),
+        "--",
+        PYTHON,
+        "-c",
+        "import time; print('up', flush=True); time.sleep(60)",
+    ]
+    child = subprocess.Popen(
+        [PYTHON, "-m", "gradscope_cli.main", *arguments], stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert child.stderr is not None
+    while child.stderr.readline() != b"up\n":
+        pass
+    child.send_signal(signal.SIGINT)
+    assert child.wait(30) == 130
+    assert b"Traceback" not in child.stderr.read()
+    child.stderr.close()
