@@ -143,7 +143,8 @@ class Recording:
         self._closed = False
         self._status = "running"
         self._stop: Stopped | None = None
-        self._last_strengths: tuple[float, ...] | None = None
+        self._strengths: list[float] | None = None  # of the last row, by group
+        self._changing = 0  # rows in a row with a change of strength
         self._classes = -1
         self._baseline_given = baseline_loss is not None
         self._penalties = Penalties(optimizers, parameters, penalty, asked)
@@ -317,14 +318,20 @@ class Recording:
             penalised = self._penalties.penalised()
             self._judge.info = replace(self._judge.info, penalised=penalised)
             self._writer.set_static("penalised", penalised)
-        for row, strengths in zip(block["step"], block["strength"].tolist(), strict=True):
-            now = tuple(strengths)
-            if now != self._last_strengths:
-                shown = ", ".join(f"{value:g}" for value in now)
-                self._writer.event(int(row), "strength", f"strength of the parameter groups: {shown}")
-                self._last_strengths = now
+        self._note_strengths(block)
         self._judge.update(block)
         self._writer.append(block)
+
+    def _note_strengths(self, block: Block) -> None:
+        """Events for changes of strength: where one begins, and where a gradual one ends."""
+        for step, strengths in zip(block["step"].tolist(), block["strength"].tolist(), strict=True):
+            changed = strengths != self._strengths
+            shown = ", ".join(f"{value:.6g}" for value in strengths)
+            if changed and not self._changing:
+                self._writer.event(step, "strength", f"strength of the parameter groups: {shown}")
+            elif self._changing > 1 and not changed:
+                self._writer.event(step, "strength", f"strength of the parameter groups stays at {shown}")
+            self._strengths, self._changing = strengths, self._changing + 1 if changed else 0
 
     # -- the baseline loss ------------------------------------------------------------------------
 

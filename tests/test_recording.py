@@ -19,6 +19,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 import gradscope
 from gradscope import L1, L2, Constant, Delayed, InputError, LearningFailure, Lp, RecordExistsError, regularize
 from gradscope.recording import LearningFailureWarning
+from gradscope.store.reader import events
 from gradscope.store.schema import BY_NAME, VARIABLES
 from tests.loops import batches, convnet, mlp, recorded, train
 
@@ -90,7 +91,7 @@ def test_groups_and_a_strength_changed_mid_run(tmp_path: Path) -> None:
         assert (ratio[:, ~matrix] == 0).all()
         assert (dataset["proportion"].values[:, ~matrix] == 1).all()
         assert dataset["penalised"].values.tolist() == matrix.tolist()
-    changes = [e for e in gradscope.store.reader.events(tmp_path / "r.h5") if e["kind"] == "strength"]
+    changes = [e for e in events(tmp_path / "r.h5") if e["kind"] == "strength"]
     assert [e["step"] for e in changes] == [0, 5]
 
 
@@ -184,6 +185,31 @@ def test_full_preset_measures_updates_and_activation_gradients(tmp_path: Path) -
         dataset["update_mean_abs"].values, 0.05 * dataset["loss_gradient_mean_abs"].values, rtol=1e-4
     )
     assert (dataset["activation_gradient_mean_abs"].values > 0).all()
+
+
+def test_events_of_a_gradual_change(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    regularize(optimizer, L2(), gradscope.Ramp(0.1, steps=5))
+    recorded(tmp_path / "r.h5", model, optimizer, 20)
+    changes = [(e["step"], e["text"].split()[-1]) for e in events(tmp_path / "r.h5") if e["kind"] == "strength"]
+    assert changes == [(0, "0"), (1, "0.02"), (6, "0.1")]
+
+
+def test_activations_are_those_of_the_recorded_step(tmp_path: Path) -> None:
+    """With every=5 the forwards between two rows belong to neither."""
+    model = nn.Sequential(nn.Linear(6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    seen = []
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", every=5, preset="full"):
+        for x, y in batches(11):
+            out = model(x)
+            seen.append(out.detach().abs().mean().item())
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(out, y).backward()
+            optimizer.step()
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        np.testing.assert_allclose(dataset["activation_mean_abs"].values[:, 0], seen[::5], rtol=1e-5)
 
 
 def test_every_nth_step(tmp_path: Path) -> None:

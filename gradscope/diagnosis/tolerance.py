@@ -149,4 +149,5 @@ def recorded_strength(dataset: xr.Dataset) -> float:
     groups = np.unique(dataset["group"].values[dataset["penalised"].values.astype(bool)])
     if not len(groups) or "strength" not in dataset or not dataset.sizes["step"]:
         return 0.0
-    return float(np.nanmax(dataset["strength"].values[:, groups]))
+    strongest = np.nanmax(dataset["strength"].values[:, groups])
+    return float(f"{strongest:.6g}")  # as it was given: the file holds it in float32

@@ -185,6 +185,8 @@ class Recorder:
         fresh, self._fresh_backward = self._fresh_backward, False
         scalars, self._later = (self._later if fresh else {}), {}
         if self.step % self._every:
+            if self.activations is not None:
+                self.activations.clear()  # of the forwards of a step that is not recorded
             return
         rows = self._rows
         rates = tuple(float(g["lr"]) for o in self._optimizers.values() for g in o.param_groups)

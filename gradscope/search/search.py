@@ -13,7 +13,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,6 @@ class ToleranceResult:
     trials: tuple[TrialResult, ...]
     delayed_trials: tuple[TrialResult, ...] = ()
     out: Path | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def determined(self) -> bool:
@@ -103,11 +102,9 @@ class ToleranceResult:
         }
         if self.delayed is not None:
             d = self.delayed
-            shown["delayed_tolerance"] = {
-                "determined": d.determined, "reason": d.reason, "tolerance": d.tolerance,
-                "low": d.low, "high": d.high, "slope": d.slope,
-            }  # fmt: skip
-        return shown | self.extra
+            shown |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}
+            shown |= {"delayed_slope": d.slope, "delayed_reason": d.reason}
+        return shown
 
 
 def _as_decay(penalty: str, strength: float) -> str:
