@@ -108,7 +108,7 @@ class Stopped(SystemExit):
 
 def refuse(error: InputError) -> NoReturn:
     """A mistake found inside a child that a supervisor has started: one line for it to pass on, no traceback."""
-    if inside_search() or instructions() == Instructions():
+    if inside_search() or os.environ.get("GRADSCOPE_ON_FAILURE") != "stop":
         raise error
     raise SystemExit(str(error)) from None
 

@@ -331,7 +331,8 @@ class Recording:
                 self._writer.event(step, "strength", f"strength of the parameter groups: {shown}")
             elif self._changing > 1 and not changed:
                 self._writer.event(step, "strength", f"strength of the parameter groups stays at {shown}")
-            self._strengths, self._changing = strengths, self._changing + 1 if changed else 0
+            gradual = changed and self._strengths is not None
+            self._strengths, self._changing = strengths, self._changing + 1 if gradual else 0
 
     # -- the baseline loss ------------------------------------------------------------------------
 
