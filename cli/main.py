@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ app = typer.Typer(
     name="gradscope",
     help="Why a regularised PyTorch training run does not learn, and what to do about it.",
     epilog="Example: gradscope diagnose run.h5",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line as a function: the exit code."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        arguments = ["--help"]
     try:
         code: Any = app(args=arguments, standalone_mode=False)
     except InputError as error:
@@ -53,13 +55,17 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
+        if os.environ.get("GRADSCOPE_TRACEBACK"):
+            raise
         # typer ships click, or has it beside it, depending on its version: known by what it can do.
         if type(error).__name__ == "Abort":
             return _interrupted()
         if hasattr(error, "format_message"):
             where = getattr(getattr(error, "ctx", None), "command_path", "gradscope")
             return _complain(f"{error.format_message().rstrip('.')} (see {where} --help)")
-        raise
+        return _complain(
+            f"unexpected {type(error).__name__}: {error}; please report it with what GRADSCOPE_TRACEBACK=1 shows"
+        )
     return code if isinstance(code, int) else 0
 
 

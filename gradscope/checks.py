@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from gradscope.types import InputError
+
+
+def finite(value: float, name: str) -> float:
+    """A finite number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}; expected a number") from None
+    if not math.isfinite(number):
+        raise InputError(f"{name} is {number:g}; expected a finite number")
+    return number
 
 
 def strength(value: float, name: str = "strength") -> float:
@@ -34,9 +46,13 @@ def strength_range(low: float, high: float) -> tuple[float, float]:
 
 def positive_int(value: int, name: str) -> int:
     """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
         raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
-    return value
+    return number
 
 
 def optional_count(value: int | None, name: str) -> int | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import RunInfo
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.recorder import provenance
+from gradscope.recorder.activations import Hook
 from gradscope.recorder.recorder import PRESETS, Recorder
 from gradscope.recorder.rows import Block
 from gradscope.regularizers.penalties import Penalty
@@ -90,7 +92,7 @@ def record(
             if steps_per_epoch is None
             else checks.positive_int(steps_per_epoch, "steps_per_epoch"),
             horizon=None if horizon is None else checks.positive_int(horizon, "horizon"),
-            baseline_loss=None if baseline_loss is None else checks.strength(baseline_loss, "baseline_loss"),
+            baseline_loss=None if baseline_loss is None else checks.finite(baseline_loss, "baseline_loss"),
             mode=mode,
             checkpoint=checkpoint,
         )
@@ -105,9 +107,22 @@ def _destination(path: Path, asked: child.Instructions) -> Path:
     """Where to write: the environment beats the argument; a second recording writes beside the first."""
     if asked.out is None:
         return path
-    _RECORDED_HERE[asked.out] = number = _RECORDED_HERE.get(asked.out, 0) + 1
-    first = Path(asked.out)
+    number, first = _RECORDED_HERE.get(asked.out, 0) + 1, Path(asked.out)
     return first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
+
+
+def _stored_names(values: Mapping[str, Any], call: str) -> dict[str, Any]:
+    """The values by the names that a file can hold: "train/acc" becomes "train_acc"."""
+    reserved = {*schema.BY_NAME, "step", "parameter", "module", "epochs", "events"} - {"loss"}
+    named = {}
+    for name, value in values.items():
+        stored = name.replace("/", "_")
+        if stored in reserved:
+            raise InputError(f"{call}({name}=…): the record uses that name itself; choose another one")
+        if not stored or stored != stored.strip() or not stored.isprintable():
+            raise InputError(f"{call} got the name {name!r}; expected a word such as accuracy")
+        named[stored] = value
+    return named
 
 
 class Recording:
@@ -139,16 +154,17 @@ class Recording:
         self._checkpoint = checkpoint
         self._steps_per_epoch = steps_per_epoch
         self._told = False
-        self._first_step = 0
         self._closed = False
         self._status = "running"
-        self._stop: Stopped | None = None
+        self._process = os.getpid()
         self._strengths: list[float] | None = None  # of the last row, by group
+        self._blind = False
         self._changing = 0  # rows in a row with a change of strength
-        self._classes = -1
+        self._output_shape: tuple[int, ...] = ()
         self._baseline_given = baseline_loss is not None
-        self._penalties = Penalties(optimizers, parameters, penalty, asked)
-        try:
+        with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
+            self._penalties = Penalties(optimizers, parameters, penalty, asked)
+            undo.callback(self._penalties.detach)
             self._recorder = Recorder(
                 model,
                 optimizers,
@@ -158,27 +174,34 @@ class Recording:
                 preset=preset,
                 every=every,
                 before_step=self._before_step,
+                group_counts=self._penalties.counts,
             )
-        except BaseException:
-            self._penalties.detach()
-            raise
-        self._output_hook = model.register_forward_hook(self._on_output)
-        groups = self._penalties.groups
-        config = provenance.configuration(
-            parameters,
-            groups,
-            {"schedule": self._penalties.schedule, "preset": preset, "every": every, "seed": asked.seed},
-        )
-        self._capture = provenance.capture(
-            parameters,
-            unseen,
-            self._penalties.sources(),
-            PRESETS[preset].activations_every,
-            {} if child.inside_search() else asked.environment(),
-        )
+            undo.callback(self._recorder.detach)
+            undo.callback(model.register_forward_hook(Hook(self._on_output)).remove)
+            self._describe(parameters, unseen, preset, every, asked)
+            self._judge = self._make_judge(parameters, baseline_loss, horizon)
+            self._writer = self._make_writer(baseline_loss, horizon, mode)
+            self._undo = undo.pop_all()
+        if asked.out is not None:
+            _RECORDED_HERE[asked.out] = _RECORDED_HERE.get(asked.out, 0) + 1
+        child.opened(self)
+        atexit.register(self._at_exit)
+
+    def _describe(
+        self, parameters: Mapping[str, Tensor], unseen: list[str], preset: str, every: int, asked: child.Instructions
+    ) -> None:
+        """``config`` and ``capture`` of the record."""
+        settings = {"schedule": self._penalties.schedule, "preset": preset, "every": every, "seed": asked.seed}
+        self._config = provenance.configuration(parameters, self._penalties.groups, settings)
+        sampled = PRESETS[preset].activations_every
+        told = {} if child.inside_search() else asked.environment()
+        self._capture = provenance.capture(parameters, unseen, self._penalties.sources(), sampled, told)
         if self._baseline_given:
             self._capture["baseline_loss"] = "given"
-        self._judge = Judge(
+
+    def _make_judge(self, parameters: Mapping[str, Tensor], baseline: float | None, horizon: int | None) -> Judge:
+        groups = self._penalties.groups
+        return Judge(
             RunInfo(
                 parameters=tuple(parameters),
                 numel=self._recorder.numel,
@@ -188,55 +211,49 @@ class Recording:
                 momentum=tuple(g.get("momentum", 0.0) for g in groups),
                 decoupled=tuple(g["decoupled"] for g in groups),
                 adaptive=tuple(g["adaptive"] for g in groups),
-                baseline_loss=math.nan if baseline_loss is None else baseline_loss,
+                baseline_loss=math.nan if baseline is None else baseline,
                 baseline_source=self._capture.get("baseline_loss", "unknown"),
                 horizon=horizon,
             )
         )
-        try:
-            self._writer = Writer(
-                self.path,
-                parameters=list(parameters),
-                modules=self._recorder.activations.names if self._recorder.activations else [],
-                groups=len(groups),
-                static={
-                    "numel": self._recorder.numel,
-                    "penalised": self._judge.info.penalised,
-                    "group": self._penalties.group,
-                },
-                attributes={
-                    "gradscope_version": config["versions"]["gradscope"],
-                    "penalty": self._penalties.name,
-                    "baseline_loss": math.nan if baseline_loss is None else baseline_loss,
-                    "horizon": -1 if horizon is None else horizon,
-                    "config": config,
-                    "capture": self._capture,
-                },
-                mode=mode,
-            )
-        except BaseException:
-            self._take_off()
-            raise
-        atexit.register(self._at_exit)
+
+    def _make_writer(self, baseline: float | None, horizon: int | None, mode: str) -> Writer:
+        info = self._judge.info
+        return Writer(
+            self.path,
+            parameters=info.parameters,
+            modules=self._recorder.activations.names if self._recorder.activations else [],
+            groups=len(self._penalties.groups),
+            static={"numel": info.numel, "penalised": info.penalised, "group": info.group},
+            attributes={
+                "gradscope_version": self._config["versions"]["gradscope"],
+                "penalty": info.penalty,
+                "baseline_loss": math.nan if baseline is None else baseline,
+                "horizon": -1 if horizon is None else horizon,
+                "config": self._config,
+                "capture": self._capture,
+            },
+            mode=mode,
+        )
 
     # -- what a training loop calls ---------------------------------------------------------------
 
     def log(self, **scalars: Tensor | float) -> None:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
-        for name in scalars:
-            if name in schema.BY_NAME or name in (schema.STEP, schema.PARAMETER, schema.MODULE):
-                raise InputError(f"log({name}=…): the record uses that name itself; choose another one")
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; log before close()")
         self._note_loss_kind(scalars.get("loss"))
-        self._recorder.log(scalars)
+        self._recorder.log(_stored_names(scalars, "log"))
 
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
         """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; call epoch before close()")
+        if not isinstance(epoch, int):
+            raise InputError(f"epoch is {epoch!r}; expected a whole number, counted from 0")
         self._set_epoch(epoch)
-        self._writer.epoch(epoch, {name: float(value) for name, value in metrics.items()})
+        stored = _stored_names(metrics, "epoch")
+        self._writer.epoch(epoch, {name: float(value) for name, value in stored.items()})
 
     @property
     def verdict(self) -> Diagnosis:
@@ -266,7 +283,16 @@ class Recording:
         """Called when a row begins, before the optimizer has done anything."""
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
-        if step == self._first_step:
+        if self._penalties.changed():
+            self._recorder.drain()
+            self._penalties.refresh()
+            self._recorder.probe = self._penalties.probe
+            self._judge.info = replace(self._judge.info, penalty=self._penalties.name)
+            self._writer.set_attribute("penalty", self._penalties.name)
+        if self._penalties.grown() and "added_later" not in self._capture:
+            self._capture["added_later"] = f"parameter groups added after the start (by step {step}) are not recorded"
+            warnings.warn(f"{self.path}: {self._capture['added_later']}", stacklevel=2)
+        if step == 0:
             try:
                 self._penalties.check()
             except InputError as error:
@@ -286,7 +312,7 @@ class Recording:
         self._writer.event(step, "verdict", diagnosis.sentence)
         text = f"{diagnosis.sentence}. {'; '.join(diagnosis.evidence)}. Remedy: {diagnosis.remedy}"
         if self._on_failure == "warn":
-            warnings.warn(LearningFailureWarning(text), stacklevel=6)
+            warnings.warn(LearningFailureWarning(text), stacklevel=2)
         elif self._on_failure == "raise":
             self._close("failed")
             raise LearningFailure(text, diagnosis)
@@ -299,13 +325,12 @@ class Recording:
     def _end(self, status: str, reason: str) -> None:
         """Finish the file and end the training: the process, or the function that a search has called."""
         self._close(status)
-        self._stop = Stopped(reason)
         if not child.inside_search():
             if threading.current_thread() is not threading.main_thread():
                 _exit_now()  # SystemExit would end this thread alone
             # A loop that swallows SystemExit must not train on: its next step ends the process.
             register_optimizer_step_pre_hook(lambda *_: _exit_now())
-        raise self._stop
+        raise Stopped(reason)
 
     def _set_epoch(self, epoch: int) -> None:
         self._recorder.epoch = epoch
@@ -314,6 +339,7 @@ class Recording:
     def _on_block(self, block: Block) -> None:
         """Finished rows, on the host: to the judge and to the file."""
         self._settle_baseline(block)
+        self._warn_of_a_blind_delay(block)
         if self._penalties.newly_acting():
             penalised = self._penalties.penalised()
             self._judge.info = replace(self._judge.info, penalised=penalised)
@@ -337,46 +363,52 @@ class Recording:
     # -- the baseline loss ------------------------------------------------------------------------
 
     def _on_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._classes < 0 and isinstance(output, Tensor) and output.ndim >= 2:
-            self._classes = int(output.shape[-1] if output.ndim < 4 else output.shape[1])
+        if not self._output_shape and isinstance(output, Tensor) and output.ndim >= 2:
+            self._output_shape = tuple(output.shape)
 
     def _note_loss_kind(self, loss: Tensor | float | None) -> None:
         """Whether the loss is a cross-entropy, read off the graph that made it, once."""
-        if self._capture.get("loss_function") is None and isinstance(loss, Tensor):
-            self._capture["loss_function"] = type(loss.grad_fn).__name__ if loss.grad_fn else "unknown"
+        if "loss_function" not in self._capture and loss is not None:
+            node = loss.grad_fn if isinstance(loss, Tensor) else None
+            self._capture["loss_function"] = type(node).__name__ if node is not None else "unknown"
 
     def _settle_baseline(self, block: Block) -> None:
-        """Assume the entropy of equal classes for a classifier, and say so; otherwise leave it to the judge."""
+        """The entropy of equal classes for a classifier; for anything else, the first losses are a guess."""
         if self._baseline_given or "baseline_loss" in self._capture or "loss" not in block:
             return
-        known = self._capture.get("loss_function") or "unknown"
-        first = float(np.nanmean(block["loss"])) if np.isfinite(block["loss"]).any() else math.nan
-        entropy = math.log(self._classes) if self._classes > 1 else math.nan
-        if known.startswith("Nll") or (known == "unknown" and 0.5 * entropy <= first <= 3 * entropy):
-            baseline, source = (
-                entropy,
-                f"assumed: entropy of {self._classes} equal classes, the width of the output",
-            )
-        else:
-            baseline, source = first, f"assumed: mean loss of the first {len(block['loss'])} rows"
+        early = block["loss"][block["step"] < 16]
+        early = early[np.isfinite(early)]
+        known = self._capture.get("loss_function", "unknown")
+        shape = self._output_shape
+        classes = 0 if not shape else shape[1] if known.startswith("NllLoss2D") else shape[-1]
+        entropy = math.log(classes) if classes > 1 else math.nan
+        baseline = float(early.mean()) if early.size else math.nan
+        source = "guessed: mean loss of the first 16 steps"
+        if known.startswith("Nll"):
+            baseline, source = entropy, f"assumed: entropy of {classes} equal classes, the width of the output"
+        elif not known.startswith("Mse") and baseline >= 0.5 * entropy:
+            baseline, source = entropy, f"guessed: entropy of {classes} equal classes, the width of the output"
         self._capture["baseline_loss"] = source
         self._judge.baseline, self._judge.baseline_source = baseline, source
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
 
-    # -- the end ----------------------------------------------------------------------------------
+    def _warn_of_a_blind_delay(self, block: Block) -> None:
+        """A delay that waits for the record to show learning waits for ever if no loss is logged."""
+        if self._penalties.waiting() and "loss" not in block and not self._blind and block["step"][-1] >= 64:
+            self._blind = True
+            text = "delayed:auto waits for the loss to fall, and no loss is logged: call Recording.log(loss=…)"
+            self._writer.event(int(block["step"][-1]), "warning", text)
+            warnings.warn(text, stacklevel=2)
 
-    def _take_off(self) -> None:
-        self._recorder.detach()
-        self._penalties.detach()
-        self._output_hook.remove()
+    # -- the end ----------------------------------------------------------------------------------
 
     def _close(self, status: str) -> None:
         if self._closed:
             return
         self._closed, self._status = True, status
         atexit.unregister(self._at_exit)
-        self._take_off()
+        self._undo.close()
         try:
             self._recorder.drain()
             self._writer.set_attribute("capture", self._capture)
@@ -388,7 +420,9 @@ class Recording:
             self._writer.close(status)
 
     def _at_exit(self) -> None:
-        """A script that never called close: finish the file all the same."""
+        """A script that never called close: finish the file all the same, unless this is a fork of it."""
+        if os.getpid() != self._process:
+            return
         self._close("failed" if getattr(sys, "last_value", None) is not None else "finished")
 
 

@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradscope.child import Instructions
+from gradscope.recorder import provenance
 from gradscope.recorder.recorder import PenaltyProbe, plain_name
 from gradscope.recorder.rows import PenaltyTerm
 from gradscope.recorder.statistics import norms
 from gradscope.regularizers.attach import attached_to, is_decoupled
-from gradscope.regularizers.overrides import obey, plain_settings
+from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.sources import Source, penalty_sources
 from gradscope.types import InputError
@@ -32,7 +34,7 @@ def chosen_parameters(
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
         raise InputError(f"optimizer is {optimizers!r}; expected a torch.optim.Optimizer, or several")
-    every: dict[str, Tensor] = {plain_name(name): p for name, p in model.named_parameters()}
+    every: dict[str, Tensor] = {plain_name(model, name): p for name, p in model.named_parameters()}
     if not every:
         raise InputError(f"the model {type(model).__name__} has no parameters; there is nothing to record")
     if not any(p.requires_grad for p in every.values()):
@@ -77,48 +79,67 @@ class Penalties:
                 "the penalty stands inside the loss (penalty=…), where gradscope cannot change it; "
                 "let the script take {strength}, or use gradscope.regularize"
             )
+        if declared is not None and not (
+            isinstance(declared, tuple) and len(declared) == 2 and isinstance(declared[0], Penalty)
+        ):
+            raise InputError(f"penalty is {declared!r}; expected the penalty and its strength, such as (L1(), 1e-4)")
+        self._optimizers = list(optimizers)
         self._columns = {id(p): i for i, p in enumerate(parameters.values())}
-        self._made = obey(optimizers, asked.strength, asked.penalty, asked.schedule)
-        self._handles = [handle for o in optimizers for handle in attached_to(o)]
-        for handle in self._handles:
-            handle.watched = True
-        self.groups: list[dict[str, Any]] = []
-        self._sources: list[tuple[Source, int]] = []
-        for number, optimizer in enumerate(optimizers):
-            offset = len(self.groups)
-            self._sources += [(source, offset + source.group) for source in penalty_sources(optimizer)]
-            for group in optimizer.param_groups:
-                self.groups.append(
-                    plain_settings(group)
-                    | {
-                        "optimizer": number,
-                        "class": type(optimizer).__name__,
-                        "decoupled": is_decoupled(optimizer, group),
-                        "adaptive": type(optimizer).__name__ not in ("SGD", "ASGD"),
-                    }
-                )
+        self._declared = declared
+        self._undo = obey(optimizers, asked.strength, asked.penalty, asked.schedule)
+        # The groups that there are now; parameters that are added later are not recorded.
+        flat = [(o, n, group) for n, o in enumerate(optimizers) for group in o.param_groups]
+        self.counts = [len(o.param_groups) for o in optimizers]
+        self.groups = [
+            provenance.group_settings(group)
+            | {
+                "optimizer": number,
+                "class": type(optimizer).__name__,
+                "decoupled": is_decoupled(optimizer, group),
+                "adaptive": type(optimizer).__name__ not in ("SGD", "ASGD"),
+            }
+            for optimizer, number, group in flat
+        ]
+        self._members = [[p for p in group["params"] if p.ndim > 1] for _, _, group in flat]
         self.group = np.zeros(len(parameters), dtype=np.int64)
-        flat = [g for o in optimizers for g in o.param_groups]
-        for index, group in enumerate(flat):
+        for index, (_, _, group) in enumerate(flat):
             for p in group["params"]:
                 if id(p) in self._columns:
                     self.group[self._columns[id(p)]] = index
-        if declared is not None:
-            self._declare(declared, flat)
+        self._mask = np.zeros(len(parameters), dtype=bool)
         self._new = False
+        self.refresh()
+
+    def changed(self) -> bool:
+        """Whether a penalty was attached or taken off since the last look."""
+        return self._handles != [handle for o in self._optimizers for handle in attached_to(o)]
+
+    def refresh(self) -> None:
+        """Look again at what is attached to the optimizers."""
+        self._handles = [handle for o in self._optimizers for handle in attached_to(o)]
+        for handle in self._handles:
+            handle.watched = True
+        self._sources: list[tuple[Source, int]] = []
+        for number, optimizer in enumerate(self._optimizers):
+            offset = sum(self.counts[:number])
+            for source in penalty_sources(optimizer):
+                if source.group < self.counts[number]:
+                    self._sources.append((source, offset + source.group))
+        if self._declared is not None:
+            self._declare(*self._declared)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
         self._last: tuple[float, ...] = ()
-        self.probe = self._probe(declared)
+        self.probe = self._probe()
+        self._note_penalised()
 
-    def _declare(self, declared: tuple[Penalty, float], flat: list[dict[str, Any]]) -> None:
-        penalty, strength = declared
-        for index, group in enumerate(flat):
-            members = frozenset(id(p) for p in group["params"] if p.ndim > 1)
+    def _declare(self, penalty: Penalty, strength: float) -> None:
+        for index, members in enumerate(self._members):
             if members:
-                source = Source(penalty, index, members, lambda: strength, "loss", True)
-                self._sources.insert(0, (source, index))
+                ids = frozenset(id(p) for p in members)
+                self._sources.insert(0, (Source(penalty, index, ids, lambda: strength, "loss", True), index))
 
-    def _probe(self, declared: tuple[Penalty, float] | None) -> PenaltyProbe:
+    def _probe(self) -> PenaltyProbe:
+        declared = self._declared
         terms, measured = [], []
         for source, group in self._sources:
             columns = sorted(self._columns[p] for p in source.parameters if p in self._columns)
@@ -132,8 +153,9 @@ class Penalties:
             if now != self._last:
                 self._last = now
                 acting = self._acted | np.array(now, dtype=bool)
-                self._new = self._new or bool((acting != self._acted).any())
-                self._acted = acting
+                if (acting != self._acted).any():
+                    self._acted = acting
+                    self._note_penalised()
             return now
 
         def measure(weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
@@ -145,9 +167,21 @@ class Penalties:
             penalty, strength = declared
             return [strength * penalty.gradient(w) * (w.ndim > 1) for w in weights]
 
-        return PenaltyProbe(
-            terms, strengths, measure if measured else None, inside_loss if declared is not None else None
-        )
+        def value_inside_loss() -> Tensor:
+            assert declared is not None
+            penalty, strength = declared
+            values = [penalty.value(p.detach()) for members in self._members for p in members]
+            return strength * torch.stack(values).sum()
+
+        if declared is None:
+            return PenaltyProbe(terms, strengths, measure if measured else None)
+        return PenaltyProbe(terms, strengths, measure if measured else None, inside_loss, value_inside_loss)
+
+    def _note_penalised(self) -> None:
+        for acted, term in zip(self._acted, self.probe.terms, strict=True):
+            if acted and not self._mask[term.columns].all():
+                self._mask[term.columns] = True
+                self._new = True
 
     @property
     def name(self) -> str:
@@ -169,11 +203,7 @@ class Penalties:
 
     def penalised(self) -> NDArray[np.bool_]:
         """Per parameter: a penalty acts on it, has acted, or is going to."""
-        mask = np.zeros(len(self.group), dtype=bool)
-        for acted, term in zip(self._acted, self.probe.terms, strict=True):
-            if acted:
-                mask[term.columns] = True
-        return mask
+        return self._mask.copy()
 
     def newly_acting(self) -> bool:
         """True, once, after penalties that had never acted have begun to."""
@@ -190,12 +220,21 @@ class Penalties:
         for handle in self._handles:
             handle.epoch = epoch
 
+    def grown(self) -> bool:
+        """Whether an optimizer got parameter groups that the record has no place for."""
+        return any(len(o.param_groups) > n for o, n in zip(self._optimizers, self.counts, strict=True))
+
+    def waiting(self) -> bool:
+        """Whether a schedule waits for the active phase."""
+        return any(handle.schedule.needs_record for handle in self._handles)
+
     def active_phase(self, step: int) -> None:
         """The run is learning: schedules that waited for it may begin."""
         for handle in self._handles:
             handle.schedule.active_phase(step)
 
     def detach(self) -> None:
-        """Take off what the environment put on, and leave the script's own penalties alone."""
-        for handle in self._made:
-            handle.detach()
+        """Take off what the environment put on, and leave the script's own penalties as they were."""
+        for undo in reversed(self._undo):
+            undo()
+        self._undo = []

@@ -142,7 +142,8 @@ def synthetic(steps: int, loss, weight, gradient, pull, strength: float = 0.05, 
     )
     groups = '{"groups": [{"momentum": 0.0}]}'
     dataset.attrs = {
-        "status": "finished", "penalty": "l2", "config": groups, "capture": "{}", "baseline_loss": 2.3, "horizon": -1,
+        "status": "finished", "penalty": "l2", "config": groups,
+        "capture": '{"baseline_loss": "given"}', "baseline_loss": 2.3, "horizon": -1,
     } | attrs  # fmt: skip
     return dataset
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import math
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import gradscope
 from gradscope import L1, L2, Constant, Delayed, InputError, LearningFailure, Lp, RecordExistsError, regularize
+from gradscope.demo.data import digits
 from gradscope.recording import LearningFailureWarning
 from gradscope.store.reader import events
 from gradscope.store.schema import BY_NAME, VARIABLES
@@ -130,6 +133,7 @@ def test_a_penalty_inside_the_loss_is_taken_off(tmp_path: Path) -> None:
     model, strength = mlp(), 0.01
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     matrices = [p for p in model.parameters() if p.ndim > 1]
+    seen = []
     with gradscope.record(model, optimizer, tmp_path / "r.h5", penalty=(L1(), strength)) as run:
         for x, y in batches(3):
             data_loss = nn.functional.cross_entropy(model(x), y)
@@ -138,10 +142,12 @@ def test_a_penalty_inside_the_loss_is_taken_off(tmp_path: Path) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            run.log(loss=data_loss)
+            run.log(loss=loss)
+            seen.append(data_loss.item())
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset["loss_gradient_mean_abs"].values[-1, 0] == pytest.approx(pure, rel=1e-4)
         assert dataset["penalty_gradient_mean_abs"].values[-1, 0] == pytest.approx(strength, rel=1e-5)
+        np.testing.assert_allclose(dataset["loss"].values, seen, rtol=1e-5)
 
 
 @pytest.mark.parametrize("preset", ["cheap", "standard", "full"])
@@ -400,6 +406,8 @@ def frozen() -> nn.Module:
         (mlp, {"select": "nothing"}, "chooses no trainable parameter"),
         (mlp, {"horizon": -5}, "horizon is -5"),
         (mlp, {"baseline_loss": math.nan}, "baseline_loss is nan"),
+        (mlp, {"penalty": L2()}, "expected the penalty and its strength"),
+        (mlp, {"mode": "append"}, "is not there yet"),
     ],
 )
 def test_unusable_arguments_write_nothing(tmp_path: Path, build, options, message: str) -> None:
@@ -568,3 +576,265 @@ def test_regularize_with_constant_is_not_taken_off_by_close(tmp_path: Path) -> N
     assert handle.step == 2
     train(model, optimizer, 1)
     assert handle.step == 3
+
+
+# -- what a reviewer found ------------------------------------------------------------------------
+
+
+def run_steps(model: nn.Module, optimizers: list[torch.optim.Optimizer], x, y, run, steps: int, loss_of) -> None:
+    for _ in range(steps):
+        loss = loss_of(model(x), y)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        run.log(loss=loss)
+
+
+def deep(inputs: int, outputs: int, width: int = 24) -> nn.Module:
+    sizes = [inputs, *[width] * 5, outputs]
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def crushed(tmp_path: Path, x, y, outputs: int, loss_of, log=lambda loss: loss) -> gradscope.Diagnosis:
+    torch.manual_seed(0)
+    model = deep(x.shape[1], outputs)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=0.4)
+    generator = torch.Generator().manual_seed(1)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for _ in range(400):
+            batch = torch.randint(0, len(x), (64,), generator=generator)
+            loss = loss_of(model(x[batch]), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=log(loss))
+    assert model(x).std(0).max() < 1e-3  # dead indeed
+    return run.verdict
+
+
+@pytest.mark.parametrize("task", ["imbalanced", "regression", "spare outputs"])
+def test_a_dead_run_is_not_healthy_because_the_baseline_was_guessed(tmp_path: Path, task: str) -> None:
+    data = digits()
+    x, y = data.x, data.y
+    if task == "imbalanced":  # prior entropy .33, far below ln 2
+        found = crushed(tmp_path, x, (y == 0).long(), 2, lambda a, b: nn.functional.cross_entropy(a, b) * 1.0)
+    elif task == "spare outputs":
+        found = crushed(tmp_path, x, y, 100, lambda a, b: nn.functional.cross_entropy(a, b) * 1.0)
+    else:
+        found = crushed(tmp_path, x, 5 + 0.1 * x[:, 20:21], 1, nn.functional.mse_loss)
+    assert found.verdict == "collapsed"
+    assert "the output no longer depends on the input" in found.evidence
+
+
+def test_a_float_loss_that_starts_high_is_no_baseline(tmp_path: Path) -> None:
+    data = digits()
+    first = [26.0]
+    log = lambda loss: first.pop() if first else loss.item()  # noqa: E731
+    assert crushed(tmp_path, data.x, data.y, 10, nn.functional.cross_entropy, log).verdict == "collapsed"
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize("kind", ["double", "complex", "sparse", "bfloat16"])
+def test_other_kinds_of_numbers(tmp_path: Path, kind: str) -> None:
+    if kind == "sparse":
+        model: nn.Module = nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Flatten(), nn.Linear(12, 3))
+        x = torch.randint(0, 5, (6, 3))
+    else:
+        model, x = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), torch.randn(6, 6)
+        dtype = {"double": torch.float64, "complex": torch.complex64, "bfloat16": torch.bfloat16}[kind]
+        model, x = model.to(dtype), x.to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    parameter = next(model.parameters())
+    with gradscope.record(model, optimizer, tmp_path / "r.h5") as run:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = model(x).abs().float().square().mean()
+            loss.backward()
+            gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+            weight = parameter.detach().clone()
+            optimizer.step()
+            run.log(loss=loss)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset["loss_gradient_norm"].values[-1, 0] == pytest.approx(
+            gradient.abs().double().norm().item(), rel=1e-3
+        )
+        exact = torch.vdot(weight.reshape(-1).to(torch.complex128), gradient.reshape(-1).to(torch.complex128)).real
+        assert dataset["weight_gradient_dot"].values[-1, 0] == pytest.approx(exact.item(), rel=1e-2, abs=1e-6)
+        assert dataset["nonfinite_count"].values.sum() == 0
+
+
+def test_a_recorded_model_can_be_copied_and_saved(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = MAKE["sgd"](list(model.parameters()))
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", preset="full") as run:
+        train(model, optimizer, 2, run)
+        average = torch.optim.swa_utils.AveragedModel(model)
+        torch.save(model, tmp_path / "model.pt")
+        for other in (copy.deepcopy(model), average, torch.load(tmp_path / "model.pt", weights_only=False)):
+            other.train()
+            other(torch.full((4, 6), 1e9))  # reaches nobody
+        train(model, optimizer, 2, run)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset["activation_mean_abs"].max() < 100
+
+
+def test_optimizers_of_which_nothing_is_recorded(tmp_path: Path) -> None:
+    model = mlp()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model[0], model[2:])]
+    x, y = next(batches(1))
+    with gradscope.record(model, optimizers, tmp_path / "r.h5", select="^0") as run:
+        run_steps(model, optimizers, x, y, run, 3, nn.functional.cross_entropy)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset.sizes["step"] == 3
+
+
+def test_parameter_groups_added_later_are_said(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    run = gradscope.record(model, optimizer, tmp_path / "r.h5")
+    train(model, optimizer, 2, run)
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    with pytest.warns(UserWarning, match="added after the start"):
+        train(model, optimizer, 20, run)
+    run.close()
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset.sizes["step"] == 22
+        assert "added_later" in json.loads(dataset.attrs["capture"])
+
+
+def test_regularize_during_a_recording_is_seen(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5") as run:
+        train(model, optimizer, 3, run)
+        handle = regularize(optimizer, L2(), Constant(0.1))
+        train(model, optimizer, 3, run)
+        handle.detach()
+        train(model, optimizer, 3, run)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        np.testing.assert_allclose(dataset["strength"].values[:, 0], [0, 0, 0, 0.1, 0.1, 0.1, 0, 0, 0], rtol=1e-6)
+        assert dataset["penalised"].values.tolist() == [p.ndim > 1 for p in model.parameters()]
+        assert (dataset["penalty_gradient_mean_abs"].values[3:6, 0] > 0).all()
+
+
+def test_frozen_parameters_do_not_hide_a_collapse(tmp_path: Path) -> None:
+    data = digits()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 500).requires_grad_(False), nn.ReLU(), deep(500, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=0.4)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        run_steps(model, [optimizer], data.x[:64], data.y[:64], run, 150, nn.functional.cross_entropy)
+    assert run.verdict.verdict == "collapsed"
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert not dataset["penalised"].values[:2].any()
+
+
+def test_two_recordings_leave_the_decay_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADSCOPE_SCHEDULE", "delayed:2steps")
+    model = mlp()
+    optimizer = MAKE["sgd"](list(model.parameters()))
+    with gradscope.record(model, optimizer, tmp_path / "a.h5"), gradscope.record(model, optimizer, tmp_path / "b.h5"):
+        train(model, optimizer, 5)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.02
+    for name in "ab":
+        with gradscope.open_run(tmp_path / f"{name}.h5") as dataset:
+            np.testing.assert_allclose(dataset["strength"].values[:, 0], [0, 0, 0.01, 0.01, 0.01], rtol=1e-6)
+
+
+def test_two_penalties_leave_the_gradient_pure() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for penalty in (L2(), Lp(3)):
+        regularize(optimizer, penalty, Constant(5.0))
+    kept = {}
+    train(model, optimizer, 1, each=lambda step: kept.update({p: p.grad.clone() for p in model.parameters()}))
+    assert all(torch.equal(p.grad, g) for p, g in kept.items())
+    broken = next(model.parameters())
+    pure = broken.grad
+    handle = optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert broken.grad is pure
+
+
+def test_log_after_two_optimizers_and_after_closures(tmp_path: Path) -> None:
+    model = mlp()
+    first, second = torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.SGD(model[2:].parameters(), lr=0.1)
+    x, y = next(batches(1))
+    with gradscope.record(model, [first, second], tmp_path / "a.h5") as run:
+        for number in range(4):
+            for optimizer in (first, second):
+                model.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            run.log(tag=number)
+    quasi = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+
+    def closure() -> torch.Tensor:
+        quasi.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    with gradscope.record(model, quasi, tmp_path / "b.h5") as run:
+        for number in range(4):
+            quasi.step(closure)
+            run.log(tag=number)
+    for name in "ab":
+        with gradscope.open_run(tmp_path / f"{name}.h5") as dataset:
+            assert dataset["tag"].values.tolist() == [0, 1, 2, 3]
+
+
+def test_names_of_scalars_and_metrics(tmp_path: Path) -> None:
+    model = mlp()
+    with gradscope.record(model, MAKE["sgd"](list(model.parameters())), tmp_path / "r.h5") as run:
+        for number in range(2):
+            run.epoch(number, **{"val/acc": 0.5})
+            train(model, MAKE["sgd"](list(model.parameters())), 1)
+        for wrong in ("events", "epochs", "step", "weight_norm", " ", ""):
+            with pytest.raises(InputError, match=r"uses that name|expected a word"):
+                run.log(**{wrong: 1.0})
+        with pytest.raises(InputError, match="expected a whole number"):
+            run.epoch("first")  # type: ignore[arg-type]
+        run.log(**{"train/acc": 0.25})
+    with gradscope.open_run(tmp_path / "r.h5", "epochs") as table:
+        assert table["val_acc"].values.tolist() == [0.5, 0.5]
+
+
+def test_resumed_and_negative_losses_are_not_judged_by_a_guess(tmp_path: Path) -> None:
+    """A guessed baseline is no evidence of a stall, and a negative loss none of learning."""
+    model = mlp()
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    x, y = next(batches(1))
+    for name, loss_of in {
+        "resumed": lambda a, b: nn.functional.cross_entropy(a, b) * 0.3,
+        "negative": lambda a, b: nn.functional.mse_loss(a[:, 0], b.float()) - 5,
+    }.items():
+        with gradscope.record(model, still, tmp_path / f"{name}.h5", on_failure="ignore") as run:
+            run_steps(model, [still], x, y, run, 100, loss_of)
+        assert run.verdict.verdict == "undecided"
+
+
+def test_l1_that_zeroes_everything_at_once_is_seen_live(tmp_path: Path) -> None:
+    model = deep(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    regularize(optimizer, L1(), Constant(5.0))
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        train(model, optimizer, 100, run)
+        assert run.verdict.verdict == "collapsed"
+
+
+def test_a_blind_delay_is_warned_about(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    regularize(optimizer, L2(), Delayed(0.1, "auto"))
+    with (
+        gradscope.record(model, optimizer, tmp_path / "r.h5"),
+        pytest.warns(UserWarning, match="no loss is logged"),
+    ):
+        train(model, optimizer, 120)

@@ -100,8 +100,10 @@ def _attempt(command: Command, asked: Instructions, show: bool) -> Attempt:
     with open_run(path) as dataset:
         diagnosis = diagnose(dataset)
         steps = int(dataset["step"].values[-1]) + 1
-        if asked.strength is not None and (found := recorded_strength(dataset)) > 0:
-            check_strength(path, asked.strength, command.penalty, found, dataset.attrs["penalty"])
+        if asked.strength is not None:
+            schedule = json.loads(dataset.attrs["config"])["schedule"]
+            found = recorded_strength(dataset)
+            check_strength(path, asked.strength, command.penalty, found, dataset.attrs["penalty"], schedule)
     stopped = steps if outcome.code == EXIT_STOPPED else None
     return Attempt(path, asked.strength, asked.schedule, diagnosis, steps, stopped)
 

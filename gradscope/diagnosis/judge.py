@@ -39,6 +39,7 @@ class Thresholds:
     standard_errors: float = 3.0  # how clearly a window has to differ
     window: int = 16  # rows in the shortest window
     shrunk: float = 1.0  # ln of the factor by which weights have to have shrunk
+    silent: float = 1e-3  # share of its output that depends on the input, below which a network is a constant
     balance: float = 0.1  # radial balance below which the loss no longer holds the weights
     rising: float = 1.25  # a balance that grew by this factor from one window to the next is rising
     settled: float = 5.0  # e-folding times after which a run that learns has shown that it holds
@@ -100,9 +101,9 @@ class Judge:
         if self.failure is not None:
             return
         if not np.isfinite(self.baseline):
-            first = self.series.loss[: self.limits.window]
+            first = self.series.loss[:n][self.series.step[:n] < self.limits.window]
             self.baseline = float(first[np.isfinite(first)].mean()) if np.isfinite(first).any() else np.nan
-            self.baseline_source = f"assumed: mean loss of the first {self.limits.window} rows"
+            self.baseline_source = f"guessed: mean loss of the first {self.limits.window} steps"
         self._look_for_learning(n)
         found = self._divergence(n) or self._collapse(n)
         self._agreed = self._agreed + 1 if found else 0
@@ -120,10 +121,19 @@ class Judge:
         while length <= min(len(known), max(len(known) // 2, self.limits.window)):
             part = known[-length:]
             spread = part.std(ddof=1) / np.sqrt(length)
-            if part.mean() + self.limits.standard_errors * spread < (1 - share) * self.baseline:
+            if part.mean() + self.limits.standard_errors * spread < self._below(share):
                 return True
             length *= 2
         return False
+
+    def _below(self, share: float) -> float:
+        """The loss that lies this share below the baseline (which may be negative in tasks of other kinds)."""
+        return self.baseline - share * abs(self.baseline)
+
+    @property
+    def _sure(self) -> bool:
+        """Whether the baseline is that of the task, given or read off a cross-entropy, and no guess."""
+        return self.baseline_source.startswith(("given", "assumed"))
 
     def _level(self, start: int, n: int) -> float:
         """The mean of the losses logged in these rows; of the last one before, where there is none."""
@@ -165,21 +175,21 @@ class Judge:
         s, limits = self.series, self.limits
         if not self.info.penalised.any():
             return self.established_step is not None
-        if not s.penalty[n - 1] > 0:
+        if not s.strength[n - 1] > 0:
             return False  # delayed, and not on yet
         _, before = self._windows(n)
-        if self._level(before.start, n) >= (1 - limits.improved) * self.baseline:
+        if self._level(before.start, n) >= self._below(limits.improved):
             return False
         rate = float(np.nan_to_num(s.rate[n - 1]))
         size = s.weight_square**0.5 if np.isfinite(s.weight_square[n - 1]) else s.weight
         if self._e_foldings(n) >= limits.settled:
             return not np.log(size[n - 1] / size[before.start]) < -limits.rest
         start = n - max(limits.window, int(limits.held / rate) if rate > 0 else 0)
-        if start < 0 or not (s.penalty[start:n] > 0).all():
+        if start < 0 or not (s.strength[start:n] > 0).all():
             return False  # the penalty has not acted for long enough to show what it does
         fall = -np.log(size[n - 1] / size[start])
         alone = rate * (s.step[n - 1] - s.step[start])
-        return bool(self._level(start, n) < (1 - limits.established) * self.baseline and fall <= alone / 2)
+        return bool(self._level(start, n) < self._below(limits.established) and fall <= alone / 2)
 
     def _e_foldings(self, n: int) -> float:
         """How many e-folding times the penalty has acted."""
@@ -237,13 +247,13 @@ class Judge:
         weight = self.series.weight_square[:n]
         if np.isnan(weight).all():
             weight = self.series.weight[:n]
-        acting = np.flatnonzero(~(self.series.penalty[:n] > 0))
+        acting = np.flatnonzero(~(self.series.strength[:n] > 0))
         start = int(acting[-1]) + 1 if len(acting) and acting[-1] + 1 < n else 0
         return start + int(np.nanargmax(weight[start:]))
 
     def _collapse(self, n: int) -> Failure | None:
         s, limits = self.series, self.limits
-        if not s.penalty[n - 1] > 0 or np.isnan(s.gradient[n - 1]):
+        if not s.strength[n - 1] > 0 or np.isnan(s.gradient[n - 1]):
             return None
         start = self.onset(n)
         now, _ = self._windows(n)
@@ -251,19 +261,27 @@ class Judge:
         with np.errstate(divide="ignore", invalid="ignore"):
             shrunk = float(np.log(s.weight[start] / s.weight[n - 1]))
             faded = float(np.log(s.gradient[first].mean() / s.gradient[now].mean()))
-        if shrunk < limits.shrunk or faded < limits.shrunk / 2:
+        silent = self._silent(n)
+        if shrunk < limits.shrunk or not (silent or faded >= limits.shrunk / 2):
             return None
         balance, before = self._balance(n)
-        if not np.isnan(balance) and (balance > limits.balance or balance > limits.rising * max(before, 0.01)):
+        held = balance > limits.balance or balance > limits.rising * np.nanmax([before, 0.01])
+        if held and not silent:
             return None
         level = self._level(now.start, n)
-        if level < (1 - limits.improved) * self.baseline:
-            return None
+        if level < self._below(limits.improved):
+            if self._sure or not silent:
+                return None
+            # The loss of a constant is the baseline that had to be guessed.
+            self.baseline, self.baseline_source = level, "the loss of the network once it predicted a constant"
+            self.active_step = self.established_step = self.settled_step = None
         evidence = [
             f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
             f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",
             f"the loss is {level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})",
         ]
+        if silent:
+            evidence.append("the output no longer depends on the input")
         if np.isnan(balance):
             evidence.append("the radial balance could not be used: ⟨w, ∂L/∂w⟩ or ‖w‖ is not in the record")
         else:
@@ -291,26 +309,55 @@ class Judge:
         s, horizon = self.series, self.info.horizon
         if horizon is None:
             # The end of a run that nobody planned is taken for its horizon, unless it is hardly a run.
-            reached = n >= 4 * self.limits.window
+            reached = n >= 4 * self.limits.window and not self._improving(n)
         else:
             spacing = s.step[-1] - s.step[-2] if n > 1 else 1  # of a run that is not recorded at every step
             reached = bool(s.step[-1] + spacing >= horizon)
         judged = reached and not np.isnan(s.loss).all()
-        if judged and self._label(n):
+        if judged and self._label(n) and not (self.failure is not None and not self._sure):
             return self._healthy()
         if self.failure is not None:
             return self._failed(self.failure)
         bad = self._bad(n)
         if bad.all() or (judged and bad[-1]):
             return self._failed(self._not_finite(n))
-        return self._failed(self._stalled(n)) if judged else self.diagnosis()
+        if not judged:
+            return self.diagnosis()
+        found = self._stalled(n)
+        if found.verdict is Verdict.STALLED and not self._sure and not self._at_chance(n):
+            return self.diagnosis()  # no better than a guess is no evidence
+        return self._failed(found)
+
+    def _improving(self, n: int) -> bool:
+        """The loss of the last quarter is clearly below that of the quarter before: not over yet."""
+        known = self.series.loss[:n][np.isfinite(self.series.loss[:n])]
+        size = len(known) // 4
+        if size < 8:
+            return False
+        now, before = known[-size:], known[-2 * size : -size]
+        error = np.sqrt((now.var(ddof=1) + before.var(ddof=1)) / size)
+        return bool(now.mean() + self.limits.standard_errors * error < before.mean())
+
+    def _at_chance(self, n: int) -> bool:
+        """The loss ends where a cross-entropy of equal classes does, for the classes that were guessed."""
+        level = self._level(n - max(1, n // 20), n)
+        return self.baseline_source.startswith("guessed: entropy") and abs(level / self.baseline - 1) < 0.03
 
     def learned(self) -> bool:
         """The label, if the run ended here: its last 5 % of rows are 5 % better than the baseline."""
         return self._label(len(self.series))
 
     def _label(self, n: int) -> bool:
-        return bool(self._level(n - max(1, n // 20), n) < (1 - self.limits.improved) * self.baseline)
+        return bool(self._level(n - max(1, n // 20), n) < self._below(self.limits.improved))
+
+    def _silent(self, n: int) -> bool:
+        """The output no longer depends on the input, as far as activations were recorded."""
+        known = np.flatnonzero(np.isfinite(self.series.signal[:n]))
+        if len(known) < 2:
+            return False
+        signal, last = self.series.signal[known], known[-1]
+        gone = signal[-1] <= self.limits.silent * self.series.output[last]
+        return bool(gone and signal[-1] <= self.limits.balance * signal.max())
 
     def _stalled(self, n: int) -> Failure:
         s = self.series
@@ -323,8 +370,9 @@ class Judge:
         # The label is one definition; what the run looked like before the weights ran out is another.
         weight = s.weight_square if np.isfinite(s.weight_square).any() else s.weight**2
         start = self.onset(n)
-        if np.nanmax(s.penalty) > 0 and 0.5 * np.log(weight[start] / max(weight[-1], 1e-300)) >= self.limits.shrunk:
-            evidence.append(f"the weights shrank by a factor of {np.sqrt(weight[start] / weight[-1]):.3g}")
+        shrunk = 0.5 * np.log(max(weight[start], 1e-300) / max(weight[-1], 1e-300))
+        if np.nanmax(s.strength) > 0 and shrunk >= self.limits.shrunk:
+            evidence.append(f"mean |w| fell to {np.exp(-shrunk):.3g} of what it was at step {s.step[start]:.0f}")
             return Failure(Verdict.COLLAPSED, last, int(s.step[start]), evidence)
         move = np.nansum(s.gradient) / max(float(s.weight[0]), 1e-300)
         if move < self.limits.vanishing:
@@ -393,8 +441,8 @@ def diagnose(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Diagn
 BLOCK = 65536
 
 NEEDED = (
-    "loss", "learning_rate", "loss_gradient_mean_abs", "penalty_gradient_mean_abs",
-    "weight_mean_abs", "weight_norm", "weight_gradient_dot", "nonfinite_count",
+    "loss", "strength", "learning_rate", "activation_std", "activation_mean_abs", "loss_gradient_mean_abs",
+    "penalty_gradient_mean_abs", "weight_mean_abs", "weight_norm", "weight_gradient_dot", "nonfinite_count",
 )  # fmt: skip
 
 

@@ -37,7 +37,6 @@ class RunInfo:
     baseline_loss: float = float("nan")
     baseline_source: str = "unknown"
     horizon: int | None = None
-    on_from_start: bool = True
 
     @property
     def watched(self) -> NDArray[np.bool_]:
@@ -73,7 +72,9 @@ class Series:
     ``gradient``/``penalty``/``weight``: mean |∂L/∂w|, |λ∂Ω/∂w|, |w|. ``weight_square``: Σ‖w‖².
     ``pull``: −Σ⟨w, ∂L/∂w⟩, what the loss does to the size of the weights; ``push``: Σ⟨w, λ∂Ω/∂w⟩, what
     the penalty does. ``rate``: the share of a weight that the penalty alone takes away in one step
-    (the inverse of the e-folding time, in steps).
+    (the inverse of the e-folding time, in steps). ``strength``: the largest that acts. ``signal``: the part of
+    the last module's output that depends on the input (`activation_std`), ``output``: its mean size, both NaN
+    between their samples.
     """
 
     step: Array
@@ -86,6 +87,9 @@ class Series:
     push: Array
     rate: Array
     nonfinite: Array
+    strength: Array
+    signal: Array
+    output: Array
 
     def __len__(self) -> int:
         return len(self.step)
@@ -120,7 +124,6 @@ def network_series(rows: Rows, info: RunInfo) -> Series:
     n = len(step)
     watched = info.watched
     weights = info.numel[watched]
-    total = max(weights.sum(), 1.0)
     nothing = np.full(n, np.nan)
 
     def table(name: str) -> Array | None:
@@ -134,8 +137,17 @@ def network_series(rows: Rows, info: RunInfo) -> Series:
         count = (seen * weights).sum(1)
         return np.where(count > 0, (np.where(seen, values, 0) * weights).sum(1) / np.maximum(count, 1), np.nan)
 
-    g_abs, r_abs = table("loss_gradient_mean_abs"), table("penalty_gradient_mean_abs")
-    w_abs, w_norm, dot = table("weight_mean_abs"), table("weight_norm"), table("weight_gradient_dot")
+    g_abs = table("loss_gradient_mean_abs")
+
+    def moved(name: str) -> Array | None:
+        # So is its weight, and a decay that optimizers do not apply without a gradient.
+        values = table(name)
+        if values is None or g_abs is None:
+            return values
+        return np.where(np.isnan(g_abs) & ~np.isnan(g_abs).all(1, keepdims=True), np.nan, values)
+
+    r_abs, w_abs = moved("penalty_gradient_mean_abs"), moved("weight_mean_abs")
+    w_norm, dot = moved("weight_norm"), table("weight_gradient_dot")
     square = w_norm**2 if w_norm is not None else None
     push = _push(info.penalty, r_abs, w_abs, square, weights)
     nonfinite = table("nonfinite_count")
@@ -145,12 +157,42 @@ def network_series(rows: Rows, info: RunInfo) -> Series:
         gradient=mean(g_abs),
         penalty=mean(r_abs),
         weight=mean(w_abs),
-        weight_square=square.sum(1) if square is not None else nothing,
+        weight_square=_total(square, nothing),
         pull=-np.nansum(dot, axis=1) if dot is not None else nothing,
-        push=push.sum(1) if push is not None else nothing,
-        rate=_rate(rows, info, r_abs, w_abs, weights, total),
+        push=_total(push, nothing),
+        rate=_rate(rows, info, r_abs, w_abs, weights),
         nonfinite=nonfinite.sum(1) if nonfinite is not None else np.zeros(n),
+        strength=_strength(rows, info, r_abs),
+        signal=_of_last_module(rows, "activation_std"),
+        output=_of_last_module(rows, "activation_mean_abs"),
     )
+
+
+def _total(values: Array | None, nothing: Array) -> Array:
+    """Sums over the parameters that took part; NaN where none did."""
+    if values is None:
+        return nothing
+    seen = ~np.isnan(values)
+    return np.where(seen.any(1), np.where(seen, values, 0).sum(1), np.nan)
+
+
+def _strength(rows: Rows, info: RunInfo, r_abs: Array | None) -> Array:
+    if "strength" in rows:
+        groups = np.unique(info.group[info.watched])
+        return np.asarray(np.asarray(rows["strength"], dtype=np.float64)[:, groups].max(1))
+    if r_abs is None:
+        return np.full(len(rows["step"]), np.nan)
+    return np.asarray(np.where(np.isnan(r_abs), 0, r_abs).max(1))
+
+
+def _of_last_module(rows: Rows, name: str) -> Array:
+    """The last column that holds a number in this block: of the module that ran last."""
+    if name in rows:
+        values = np.asarray(rows[name], dtype=np.float64)
+        columns = np.flatnonzero(np.isfinite(values).any(0))
+        if len(columns):
+            return np.asarray(values[:, columns[-1]])
+    return np.full(len(rows["step"]), np.nan)
 
 
 def _push(penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array | None, numel: Array) -> Array | None:
@@ -166,7 +208,7 @@ def _push(penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array 
     return r_abs * w_abs * numel
 
 
-def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array, total: float) -> Array:
+def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array) -> Array:
     """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
 
     SGD: lr·|r|/(|w|·(1 − momentum)); decoupled decay and proximal steps act once, without momentum.
@@ -183,4 +225,7 @@ def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, n
     lr = np.asarray(rows["learning_rate"], dtype=np.float64)[:, group]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(w_abs > 0, r_abs / w_abs, 0.0)
-    return np.asarray((lr * gain * share * numel).sum(1) / total)
+    # A parameter without a gradient counts for nothing; coupled decay under Adam makes the whole unknown.
+    took_part = ~np.isnan(w_abs)
+    each = np.where(took_part, lr * gain * share * numel, 0.0)
+    return np.asarray(each.sum(1) / np.maximum((took_part * numel).sum(1), 1.0))

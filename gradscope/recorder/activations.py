@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,23 @@ def unit_axis(module: nn.Module, output: Tensor) -> int:
     """The axis of the units: channels for convolutional shapes, features otherwise."""
     spatial = output.ndim > 3 or "Conv" in type(module).__name__
     return 1 if spatial and output.ndim > 2 else output.ndim - 1
+
+
+class Hook:
+    """A hook that stays with its recording: a copied or pickled model carries one that does nothing."""
+
+    def __init__(self, act: Callable[..., None] | None = None) -> None:
+        self._act = act
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._act is not None:
+            self._act(*arguments)
+
+    def __deepcopy__(self, memo: Any) -> Hook:
+        return Hook()
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
 
 
 class _Pool:
@@ -60,7 +78,9 @@ class Activations:
         self.gradients = gradients
         self.sampling = True
         self._pools = {name: _Pool() for name in modules}
-        self._hooks = [module.register_forward_hook(self._hook(self._pools[name])) for name, module in modules.items()]
+        self._hooks = [
+            module.register_forward_hook(Hook(self._hook(self._pools[name]))) for name, module in modules.items()
+        ]
 
     def _hook(self, pool: _Pool) -> Any:
         def pool_gradient(gradient: Tensor) -> None:

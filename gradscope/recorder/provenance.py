@@ -44,12 +44,24 @@ def capture(
     """The record's ``capture``: what each number means here, and what was not seen and why."""
     return {
         "loss_gradient": "as the optimizer got it at step(): accumulated; a clipping before step() is in it",
+        "skipped": "steps that GradScaler skips are not seen",
         "penalties": list(penalties),
         "activations_every": activations_every,
         "frozen": [name for name, p in parameters.items() if not p.requires_grad],
         "not_recorded": dict.fromkeys(unseen, "in none of the optimizers"),
         "environment": dict(overridden),
     }
+
+
+def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of a parameter group that a file can hold."""
+    kept: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            kept[name] = float(value)
+        elif isinstance(value, str | int | float | bool | tuple | list) and name not in ("params", "param_names"):
+            kept[name] = value
+    return kept
 
 
 def git_revision() -> str | None:

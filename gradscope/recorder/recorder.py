@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradscope.recorder.activations import QUANTITIES as ACTIVATION_QUANTITIES
-from gradscope.recorder.activations import Activations
+from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.rows import Block, HostRow, PenaltyTerm, group_variables, parameter_variables
 from gradscope.recorder.statistics import QUANTITIES, norms, parameter_table
 from gradscope.types import InputError
@@ -55,13 +55,14 @@ class PenaltyProbe:
 
     ``strengths()``: λ of each term at the coming step. ``measure``: the columns and Σ|∂Ω/∂w| of the
     parameters where it does not follow from other sums. ``inside_loss``: what the user's own penalty
-    inside the loss adds to each gradient, to be taken off again.
+    inside the loss adds to each gradient, and to the loss, to be taken off again.
     """
 
     terms: Sequence[PenaltyTerm]
     strengths: Callable[[], tuple[float, ...]]
     measure: Callable[[Sequence[Tensor]], tuple[list[int], list[Tensor]]] | None = None
     inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+    value_inside_loss: Callable[[], Tensor] | None = None
 
 
 @dataclass
@@ -73,12 +74,15 @@ class _Pending:
     updates: list[Tensor | None] = field(default_factory=list)
     hosts: list[HostRow] = field(default_factory=list)
     scalars: list[dict[str, Tensor | float]] = field(default_factory=list)
+    inside_loss: list[Tensor] = field(default_factory=list)
 
 
-def plain_name(name: str) -> str:
+def plain_name(model: nn.Module, name: str) -> str:
     """The name as the unwrapped model has it (DistributedDataParallel and torch.compile add prefixes)."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
-    return ".".join(parts[1:] if parts and parts[0] == "module" else parts)
+    inner = getattr(model, "_orig_mod", model)
+    wrapped = isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return ".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts)
 
 
 class Recorder:
@@ -95,17 +99,19 @@ class Recorder:
         preset: str = "standard",
         every: int = 1,
         before_step: Callable[[int], None] | None = None,
-        first_step: int = 0,
+        group_counts: Sequence[int] | None = None,
     ) -> None:
         self.preset = PRESETS[preset]
         self.names = list(parameters)
         self.weights = list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
-        self.step = first_step - 1
+        self.step = -1
         self.epoch = -1
         self._optimizers = {id(o): o for o in optimizers}
         self._columns = _columns(optimizers, self.weights)
-        self._probe = probe
+        counts = group_counts or [len(o.param_groups) for o in optimizers]
+        self._groups = [group for o, n in zip(optimizers, counts, strict=True) for group in o.param_groups[:n]]
+        self.probe = probe
         self._sink = sink
         self._before_step = before_step
         self._every = every
@@ -116,7 +122,7 @@ class Recorder:
         self._start = time.perf_counter()
         self._before_update: tuple[list[int], list[Tensor]] | None = None
         modules = {
-            plain_name(name) or type(module).__name__: module
+            plain_name(model, name) or type(module).__name__: module
             for name, module in model.named_modules()
             if not any(True for _ in module.children())
         }
@@ -131,7 +137,7 @@ class Recorder:
 
     def _quantities(self) -> tuple[str, ...]:
         needed = self.preset.quantities
-        if "weight_nonzero" not in needed and any(t.shares and t.shares[1] for t in self._probe.terms):
+        if "weight_nonzero" not in needed and any(t.shares and t.shares[1] for t in self.probe.terms):
             needed = (*needed, "weight_nonzero")
         return needed
 
@@ -139,7 +145,7 @@ class Recorder:
         """One hook tells that a backward has run since the last step; which parameter does not matter."""
         if self._sentinel is not None:
             self._sentinel.remove()
-        self._sentinel = parameter.register_post_accumulate_grad_hook(self._on_backward)
+        self._sentinel = parameter.register_post_accumulate_grad_hook(Hook(self._on_backward))
 
     def _on_backward(self, parameter: Tensor) -> None:
         self._fresh_backward = True
@@ -172,6 +178,7 @@ class Recorder:
             if not self._open or id(optimizer) in self._open:
                 self._begin_row()
             self._open.add(id(optimizer))
+            self._fresh_backward = False
             if self.step % self._every == 0:
                 self._measure(optimizer)
 
@@ -182,18 +189,19 @@ class Recorder:
         if self._before_step is not None:
             self._before_step(self.step + 1)
         self.step += 1
-        fresh, self._fresh_backward = self._fresh_backward, False
-        scalars, self._later = (self._later if fresh else {}), {}
+        scalars, self._later = (self._later if self._fresh_backward else {}), {}
         if self.step % self._every:
             if self.activations is not None:
                 self.activations.clear()  # of the forwards of a step that is not recorded
             return
         rows = self._rows
-        rates = tuple(float(g["lr"]) for o in self._optimizers.values() for g in o.param_groups)
+        rates = tuple([float(group["lr"]) for group in self._groups])
         rows.hosts.append(
-            HostRow(self.step, self.epoch, time.perf_counter() - self._start, self._probe.strengths(), rates)
+            HostRow(self.step, self.epoch, time.perf_counter() - self._start, self.probe.strengths(), rates)
         )
         rows.scalars.append(scalars)
+        if self.probe.value_inside_loss is not None:
+            rows.inside_loss.append(self.probe.value_inside_loss())
         rows.tables.append(
             torch.full((len(self.quantities) + 1, len(self.weights)), float("nan"), device=self.weights[0].device)
         )
@@ -206,15 +214,17 @@ class Recorder:
 
     def _measure(self, optimizer: Optimizer) -> None:
         columns = self._columns[id(optimizer)]
+        if not columns:
+            return  # none of its parameters is recorded
         weights = [self.weights[i] for i in columns]
         gradients: list[Tensor | None] = [w.grad for w in weights]
-        if self._probe.inside_loss is not None:
-            extra = self._probe.inside_loss(weights)
+        if self.probe.inside_loss is not None:
+            extra = self.probe.inside_loss(weights)
             gradients = [g if g is None else g - e for g, e in zip(gradients, extra, strict=True)]
         table = parameter_table(weights, gradients, self.quantities)
         self._rows.tables[-1][:-1, columns] = table
-        if self._probe.measure is not None:
-            where, sizes = self._probe.measure(self.weights)
+        if self.probe.measure is not None:
+            where, sizes = self.probe.measure(self.weights)
             self._rows.tables[-1][-1, where] = torch.stack(sizes)
         if self.preset.full:
             self._before_update = (columns, [w.detach().clone() for w in weights])
@@ -222,13 +232,16 @@ class Recorder:
 
     def _keep_sentinel(self, weights: list[Tensor], gradients: list[Tensor | None]) -> None:
         """If the watched parameter took no part in this step, watch one that did."""
-        if not self._fresh_backward and gradients[-1] is None:
+        if gradients[-1] is None:
             active = [w for w, g in zip(weights, gradients, strict=True) if g is not None]
             if active:
                 self._watch_backward(active[-1])
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if id(optimizer) not in self._optimizers or self._before_update is None:
+        if id(optimizer) not in self._optimizers:
+            return
+        self._fresh_backward = False  # of a closure that was called more than once
+        if self._before_update is None:
             return
         columns, before = self._before_update
         self._before_update = None
@@ -262,11 +275,11 @@ class Recorder:
             "step": np.array([row.step for row in rows.hosts], dtype=np.int64),
             "epoch": np.array([row.epoch for row in rows.hosts], dtype=np.int32),
             "time": np.array([row.time for row in rows.hosts], dtype=np.float64),
-            "skipped": np.array([row.skipped for row in rows.hosts], dtype=np.int8),
+            "skipped": np.zeros(len(rows.hosts), dtype=np.int8),
         }
-        block |= group_variables(rows.hosts, self._probe.terms, len(rows.hosts[0].learning_rates))
+        block |= group_variables(rows.hosts, self.probe.terms, len(rows.hosts[0].learning_rates))
         names = (*self.quantities, "penalty_l1")
-        block |= parameter_variables(table, names, self.numel, strengths, self._probe.terms)
+        block |= parameter_variables(table, names, self.numel, strengths, self.probe.terms)
         if self.preset.full:
             block["update_mean_abs"] = (_stacked(rows.updates, self.numel.shape) / np.maximum(self.numel, 1)).astype(
                 np.float32
@@ -277,6 +290,8 @@ class Recorder:
             labels = (*ACTIVATION_QUANTITIES, "activation_gradient_mean_abs")
             block |= {name: sampled[:, i].astype(np.float32) for i, name in enumerate(labels[:height])}
         block |= _scalar_columns(rows.scalars)
+        if rows.inside_loss and "loss" in block:
+            block["loss"] = block["loss"] - torch.stack(rows.inside_loss).float().cpu().numpy()
         self._sink(block)
 
     def detach(self) -> None:

@@ -34,7 +34,6 @@ class HostRow:
     time: float
     strengths: tuple[float, ...]
     learning_rates: tuple[float, ...]
-    skipped: bool = False
 
 
 def parameter_variables(
@@ -86,8 +85,10 @@ def penalty_gradient(
         else:
             a, b = term.shares
             size_of_gradient = a * at["weight_l1"][:, columns] / size[columns]
-            if b:
+            if b and "weight_nonzero" in at:
                 size_of_gradient = size_of_gradient + b * at["weight_nonzero"][:, columns] / size[columns]
+            elif b:  # a penalty that was attached later, under a preset that does not count zeros
+                size_of_gradient = size_of_gradient + b
         total[:, columns] += strengths[:, index, None] * size_of_gradient
     return total
 

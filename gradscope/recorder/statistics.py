@@ -22,12 +22,19 @@ _ORDER = {"l1": 1.0, "norm": 2.0, "max": float("inf"), "nonzero": 0.0}
 
 
 def norms(tensors: Sequence[Tensor], which: str) -> list[Tensor]:
-    """One norm a tensor, accumulated in float32 or better; 0 for an empty tensor."""
-    filled = [t for t in tensors if t.numel()]
-    if len(filled) == len(tensors):
-        return list(torch._foreach_norm(list(tensors), _ORDER[which], dtype=torch.float32))
-    found = iter(torch._foreach_norm(filled, _ORDER[which], dtype=torch.float32) if filled else ())
-    return [next(found) if t.numel() else t.new_zeros((), dtype=torch.float32) for t in tensors]
+    """One norm a tensor in float32, accumulated in float32 or better; 0 for an empty tensor."""
+    found: dict[int, Tensor] = {}
+    by_dtype: dict[torch.dtype, list[int]] = {}
+    for i, t in enumerate(tensors):
+        if t.numel():
+            by_dtype.setdefault(t.dtype, []).append(i)
+        else:
+            found[i] = torch.zeros((), device=t.device)
+    for dtype, where in by_dtype.items():
+        wide = torch.promote_types(dtype, torch.float32)
+        values = torch._foreach_norm([tensors[i] for i in where], _ORDER[which], dtype=wide)
+        found |= {i: value.to(torch.float32) for i, value in zip(where, values, strict=True)}
+    return [found[i] for i in range(len(tensors))]
 
 
 def nonfinite_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -36,8 +43,13 @@ def nonfinite_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
-    """⟨left, right⟩ a pair of tensors, in float32."""
-    return [torch.dot(a.reshape(-1).float(), b.reshape(-1).float()) for a, b in zip(left, right, strict=True)]
+    """⟨left, right⟩ a pair of tensors (its real part), in float32, accumulated in float32 or better."""
+    found = []
+    for a, b in zip(left, right, strict=True):
+        wide = torch.promote_types(a.dtype, torch.float32)
+        product = torch.vdot(a.reshape(-1).to(wide), b.reshape(-1).to(wide))
+        found.append((product.real if product.is_complex() else product).to(torch.float32))
+    return found
 
 
 def parameter_table(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]) -> Tensor:
@@ -50,7 +62,7 @@ def parameter_table(weights: Sequence[Tensor], gradients: Sequence[Tensor | None
 def foreach_table(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]) -> Tensor:
     """The same with foreach kernels, for any device and type."""
     seen = [i for i, g in enumerate(gradients) if g is not None]
-    grads = [g.detach() for g in gradients if g is not None]
+    grads = [g.detach().to_dense() if g.is_sparse else g.detach() for g in gradients if g is not None]
     plain = [w.detach() for w in weights]
     rows = []
     for quantity in quantities:

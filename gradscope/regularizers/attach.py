@@ -44,10 +44,10 @@ class _Attached:
         self.step = 0
         self.epoch = -1
         self._optimizer = weakref.ref(optimizer)
-        self._hooks = (
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        )
+        after = optimizer.register_step_post_hook(self._after)
+        # Last in, first out: what one of several swaps or sets has to be put back in reverse order.
+        optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined]
+        self._hooks = (optimizer.register_step_pre_hook(self._before), after)
         _ATTACHED.setdefault(optimizer, []).append(self)
 
     def now(self) -> float:
@@ -64,6 +64,8 @@ class _Attached:
 
     #: Set by a recording that will tell the schedule when the active phase is reached.
     watched = False
+    #: Set while the environment replaces this penalty by another.
+    suspended = False
 
     def detach(self) -> None:
         """Remove the hooks; the optimizer is as it was."""
@@ -83,17 +85,25 @@ class _Attached:
 class ScheduledDecay(_Attached):
     """The optimizer's own ``weight_decay``, multiplied over time by a schedule of strength 1."""
 
+    _own: list[float] | None = None
+
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._own is not None:  # the last step raised before its end
+            self._put_back(optimizer)
         factor = self.now()
         self._own = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             if "weight_decay" in group:
                 group["weight_decay"] = group["weight_decay"] * factor
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for group, own in zip(optimizer.param_groups, self._own, strict=True):
+    def _put_back(self, optimizer: Optimizer) -> None:
+        for group, own in zip(optimizer.param_groups, self._own or (), strict=False):
             if "weight_decay" in group:
                 group["weight_decay"] = own
+        self._own = None
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._put_back(optimizer)
         self.step += 1
 
 
@@ -125,9 +135,8 @@ class Regularization(_Attached):
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if kwargs.get("closure") is not None or any(a is not None for a in args[1:]):  # args[0]: the optimizer
             raise InputError("regularize does not work with optimizer.step(closure); call step() without one")
-        strength = self.now()
-        self._strength = strength
-        self._kept = []
+        self._put_back(optimizer)  # if the last step raised before its end
+        self._strength = strength = 0.0 if self.suspended else self.now()
         self._own = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
         with torch.no_grad():
             for group, own in zip(optimizer.param_groups, self._own, strict=True):
@@ -166,19 +175,25 @@ class Regularization(_Attached):
             p.grad = new
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for p, grad in self._kept:
-            p.grad = grad
-        self._kept = []
-        with torch.no_grad():
-            for group, own in zip(optimizer.param_groups, self._own, strict=True):
-                if self.replaces_decay and "weight_decay" in group:
-                    group["weight_decay"] = own
-                if self.penalty.proximal_step and self._strength:
+        self._put_back(optimizer)
+        if self.penalty.proximal_step and self._strength:
+            with torch.no_grad():
+                for group in optimizer.param_groups:
                     threshold = float(group["lr"]) * self._strength
                     for p in group["params"]:
                         if id(p) in self.parameters and p.grad is not None:
                             p.copy_(self.penalty.proximal(p, threshold))
         self.step += 1
+
+    def _put_back(self, optimizer: Optimizer) -> None:
+        """The gradients and settings of before the step."""
+        for p, grad in self._kept:
+            p.grad = grad
+        if self.replaces_decay:
+            for group, own in zip(optimizer.param_groups, self._own, strict=False):
+                if "weight_decay" in group:
+                    group["weight_decay"] = own
+        self._kept, self._own = [], []
 
 
 def regularize(

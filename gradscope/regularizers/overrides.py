@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.optim import Optimizer
@@ -10,11 +11,10 @@ from torch.optim import Optimizer
 from gradscope.regularizers.attach import (
     Regularization,
     ScheduledDecay,
-    _Attached,
     attached_to,
     is_decoupled,
 )
-from gradscope.regularizers.penalties import L2, parse_penalty
+from gradscope.regularizers.penalties import L2, Penalty, parse_penalty
 from gradscope.regularizers.schedules import Schedule, parse_schedule
 from gradscope.types import InputError
 
@@ -41,56 +41,61 @@ class _Times(Schedule):
         return "*".join(part.text for part in self.parts)
 
 
+Undo = Callable[[], None]
+
+
 def obey(
     optimizers: Sequence[Optimizer], strength: float | None, penalty: str | None, schedule: str | None
-) -> list[_Attached]:
-    """Put the asked-for strength or schedule on these optimizers; returns what was attached.
+) -> list[Undo]:
+    """Put the asked-for strength or schedule on these optimizers; returns what takes it off again.
 
     A strength replaces the script's penalty on parameters with more than one dimension. A schedule
-    alone multiplies whatever penalty the script set.
+    alone multiplies whatever penalty the script set. What another recording has put on stays as it is.
     """
-    if strength is not None:
-        return _replace(optimizers, strength, penalty or "l2", schedule or "constant")
-    if schedule is None:
-        return []
-    made: list[_Attached] = []
+    kind = parse_penalty(penalty or "l2")
+    when = parse_schedule(schedule or "constant", strength if strength is not None else 1.0)
+    undo: list[Undo] = []
     for optimizer in optimizers:
-        for handle in attached_to(optimizer):
-            handle.schedule = _Times(handle.schedule, parse_schedule(schedule))
-        if any(group.get("weight_decay", 0.0) for group in optimizer.param_groups):
-            made.append(ScheduledDecay(optimizer, parse_schedule(schedule)))
-    return made
-
-
-def _replace(optimizers: Sequence[Optimizer], strength: float, penalty: str, schedule: str) -> list[_Attached]:
-    kind = parse_penalty(penalty)
-    plan = [(o, [p for g in o.param_groups for p in g["params"] if p.ndim > 1]) for o in optimizers]
-    if not any(parameters for _, parameters in plan):
+        if optimizer in _OBEYING:
+            continue
+        if strength is not None:
+            undo += _replace(optimizer, kind, when)
+        elif schedule is not None:
+            undo += _multiply(optimizer, schedule)
+        else:
+            continue
+        _OBEYING.add(optimizer)
+        undo.append(lambda optimizer=optimizer: _OBEYING.discard(optimizer))  # type: ignore[misc]
+    if strength is not None and not any(_matrices(optimizer) for optimizer in optimizers):
         raise InputError("no parameter has more than one dimension, so GRADSCOPE_STRENGTH has nothing to act on")
-    made: list[_Attached] = []
-    for optimizer, parameters in plan:
-        for handle in attached_to(optimizer):
-            handle.detach()
-        if parameters:
-            decoupled = isinstance(kind, L2) and is_decoupled(optimizer, optimizer.param_groups[0])
-            made.append(
-                Regularization(
-                    optimizer, kind, parse_schedule(schedule, strength), parameters,
-                    replaces_decay=True, decoupled=decoupled,
-                )
-            )  # fmt: skip
-    return made
+    return undo
 
 
-def plain_settings(group: dict[str, object]) -> dict[str, object]:
-    """The hyper-parameters of a parameter group that a file can hold."""
-    kept: dict[str, object] = {}
-    for name, value in group.items():
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            kept[name] = float(value)
-        elif isinstance(value, str | int | float | bool | tuple | list) and name not in (
-            "params",
-            "param_names",
-        ):
-            kept[name] = value
-    return kept
+_OBEYING: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def _matrices(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.ndim > 1]
+
+
+def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:
+    undo: list[Undo] = []
+    for handle in attached_to(optimizer):
+        own = handle.schedule
+        handle.schedule = _Times(own, parse_schedule(schedule))
+        undo.append(lambda handle=handle, own=own: setattr(handle, "schedule", own))  # type: ignore[misc]
+    if any(group.get("weight_decay", 0.0) for group in optimizer.param_groups):
+        undo.append(ScheduledDecay(optimizer, parse_schedule(schedule)).detach)
+    return undo
+
+
+def _replace(optimizer: Optimizer, penalty: Penalty, schedule: Schedule) -> list[Undo]:
+    undo: list[Undo] = []
+    for handle in attached_to(optimizer):
+        handle.suspended = True
+        undo.append(lambda handle=handle: setattr(handle, "suspended", False))  # type: ignore[misc]
+    if parameters := _matrices(optimizer):
+        decoupled = isinstance(penalty, L2) and is_decoupled(optimizer, optimizer.param_groups[0])
+        made = Regularization(optimizer, penalty, schedule, parameters, replaces_decay=True, decoupled=decoupled)
+        undo.append(made.detach)
+    return undo

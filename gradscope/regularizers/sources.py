@@ -30,12 +30,13 @@ class Source:
 
 def penalty_sources(optimizer: Optimizer) -> list[Source]:
     """Every penalty on this optimizer: its own ``weight_decay`` and what was attached to it."""
-    handles = attached_to(optimizer)
+    handles = [h for h in attached_to(optimizer) if not h.suspended]
     own = [h for h in handles if isinstance(h, Regularization)]
     factors = [h for h in handles if isinstance(h, ScheduledDecay)]
     sources = []
     for index, group in enumerate(optimizer.param_groups):
-        members = frozenset(id(p) for p in group["params"])
+        # A frozen parameter gets neither a gradient nor a decay: optimizers pass it over.
+        members = frozenset(id(p) for p in group["params"] if p.requires_grad)
         for handle in own:
             if mine := members & handle.parameters:
                 acts = _acts(handle)

@@ -71,13 +71,12 @@ def save(figure: Figure, path: Path) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
-def draw(runs: Sequence[Path], name: str, path: Path) -> Figure:
-    """The figure of this name from these records, written to ``path``."""
+def draw(runs: Sequence[Path], name: str, path: Path) -> Curves:
+    """Write the figure of this name from these records to ``path``; returns what it shows."""
     checks.one_of(name, FIGURES, "figure")
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"cannot write {path}: expected a name that ends in {', '.join(FORMATS)}")
     loaded = [load_run(run) for run in runs]
     summary = accuracy_by_strength({"runs": loaded}) if name == "accuracy" else over_time(loaded, name)
-    figure = figure_of([summary])
-    save(figure, path)
-    return figure
+    save(figure_of([summary]), path)
+    return summary

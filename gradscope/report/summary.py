@@ -40,6 +40,11 @@ class Curves:
     log_y: bool = False
     points: bool = False
 
+    def as_dict(self) -> dict[str, object]:
+        """Plain values."""
+        curves = [{"label": c.label, "failed": c.failed, "x": c.x.tolist(), "y": c.y.tolist()} for c in self.curves]
+        return {"title": self.title, "x_label": self.x_label, "y_label": self.y_label, "curves": curves}
+
 
 @dataclass(frozen=True)
 class RunSeries:

@@ -37,6 +37,8 @@ class ToleranceSearch:
         checks.positive_int(max_trials, "max_trials")
         if not (math.isfinite(precision) and precision > 0):
             raise InputError(f"precision is {precision!r}; expected a width in decades, such as 0.1")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; expected a whole number of at least 0")
         self.posterior = Posterior(low, high)
         self.precision = precision
         self.max_trials = max_trials

@@ -15,6 +15,7 @@ from concurrent.futures import (
 )
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from gradscope import checks
@@ -165,7 +166,8 @@ def search_tolerance(
 
     name = getattr(train, "__qualname__", repr(train))
     settings = {"command": name, "penalty": penalty, "low": float(low), "high": float(high), "seed": seed}
-    return _search(run, pool, settings, workers, delayed, out, precision, max_trials, on_trial)
+    nothing = lambda: None  # noqa: E731 - the pool's own processes end with it
+    return _search(run, pool, nothing, settings, workers, delayed, out, precision, max_trials, on_trial)
 
 
 def search_command(
@@ -185,20 +187,28 @@ def search_command(
     """`search_tolerance` for a training command; each trial is a process of its own."""
     checks.positive_int(workers, "workers")
 
+    children: list[Popen[bytes]] = []
+
     def run(executor: Executor, plan: Plan, path: Path, schedule: str | None) -> Future[TrialResult]:
-        return executor.submit(run_command_trial, command, plan, path, schedule, timeout)
+        return executor.submit(run_command_trial, command, plan, path, schedule, timeout, children.append)
+
+    def stop() -> None:
+        for process in children:
+            if process.poll() is None:
+                process.terminate()
 
     settings = {
         "command": list(command.words), "penalty": command.penalty,
         "low": float(low), "high": float(high), "seed": seed,
     }  # fmt: skip
     pool = lambda: ThreadPoolExecutor(workers)  # noqa: E731 - a thread waits for each process
-    return _search(run, pool, settings, workers, delayed, out, precision, max_trials, on_trial)
+    return _search(run, pool, stop, settings, workers, delayed, out, precision, max_trials, on_trial)
 
 
 def _search(
     run: Run,
     pool: Callable[[], Executor],
+    stop: Callable[[], None],
     settings: dict[str, Any],
     workers: int,
     delayed: bool,
@@ -218,7 +228,7 @@ def _search(
     folder = checks.writable_folder(Path(tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out))
     ledger = Ledger(folder, settings)
     for level, schedule in levels:
-        _search_level(run, pool, ledger, folder, level, schedule, searches[level], workers, on_trial)
+        _search_level(run, pool, stop, ledger, folder, level, schedule, searches[level], workers, on_trial)
     first = searches["tolerance"].estimate()
     second = searches["delayed"].estimate() if delayed else None
     return ToleranceResult(
@@ -230,6 +240,7 @@ def _search(
 def _search_level(
     run: Run,
     pool: Callable[[], Executor],
+    stop: Callable[[], None],
     ledger: Ledger,
     folder: Path,
     level: str,
@@ -257,6 +268,9 @@ def _search_level(
                 search.tell(trial.strength, trial.failed, trial.steps)
                 if on_trial is not None:
                     on_trial(level, trial, search.estimate())
+    except BaseException:
+        stop()  # an interrupt or a mistake: what is still training has nobody left to tell
+        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

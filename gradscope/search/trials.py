@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,12 @@ class TrialResult:
 
 
 def run_command_trial(
-    command: Command, plan: Plan, path: Path, schedule: str | None, timeout: float | None
+    command: Command,
+    plan: Plan,
+    path: Path,
+    schedule: str | None,
+    timeout: float | None,
+    on_start: Callable[[Popen[bytes]], None] | None = None,
 ) -> TrialResult:
     """A trial in a process of its own."""
     asked = Instructions(
@@ -59,7 +65,7 @@ def run_command_trial(
         on_success="ignore" if plan.audit else "stop",
     )
     words = command.filled(asked)
-    outcome = run_child(words, command.environment(asked), show=False, timeout=timeout)
+    outcome = run_child(words, command.environment(asked), show=False, timeout=timeout, on_start=on_start)
     if not outcome.ended_itself:
         raise InputError(outcome.complaint(words))
     return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words))
@@ -92,10 +98,8 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str) -> Tria
     with open_run(path) as dataset:
         diagnosis = diagnose(dataset)
         found = recorded_strength(dataset)
-        # A delayed run that never escaped never saw its strength: nothing to compare then.
-        constant = json.loads(dataset.attrs["config"])["schedule"] == "constant"
-        if found > 0 or constant:
-            check_strength(path, plan.strength, penalty, found, dataset.attrs["penalty"])
+        when = json.loads(dataset.attrs["config"])["schedule"]
+        check_strength(path, plan.strength, penalty, found, dataset.attrs["penalty"], when)
         steps = int(dataset["step"].values[-1]) + 1
         last_epoch = int(dataset["epoch"].values[-1])
         first = dataset["weight_mean_abs"].isel(step=0).values

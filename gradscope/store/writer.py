@@ -29,6 +29,8 @@ TEXT = h5py.string_dtype("utf-8")
 
 def claim(path: Path, mode: str) -> None:
     """Refuse a path that cannot become a record, before anything is touched."""
+    if mode == "append":
+        raise InputError("mode='append' is not there yet: give another path, or mode='overwrite'")
     if mode not in ("create", "overwrite"):
         raise InputError(f"mode is {mode!r}; expected 'create' or 'overwrite'")
     if path.is_dir():
@@ -38,7 +40,7 @@ def claim(path: Path, mode: str) -> None:
     if path.exists():
         if mode == "create":
             raise RecordExistsError(f"{path} exists already; give another path, or mode='overwrite' to replace it")
-        if not h5py.is_hdf5(path):
+        if not _is_record(path):
             raise InputError(f"{path} is not a record, and mode='overwrite' replaces records only; delete it first")
 
 
@@ -226,6 +228,16 @@ class Writer:
         finally:
             with contextlib.suppress(OSError):
                 self._file.close()
+
+
+def _is_record(path: Path) -> bool:
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return "gradscope_version" in file.attrs
+    except OSError:  # being written, or damaged: ours to replace as far as can be told
+        return True
 
 
 def _stored_name(name: str) -> str:
