@@ -49,7 +49,7 @@ def run(arguments: list[str] | None = None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         arguments = ["--help"]
     try:
-        code: Any = app(args=arguments, standalone_mode=False)
+        code: Any = app(args=arguments, prog_name="gradscope", standalone_mode=False)
     except InputError as error:
         return _complain(str(error))
     except KeyboardInterrupt:

@@ -205,3 +205,30 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         train(model, optimizer, 3, run)
         with pytest.raises(InputError):
             gradscope.record(model, optimizer, tmp_path / "r.h5", mode="overwrite")
+
+
+def test_a_fork_does_not_touch_the_record(tmp_path: Path) -> None:
+    """A forked child that exits (a DataLoader worker, say) leaves the parent's record running."""
+    code = KILLED.format(root=str(Path(__file__).parent.parent)).split("print(")[0] + FORKS
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "r.h5")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["running", "finished"]
+    with open_run(tmp_path / "r.h5") as dataset:
+        assert dataset.sizes["step"] == 350
+
+
+FORKS = """
+import os, warnings
+warnings.simplefilter("ignore")
+child = os.fork()
+if child == 0:
+    raise SystemExit(0)
+os.waitpid(child, 0)
+train(model, optimizer, 50, run)
+with gradscope.open_run(sys.argv[1]) as dataset:
+    print(dataset.attrs["status"])
+run.close()
+with gradscope.open_run(sys.argv[1]) as dataset:
+    print(dataset.attrs["status"])
+"""

@@ -27,7 +27,7 @@ def simulate(level: float, slope: float, seed: int, **options: float) -> Toleran
 def test_posterior_equals_a_sum_over_the_grid() -> None:
     posterior = Posterior(1e-3, 1.0)
     outcomes = [Outcome(0.01, 0.0), Outcome(0.1, 1.0), Outcome(0.03, 0.7)]
-    weights = np.ones((len(posterior.level), len(posterior.slope)))
+    weights = np.ones(len(posterior.level))[:, None] * np.sqrt(posterior.slope)
     for o in outcomes:
         posterior.update(o)
         for i, level in enumerate(posterior.level):
