@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gradscope.diagnosis import measures
 from gradscope.diagnosis.series import Array, GrowingSeries, Rows, RunInfo, network_series
 from gradscope.diagnosis.verdict import Diagnosis, Failure, remedy
 from gradscope.types import InputError, Verdict
@@ -115,8 +115,7 @@ class Judge:
 
     def improvement(self, n: int, share: float) -> bool:
         """True if a window that ends at row n is clearly below (1 − share) of the baseline loss."""
-        known = self.series.loss[:n]
-        known = known[np.isfinite(known)]  # a loss may be logged less often than rows are recorded
+        known = measures.losses(self.series, n)
         length = self.limits.window
         while length <= min(len(known), max(len(known) // 2, self.limits.window)):
             part = known[-length:]
@@ -131,17 +130,14 @@ class Judge:
         return self.baseline - share * abs(self.baseline)
 
     @property
+    def _given(self) -> bool:
+        """Whether the user has said what the baseline is."""
+        return self.baseline_source.startswith("given")
+
+    @property
     def _sure(self) -> bool:
         """Whether the baseline is that of the task, given or read off a cross-entropy, and no guess."""
         return self.baseline_source.startswith(("given", "assumed"))
-
-    def _level(self, start: int, n: int) -> float:
-        """The mean of the losses logged in these rows; of the last one before, where there is none."""
-        known = self.series.loss[:n]
-        here = known[start:][np.isfinite(known[start:])]
-        if not here.size:
-            here = known[np.isfinite(known)][-1:]
-        return float(here.mean()) if here.size else np.nan
 
     def _look_for_learning(self, n: int) -> None:
         step = int(self.series.step[n - 1])
@@ -157,9 +153,9 @@ class Judge:
 
     def _levelled_off(self, n: int) -> bool:
         """No better loss for a good share of the run: this is as active as it gets (noisy tasks)."""
-        level = self._level(n - self.limits.window, n)
+        level = measures.loss_level(self.series, n - self.limits.window, n)
         best, at = self._best
-        if level < best - 0.01 * self.baseline:
+        if level < best - 0.01 * abs(self.baseline):
             self._best = (level, n)
             return False
         return n - at > self.limits.patience * n
@@ -177,34 +173,28 @@ class Judge:
             return self.established_step is not None
         if not s.strength[n - 1] > 0:
             return False  # delayed, and not on yet
-        _, before = self._windows(n)
-        if self._level(before.start, n) >= self._below(limits.improved):
+        _, before = measures.last_windows(s, n, limits.window)
+        if measures.loss_level(self.series, before.start, n) >= self._below(limits.improved):
             return False
         rate = float(np.nan_to_num(s.rate[n - 1]))
-        size = s.weight_square**0.5 if np.isfinite(s.weight_square[n - 1]) else s.weight
-        if self._e_foldings(n) >= limits.settled:
+        size = measures.weight_size(s, n)
+        if measures.e_foldings(s, n) >= limits.settled:
             return not np.log(size[n - 1] / size[before.start]) < -limits.rest
         start = n - max(limits.window, int(limits.held / rate) if rate > 0 else 0)
         if start < 0 or not (s.strength[start:n] > 0).all():
             return False  # the penalty has not acted for long enough to show what it does
         fall = -np.log(size[n - 1] / size[start])
         alone = rate * (s.step[n - 1] - s.step[start])
-        return bool(self._level(start, n) < self._below(limits.established) and fall <= alone / 2)
-
-    def _e_foldings(self, n: int) -> float:
-        """How many e-folding times the penalty has acted."""
-        rate = np.nan_to_num(self.series.rate[:n])
-        every = np.diff(self.series.step[:n], prepend=self.series.step[0] - 1)
-        return float((rate * every).sum())
+        return bool(measures.loss_level(self.series, start, n) < self._below(limits.established) and fall <= alone / 2)
 
     # -- failing ----------------------------------------------------------------------------------
 
     def _divergence(self, n: int) -> Failure | None:
         limits = self.limits
-        if self._bad(n)[-limits.window // 2 :].all():
+        if measures.not_finite(self.series, n)[-limits.window // 2 :].all():
             return self._not_finite(n)
         start = n - limits.window
-        level = self._level(start, n)
+        level = measures.loss_level(self.series, start, n)
         early = self.series.loss[: limits.window]
         early = early[np.isfinite(early)]
         usual = max(np.nan_to_num(self.baseline), float(np.median(early)) if early.size else 0.0)
@@ -216,63 +206,31 @@ class Judge:
 
     def _not_finite(self, n: int) -> Failure:
         step = self.series.step
-        first = int(step[np.flatnonzero(self._bad(n))[0]])
+        first = int(step[np.flatnonzero(measures.not_finite(self.series, n))[0]])
         return Failure(Verdict.DIVERGED, int(step[n - 1]), first, [f"loss or weights are not finite from step {first}"])
-
-    def _bad(self, n: int) -> NDArray[np.bool_]:
-        """Rows that are not finite. A loss of NaN alone is none of them: it may just not have been logged."""
-        s = self.series
-        return np.asarray(~np.isfinite(s.weight[:n]) | np.isinf(s.loss[:n]) | (s.nonfinite[:n] > 0))
-
-    def _windows(self, n: int) -> tuple[slice, slice]:
-        """The last window and the one before it: an e-folding time each, within what there is."""
-        rate = self.series.rate[n - 1]
-        spacing = max(1.0, float(self.series.step[n - 1] - self.series.step[0]) / max(n - 1, 1))
-        rows = 1 / (rate * spacing) if rate > 0 else self.limits.window
-        length = int(np.clip(rows / 2, self.limits.window / 2, max(n // 2, 1)))
-        return slice(n - length, n), slice(max(0, n - 2 * length), n - length)
-
-    def _balance(self, n: int) -> tuple[float, float]:
-        """The radial balance of the last window and of the one before it."""
-
-        def ratio(part: slice) -> float:
-            push = self.series.push[part].sum()
-            return float(self.series.pull[part].sum() / push) if push > 0 else np.nan
-
-        now, before = self._windows(n)
-        return ratio(now), ratio(before)
-
-    def onset(self, n: int) -> int:
-        """The row from which the weights have only been shrinking: that of their last maximum."""
-        weight = self.series.weight_square[:n]
-        if np.isnan(weight).all():
-            weight = self.series.weight[:n]
-        acting = np.flatnonzero(~(self.series.strength[:n] > 0))
-        start = int(acting[-1]) + 1 if len(acting) and acting[-1] + 1 < n else 0
-        return start + int(np.nanargmax(weight[start:]))
 
     def _collapse(self, n: int) -> Failure | None:
         s, limits = self.series, self.limits
         if not s.strength[n - 1] > 0 or np.isnan(s.gradient[n - 1]):
             return None
-        start = self.onset(n)
-        now, _ = self._windows(n)
+        start = measures.shrinking_since(s, n)
+        now, _ = measures.last_windows(s, n, limits.window)
         first = slice(start, start + max(1, limits.window // 4))
         with np.errstate(divide="ignore", invalid="ignore"):
             shrunk = float(np.log(s.weight[start] / s.weight[n - 1]))
             faded = float(np.log(s.gradient[first].mean() / s.gradient[now].mean()))
-        silent = self._silent(n)
+        silent = self._constant(n)
         if shrunk < limits.shrunk or not (silent or faded >= limits.shrunk / 2):
             return None
-        balance, before = self._balance(n)
+        balance, before = (measures.radial_balance(s, part) for part in measures.last_windows(s, n, limits.window))
         held = balance > limits.balance or balance > limits.rising * np.nanmax([before, 0.01])
         if held and not silent:
             return None
-        level = self._level(now.start, n)
+        level = measures.loss_level(self.series, now.start, n)
         if level < self._below(limits.improved):
-            if self._sure or not silent:
+            if self._given or not silent:
                 return None
-            # The loss of a constant is the baseline that had to be guessed.
+            # The loss of a constant is the baseline that had to be assumed (classes need not be equal).
             self.baseline, self.baseline_source = level, "the loss of the network once it predicted a constant"
             self.active_step = self.established_step = self.settled_step = None
         evidence = [
@@ -290,6 +248,9 @@ class Judge:
                 f"the penalty takes from the weights"
             )
         return Failure(Verdict.COLLAPSED, int(s.step[n - 1]), int(s.step[start]), evidence)
+
+    def _constant(self, n: int) -> bool:
+        return measures.output_is_constant(self.series, n, self.limits.silent, self.limits.balance)
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -309,16 +270,18 @@ class Judge:
         s, horizon = self.series, self.info.horizon
         if horizon is None:
             # The end of a run that nobody planned is taken for its horizon, unless it is hardly a run.
-            reached = n >= 4 * self.limits.window and not self._improving(n)
+            reached = n >= 4 * self.limits.window and not measures.still_improving(s, n, self.limits.standard_errors)
         else:
             spacing = s.step[-1] - s.step[-2] if n > 1 else 1  # of a run that is not recorded at every step
             reached = bool(s.step[-1] + spacing >= horizon)
         judged = reached and not np.isnan(s.loss).all()
-        if judged and self._label(n) and not (self.failure is not None and not self._sure):
+        # A constant can go on getting better, up to the best constant: that is not learning.
+        constant = self.failure is not None and not self._given and self._constant(n)
+        if judged and self._label(n) and not constant:
             return self._healthy()
         if self.failure is not None:
             return self._failed(self.failure)
-        bad = self._bad(n)
+        bad = measures.not_finite(self.series, n)
         if bad.all() or (judged and bad[-1]):
             return self._failed(self._not_finite(n))
         if not judged:
@@ -328,19 +291,9 @@ class Judge:
             return self.diagnosis()  # no better than a guess is no evidence
         return self._failed(found)
 
-    def _improving(self, n: int) -> bool:
-        """The loss of the last quarter is clearly below that of the quarter before: not over yet."""
-        known = self.series.loss[:n][np.isfinite(self.series.loss[:n])]
-        size = len(known) // 4
-        if size < 8:
-            return False
-        now, before = known[-size:], known[-2 * size : -size]
-        error = np.sqrt((now.var(ddof=1) + before.var(ddof=1)) / size)
-        return bool(now.mean() + self.limits.standard_errors * error < before.mean())
-
     def _at_chance(self, n: int) -> bool:
         """The loss ends where a cross-entropy of equal classes does, for the classes that were guessed."""
-        level = self._level(n - max(1, n // 20), n)
+        level = measures.loss_level(self.series, n - max(1, n // 20), n)
         return self.baseline_source.startswith("guessed: entropy") and abs(level / self.baseline - 1) < 0.03
 
     def learned(self) -> bool:
@@ -348,16 +301,7 @@ class Judge:
         return self._label(len(self.series))
 
     def _label(self, n: int) -> bool:
-        return bool(self._level(n - max(1, n // 20), n) < self._below(self.limits.improved))
-
-    def _silent(self, n: int) -> bool:
-        """The output no longer depends on the input, as far as activations were recorded."""
-        known = np.flatnonzero(np.isfinite(self.series.signal[:n]))
-        if len(known) < 2:
-            return False
-        signal, last = self.series.signal[known], known[-1]
-        gone = signal[-1] <= self.limits.silent * self.series.output[last]
-        return bool(gone and signal[-1] <= self.limits.balance * signal.max())
+        return bool(measures.loss_level(self.series, n - max(1, n // 20), n) < self._below(self.limits.improved))
 
     def _stalled(self, n: int) -> Failure:
         s = self.series
@@ -365,14 +309,14 @@ class Judge:
         found = self._collapse(n)
         if found:
             return found
-        level = self._level(n - max(1, n // 20), n)
+        level = measures.loss_level(self.series, n - max(1, n // 20), n)
         evidence = [f"the loss ends at {level:.4g}, the baseline is {self.baseline:.4g} ({self.baseline_source})"]
         # The label is one definition; what the run looked like before the weights ran out is another.
-        weight = s.weight_square if np.isfinite(s.weight_square).any() else s.weight**2
-        start = self.onset(n)
-        shrunk = 0.5 * np.log(max(weight[start], 1e-300) / max(weight[-1], 1e-300))
+        size = measures.weight_size(s, n)
+        start = measures.shrinking_since(s, n)
+        shrunk = np.log(max(size[start], 1e-300) / max(size[n - 1], 1e-300))
         if np.nanmax(s.strength) > 0 and shrunk >= self.limits.shrunk:
-            evidence.append(f"mean |w| fell to {np.exp(-shrunk):.3g} of what it was at step {s.step[start]:.0f}")
+            evidence.append(f"the weights fell to {np.exp(-shrunk):.3g} of what it was at step {s.step[start]:.0f}")
             return Failure(Verdict.COLLAPSED, last, int(s.step[start]), evidence)
         move = np.nansum(s.gradient) / max(float(s.weight[0]), 1e-300)
         if move < self.limits.vanishing:
@@ -383,7 +327,7 @@ class Judge:
 
     def _healthy(self) -> Diagnosis:
         s = self.series
-        level = self._level(max(0, len(s) - self.limits.window), len(s))
+        level = measures.loss_level(self.series, max(0, len(s) - self.limits.window), len(s))
         evidence = [f"the loss is {level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})"]
         return Diagnosis(
             Verdict.HEALTHY,
