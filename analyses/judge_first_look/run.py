@@ -89,28 +89,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=("verdicts", "switch_on"))
     given = parser.parse_args()
+    if given.only != "switch_on":
+        verdicts(given.workers, given.seeds)
+    if given.only != "verdicts":
+        switches(given.workers, given.seeds)
+
+
+def verdicts(workers: int, seeds: int) -> None:
+    """verdicts.csv."""
     settings = [
         Setting(layers, init, lr, strength, seed, delay)
         for layers, (lr, strengths) in GRID.items()
         for init in ("he", "pytorch")
         for strength in strengths
-        for seed in range(given.seeds)
+        for seed in range(seeds)
         for delay in ((0, 230) if strength >= 0.04 else (0,))
     ]
     rows = []
-    for _, row in at_once(verdict, settings, given.workers):
+    for _, row in at_once(verdict, settings, workers):
         rows.append(row)
         print(f"{len(rows)}/{len(settings)}", end="\r", flush=True)
     write("verdicts.csv", rows)
+
+
+def switches(workers: int, seeds: int) -> None:
+    """switch_on.csv."""
     delayed = [
         Setting(layers, init, lr, strength, seed)
         for layers, init, lr, strengths in DELAYED
         for strength in strengths
-        for seed in range(given.seeds)
+        for seed in range(seeds)
     ]
-    rows = []
-    for _, more in at_once(switch_on, delayed, given.workers):
+    rows: list[dict[str, Any]] = []
+    for _, more in at_once(switch_on, delayed, workers):
         rows += more
         print(f"{len(rows)}/{len(delayed) * len(SHARES)}", end="\r", flush=True)
     write("switch_on.csv", rows)
