@@ -222,6 +222,10 @@ def test_mistakes_are_named() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(InputError, match="chooses none"):
         regularize(optimizer, L2(), Constant(0.5), select=lambda p: False)
+    with pytest.raises(InputError, match=r"schedule is 0.1; expected one such as gradscope.Constant"):
+        regularize(optimizer, L2(), 0.1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"penalty is 'l2'; expected a penalty"):
+        regularize(optimizer, "l2", Constant(0.1))  # type: ignore[arg-type]
     regularize(optimizer, L2(), Delayed(0.5, epochs=2))
     with pytest.raises(InputError, match="counts epochs, and nothing says which"):
         train(model, optimizer, 1)

@@ -207,6 +207,10 @@ def regularize(
 
     >>> regularize(optimizer, L2(), Delayed(0.006, epochs=5))  # doctest: +SKIP
     """
+    if not isinstance(penalty, Penalty):
+        raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L2()")
+    if not isinstance(schedule, Schedule):
+        raise InputError(f"schedule is {schedule!r}; expected one such as gradscope.Constant(0.01)")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if select is None:
         chosen = [p for p in parameters if p.ndim > 1]
