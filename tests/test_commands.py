@@ -349,7 +349,8 @@ def test_interrupt_is_130(tmp_path: Path, command: list[str]) -> None:
         [PYTHON, "-m", "gradscope_cli.main", *arguments], stderr=subprocess.PIPE, start_new_session=True
     )
     assert child.stderr is not None
-    while not marker.exists():
+    deadline = time.monotonic() + 60
+    while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     assert child.wait(30) == 130
