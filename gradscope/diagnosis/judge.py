@@ -232,7 +232,8 @@ class Judge:
                 return None
             # The loss of a constant is the baseline that had to be assumed (classes need not be equal).
             self.baseline, self.baseline_source = level, "the loss of the network once it predicted a constant"
-            self.active_step = self.established_step = self.settled_step = None
+            if measures.best_level(s, n, limits.window) >= self._below(limits.established):
+                self.active_step = self.established_step = self.settled_step = None  # it never learned after all
         evidence = [
             f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
             f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",

@@ -23,6 +23,15 @@ def loss_level(series: Series, start: int, n: int) -> float:
     return float(here.mean()) if here.size else np.nan
 
 
+def best_level(series: Series, n: int, length: int) -> float:
+    """The smallest mean of ``length`` losses in a row."""
+    known = losses(series, n)
+    if len(known) < length:
+        return np.inf
+    sums = np.cumsum(np.insert(known, 0, 0.0))
+    return float((sums[length:] - sums[:-length]).min() / length)
+
+
 def still_improving(series: Series, n: int, standard_errors: float) -> bool:
     """The loss of the last quarter is clearly below that of the quarter before: not over yet."""
     known = losses(series, n)
