@@ -62,7 +62,8 @@ def run(arguments: list[str] | None = None) -> int:
             return _interrupted()
         if hasattr(error, "format_message"):
             where = getattr(getattr(error, "ctx", None), "command_path", "gradscope")
-            return _complain(f"{error.format_message().rstrip('.')} (see {where} --help)")
+            hint = "; the training command goes after --" if where.split()[-1] in ("run", "search") else ""
+            return _complain(f"{error.format_message().rstrip('.')} (see {where} --help{hint})")
         return _complain(
             f"unexpected {type(error).__name__}: {error}; please report it with what GRADSCOPE_TRACEBACK=1 shows"
         )

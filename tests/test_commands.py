@@ -137,6 +137,7 @@ def test_usage_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such command" in refused(["diagnoze"], capsys)
     assert "--help" in refused(["diagnose"], capsys)
     assert "No such option" in refused(["diagnose", "--jsn", "x"], capsys)
+    assert "the training command goes after --" in refused(["run", "python", "train.py", "--lr", "1"], capsys)
     assert run([]) == 0
     assert "Usage: gradscope" in capsys.readouterr().out
     assert run(["--version"]) == 0
