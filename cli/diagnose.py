@@ -17,7 +17,7 @@ def diagnose(
 
     Exits with 3 if a learning failure was found in any run.
     """
-    from gradscope.diagnosis.judge import diagnose as judge
+    from gradscope.diagnosis.post_hoc import diagnose as judge
     from gradscope.store.reader import open_run
 
     found = []

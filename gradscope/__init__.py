@@ -25,7 +25,7 @@ _HOME = {
     "Ramp": "gradscope.regularizers.schedules",
     "regularize": "gradscope.regularizers.attach",
     "open_run": "gradscope.store.reader",
-    "diagnose": "gradscope.diagnosis.judge",
+    "diagnose": "gradscope.diagnosis.post_hoc",
     "Diagnosis": "gradscope.diagnosis.verdict",
     "search_tolerance": "gradscope.search.search",
     "ToleranceResult": "gradscope.search.search",
@@ -39,7 +39,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from gradscope.diagnosis.judge import diagnose as diagnose
+    from gradscope.diagnosis.post_hoc import diagnose as diagnose
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.recording import Recording as Recording
     from gradscope.recording import record as record

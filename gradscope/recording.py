@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -27,6 +26,7 @@ from gradscope.diagnosis.series import RunInfo
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.recorder import provenance
 from gradscope.recorder.activations import Hook
+from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.recorder import PRESETS, Recorder
 from gradscope.recorder.rows import Block
 from gradscope.regularizers.penalties import Penalty
@@ -160,8 +160,8 @@ class Recording:
         self._strengths: list[float] | None = None  # of the last row, by group
         self._blind = False
         self._changing = 0  # rows in a row with a change of strength
-        self._output_shape: tuple[int, ...] = ()
         self._baseline_given = baseline_loss is not None
+        self._baseline = AssumedBaseline()
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
@@ -177,7 +177,7 @@ class Recording:
                 group_counts=self._penalties.counts,
             )
             undo.callback(self._recorder.detach)
-            undo.callback(model.register_forward_hook(Hook(self._on_output)).remove)
+            undo.callback(model.register_forward_hook(Hook(self._baseline.see_output)).remove)
             self._describe(parameters, unseen, preset, every, asked)
             self._judge = self._make_judge(parameters, baseline_loss, horizon)
             self._writer = self._make_writer(baseline_loss, horizon, mode)
@@ -242,7 +242,7 @@ class Recording:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; log before close()")
-        self._note_loss_kind(scalars.get("loss"))
+        self._baseline.see_loss(scalars.get("loss"))
         self._recorder.log(_stored_names(scalars, "log"))
 
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
@@ -348,6 +348,15 @@ class Recording:
         self._judge.update(block)
         self._writer.append(block)
 
+    def _settle_baseline(self, block: Block) -> None:
+        if self._baseline_given or "baseline_loss" in self._capture or "loss" not in block:
+            return
+        baseline, source = self._baseline.settle(block["step"], block["loss"])
+        self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
+        self._judge.baseline, self._judge.baseline_source = baseline, source
+        self._writer.set_attribute("baseline_loss", baseline)
+        self._writer.set_attribute("capture", self._capture)
+
     def _note_strengths(self, block: Block) -> None:
         """Events for changes of strength: where one begins, and where a gradual one ends."""
         for step, strengths in zip(block["step"].tolist(), block["strength"].tolist(), strict=True):
@@ -359,39 +368,6 @@ class Recording:
                 self._writer.event(step, "strength", f"strength of the parameter groups stays at {shown}")
             gradual = changed and self._strengths is not None
             self._strengths, self._changing = strengths, self._changing + 1 if gradual else 0
-
-    # -- the baseline loss ------------------------------------------------------------------------
-
-    def _on_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if not self._output_shape and isinstance(output, Tensor) and output.ndim >= 2:
-            self._output_shape = tuple(output.shape)
-
-    def _note_loss_kind(self, loss: Tensor | float | None) -> None:
-        """Whether the loss is a cross-entropy, read off the graph that made it, once."""
-        if "loss_function" not in self._capture and loss is not None:
-            node = loss.grad_fn if isinstance(loss, Tensor) else None
-            self._capture["loss_function"] = type(node).__name__ if node is not None else "unknown"
-
-    def _settle_baseline(self, block: Block) -> None:
-        """The entropy of equal classes for a classifier; for anything else, the first losses are a guess."""
-        if self._baseline_given or "baseline_loss" in self._capture or "loss" not in block:
-            return
-        early = block["loss"][block["step"] < 16]
-        early = early[np.isfinite(early)]
-        known = self._capture.get("loss_function", "unknown")
-        shape = self._output_shape
-        classes = 0 if not shape else shape[1] if known.startswith("NllLoss2D") else shape[-1]
-        entropy = math.log(classes) if classes > 1 else math.nan
-        baseline = float(early.mean()) if early.size else math.nan
-        source = "guessed: mean loss of the first 16 steps"
-        if known.startswith("Nll"):
-            baseline, source = entropy, f"assumed: entropy of {classes} equal classes, the width of the output"
-        elif not known.startswith("Mse") and baseline >= 0.5 * entropy:
-            baseline, source = entropy, f"guessed: entropy of {classes} equal classes, the width of the output"
-        self._capture["baseline_loss"] = source
-        self._judge.baseline, self._judge.baseline_source = baseline, source
-        self._writer.set_attribute("baseline_loss", baseline)
-        self._writer.set_attribute("capture", self._capture)
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:
         """A delay that waits for the record to show learning waits for ever if no loss is logged."""

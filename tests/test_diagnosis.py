@@ -14,7 +14,8 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError, Verdict
-from gradscope.diagnosis.judge import NEEDED, Judge, judge_record
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.post_hoc import NEEDED, judge_record
 from gradscope.diagnosis.series import RunInfo, network_series
 from tests.loops import mlp, recorded, train
 

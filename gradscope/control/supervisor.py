@@ -12,7 +12,7 @@ from typing import Any
 from gradscope import checks
 from gradscope.child import EXIT_STOPPED, Command, Instructions, check_strength, run_child
 from gradscope.control.policy import Attempt, DelayedRestart
-from gradscope.diagnosis.judge import diagnose
+from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.store.reader import open_run
 from gradscope.types import InputError

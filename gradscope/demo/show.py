@@ -23,7 +23,7 @@ from gradscope.child import Command
 from gradscope.control.policy import Attempt, DelayedRestart
 from gradscope.control.supervisor import RunResult, supervise
 from gradscope.demo import training
-from gradscope.diagnosis.judge import diagnose
+from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.figures import figure_of, save
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time

@@ -17,17 +17,13 @@ run's own quantities; they stand together in `Thresholds`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.series import Array, GrowingSeries, Rows, RunInfo, network_series
 from gradscope.diagnosis.verdict import Diagnosis, Failure, remedy
-from gradscope.types import InputError, Verdict
-
-if TYPE_CHECKING:
-    import xarray as xr
+from gradscope.types import Verdict
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,9 @@ class Thresholds:
     exploded: float = 20.0  # multiple of the baseline loss that counts as divergence
     vanishing: float = 1e-3  # share by which the loss gradient could move the weights over the whole run
     patience: float = 0.5  # share of the run so far without a better loss: the active phase has levelled off
+
+
+CONSTANT = "the loss of the network once it predicted a constant"
 
 
 class Judge:
@@ -109,7 +108,15 @@ class Judge:
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
             layers = self._layers() if found.verdict is Verdict.COLLAPSED else []
-            self.failure = replace(found, layers=layers)
+            self.failure = replace(self._accepted(found, n), layers=layers)
+
+    def _accepted(self, found: Failure, n: int) -> Failure:
+        """A finding that stands: the loss of a constant takes the place of a baseline that was assumed."""
+        if found.constant_loss is not None:
+            self.baseline, self.baseline_source = found.constant_loss, CONSTANT
+            if measures.best_level(self.series, n, self.limits.window) >= self._below(self.limits.established):
+                self.active_step = self.established_step = self.settled_step = None  # it never learned after all
+        return found
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -226,18 +233,17 @@ class Judge:
         held = balance > limits.balance or balance > limits.rising * np.nanmax([before, 0.01])
         if held and not silent:
             return None
-        level = measures.loss_level(self.series, now.start, n)
-        if level < self._below(limits.improved):
-            if self._given or not silent:
-                return None
-            # The loss of a constant is the baseline that had to be assumed (classes need not be equal).
-            self.baseline, self.baseline_source = level, "the loss of the network once it predicted a constant"
-            if measures.best_level(s, n, limits.window) >= self._below(limits.established):
-                self.active_step = self.established_step = self.settled_step = None  # it never learned after all
+        level = measures.loss_level(s, now.start, n)
+        improved = level < self._below(limits.improved)
+        if improved and (self._given or not silent):
+            return None
+        # What looks like progress is then the best constant, below a baseline that was assumed: classes
+        # need not be equal.
+        baseline, source = (level, CONSTANT) if improved else (self.baseline, self.baseline_source)
         evidence = [
             f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
             f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",
-            f"the loss is {level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})",
+            f"the loss is {level:.4g}, the baseline {baseline:.4g} ({source})",
         ]
         if silent:
             evidence.append("the output no longer depends on the input")
@@ -248,7 +254,8 @@ class Judge:
                 f"radial balance {balance:.2g}: the loss gives back {max(balance, 0) * 100:.1f} % of what "
                 f"the penalty takes from the weights"
             )
-        return Failure(Verdict.COLLAPSED, int(s.step[n - 1]), int(s.step[start]), evidence)
+        constant_loss = level if improved else None
+        return Failure(Verdict.COLLAPSED, int(s.step[n - 1]), int(s.step[start]), evidence, constant_loss=constant_loss)
 
     def _constant(self, n: int) -> bool:
         return measures.output_is_constant(self.series, n, self.limits.silent, self.limits.balance)
@@ -309,7 +316,7 @@ class Judge:
         last = int(s.step[-1])
         found = self._collapse(n)
         if found:
-            return found
+            return self._accepted(found, n)
         level = measures.loss_level(self.series, n - max(1, n // 20), n)
         evidence = [f"the loss ends at {level:.4g}, the baseline is {self.baseline:.4g} ({self.baseline_source})"]
         # The label is one definition; what the run looked like before the weights ran out is another.
@@ -317,7 +324,7 @@ class Judge:
         start = measures.shrinking_since(s, n)
         shrunk = np.log(max(size[start], 1e-300) / max(size[n - 1], 1e-300))
         if np.nanmax(s.strength) > 0 and shrunk >= self.limits.shrunk:
-            evidence.append(f"the weights fell to {np.exp(-shrunk):.3g} of what it was at step {s.step[start]:.0f}")
+            evidence.append(f"the weights fell to {np.exp(-shrunk):.3g} of what they were at step {s.step[start]:.0f}")
             return Failure(Verdict.COLLAPSED, last, int(s.step[start]), evidence)
         move = np.nansum(s.gradient) / max(float(s.weight[0]), 1e-300)
         if move < self.limits.vanishing:
@@ -370,37 +377,3 @@ class Judge:
         if np.isnan(self.series.loss).all():
             return [f"{n} rows, none with a loss: call Recording.log(loss=…) so that learning can be told"]
         return [f"{n} rows; neither learning nor a collapse is clear yet"]
-
-
-def diagnose(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Diagnosis:
-    """The diagnosis of a recorded run, as `gradscope diagnose` prints it.
-
-    ``dataset``: what `gradscope.open_run` returns. Raises `InputError` for a record without rows or
-    without the variables every record has.
-    """
-    judge = judge_record(dataset, thresholds)
-    return judge.diagnosis(finished=dataset.attrs["status"] == "finished")
-
-
-#: Rows read at a time; bounds the memory that a long record takes.
-BLOCK = 65536
-
-NEEDED = (
-    "loss", "strength", "learning_rate", "activation_std", "activation_mean_abs", "loss_gradient_mean_abs",
-    "penalty_gradient_mean_abs", "weight_mean_abs", "weight_norm", "weight_gradient_dot", "nonfinite_count",
-)  # fmt: skip
-
-
-def judge_record(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
-    """A judge that has seen every row of the record."""
-    missing = [name for name in ("step", "numel", "penalised", "group") if name not in dataset.variables]
-    if missing:
-        raise InputError(f"not a gradscope record: it has no {', '.join(missing)}")
-    if not dataset.sizes["step"]:
-        raise InputError("the record is empty: no training step was recorded, so there is nothing to diagnose")
-    info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
-    judge = Judge(info, thresholds)
-    for start in range(0, dataset.sizes["step"], BLOCK):
-        part = dataset.isel(step=slice(start, start + BLOCK))
-        judge.update({name: part[name].values for name in ("step", *NEEDED) if name in part.variables})
-    return judge

@@ -17,6 +17,8 @@ class Failure:
     onset: int | None
     evidence: list[str]
     layers: list[str] = field(default_factory=list)
+    #: The loss of a network that predicts a constant, where that has to stand in for an assumed baseline.
+    constant_loss: float | None = None
 
 
 @dataclass(frozen=True)

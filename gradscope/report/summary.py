@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.diagnosis.judge import judge_record
+from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.series import Series
 from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.store.reader import epoch_metrics, open_run

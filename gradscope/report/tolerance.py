@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradscope.diagnosis.judge import diagnose
+from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance, recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.store.reader import open_run

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradscope import child
 from gradscope.child import Command, Instructions, Stopped, check_strength, instructed, run_child
-from gradscope.diagnosis.judge import diagnose
+from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.search.asker import Plan
 from gradscope.store.reader import open_run

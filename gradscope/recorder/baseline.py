@@ -1,0 +1,44 @@
+"""The loss of the best constant predictor, where the user has not said it: what can be seen of the task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class AssumedBaseline:
+    """Looks at the first output and the first logged loss; says what baseline follows, and on what grounds."""
+
+    def __init__(self) -> None:
+        self.loss_function = ""
+        self._shape: tuple[int, ...] = ()
+
+    def see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A forward hook."""
+        if not self._shape and isinstance(output, Tensor) and output.ndim >= 2:
+            self._shape = tuple(output.shape)
+
+    def see_loss(self, loss: Tensor | float | None) -> None:
+        """What kind of loss it is, read off the graph that made it, once."""
+        if not self.loss_function and loss is not None:
+            node = loss.grad_fn if isinstance(loss, Tensor) else None
+            self.loss_function = "unknown" if node is None else type(node).__name__
+
+    def settle(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str]:
+        """The entropy of equal classes for a classifier; for anything else, the first losses are a guess."""
+        early = loss[step < 16]
+        early = early[np.isfinite(early)]
+        known, shape = self.loss_function, self._shape
+        classes = 0 if not shape else shape[1] if known.startswith("NllLoss2D") else shape[-1]
+        entropy = math.log(classes) if classes > 1 else math.nan
+        first = float(early.mean()) if early.size else math.nan
+        equal = f"entropy of {classes} equal classes, the width of the output"
+        if known.startswith("Nll") and classes > 1:
+            return entropy, f"assumed: {equal}"
+        if not known.startswith("Mse") and first >= 0.5 * entropy:
+            return entropy, f"guessed: {equal}"
+        return first, "guessed: mean loss of the first 16 steps"
