@@ -9,12 +9,14 @@ import os
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -24,16 +26,19 @@ from gradscope.child import Stopped
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import RunInfo
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.live import LiveJudge, Rows
 from gradscope.recorder import provenance
-from gradscope.recorder.activations import Hook
+from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.baseline import AssumedBaseline
-from gradscope.recorder.recorder import PRESETS, Recorder
+from gradscope.recorder.cadence import Cadence, Given, cadences
+from gradscope.recorder.presets import PRESETS
+from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.regularizers.penalties import Penalty
 from gradscope.store import schema
 from gradscope.store.writer import Writer, claim
 from gradscope.types import InputError, LearningFailure, Verdict
-from gradscope.wiring import Penalties, Select, chosen_parameters
+from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters
 
 OnFailure = Literal["ignore", "warn", "raise", "stop"]
 
@@ -48,9 +53,10 @@ def record(
     path: str | os.PathLike[str],
     *,
     penalty: tuple[Penalty, float] | None = None,
-    every: int = 1,
+    every: Given = 1,
     preset: str = "standard",
     select: Select | None = None,
+    modules: Select | None = None,
     on_failure: str = "warn",
     steps_per_epoch: int | None = None,
     horizon: int | None = None,
@@ -65,9 +71,11 @@ def record(
         optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself.
         path: the file to write.
         penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``.
-        every: record every n-th optimizer step.
+        every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
+            of quantity: ``{"rows": 1, "activations": 10, "updates": 1, "histograms": 50}``.
         preset: ``cheap``, ``standard`` or ``full``; see the file format.
-        select: a regular expression or a predicate on parameter names.
+        select: the parameters to record: a regular expression or predicate on names, or a type of module.
+        modules: the same for the modules whose activations are recorded.
         on_failure: when the run is found not to learn: ``ignore``, ``warn``, or ``raise`` `LearningFailure`.
         steps_per_epoch: makes epochs known without `Recording.epoch`.
         horizon: the number of optimizer steps planned.
@@ -84,9 +92,10 @@ def record(
             [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer),
             Path(path),
             penalty=penalty,
-            every=checks.positive_int(every, "every"),
-            preset=checks.one_of(preset, PRESETS, "preset"),
+            every=cadences(every, PRESETS[checks.one_of(preset, PRESETS, "preset")].cadences),
+            preset=preset,
             select=select,
+            modules=modules,
             on_failure=checks.one_of(on_failure, child.ON_FAILURE, "on_failure"),
             steps_per_epoch=None
             if steps_per_epoch is None
@@ -135,9 +144,10 @@ class Recording:
         path: Path,
         *,
         penalty: tuple[Penalty, float] | None,
-        every: int,
+        every: Mapping[str, Cadence],
         preset: str,
         select: Select | None,
+        modules: Select | None,
         on_failure: str,
         steps_per_epoch: int | None,
         horizon: int | None,
@@ -159,28 +169,36 @@ class Recording:
         self._process = os.getpid()
         self._strengths: list[float] | None = None  # of the last row, by group
         self._blind = False
+        self._known_names = {"loss"}
         self._changing = 0  # rows in a row with a change of strength
+        self._warnings: deque[str] = deque()  # of the background thread, for the training thread to give
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
+            activations = None
+            if PRESETS[preset].activations:
+                activations = Activations(chosen_modules(model, modules), PRESETS[preset].full)
+                undo.callback(activations.detach)
+            self._describe(parameters, unseen, preset, every, asked)
+            self._live = LiveJudge(self._make_judge(parameters, baseline_loss, horizon), self._settle_baseline)
+            self._writer = self._make_writer(activations, baseline_loss, horizon, mode)
             self._recorder = Recorder(
-                model,
                 optimizers,
                 parameters,
                 self._penalties.probe,
                 self._on_block,
-                preset=preset,
-                every=every,
+                preset=PRESETS[preset],
+                cadences=every,
+                activations=activations,
                 before_step=self._before_step,
                 group_counts=self._penalties.counts,
             )
             undo.callback(self._recorder.detach)
-            undo.callback(model.register_forward_hook(Hook(self._baseline.see_output)).remove)
-            self._describe(parameters, unseen, preset, every, asked)
-            self._judge = self._make_judge(parameters, baseline_loss, horizon)
-            self._writer = self._make_writer(baseline_loss, horizon, mode)
+            self._first_output = model.register_forward_hook(Hook(self._baseline.see_output))
+            undo.callback(self._first_output.remove)
+            self._capture["buffer_bytes"] = self._recorder.bytes
             self._undo = undo.pop_all()
         if asked.out is not None:
             _RECORDED_HERE[asked.out] = _RECORDED_HERE.get(asked.out, 0) + 1
@@ -188,14 +206,19 @@ class Recording:
         atexit.register(self._at_exit)
 
     def _describe(
-        self, parameters: Mapping[str, Tensor], unseen: list[str], preset: str, every: int, asked: child.Instructions
+        self,
+        parameters: Mapping[str, Tensor],
+        unseen: list[str],
+        preset: str,
+        every: Mapping[str, Cadence],
+        asked: child.Instructions,
     ) -> None:
         """``config`` and ``capture`` of the record."""
-        settings = {"schedule": self._penalties.schedule, "preset": preset, "every": every, "seed": asked.seed}
+        rhythm = {kind: str(cadence) for kind, cadence in every.items()}
+        settings = {"schedule": self._penalties.schedule, "preset": preset, "every": rhythm, "seed": asked.seed}
         self._config = provenance.configuration(parameters, self._penalties.groups, settings)
-        sampled = PRESETS[preset].activations_every
         told = {} if child.inside_search() else asked.environment()
-        self._capture = provenance.capture(parameters, unseen, self._penalties.sources(), sampled, told)
+        self._capture = provenance.capture(parameters, unseen, self._penalties.sources(), rhythm, told)
         if self._baseline_given:
             self._capture["baseline_loss"] = "given"
 
@@ -204,7 +227,7 @@ class Recording:
         return Judge(
             RunInfo(
                 parameters=tuple(parameters),
-                numel=self._recorder.numel,
+                numel=np.array([p.numel() for p in parameters.values()], dtype=np.float64),
                 penalised=self._penalties.penalised(),
                 group=self._penalties.group,
                 penalty=self._penalties.name,
@@ -217,12 +240,14 @@ class Recording:
             )
         )
 
-    def _make_writer(self, baseline: float | None, horizon: int | None, mode: str) -> Writer:
-        info = self._judge.info
+    def _make_writer(
+        self, activations: Activations | None, baseline: float | None, horizon: int | None, mode: str
+    ) -> Writer:
+        info = self._live.judge.info
         return Writer(
             self.path,
             parameters=info.parameters,
-            modules=self._recorder.activations.names if self._recorder.activations else [],
+            modules=activations.names if activations else [],
             groups=len(self._penalties.groups),
             static={"numel": info.numel, "penalised": info.penalised, "group": info.group},
             attributes={
@@ -242,8 +267,13 @@ class Recording:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; log before close()")
-        self._baseline.see_loss(scalars.get("loss"))
-        self._recorder.log(_stored_names(scalars, "log"))
+        self._recorder.check()
+        if not self._baseline.loss_function:
+            self._baseline.see_loss(scalars.get("loss"))
+        if not scalars.keys() <= self._known_names:
+            scalars = _stored_names(scalars, "log")
+            self._known_names |= scalars.keys()
+        self._recorder.log(scalars)
 
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
         """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
@@ -258,12 +288,14 @@ class Recording:
     @property
     def verdict(self) -> Diagnosis:
         """The diagnosis so far, from the rows that have left the device."""
-        return self._judge.diagnosis(finished=self._status == "finished")
+        if not self._closed and not self._recorder.on_accelerator:
+            self._recorder.fetch()
+        return self._live.diagnosis(finished=self._status == "finished")
 
     @property
     def active_step(self) -> int | None:
         """The step at which the run was seen to learn, None before."""
-        return self._judge.active_step
+        return self._live.judge.active_step
 
     def close(self) -> None:
         """Finish the file and take every hook off the model and its optimizers."""
@@ -284,31 +316,45 @@ class Recording:
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
         if self._penalties.changed():
-            self._recorder.drain()
             self._penalties.refresh()
-            self._recorder.probe = self._penalties.probe
-            self._judge.info = replace(self._judge.info, penalty=self._penalties.name)
+            self._recorder.change(self._penalties.probe)
+            judge = self._live.judge
+            judge.info = replace(judge.info, penalty=self._penalties.name)
             self._writer.set_attribute("penalty", self._penalties.name)
         if self._penalties.grown() and "added_later" not in self._capture:
             self._capture["added_later"] = f"parameter groups added after the start (by step {step}) are not recorded"
-            warnings.warn(f"{self.path}: {self._capture['added_later']}", stacklevel=2)
+            self._warnings.append(f"{self.path}: {self._capture['added_later']}")
         if step == 0:
             try:
                 self._penalties.check()
             except InputError as error:
                 child.refuse(error)
-        judge = self._judge
-        if judge.established_step is not None:
+        if self._baseline.shape:
+            self._first_output.remove()
+        while self._warnings:
+            warnings.warn(self._warnings.popleft(), stacklevel=2)
+        if self._live.at_border(self._recorder.rows):
+            self._act(step)
+
+    def _act(self, step: int) -> None:
+        """At a border between chunks of rows: what the judge has decided takes effect."""
+        stopping = self._on_success == "stop" or self._on_failure in ("raise", "stop")
+        if stopping or self._penalties.waiting():
+            found = self._live.decisions(self._recorder.fetch)
+        else:
+            found = self._live.latest  # nothing of the run hangs on it: no need to wait
+        self._recorder.kick()
+        if found.established_step is not None:
             self._penalties.active_phase(step)
-        if judge.failure is not None and not self._told:
+        if found.failure is not None and not self._told:
             self._told = True
             self._failed(step)
-        if self._on_success == "stop" and judge.settled_step is not None and judge.failure is None:
+        if self._on_success == "stop" and found.settled_step is not None and found.failure is None:
             self._writer.event(step, "stopped", "the run learns and holds under its penalty")
             self._end("finished", "the run learns")
 
     def _failed(self, step: int) -> None:
-        diagnosis = self._judge.diagnosis()
+        diagnosis = self._live.diagnosis()
         self._writer.event(step, "verdict", diagnosis.sentence)
         text = f"{diagnosis.sentence}. {'; '.join(diagnosis.evidence)}. Remedy: {diagnosis.remedy}"
         if self._on_failure == "warn":
@@ -336,24 +382,27 @@ class Recording:
         self._recorder.epoch = epoch
         self._penalties.set_epoch(epoch)
 
+    # -- in the background thread -----------------------------------------------------------------
+
     def _on_block(self, block: Block) -> None:
         """Finished rows, on the host: to the judge and to the file."""
-        self._settle_baseline(block)
         self._warn_of_a_blind_delay(block)
         if self._penalties.newly_acting():
             penalised = self._penalties.penalised()
-            self._judge.info = replace(self._judge.info, penalised=penalised)
+            self._live.penalised(int(block["step"][0]), penalised)
             self._writer.set_static("penalised", penalised)
         self._note_strengths(block)
-        self._judge.update(block)
+        self._live.feed(block)
         self._writer.append(block)
 
-    def _settle_baseline(self, block: Block) -> None:
-        if self._baseline_given or "baseline_loss" in self._capture or "loss" not in block:
+    def _settle_baseline(self, rows: Rows) -> None:
+        """Once, with the first chunk of rows."""
+        if self._baseline_given or "loss" not in rows:
             return
-        baseline, source = self._baseline.settle(block["step"], block["loss"])
+        baseline, source = self._baseline.settle(rows["step"], rows["loss"])
         self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
-        self._judge.baseline, self._judge.baseline_source = baseline, source
+        judge = self._live.judge
+        judge.baseline, judge.baseline_source = baseline, source
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
 
@@ -375,7 +424,7 @@ class Recording:
             self._blind = True
             text = "delayed:auto waits for the loss to fall, and no loss is logged: call Recording.log(loss=…)"
             self._writer.event(int(block["step"][-1]), "warning", text)
-            warnings.warn(text, stacklevel=2)
+            self._warnings.append(text)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -386,12 +435,14 @@ class Recording:
         atexit.unregister(self._at_exit)
         self._undo.close()
         try:
-            self._recorder.drain()
+            self._live.finish()
             self._writer.set_attribute("capture", self._capture)
-            if not self._told:
-                diagnosis = self._judge.diagnosis(finished=status == "finished")
-                if diagnosis.verdict is not Verdict.UNDECIDED and self._judge.series.step.size:
-                    self._writer.event(int(self._judge.series.step[-1]), "verdict", diagnosis.sentence)
+            judged = self._live.judge.series.step
+            if not self._told and judged.size:
+                diagnosis = self._live.diagnosis(finished=status == "finished")
+                if diagnosis.verdict is not Verdict.UNDECIDED:
+                    self._writer.event(int(judged[-1]), "verdict", diagnosis.sentence)
+            self._recorder.check()
         finally:
             self._writer.close(status)
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradscope.child import Instructions
 from gradscope.recorder import provenance
-from gradscope.recorder.recorder import PenaltyProbe, plain_name
+from gradscope.recorder.recorder import PenaltyProbe
 from gradscope.recorder.rows import PenaltyTerm
 from gradscope.recorder.statistics import norms
 from gradscope.regularizers.attach import attached_to, is_decoupled
@@ -23,7 +23,48 @@ from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.sources import Source, penalty_sources
 from gradscope.types import InputError
 
-Select = str | Callable[[str], bool]
+#: A regular expression or predicate on plain names, or the type (or types) of the modules that are meant.
+Select = str | Callable[[str], bool] | type[nn.Module] | tuple[type[nn.Module], ...]
+
+
+def plain_name(model: nn.Module, name: str) -> str:
+    """The name as the unwrapped model has it (DistributedDataParallel and torch.compile add prefixes)."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    inner = getattr(model, "_orig_mod", model)
+    wrapped = isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return ".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts)
+
+
+def _predicate(model: nn.Module, select: Select, called: str) -> Callable[[str], Any]:
+    """A test on plain names, whichever way the choice was put."""
+    if isinstance(select, str):
+        try:
+            return re.compile(select).search
+        except re.error as error:
+            raise InputError(f"{called} is {select!r}, not a regular expression: {error}") from None
+    if isinstance(select, type | tuple):
+        kinds = select
+        inside = {plain_name(model, name) for name, module in model.named_modules() if isinstance(module, kinds)}
+        return lambda name: name in inside or name.rpartition(".")[0] in inside
+    return select
+
+
+def chosen_modules(model: nn.Module, select: Select | None) -> dict[str, nn.Module]:
+    """The modules whose activations are recorded, by plain name: leaves, those that ``select`` names if given."""
+    leaves = {
+        plain_name(model, name) or type(module).__name__: module
+        for name, module in model.named_modules()
+        if not any(True for _ in module.children())
+    }
+    if select is None:
+        return leaves
+    wanted = _predicate(model, select, "modules")
+    chosen = {name: module for name, module in leaves.items() if wanted(name)}
+    if not chosen:
+        raise InputError(
+            f"modules chooses none of the model's {len(leaves)}; the names are such as {next(iter(leaves))!r}"
+        )
+    return chosen
 
 
 def chosen_parameters(
@@ -50,14 +91,7 @@ def chosen_parameters(
     unseen = [name for name in every if name not in here]
     if select is None:
         return here, unseen
-    if isinstance(select, str):
-        try:
-            pattern = re.compile(select)
-        except re.error as error:
-            raise InputError(f"select is {select!r}, not a regular expression: {error}") from None
-        wanted: Callable[[str], Any] = pattern.search
-    else:
-        wanted = select
+    wanted = _predicate(model, select, "select")
     chosen = {name: p for name, p in here.items() if wanted(name)}
     if not any(p.requires_grad for p in chosen.values()):
         raise InputError(f"select chooses no trainable parameter; the names are such as {next(iter(here))!r}")
@@ -146,7 +180,7 @@ class Penalties:
             shares = source.penalty.shares()
             terms.append(PenaltyTerm(np.array(columns, dtype=np.int64), shares, group))
             if shares is None:
-                measured.append((columns, source.penalty))
+                measured.append((len(terms) - 1, columns, source.penalty))
 
         def strengths() -> tuple[float, ...]:
             now = tuple([source.strength() for source, _ in self._sources])
@@ -158,9 +192,11 @@ class Penalties:
                     self._note_penalised()
             return now
 
-        def measure(weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
-            where = [i for columns, _ in measured for i in columns]
-            return where, norms([p.gradient(weights[i]) for columns, p in measured for i in columns], "l1")
+        def measure(weights: Sequence[Tensor]) -> dict[int, Tensor]:
+            return {
+                index: torch.stack(norms([penalty.gradient(weights[i]) for i in columns], "l1"))
+                for index, columns, penalty in measured
+            }
 
         def inside_loss(weights: Sequence[Tensor]) -> list[Tensor]:
             assert declared is not None
@@ -173,9 +209,23 @@ class Penalties:
             values = [penalty.value(p.detach()) for members in self._members for p in members]
             return strength * torch.stack(values).sum()
 
+        extra = measure if measured else None
         if declared is None:
-            return PenaltyProbe(terms, strengths, measure if measured else None)
-        return PenaltyProbe(terms, strengths, measure if measured else None, inside_loss, value_inside_loss)
+            return PenaltyProbe(terms, strengths, extra, pulls=self._pulls)
+        return PenaltyProbe(terms, strengths, extra, inside_loss, value_inside_loss, self._pulls)
+
+    def _pulls(self, weights: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """λ∂Ω/∂w through the optimizer's gradient, and beside it, a tensor a weight; see `recorder.updates`."""
+        through: dict[int, Tensor] = {}
+        beside: dict[int, Tensor] = {}
+        here = {id(w): w for w in weights}
+        for source, _ in self._sources:
+            strength = source.strength()
+            into = beside if source.acts in ("decoupled", "proximal") else through
+            for key in source.parameters & here.keys() if strength else ():
+                pull = strength * source.penalty.gradient(here[key].detach())
+                into[key] = into[key] + pull if key in into else pull
+        return [through.get(id(w)) for w in weights], [beside.get(id(w)) for w in weights]
 
     def _note_penalised(self) -> None:
         for acted, term in zip(self._acted, self.probe.terms, strict=True):

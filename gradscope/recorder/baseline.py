@@ -15,12 +15,12 @@ class AssumedBaseline:
 
     def __init__(self) -> None:
         self.loss_function = ""
-        self._shape: tuple[int, ...] = ()
+        self.shape: tuple[int, ...] = ()
 
     def see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """A forward hook."""
-        if not self._shape and isinstance(output, Tensor) and output.ndim >= 2:
-            self._shape = tuple(output.shape)
+        if not self.shape and isinstance(output, Tensor) and output.ndim >= 2:
+            self.shape = tuple(output.shape)
 
     def see_loss(self, loss: Tensor | float | None) -> None:
         """What kind of loss it is, read off the graph that made it, once."""
@@ -32,7 +32,7 @@ class AssumedBaseline:
         """The entropy of equal classes for a classifier; for anything else, the first losses are a guess."""
         early = loss[step < 16]
         early = early[np.isfinite(early)]
-        known, shape = self.loss_function, self._shape
+        known, shape = self.loss_function, self.shape
         classes = 0 if not shape else shape[1] if known.startswith("NllLoss2D") else shape[-1]
         entropy = math.log(classes) if classes > 1 else math.nan
         first = float(early.mean()) if early.size else math.nan

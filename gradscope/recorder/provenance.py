@@ -38,15 +38,17 @@ def capture(
     parameters: Mapping[str, Tensor],
     unseen: Sequence[str],
     penalties: Sequence[dict[str, Any]],
-    activations_every: int,
+    every: Mapping[str, str],
     overridden: Mapping[str, str],
 ) -> dict[str, Any]:
     """The record's ``capture``: what each number means here, and what was not seen and why."""
     return {
-        "loss_gradient": "as the optimizer got it at step(): accumulated; a clipping before step() is in it",
-        "skipped": "steps that GradScaler skips are not seen",
+        "loss_gradient": (
+            "as the last backward pass before step() left it: accumulated, reduced over ranks, unscaled, not clipped"
+        ),
+        "skipped": "attempted steps that a GradScaler skipped",
         "penalties": list(penalties),
-        "activations_every": activations_every,
+        "every": dict(every),
         "frozen": [name for name, p in parameters.items() if not p.requires_grad],
         "not_recorded": dict.fromkeys(unseen, "in none of the optimizers"),
         "environment": dict(overridden),

@@ -1,159 +1,247 @@
-"""The instrument on a training loop: optimizer step hooks, activation hooks, and the buffer of rows.
+"""The instrument on a training loop: hooks that say where the loop stands, and the rows they write.
 
     for x, y in loader:
         loss = criterion(model(x), y)      # forward hooks: activations of the coming row
         optimizer.zero_grad()
-        loss.backward()                    # sentinel hook: what `log` is told belongs to the coming row
-        optimizer.step()                   # global pre-hook: the row (gradients, weights before the update)
+        loss.backward()                    # its end: gradients and weights into the coming row (Meter)
+        optimizer.step()                   # global pre-hook: the row begins; what changed since, λ, learning rate
         run.log(loss=loss)                 # joins that row
 
-A row stays open until the next one begins, so that `log` can still reach it. Rows leave in blocks.
+A row stays open until the next one begins, so that `log` can still reach it. Kernels write rows where they
+stand, in a ring on the device; a background thread fetches them in bulk and hands blocks to the sink.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd import Variable
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.checkpoint import CheckpointFunction
 
-from gradscope.recorder.activations import QUANTITIES as ACTIVATION_QUANTITIES
-from gradscope.recorder.activations import Activations, Hook
-from gradscope.recorder.rows import Block, HostRow, PenaltyTerm, group_variables, parameter_variables
-from gradscope.recorder.statistics import QUANTITIES, norms, parameter_table
+from gradscope.recorder import scaler
+from gradscope.recorder.activations import Activations
+from gradscope.recorder.blocks import Assembly
+from gradscope.recorder.cadence import Cadence
+from gradscope.recorder.drain import Drain
+from gradscope.recorder.meter import Meter
+from gradscope.recorder.presets import Preset
+from gradscope.recorder.ring import Ring
+from gradscope.recorder.rows import Block, HostRow, PenaltyTerm
+from gradscope.recorder.updates import Pulls, Updates
 from gradscope.types import InputError
 
-#: Rows in a block that leaves the device at once.
-BLOCK_ROWS = 16
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a preset records. ``activations_every``: recorded rows from one sample to the next, 0: never."""
-
-    quantities: tuple[str, ...]
-    activations_every: int
-    full: bool = False
-
-
-PRESETS = {
-    "cheap": Preset(("gradient_l1", "gradient_norm", "weight_l1", "weight_norm"), 0),
-    "standard": Preset(QUANTITIES, 10),
-    "full": Preset(QUANTITIES, 1, full=True),
-}
+#: Logged tensors that one row has room for at first; more make the rows longer.
+CELLS = 8
 
 
 @dataclass
 class PenaltyProbe:
     """What the recorder has to know of penalties, without knowing any.
 
-    ``strengths()``: λ of each term at the coming step. ``measure``: the columns and Σ|∂Ω/∂w| of the
-    parameters where it does not follow from other sums. ``inside_loss``: what the user's own penalty
-    inside the loss adds to each gradient, and to the loss, to be taken off again.
+    ``strengths()``: λ of each term at the coming step. ``measure``: Σ|∂Ω/∂w| of a term's columns, [C], by term,
+    where it does not follow from other sums. ``inside_loss``: what the user's own penalty inside the loss adds to
+    each gradient, and ``value_inside_loss`` to the loss, to be taken off again. ``pulls``: see `updates`.
     """
 
     terms: Sequence[PenaltyTerm]
     strengths: Callable[[], tuple[float, ...]]
-    measure: Callable[[Sequence[Tensor]], tuple[list[int], list[Tensor]]] | None = None
+    measure: Callable[[Sequence[Tensor]], dict[int, Tensor]] | None = None
     inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     value_inside_loss: Callable[[], Tensor] | None = None
+    pulls: Pulls | None = None
 
-
-@dataclass
-class _Pending:
-    """Rows on the device that have not left yet."""
-
-    tables: list[Tensor] = field(default_factory=list)
-    activations: list[Tensor | None] = field(default_factory=list)
-    updates: list[Tensor | None] = field(default_factory=list)
-    hosts: list[HostRow] = field(default_factory=list)
-    scalars: list[dict[str, Tensor | float]] = field(default_factory=list)
-    inside_loss: list[Tensor] = field(default_factory=list)
-
-
-def plain_name(model: nn.Module, name: str) -> str:
-    """The name as the unwrapped model has it (DistributedDataParallel and torch.compile add prefixes)."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    inner = getattr(model, "_orig_mod", model)
-    wrapped = isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    return ".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts)
+    def needs_zeros(self) -> bool:
+        """Whether a term's size follows from the number of weights that are not 0."""
+        return any(t.shares and t.shares[1] for t in self.terms)
 
 
 class Recorder:
-    """Hooks on one model and its optimizers; hands blocks of finished rows to ``sink``."""
+    """Hooks on one model's optimizers; hands blocks of finished rows to ``sink``, from a thread of its own.
+
+    ``before_step(step)``: called when a row begins, before the optimizer has done anything. ``tick()``: called by the
+    thread a few times a second.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
         optimizers: Sequence[Optimizer],
         parameters: Mapping[str, Tensor],
         probe: PenaltyProbe,
         sink: Callable[[Block], None],
         *,
-        preset: str = "standard",
-        every: int = 1,
-        before_step: Callable[[int], None] | None = None,
-        group_counts: Sequence[int] | None = None,
+        preset: Preset,
+        cadences: Mapping[str, Cadence],
+        activations: Activations | None = None,
+        before_step: Callable[[int], None] = lambda step: None,
+        tick: Callable[[], None] = lambda: None,
+        group_counts: Sequence[int],
+        first_step: int = 0,
     ) -> None:
-        self.preset = PRESETS[preset]
-        self.names = list(parameters)
+        self.preset, self.cadences, self.activations = preset, cadences, activations
         self.weights = list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
-        self.step = -1
-        self.epoch = -1
-        self._optimizers = {id(o): o for o in optimizers}
-        self._columns = _columns(optimizers, self.weights)
-        counts = group_counts or [len(o.param_groups) for o in optimizers]
-        self._groups = [group for o, n in zip(optimizers, counts, strict=True) for group in o.param_groups[:n]]
-        self.probe = probe
-        self._sink = sink
-        self._before_step = before_step
-        self._every = every
-        self._rows = _Pending()
+        self.step, self.epoch = first_step - 1, -1
+        self.rows = 0  # begun so far
+        self.stopped = False
+        self._optimizers = list(optimizers)
+        self._groups = [group for o, n in zip(optimizers, group_counts, strict=True) for group in o.param_groups[:n]]
+        self._sink, self._before_step, self._tick = sink, before_step, tick
+        self._hosts: list[HostRow] = []  # begun and not yet taken by the thread
+        self._begun = self._finished = self._fetched = 0
+        self._row: HostRow | None = None  # of this step, if it is recorded
         self._open: set[int] = set()
-        self._later: dict[str, Tensor | float] = {}
         self._fresh_backward = False
+        self._pass = -1  # the backward pass that will call back
+        self._cells: dict[str, tuple[int, int]] = {}
+        self._more_cells: list[Ring] = []
+        self._later: dict[str, Tensor | float] = {}
+        self._amp: Tensor | None = None
+        self._scaled_step: tuple[int, Tensor] | None = None
         self._start = time.perf_counter()
-        self._before_update: tuple[list[int], list[Tensor]] | None = None
-        modules = {
-            plain_name(model, name) or type(module).__name__: module
-            for name, module in model.named_modules()
-            if not any(True for _ in module.children())
-        }
-        self.activations = Activations(modules, self.preset.full) if self.preset.activations_every else None
-        self.quantities = self._quantities()
+        self._meters: list[Meter] = []
+        self._updates: dict[int, Updates] = {}
+        self.quantities: tuple[str, ...] = ()
+        self._lay_out(probe)
+        self._sample_next()
+        self._drain = Drain(self._carry)
         self._hooks = [
             register_optimizer_step_pre_hook(self._on_pre_step),
             register_optimizer_step_post_hook(self._on_post_step),
         ]
-        self._sentinel: Any = None
-        self._watch_backward([w for w in self.weights if w.requires_grad][-1])
+        scaler.watch(self)
+        _FORKED.add(self)
 
-    def _quantities(self) -> tuple[str, ...]:
-        needed = self.preset.quantities
-        if "weight_nonzero" not in needed and any(t.shares and t.shares[1] for t in self.probe.terms):
-            needed = (*needed, "weight_nonzero")
-        return needed
+    # -- layout -----------------------------------------------------------------------------------
 
-    def _watch_backward(self, parameter: Tensor) -> None:
-        """One hook tells that a backward has run since the last step; which parameter does not matter."""
-        if self._sentinel is not None:
-            self._sentinel.remove()
-        self._sentinel = parameter.register_post_accumulate_grad_hook(Hook(self._on_backward))
+    def _lay_out(self, probe: PenaltyProbe) -> None:
+        """Meters and rings for what there is to measure now."""
+        self.probe = probe
+        quantities = self.preset.quantities
+        if "weight_nonzero" not in quantities and probe.needs_zeros():
+            quantities = (*quantities, "weight_nonzero")
+        members = [(o, columns) for o in self._optimizers for columns in self._columns(o)]
+        if quantities != self.quantities or members != [(m.optimizer, m.columns) for m in self._meters]:
+            self.quantities = quantities
+            for meter in self._meters:
+                meter.detach()
+            self._meters = [
+                Meter(n, o, columns, [self.weights[i] for i in columns], quantities, self._on_backward)
+                for n, (o, columns) in enumerate(members)
+            ]
+            full = self._meters if self.preset.full else ()
+            self._updates = {m.number: Updates(m.number, m.optimizer, m.weights) for m in full}
+        for meter in self._meters:
+            if meter.number in self._updates:
+                meter.measured = self._seen_by_updates(meter)
+            meter.inside_loss = self._inside_loss if probe.inside_loss is not None else None
+            meter.stepped()
+        self._of = {id(o): [m for m in self._meters if m.optimizer is o] for o in self._optimizers}
+        self._make_rings()
 
-    def _on_backward(self, parameter: Tensor) -> None:
+    def _seen_by_updates(self, meter: Meter) -> Callable[[list[Tensor | None], int], None]:
+        return lambda gradients, row: self._updates[meter.number].measured(gradients, self.rings[meter.device], row)
+
+    def _columns(self, optimizer: Optimizer) -> list[list[int]]:
+        """The recorded parameters that this optimizer moves, by device."""
+        where = {id(w): i for i, w in enumerate(self.weights)}
+        members = sorted({where[id(p)] for g in optimizer.param_groups for p in g["params"] if id(p) in where})
+        devices = dict.fromkeys(self.weights[i].device for i in members)
+        return [[i for i in members if self.weights[i].device == device] for device in devices]
+
+    def _make_rings(self) -> None:
+        home = self.weights[0].device
+        fields: dict[torch.device, dict[str, tuple[int, ...]]] = {home: self._common_fields()}
+        for meter in self._meters:
+            place = fields.setdefault(meter.device, {})
+            place.update(meter.fields())
+            if meter.number in self._updates:
+                place.update(self._updates[meter.number].fields())
+        self.rings = {device: Ring(device, names) for device, names in fields.items()}
+        self._home = self.rings[home]
+        self._capacity = min(ring.rows for ring in self.rings.values()) - 2  # the open row, and the one to come
+        for meter in self._meters:
+            meter.ring = self.rings[meter.device]
+        self._more_cells, self._cells = [], {}
+        self._begun = self._finished = self._fetched = 0
+        self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates)
+
+    def _common_fields(self) -> dict[str, tuple[int, ...]]:
+        fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,)}
+        if self.activations is not None:
+            fields["activations"] = (3 + self.preset.full, len(self.activations.names))
+        if self.probe.value_inside_loss is not None:
+            fields["inside"] = (1,)
+        if any(isinstance(group["lr"], Tensor) for group in self._groups):
+            fields["rates"] = (len(self._groups),)
+        for index, term in enumerate(self.probe.terms):
+            if term.shares is None:
+                fields[f"penalty{index}"] = (len(term.columns),)
+        return fields
+
+    def change(self, probe: PenaltyProbe) -> None:
+        """Other penalties act from the coming row on: hand out the rows so far, and begin anew."""
+        self.fetch(open_row=True)
+        self._lay_out(probe)
+
+    def _inside_loss(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        assert self.probe.inside_loss is not None
+        extra = self.probe.inside_loss(weights)
+        return extra if self._amp is None else [e * self._amp.to(e.device) for e in extra]
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether fetching rows means waiting for a device."""
+        return any(device.type != "cpu" for device in self.rings)
+
+    @property
+    def bytes(self) -> int:
+        """Device memory that the ring takes; it does not grow with the number of steps."""
+        return sum(ring.bytes for ring in self.rings.values())
+
+    # -- a backward pass --------------------------------------------------------------------------
+
+    def _on_backward(self) -> None:
+        """A sentinel's gradient is there: ask to be called at the end of this pass."""
         self._fresh_backward = True
+        task = torch._C._current_graph_task_id()
+        if task != self._pass and not _inside_checkpoint():
+            self._pass = task
+            Variable._execution_engine.queue_callback(self._at_the_end)
+
+    def _at_the_end(self) -> None:
+        """Once more at the very end: DDP and FSDP finish the gradients in callbacks of their own."""
+        Variable._execution_engine.queue_callback(self._after_backward)
+
+    def _after_backward(self) -> None:
+        self._pass = -1
+        if self.stopped:
+            return
+        with torch.no_grad():
+            for meter in self._meters:
+                if meter.fired and (row := self._row_to_come(meter)) is not None:
+                    meter.after_backward(row)
+
+    def _row_to_come(self, meter: Meter) -> int | None:
+        """The number of the row that this optimizer's next step belongs to, None if it is not recorded."""
+        if self._open and id(meter.optimizer) not in self._open:
+            return None if self._row is None else self._begun - 1
+        return self._begun if self.cadences["rows"].at(self.step + 1) else None
 
     # -- a step -----------------------------------------------------------------------------------
 
     def _on_pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if id(optimizer) not in self._optimizers:
+        if id(optimizer) not in self._of or self.stopped:
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
@@ -172,175 +260,224 @@ class Recorder:
 
         return ((args[0], observed), {}) if len(args) > 1 else (args, {**kwargs, "closure": observed})
 
-    def _observe(self, optimizer: Optimizer) -> None:
+    def _observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
         """The row of this step, or this optimizer's share of it."""
         with torch.no_grad():
             if not self._open or id(optimizer) in self._open:
                 self._begin_row()
             self._open.add(id(optimizer))
             self._fresh_backward = False
-            if self.step % self._every == 0:
-                self._measure(optimizer)
+            row, scale = self._row, None
+            if self._scaled_step is not None and self._scaled_step[0] == id(optimizer):
+                scale, self._scaled_step = self._scaled_step[1], None
+            for meter in self._of[id(optimizer)]:
+                if row is not None:
+                    row.taken[meter.number] = meter.take(self._begun - 1, scale)
+                if meter.number in self._updates and self.probe.pulls is not None and not skipped:
+                    number = self._begun - 1 if row is not None and row.updates else None
+                    self._updates[meter.number].before_step(number, self.probe.pulls)
+            if row is not None:
+                row.skipped |= skipped
 
     def _begin_row(self) -> None:
         self._open.clear()
-        if len(self._rows.hosts) >= BLOCK_ROWS:
-            self.drain()
-        if self._before_step is not None:
-            self._before_step(self.step + 1)
+        self._before_step(self.step + 1)
         self.step += 1
-        scalars, self._later = (self._later if self._fresh_backward else {}), {}
-        if self.step % self._every:
-            if self.activations is not None:
-                self.activations.clear()  # of the forwards of a step that is not recorded
-            return
-        rows = self._rows
-        rates = tuple([float(group["lr"]) for group in self._groups])
-        rows.hosts.append(
-            HostRow(self.step, self.epoch, time.perf_counter() - self._start, self.probe.strengths(), rates)
-        )
-        rows.scalars.append(scalars)
+        later, self._later = (self._later if self._fresh_backward else {}), {}
+        self._finished = self._begun
+        if not self.cadences["rows"].at(self.step):
+            self._row = None
+        else:
+            self._row = self._next_row()
+            for name, value in later.items():
+                self._put(name, value)
+        self._sample_next()
+
+    def _next_row(self) -> HostRow:
+        if self._begun - self._fetched >= self._capacity:
+            self._drain.wait()
+        number = self._begun
+        row = HostRow(self.step, self.epoch, time.perf_counter() - self._start, self.probe.strengths(), self._rates())
+        row.updates = self.preset.full and self.cadences["updates"].at(self.step)
+        if self.activations is not None and self.activations.sampling:
+            self._home.view("activations", number).copy_(self.activations.take(self._home.device))
+            row.sampled = True
         if self.probe.value_inside_loss is not None:
-            rows.inside_loss.append(self.probe.value_inside_loss())
-        rows.tables.append(
-            torch.full((len(self.quantities) + 1, len(self.weights)), float("nan"), device=self.weights[0].device)
-        )
-        rows.updates.append(None)
-        sampled = self.activations is not None and self.activations.sampling
-        rows.activations.append(self.activations.take(self.weights[0].device) if self.activations and sampled else None)
-        if self.activations is not None:
-            following = self.step // self._every + 1
-            self.activations.sampling = following % self.preset.activations_every == 0
-
-    def _measure(self, optimizer: Optimizer) -> None:
-        columns = self._columns[id(optimizer)]
-        if not columns:
-            return  # none of its parameters is recorded
-        weights = [self.weights[i] for i in columns]
-        gradients: list[Tensor | None] = [w.grad for w in weights]
-        if self.probe.inside_loss is not None:
-            extra = self.probe.inside_loss(weights)
-            gradients = [g if g is None else g - e for g, e in zip(gradients, extra, strict=True)]
-        table = parameter_table(weights, gradients, self.quantities)
-        self._rows.tables[-1][:-1, columns] = table
+            self._home.view("inside", number).copy_(self.probe.value_inside_loss().reshape(1))
         if self.probe.measure is not None:
-            where, sizes = self.probe.measure(self.weights)
-            self._rows.tables[-1][-1, where] = torch.stack(sizes)
-        if self.preset.full:
-            self._before_update = (columns, [w.detach().clone() for w in weights])
-        self._keep_sentinel(weights, gradients)
+            for index, sizes in self.probe.measure(self.weights).items():
+                self._home.view(f"penalty{index}", number).copy_(sizes)
+        self._hosts.append(row)
+        self._begun += 1
+        self.rows += 1
+        for ring in self.rings.values():
+            ring.mark()
+        return row
 
-    def _keep_sentinel(self, weights: list[Tensor], gradients: list[Tensor | None]) -> None:
-        """If the watched parameter took no part in this step, watch one that did."""
-        if gradients[-1] is None:
-            active = [w for w, g in zip(weights, gradients, strict=True) if g is not None]
-            if active:
-                self._watch_backward(active[-1])
+    def _rates(self) -> list[float]:
+        rates = []
+        for index, group in enumerate(self._groups):
+            lr = group["lr"]
+            if isinstance(lr, Tensor):  # `capturable`: on the device, where it stays
+                self._home.view("rates", self._begun)[index].copy_(lr)
+                lr = float("nan")
+            rates.append(lr)
+        return rates
+
+    def _sample_next(self) -> None:
+        if self.activations is not None:
+            coming = self.step + 1
+            self.activations.clear()
+            self.activations.sampling = self.cadences["rows"].at(coming) and self.cadences["activations"].at(coming)
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if id(optimizer) not in self._optimizers:
+        meters = self._of.get(id(optimizer))
+        if meters is None or self.stopped:
             return
         self._fresh_backward = False  # of a closure that was called more than once
-        if self._before_update is None:
-            return
-        columns, before = self._before_update
-        self._before_update = None
-        with torch.no_grad():
-            moved = torch._foreach_sub([self.weights[i].detach() for i in columns], before)
-            row = torch.full((len(self.weights),), float("nan"), device=self.weights[0].device)
-            row[columns] = torch.stack(norms(moved, "l1"))
-            self._rows.updates[-1] = row
+        for meter in meters:
+            meter.stepped()
+            if meter.number in self._updates:
+                with torch.no_grad():
+                    self._updates[meter.number].after_step(self.rings[meter.device])
+
+    # -- automatic mixed precision ----------------------------------------------------------------
+
+    def scaling(self, scale: Tensor) -> None:
+        """A loss is being scaled (see `scaler`)."""
+        self._amp = scale
+
+    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
+        """Its gradients carry this factor, or carried it when the backward pass ended."""
+        if id(optimizer) in self._of:
+            self._scaled_step = (id(optimizer), scale.detach().clone())
+
+    def after_scaled_step(self, optimizer: Optimizer) -> None:
+        """If the optimizer was not called, the step was skipped: an attempted step, and a row, all the same."""
+        if self._scaled_step is not None and self._scaled_step[0] == id(optimizer) and not self.stopped:
+            self._observe(optimizer, skipped=True)
+            for meter in self._of[id(optimizer)]:
+                meter.stepped()
 
     # -- scalars ----------------------------------------------------------------------------------
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
-        values = {name: _scalar(name, value) for name, value in scalars.items()}
         if self._fresh_backward or self.step < 0:
-            self._later.update(values)
+            self._later.update({name: _kept(name, value) for name, value in scalars.items()})
             self._fresh_backward = True
-        elif self.step % self._every == 0 and self._rows.scalars:
-            self._rows.scalars[-1].update(values)
+        elif self._row is not None:
+            for name, value in scalars.items():
+                self._put(name, value)
+
+    def _put(self, name: str, value: Tensor | float) -> None:
+        """Into the open row; a tensor goes into the ring without leaving its device."""
+        assert self._row is not None
+        if not isinstance(value, Tensor):
+            self._row.values[name] = _scalar(name, value)
+            self._row.cells.pop(name, None)
+            return
+        if value.numel() != 1:
+            raise _no_scalar(name, value)
+        if name not in self._cells:
+            at, place = divmod(len(self._cells), CELLS)
+            if at > len(self._more_cells):
+                self._more_cells.append(Ring(self._home.device, {"cells": (CELLS,)}))
+            self._cells[name] = at, place
+        at, place = self._cells[name]
+        ring = self._more_cells[at - 1] if at else self._home
+        ring.view("cells", self._begun - 1)[place : place + 1].copy_(value.detach().reshape(1))
+        self._row.cells[name] = self._cells[name]
+        self._row.values.pop(name, None)
 
     # -- leaving the device -----------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Hand all rows to the sink, as float32 host arrays."""
-        rows, self._rows = self._rows, _Pending()
-        if not rows.hosts:
-            return
-        table = torch.stack(rows.tables).cpu().numpy()
-        strengths = np.array([row.strengths for row in rows.hosts], dtype=np.float64).reshape(len(table), -1)
-        block: Block = {
-            "step": np.array([row.step for row in rows.hosts], dtype=np.int64),
-            "epoch": np.array([row.epoch for row in rows.hosts], dtype=np.int32),
-            "time": np.array([row.time for row in rows.hosts], dtype=np.float64),
-            "skipped": np.zeros(len(rows.hosts), dtype=np.int8),
-        }
-        block |= group_variables(rows.hosts, self.probe.terms, len(rows.hosts[0].learning_rates))
-        names = (*self.quantities, "penalty_l1")
-        block |= parameter_variables(table, names, self.numel, strengths, self.probe.terms)
-        if self.preset.full:
-            block["update_mean_abs"] = (_stacked(rows.updates, self.numel.shape) / np.maximum(self.numel, 1)).astype(
-                np.float32
-            )
-        if self.activations is not None:
-            height = len(ACTIVATION_QUANTITIES) + self.preset.full
-            sampled = _stacked(rows.activations, (height, len(self.activations.names)))
-            labels = (*ACTIVATION_QUANTITIES, "activation_gradient_mean_abs")
-            block |= {name: sampled[:, i].astype(np.float32) for i, name in enumerate(labels[:height])}
-        block |= _scalar_columns(rows.scalars)
-        if rows.inside_loss and "loss" in block:
-            block["loss"] = block["loss"] - torch.stack(rows.inside_loss).float().cpu().numpy()
-        self._sink(block)
+    def _carry(self) -> None:
+        """The background thread's work: fetch the finished rows and hand them on."""
+        first, stop = self._fetched, self._finished
+        if stop > first:
+            hosts = self._hosts[: stop - first]
+            tables = {device: ring.read(first, stop) for device, ring in self.rings.items()}
+            more = [ring.read(first, stop)["cells"] for ring in self._more_cells]
+            block = self._assembly.block(hosts, tables, [tables[self._home.device]["cells"], *more])
+            del self._hosts[: stop - first]
+            self._fetched = stop
+            self._sink(block)
+        self._tick()
+
+    def fetch(self, open_row: bool = False) -> None:
+        """Returns when all finished rows have reached the sink; ``open_row``: the one of the latest step as well."""
+        if open_row:
+            self._finished = self._begun
+        self._drain.wait()
+
+    def kick(self) -> None:
+        """Have the finished rows fetched soon."""
+        self._drain.kick()
+
+    def check(self) -> None:
+        """Raises what the background thread has met, once; nothing is recorded after it."""
+        if not self._drain.alive:
+            self.stopped = True
+            self._drain.check()
 
     def detach(self) -> None:
-        """Remove every hook."""
+        """Remove every hook, hand out the rest, and end the thread."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self._sentinel is not None:
-            self._sentinel.remove()
-            self._sentinel = None
+        scaler.unwatch(self)
+        for meter in self._meters:
+            meter.detach()
         if self.activations is not None:
             self.activations.detach()
+        self._finished = self._begun
+        self._drain.stop()
+        self.stopped = True
 
 
-def _columns(optimizers: Sequence[Optimizer], weights: Sequence[Tensor]) -> dict[int, list[int]]:
-    where = {id(w): i for i, w in enumerate(weights)}
-    return {
-        id(o): sorted(where[id(p)] for g in o.param_groups for p in g["params"] if id(p) in where) for o in optimizers
-    }
+_FORKED: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
-def _scalar(name: str, value: Tensor | float) -> Tensor | float:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise InputError(f"log({name}=…) got a tensor of shape {list(value.shape)}; expected one number")
-        # A copy: the caller may change its tensor in place before the row leaves the device.
-        return value.detach().reshape(()).float().clone()
+def _stop_in_child() -> None:
+    """A forked process (a DataLoader's worker) has the hooks, but neither the thread nor a right to the file."""
+    for recorder in list(_FORKED):
+        recorder.stopped = True
+
+
+os.register_at_fork(after_in_child=_stop_in_child)
+
+
+def _inside_checkpoint() -> bool:
+    """Whether this hook runs in the inner backward pass of a reentrant checkpoint, which ends too early."""
+    frame = sys._getframe(1)
+    for _ in range(12):
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+        if frame.f_code is _CHECKPOINT:
+            return True
+    return False
+
+
+_CHECKPOINT = CheckpointFunction.backward.__code__
+
+
+def _kept(name: str, value: Tensor | float) -> Tensor | float:
+    """A copy: the loop may change its tensor in place before the row begins."""
+    if not isinstance(value, Tensor):
+        return _scalar(name, value)
+    if value.numel() != 1:
+        raise _no_scalar(name, value)
+    return value.detach().clone()
+
+
+def _scalar(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(f"log({name}=…) got {value!r}; expected a number or a tensor with one") from None
 
 
-def _scalar_columns(rows: Sequence[Mapping[str, Tensor | float]]) -> Block:
-    """One column a name; all tensors leave the device in one transfer."""
-    waiting = [v for row in rows for v in row.values() if isinstance(v, Tensor)]
-    device = waiting[0].device if waiting else None
-    arrived = iter(torch.stack([t.to(device) for t in waiting]).cpu().tolist() if waiting else ())
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: np.full(len(rows), np.nan, dtype=np.float32) for name in names}
-    for i, row in enumerate(rows):
-        for name, value in row.items():
-            columns[name][i] = next(arrived) if isinstance(value, Tensor) else value
-    return dict(columns)
-
-
-def _stacked(rows: Sequence[Tensor | None], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    out = np.full((len(rows), *shape), np.nan, dtype=np.float64)
-    present = [i for i, row in enumerate(rows) if row is not None]
-    if present:
-        out[present] = torch.stack([row for row in rows if row is not None]).cpu().numpy()
-    return out
+def _no_scalar(name: str, value: Tensor) -> InputError:
+    return InputError(f"log({name}=…) got a tensor of shape {list(value.shape)}; expected one number")

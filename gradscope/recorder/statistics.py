@@ -86,3 +86,13 @@ def _spread(values: list[Tensor], seen: list[int], weights: Sequence[Tensor]) ->
     if seen:
         row[seen] = torch.stack(values)
     return row
+
+
+class TablePlan:
+    """Shim."""
+
+    def __init__(self, weights: Sequence[Tensor], quantities: Sequence[str]) -> None:
+        self.quantities = quantities
+
+    def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> None:
+        out.copy_(parameter_table(weights, gradients, self.quantities))

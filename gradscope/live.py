@@ -1,0 +1,121 @@
+"""The judge beside a running loop: fed by the recorder's thread, asked by the training thread.
+
+Rows are judged in chunks whose borders depend on nothing but the number of rows, and a decision is acted upon one
+border later than its chunk. So a seeded run does the same thing every time, however fast the thread was, and
+the training thread hardly ever has to wait for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.verdict import Diagnosis, Failure
+
+Rows = dict[str, NDArray[Any]]
+
+#: Rows in a chunk at first; later a 32nd of the rows so far.
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What stood at a border."""
+
+    established_step: int | None = None
+    settled_step: int | None = None
+    failure: Failure | None = None
+
+
+def border_after(border: int) -> int:
+    """The next border, in rows."""
+    return border + max(CHUNK, border // 32)
+
+
+class LiveJudge:
+    """``settle``: called with the first chunk, before it is judged, to say what the baseline is."""
+
+    def __init__(self, judge: Judge, settle: Callable[[Rows], None]) -> None:
+        self.judge = judge
+        self._settle = settle
+        self._held: list[Rows] = []
+        self._count = 0  # rows held
+        self._border = CHUNK
+        self._judged = 0
+        self._decided: dict[int, Decisions] = {0: Decisions()}
+        self._masks: list[tuple[int, NDArray[np.bool_]]] = []
+        self._asked, self._before = CHUNK, 0  # the border that the training thread reaches next, the one before
+        self._lock = threading.Lock()
+        self.latest = Decisions()
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def feed(self, block: Rows) -> None:
+        """Take a block of rows, of any length; judge the chunks that are complete."""
+        self._held.append(block)
+        self._count += len(block["step"])
+        while self._judged + self._count >= self._border:
+            self._judge_rows(self._border - self._judged)
+            with self._lock:
+                self._decided[self._border] = self.latest
+            self._border = border_after(self._border)
+
+    def finish(self) -> None:
+        """Judge what is left at the end of a run."""
+        if self._count:
+            self._judge_rows(self._count)
+
+    def _judge_rows(self, n: int) -> None:
+        rows = self._cut(n)
+        with self._lock:
+            if not self._judged:
+                self._settle(rows)
+            self._judged += n
+            while self._masks and self._masks[0][0] < self._judged:
+                self.judge.info = replace(self.judge.info, penalised=self._masks.pop(0)[1])
+            self.judge.update(rows)
+            self.latest = Decisions(self.judge.established_step, self.judge.settled_step, self.judge.failure)
+
+    def _cut(self, n: int) -> Rows:
+        """The first n of the rows that are held; a name that some blocks lack is NaN there."""
+        names = dict.fromkeys(name for block in self._held for name in block)
+        whole: Rows = {}
+        for name in names:
+            like = next(block[name] for block in self._held if name in block)
+            parts = [b[name] if name in b else np.full((len(b["step"]), *like.shape[1:]), np.nan) for b in self._held]
+            whole[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        self._count -= n
+        self._held = [{name: values[n:] for name, values in whole.items()}] if self._count else []
+        return {name: values[:n] for name, values in whole.items()}
+
+    # -- the training thread ----------------------------------------------------------------------
+
+    def at_border(self, rows: int) -> bool:
+        """Whether the row that is about to begin, the ``rows``-th, is one at which to ask."""
+        return rows >= self._asked
+
+    def decisions(self, fetch: Callable[[], None]) -> Decisions:
+        """What stood at the border before this one; ``fetch`` is called if that has not been judged yet."""
+        with self._lock:
+            judged = self._before in self._decided
+        if not judged:
+            fetch()
+        with self._lock:
+            found = self._decided.pop(self._before, self.latest)
+        self._before, self._asked = self._asked, border_after(self._asked)
+        return found
+
+    def penalised(self, row: int, mask: NDArray[np.bool_]) -> None:
+        """From this row on, other parameters are penalised."""
+        self._masks.append((row, mask))
+
+    def diagnosis(self, finished: bool = False) -> Diagnosis:
+        """The verdict so far."""
+        with self._lock:
+            return self.judge.diagnosis(finished=finished)

@@ -1,0 +1,183 @@
+"""The gradients and weights that one optimizer moves, measured where the backward pass leaves them.
+
+Between ``backward()`` and ``step()`` a loop may clip, unscale, or change gradients in any other way. So
+they are measured at the end of each backward pass (after accumulation, and after DDP or FSDP have reduced them),
+in the row of the step to come; the last pass before the step stands. At the step itself the tensors' version counters
+tell whether anything was changed in between, and only then is their norm taken again: from the two follows the
+clip coefficient, whoever clipped.
+
+The end of a pass is heard of through one sentinel parameter. A pass that reaches some gradients and not the
+sentinel is noticed at the step (some versions have moved, the sentinel's has not): these are measured there and
+then, and one of them becomes a sentinel too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradscope.recorder.activations import Hook
+from gradscope.recorder.ring import Ring
+from gradscope.recorder.statistics import TablePlan
+
+#: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
+TRIES = 8
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How an optimizer's share of a row was measured.
+
+    ``early``: at the end of the backward pass, otherwise at the step. ``modified``: the gradients were changed
+    between the two. ``scaled``: as measured, they carry the factor of a GradScaler; ``still_scaled``: even at the step
+    (fused optimizers divide by it themselves). ``overflow``: whether the step is skipped stands on the device.
+    """
+
+    early: bool
+    modified: bool = False
+    scaled: bool = False
+    still_scaled: bool = False
+    overflow: bool = False
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a DTensor; any other tensor as it is."""
+    shard: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return shard
+
+
+class Meter:
+    """Measures ``weights`` ([P] tensors of one optimizer on one device) into a ring's rows.
+
+    ``columns``: their places among all recorded parameters. ``inside_loss``: what a declared penalty adds to each
+    gradient, to be taken off. ``heard``: called when a sentinel's gradient has been accumulated.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        optimizer: Optimizer,
+        columns: Sequence[int],
+        weights: Sequence[Tensor],
+        quantities: Sequence[str],
+        heard: Callable[[], None],
+    ) -> None:
+        self.number, self.optimizer = number, optimizer
+        self.columns = list(columns)
+        self.weights = list(weights)
+        self.device = self.weights[0].device
+        self.table, self.after = f"table{number}", f"after{number}"
+        self.scale, self.overflow = f"scale{number}", f"overflow{number}"
+        self.ring: Ring | None = None
+        self.fired = False
+        self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+        self.measured: Callable[[list[Tensor | None], int], None] = lambda gradients, row: None
+        self._sharded = any(hasattr(w, "_local_tensor") for w in self.weights)
+        here = [local(w.detach()) for w in self.weights]
+        self.plan = TablePlan(here, quantities)
+        self._norms = TablePlan(here, ("gradient_norm",))
+        self.height = len(quantities)
+        self._heard = heard
+        self._row = -1
+        self._seen: list[tuple[int, int]] = []
+        self._sentinels: dict[int, Any] = {}
+        self._watch(next((w for w in self.weights if w.requires_grad), None))
+
+    def fields(self) -> dict[str, tuple[int, ...]]:
+        """What the ring keeps for it."""
+        p = len(self.weights)
+        return {self.table: (self.height, p), self.after: (1, p), self.scale: (1,), self.overflow: (1,)}
+
+    # -- hearing of backward passes ---------------------------------------------------------------
+
+    def _watch(self, parameter: Tensor | None) -> None:
+        if parameter is not None and len(self._sentinels) < TRIES:
+            handle = parameter.register_post_accumulate_grad_hook(Hook(self._accumulated))
+            self._sentinels[id(parameter)] = handle
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        self.fired = True
+        self._heard()
+
+    def _watch_another(self, among: Sequence[Tensor]) -> None:
+        self._watch(next((w for w in among if id(w) not in self._sentinels and w.requires_grad), None))
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    def _gradients(self) -> list[Tensor | None]:
+        if self._sharded:
+            return [None if w.grad is None else local(w.grad) for w in self.weights]
+        return [w.grad for w in self.weights]
+
+    def after_backward(self, row: int) -> None:
+        """A pass has ended: measure for this row, unless a hook inside the pass has stepped already."""
+        self.fired = False
+        gradients = self._gradients()
+        if any(g is not None for g in gradients):
+            self._measure(row, gradients)
+
+    def _measure(self, row: int, gradients: list[Tensor | None]) -> None:
+        assert self.ring is not None
+        self._row, self._seen = row, _marks(gradients)
+        if self.inside_loss is not None:
+            extra = self.inside_loss(self.weights)
+            gradients = [None if g is None else g - local(e) for g, e in zip(gradients, extra, strict=True)]
+        weights = [local(w) for w in self.weights] if self._sharded else self.weights
+        self.plan(weights, gradients, self.ring.view(self.table, row))
+        self.measured(gradients, row)
+
+    def take(self, row: int, scale: Tensor | None) -> Taken:
+        """The step is here: settle this optimizer's share of the row. ``scale``: the GradScaler's, if one steps it."""
+        assert self.ring is not None
+        gradients = self._gradients()
+        early, modified = self._settle(row, gradients)
+        if not early:
+            self._measure(row, gradients)
+        if modified:
+            weights = [local(w) for w in self.weights] if self._sharded else self.weights
+            self._norms(weights, gradients, self.ring.view(self.after, row))
+        # Set by GradScaler on a fused optimizer only: what it has to divide by, and whether to skip.
+        still, overflow = getattr(self.optimizer, "grad_scale", None), getattr(self.optimizer, "found_inf", None)
+        factor = scale if early else still
+        if factor is not None:
+            self.ring.view(self.scale, row).copy_(factor.reshape(1))
+        if overflow is not None:
+            self.ring.view(self.overflow, row).copy_(overflow.reshape(1))
+        return Taken(early, modified, factor is not None, still is not None, overflow is not None)
+
+    def _settle(self, row: int, gradients: list[Tensor | None]) -> tuple[bool, bool]:
+        """Whether what was measured after the backward pass stands, and whether the gradients were changed since."""
+        if self._row != row:
+            self._watch_another([w for w, g in zip(self.weights, gradients, strict=True) if g is not None])
+            return False, False
+        now = _marks(gradients)
+        if self._seen == now:
+            return True, False
+        moved = [i for i, (a, b) in enumerate(zip(self._seen, now, strict=True)) if a != b]
+        more = any(self._seen[i] == _NOTHING for i in moved)  # a gradient that was not there yet: another pass
+        if not more and (len(moved) == len(now) or any(id(self.weights[i]) in self._sentinels for i in moved)):
+            return True, True
+        self._watch_another([self.weights[i] for i in moved])
+        return False, False
+
+    def stepped(self) -> None:
+        """The optimizer has stepped: what was measured before belongs to no later row."""
+        self._row = -1
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._sentinels.values():
+            handle.remove()
+        self._sentinels = {}
+
+
+_NOTHING = (0, 0)
+
+
+def _marks(gradients: Sequence[Tensor | None]) -> list[tuple[int, int]]:
+    """What tells whether a gradient was changed: which tensor it is, and how often that was written to."""
+    return [_NOTHING if g is None else (id(g), g._version) for g in gradients]

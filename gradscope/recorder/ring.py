@@ -1,0 +1,79 @@
+"""The device's ring: preallocated rows, written by kernels where they stand and read in bulk.
+
+One row of one float32 table holds everything that a step leaves on a device, so that many rows leave it in
+one transfer. The host's part of a row (step number, time, strengths) waits beside it as a `HostRow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: Bytes that one ring takes on its device at most; fewer rows are kept where they are long.
+LARGEST = 64 << 20
+ROWS = 1024
+FEWEST = 48
+
+
+class Ring:
+    """``fields``: name → shape of one row's entry. ``view(name, row)``: where to write it."""
+
+    def __init__(self, device: torch.device, fields: Mapping[str, tuple[int, ...]]) -> None:
+        self.device = device
+        self._fields: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        width = 0
+        for name, shape in fields.items():
+            self._fields[name] = (width, width + prod(shape), shape)
+            width += prod(shape)
+        self.rows = max(FEWEST, min(ROWS, LARGEST // (4 * max(width, 1))))
+        self._flat = torch.full((self.rows, width), float("nan"), device=device)
+        self.bytes = self._flat.numel() * 4
+        # Made once: indexing a tensor costs more than many a kernel on a small one.
+        self._views = {
+            name: [row.view(shape) for row in self._flat[:, start:stop].unbind(0)]
+            for name, (start, stop, shape) in self._fields.items()
+        }
+        self._pinned: Tensor | None = None
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.written_on: Any = None
+
+    def view(self, name: str, row: int) -> Tensor:
+        """The place of a field in a row, a contiguous tensor that shares the ring's memory."""
+        return self._views[name][row % self.rows]
+
+    def mark(self) -> None:
+        """Remember the stream that this thread writes on, for the reader to wait for."""
+        if self._stream is not None:
+            self.written_on = torch.cuda.current_stream(self.device)
+
+    def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
+        """Rows first … stop − 1 as host arrays, [n, *shape] each, copied. Called from the background thread."""
+        a, b = first % self.rows, (stop - 1) % self.rows + 1
+        parts = [self._flat[a:b]] if a < b else [self._flat[a:], self._flat[:b]]
+        if self._stream is None:
+            table = np.concatenate([part.cpu().numpy() for part in parts])
+        else:
+            table = self._through_pinned(parts, stop - first)
+        n = stop - first
+        return {name: table[:, i:j].reshape(n, *shape) for name, (i, j, shape) in self._fields.items()}
+
+    def _through_pinned(self, parts: list[Tensor], n: int) -> NDArray[np.float32]:
+        """One bulk transfer on a side stream; only the background thread waits for it."""
+        if self._pinned is None or len(self._pinned) < n:
+            self._pinned = torch.empty((n, self._flat.shape[1]), pin_memory=True)
+        written = torch.cuda.Event()
+        written.record(self.written_on)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(written)
+            at = 0
+            for part in parts:
+                self._pinned[at : at + len(part)].copy_(part, non_blocking=True)
+                at += len(part)
+        self._stream.synchronize()
+        return np.array(self._pinned[:n].numpy())

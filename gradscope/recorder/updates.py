@@ -1,0 +1,127 @@
+"""What a step does to the weights (preset ``full``): its size, its penalty's share, and whether gradients agree.
+
+Under an adaptive or decoupled optimizer the proportion of the gradients is not that of what moves the weights:
+coupled decay goes through the moments, decoupled decay does not. Here the change of the weights itself is split,
+Δw = Δw_L + Δw_R, where Δw_R is what the penalty has contributed. All the optimizers below are linear in the gradient
+but for their denominator, so Δw_R follows a first moment of its own, kept beside the optimizer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradscope.recorder.ring import Ring
+from gradscope.recorder.statistics import TablePlan
+
+#: (through, beside): λ∂Ω/∂w that goes through the optimizer's gradient, and λ∂Ω/∂w that acts on the weights directly
+#: (decoupled decay, proximal steps), one tensor or None a parameter.
+Pulls = Callable[[Sequence[Tensor]], tuple[list[Tensor | None], list[Tensor | None]]]
+
+ADAM, SGD, ADAMAX = ("Adam", "AdamW"), ("SGD",), ("Adamax",)
+SPLIT = (*SGD, *ADAM, *ADAMAX)
+
+
+class Updates:
+    """Measures the steps of one optimizer on ``weights`` ([P] local tensors)."""
+
+    def __init__(self, number: int, optimizer: Optimizer, weights: Sequence[Tensor]) -> None:
+        self._optimizer, self._weights = optimizer, list(weights)
+        self.size, self.split, self.along = f"update{number}", f"split{number}", f"along{number}"
+        self.knows_split = type(optimizer).__name__ in SPLIT
+        plain = [w.detach() for w in weights]
+        self._l1 = TablePlan(plain, ("gradient_l1",))
+        self._dot = TablePlan(plain, ("dot",))
+        self._before = [torch.empty_like(w) for w in plain]
+        self._current = [torch.zeros_like(w) for w in plain]
+        self._previous = [torch.zeros_like(w) for w in plain]
+        self._moment: list[Tensor] = []  # the penalty's share of the optimizer's first moment
+        self._pulls: tuple[list[Tensor | None], list[Tensor | None]] | None = None
+        self._row: int | None = None
+
+    def fields(self) -> dict[str, tuple[int, ...]]:
+        """What the ring keeps for it."""
+        p = len(self._weights)
+        return {self.size: (1, p), self.split: (2, p), self.along: (1, p)}
+
+    def measured(self, gradients: Sequence[Tensor | None], ring: Ring, row: int) -> None:
+        """⟨g, the gradient of the last recorded step⟩, and keep g for the next."""
+        present = [g if g is not None else torch.zeros_like(c) for g, c in zip(gradients, self._current, strict=True)]
+        self._dot(self._previous, present, ring.view(self.along, row))
+        torch._foreach_copy_(self._current, present)
+
+    def before_step(self, row: int | None, pulls: Pulls) -> None:
+        """The weights as they are, and what the penalties are about to do. ``row``: None in steps not recorded."""
+        self._row = row
+        if row is not None:
+            torch._foreach_copy_(self._before, self._weights)
+            self._current, self._previous = self._previous, self._current
+        if self.knows_split:
+            self._pulls = pulls(self._weights)
+
+    def after_step(self, ring: Ring) -> None:
+        """Σ|Δw|, and Σ|Δw_L|, Σ|Δw_R|."""
+        penalty = self._penalty_share() if self.knows_split and self._pulls is not None else None
+        if self._row is None:
+            return
+        change = torch._foreach_sub(self._weights, self._before)
+        self._l1(self._weights, change, ring.view(self.size, self._row))
+        if penalty is not None:
+            split = ring.view(self.split, self._row)
+            self._l1(self._weights, torch._foreach_sub(change, penalty), split[:1])
+            self._l1(self._weights, penalty, split[1:])
+        self._row = None
+
+    def _penalty_share(self) -> list[Tensor]:
+        """Δw_R of the step just taken, one tensor a parameter."""
+        assert self._pulls is not None
+        through, beside = self._pulls
+        self._pulls = None
+        nothing = torch._foreach_mul(self._weights, 0.0)
+        pull = [n if t is None else t for t, n in zip(through, nothing, strict=True)]
+        first = not self._moment
+        if first:
+            self._moment = [torch.zeros_like(w) for w in self._weights]
+        group_of = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        overflow = getattr(self._optimizer, "found_inf", None)
+        shares = []
+        for i, w in enumerate(self._weights):
+            group, state = group_of.get(id(w)), self._optimizer.state.get(w, {})
+            if group is None:
+                shares.append(nothing[i])
+                continue
+            moment = self._next_moment(group, self._moment[i], pull[i], first)
+            if overflow is not None:  # a fused step that skips itself leaves every moment as it was
+                moment = torch.where(overflow.to(w.device) > 0, self._moment[i], moment)
+            self._moment[i] = moment
+            share = self._moved(group, state, moment, pull[i])
+            if (direct := beside[i]) is not None:
+                share = share - group["lr"] * direct
+            shares.append(share if overflow is None else share * (overflow.to(w.device) == 0))
+        return shares
+
+    def _next_moment(self, group: dict[str, Any], moment: Tensor, pull: Tensor, first: bool) -> Tensor:
+        if type(self._optimizer).__name__ in SGD:
+            mu, damping = float(group["momentum"]), float(group["dampening"])
+            return pull.clone() if first or not mu else mu * moment + (1 - damping) * pull
+        beta = float(group["betas"][0])
+        return beta * moment + (1 - beta) * pull
+
+    def _moved(self, group: dict[str, Any], state: dict[str, Any], moment: Tensor, pull: Tensor) -> Tensor:
+        """−lr · moment / denominator, as each optimizer's documentation has it."""
+        name, lr = type(self._optimizer).__name__, group["lr"]
+        if name in SGD:
+            return moment.mul(-lr) if not group.get("nesterov") else (pull + group["momentum"] * moment).mul(-lr)
+        if "step" not in state:
+            return torch.zeros_like(moment)
+        beta1, beta2 = (float(b) for b in group["betas"])
+        steps = state["step"]  # a tensor, perhaps on the device: the arithmetic stays there
+        ahead = moment.mul(-lr / (1 - beta1**steps))
+        if name in ADAMAX:
+            return ahead.div(state["exp_inf"])
+        second: Tensor = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+        return ahead.div(second.sqrt() / (1 - beta2**steps) ** 0.5 + group["eps"])
