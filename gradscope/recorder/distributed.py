@@ -1,0 +1,122 @@
+"""Several ranks, one record: who measures, how shards become whole tensors, and how all ranks decide alike.
+
+Replicated parameters (`DistributedDataParallel`, or all-reduced by hand) are the same everywhere, so rank 0 measures and
+judges alone and tells the others what it decided. Sharded ones (FSDP2, any `DTensor`) are measured by everyone, each its
+own shard; one packed gather a block of rows, in the background thread and over a gloo group of its own, makes whole
+tensors of them on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: Rows in a gather: the same on every rank, whatever its clock says.
+GATHERED_ROWS = 16
+
+TIMEOUT = timedelta(minutes=5)
+
+T = TypeVar("T")
+Fields = dict[str, NDArray[np.float32]]
+
+
+class Ranks:
+    """The processes of one training run. ``sharded``: this rank holds parts of tensors only."""
+
+    def __init__(self, rank: int, size: int, sharded: bool) -> None:
+        self.rank, self.size, self.sharded = rank, size, sharded
+        # Two groups: one for the training thread, one for the background thread, so that neither overtakes the other.
+        self._decisions = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+        self._rows = dist.new_group(backend="gloo", timeout=TIMEOUT) if sharded else None
+        self._counted: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def here(cls, parameters: Sequence[Tensor]) -> Self:
+        """As `torch.distributed` has it; a single rank where it is not in use. All ranks have to call this."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls(0, 1, False)
+        return cls(dist.get_rank(), dist.get_world_size(), any(hasattr(p, "placements") for p in parameters))
+
+    @property
+    def writes(self) -> bool:
+        """Only rank 0 writes."""
+        return self.rank == 0
+
+    @property
+    def measures(self) -> bool:
+        """Whether this rank has anything to measure that no other does."""
+        return self.rank == 0 or self.sharded
+
+    def agree(self, found: T) -> T:
+        """What rank 0 has found, on every rank. Called by all of them at the same step."""
+        if self._decisions is None or self.sharded:  # sharded: every rank has judged the same numbers
+            return found
+        box = [found]
+        dist.broadcast_object_list(box, src=0, group=self._decisions)
+        return box[0]
+
+    def whole(self, tables: Mapping[Any, Fields], parameters: Mapping[str, Sequence[Tensor]]) -> None:
+        """Replace every rank's own numbers by those of the whole tensors. ``parameters``: of each table field."""
+        names = [(device, name) for device in tables for name in tables[device]]
+        packed = torch.from_numpy(np.concatenate([tables[d][n].reshape(-1) for d, n in names]))
+        gathered = [torch.empty_like(packed) for _ in range(self.size)]
+        dist.all_gather(gathered, packed, group=self._rows)
+        ranks = torch.stack(gathered).numpy()
+        at = 0
+        for device, name in names:
+            shape = tables[device][name].shape
+            stop = at + tables[device][name].size
+            tables[device][name] = self._merged(name, ranks[:, at:stop].reshape(self.size, *shape), parameters)
+            at = stop
+
+    def _merged(
+        self, name: str, ranks: NDArray[np.float32], parameters: Mapping[str, Sequence[Tensor]]
+    ) -> NDArray[np.float32]:
+        """One field, [W, n, …] → [n, …]."""
+        if name in parameters:
+            counted = self._counts(parameters[name])
+            ranks = np.where(counted.reshape(self.size, *[1] * (ranks.ndim - 2), -1), ranks, np.float32(np.nan))
+            return merge(name.rstrip("0123456789"), ranks.astype(np.float64)).astype(np.float32)
+        if name == "inside":
+            return ranks.sum(0)
+        known = ~np.isnan(ranks)  # logged scalars and activations: the mean over ranks
+        mean = np.where(known, ranks, 0).sum(0) / np.maximum(known.sum(0), 1)
+        return np.where(known.any(0), mean, np.float32(np.nan)).astype(np.float32)
+
+    def _counts(self, parameters: Sequence[Tensor]) -> NDArray[np.bool_]:
+        """[W, P]: whether a rank's shard counts, or is a copy of another's (HSDP, replicated parameters)."""
+        mine = torch.tensor([_first_copy(p, self.rank) for p in parameters], dtype=torch.uint8)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine, group=self._rows)
+        return torch.stack(everyone).numpy().astype(bool)
+
+
+def _first_copy(parameter: Tensor, rank: int) -> bool:
+    placements = getattr(parameter, "placements", None)
+    if placements is None:
+        return rank == 0
+    coordinate = parameter.device_mesh.get_coordinate()  # type: ignore[attr-defined]
+    if coordinate is None:
+        return False
+    return all(place == 0 for place, how in zip(coordinate, placements, strict=True) if how.is_replicate())
+
+
+#: How the rows of a parameter table merge: the quantities of `statistics`, in their order.
+def merge(field: str, ranks: NDArray[np.float64], quantities: Sequence[str] = ()) -> NDArray[np.float64]:
+    """Sums add, norms add in squares, maxima compete; NaN where no rank knows."""
+    known = ~np.isnan(ranks)
+    filled = np.where(known, ranks, 0.0)
+    if field == "max":
+        found = filled.max(0)
+    elif field in ("norm", "after"):
+        found = np.sqrt((filled**2).sum(0))
+    else:
+        found = filled.sum(0)
+    return np.where(known.any(0), found, np.nan)
