@@ -26,7 +26,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from gradscope.recorder.activations import QUANTITIES as ACTIVATION_QUANTITIES
 from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.rows import Block, HostRow, PenaltyTerm, group_variables, parameter_variables
-from gradscope.recorder.statistics import QUANTITIES, norms, parameter_table
+from gradscope.recorder.statistics import QUANTITIES, norms
+from gradscope.recorder.table import TablePlan
 from gradscope.types import InputError
 
 #: Rows in a block that leaves the device at once.
@@ -111,6 +112,7 @@ class Recorder:
         self._columns = _columns(optimizers, self.weights)
         counts = group_counts or [len(o.param_groups) for o in optimizers]
         self._groups = [group for o, n in zip(optimizers, counts, strict=True) for group in o.param_groups[:n]]
+        self._plans: dict[int, TablePlan] = {}
         self.probe = probe
         self._sink = sink
         self._before_step = before_step
@@ -221,7 +223,10 @@ class Recorder:
         if self.probe.inside_loss is not None:
             extra = self.probe.inside_loss(weights)
             gradients = [g if g is None else g - e for g, e in zip(gradients, extra, strict=True)]
-        table = parameter_table(weights, gradients, self.quantities)
+        if id(optimizer) not in self._plans:
+            self._plans[id(optimizer)] = TablePlan(weights, self.quantities)
+        table = torch.empty(len(self.quantities), len(weights), device=self.weights[0].device)
+        self._plans[id(optimizer)](weights, gradients, table)
         self._rows.tables[-1][:-1, columns] = table
         if self.probe.measure is not None:
             where, sizes = self.probe.measure(self.weights)
