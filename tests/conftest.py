@@ -10,6 +10,9 @@ import torch
 
 from gradscope.demo import training
 
+if not torch.cuda.is_available():  # no card: Triton's kernels run on the CPU; read when triton is first imported
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:

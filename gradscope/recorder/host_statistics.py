@@ -1,54 +1,40 @@
-"""The table of `gradscope.recorder.statistics` for small models on the CPU.
+"""The table of float32 parameters on the CPU, by the kernels of `gradscope.recorder.host_kernels`.
 
-There the cost is one of calls, not of bytes: eight layers are a hundred small kernels. Laid end to end,
-all parameters take one numpy call a quantity. Twin: the foreach path, against which it is tested.
+For small models the cost is one of calls, not of bytes: one call reads all parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-#: Entries up to which laying end to end pays; above it the bytes moved cost more than the calls saved.
-LARGEST = 1 << 19
+from gradscope.recorder import host_kernels
+from gradscope.recorder.addresses import Addresses
+from gradscope.recorder.statistics import QUANTITIES
 
-Flat = NDArray[np.float32]
-
-_QUANTITIES: dict[str, Callable[[Flat, Flat, NDArray[np.int64]], Flat]] = {
-    "gradient_l1": lambda w, g, at: np.add.reduceat(np.abs(g), at),
-    "gradient_norm": lambda w, g, at: np.sqrt(np.add.reduceat(g * g, at)),
-    "gradient_max": lambda w, g, at: np.maximum.reduceat(np.abs(g), at),
-    "gradient_nonfinite": lambda w, g, at: np.add.reduceat((~np.isfinite(g)).astype(np.float32), at),
-    "weight_l1": lambda w, g, at: np.add.reduceat(np.abs(w), at),
-    "weight_norm": lambda w, g, at: np.sqrt(np.add.reduceat(w * w, at)),
-    "weight_max": lambda w, g, at: np.maximum.reduceat(np.abs(w), at),
-    "weight_nonzero": lambda w, g, at: np.add.reduceat((w != 0).astype(np.float32), at),
-    "dot": lambda w, g, at: np.add.reduceat(w * g, at),
-}
+_SUMS = {"gradient_l1", "gradient_norm", "weight_l1", "weight_norm"}
 
 
-def suits(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> bool:
-    """Small, dense, float32, on the CPU, and every parameter has a gradient."""
-    total = 0
-    for w, g in zip(weights, gradients, strict=True):
-        if g is None or w.dtype != torch.float32 or g.dtype != torch.float32 or g.layout != torch.strided:
-            return False
-        if w.device.type != "cpu" or not w.numel() or type(w.data) is not Tensor:
-            return False
-        total += w.numel()
-    return total <= LARGEST
+class HostReader:
+    """Fills ``columns`` of a table on the CPU. Nothing is allocated on the way but a list of addresses."""
 
+    def __init__(self, weights: Sequence[Tensor], columns: Sequence[int], quantities: Sequence[str]) -> None:
+        self._addresses = Addresses(weights)
+        self._kernel = host_kernels.table_of_sums if set(quantities) <= _SUMS else host_kernels.table_of_all
+        rows = [quantities.index(name) if name in quantities else -1 for name in QUANTITIES]
+        self._count = len(weights)
+        self._pack = struct.Struct(f"={2 * self._count}q").pack_into
+        self._buffer = bytearray(16 * self._count)
+        # Kept with the buffer, for the kernel is told addresses only.
+        self._tables = [np.array(table, dtype=np.int64) for table in (self._addresses.sizes, columns, rows)]
+        sizes, at, where = [table.ctypes.data for table in self._tables]
+        self._fixed = (np.frombuffer(self._buffer, dtype=np.int64).ctypes.data, sizes, at, self._count, where)
 
-def parameter_table(weights: Sequence[Tensor], gradients: Sequence[Tensor], quantities: Sequence[str]) -> Tensor:
-    """[Q, P], as `gradscope.recorder.statistics.parameter_table` gives it."""
-    w = torch.cat([t.detach().reshape(-1) for t in weights]).numpy()
-    g = torch.cat([t.detach().reshape(-1) for t in gradients]).numpy()
-    sizes = [t.numel() for t in weights]
-    at = np.cumsum([0, *sizes[:-1]])
-    # A square may leave the range of float32 where the norm does not; the foreach path says inf there too.
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return torch.from_numpy(np.stack([_QUANTITIES[name](w, g, at) for name in quantities]))
+    def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> Sequence[int]:
+        pointers, odd = self._addresses.read(weights, gradients)
+        self._pack(self._buffer, 0, *pointers)
+        self._kernel(*self._fixed, out.data_ptr(), out.stride(0))
+        return odd

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from gradscope.recorder.activations import Hook
 from gradscope.recorder.ring import Ring
-from gradscope.recorder.statistics import TablePlan
+from gradscope.recorder.table import TablePlan
 
 #: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
 TRIES = 8

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope.recorder.ring import Ring
-from gradscope.recorder.statistics import TablePlan
+from gradscope.recorder.table import TablePlan
 
 #: (through, beside): λ∂Ω/∂w that goes through the optimizer's gradient, and λ∂Ω/∂w that acts on the weights directly
 #: (decoupled decay, proximal steps), one tensor or None a parameter.

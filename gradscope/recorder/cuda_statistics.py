@@ -1,0 +1,73 @@
+"""The table of float32, bfloat16 and float16 parameters on a CUDA device, by Triton kernels: two launches a step.
+
+All buffers stay where they are, so that a captured CUDA graph can replay the launches. Addresses are sent to
+the device only when they changed; the pinned memory they are sent from belongs to torch's own allocator,
+which does not hand it out again before the copy is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from gradscope.recorder import cuda_kernels
+from gradscope.recorder.addresses import Addresses
+from gradscope.recorder.statistics import QUANTITIES
+
+DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class CudaReader:
+    """Fills ``columns`` of a table on the parameters' device. Compiled and tried once when it is made."""
+
+    def __init__(self, weights: Sequence[Tensor], columns: Sequence[int], quantities: Sequence[str]) -> None:
+        self._addresses = Addresses(weights)
+        self._dtype = DTYPES[weights[0].dtype]
+        self._device = weights[0].device
+        self._count = len(weights)
+        sizes = torch.tensor(self._addresses.sizes)
+        chunk = cuda_kernels.CHUNK.value
+        chunks = (sizes + chunk - 1) // chunk
+        first = torch.cat((torch.zeros(1, dtype=torch.int64), chunks.cumsum(0)))
+        owner = torch.repeat_interleave(torch.arange(self._count), chunks)
+        self._chunks = int(first[-1])
+        start = (torch.arange(self._chunks) - first[owner]) * chunk
+        rows = torch.tensor([quantities.index(name) if name in quantities else -1 for name in QUANTITIES])
+        tables = (sizes, owner, start, first, rows, torch.tensor(list(columns)))
+        self._sizes, self._owner, self._start, self._first, self._rows, self._columns = (
+            table.to(self._device) for table in tables
+        )
+        self._partials = torch.zeros(len(QUANTITIES), self._chunks, dtype=torch.float64, device=self._device)
+        self._pointers = torch.zeros(2 * self._count, dtype=torch.int64, device=self._device)
+        self._sent: list[int] = []
+        self._captured: list[Tensor] = []  # what the copies inside captured graphs read
+        trial = torch.empty(len(quantities), max(columns) + 1, device=self._device)
+        self(weights, weights, trial)
+        self(weights, [None] * self._count, trial)
+
+    def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> Sequence[int]:
+        pointers, odd = self._addresses.read(weights, gradients)
+        if pointers != self._sent:
+            self._send(pointers)
+        aligned = not any(address % 16 for address in pointers)
+        shape = (self._count, self._chunks)
+        cuda_kernels.read_chunks[(self._chunks,)](
+            self._pointers, self._sizes, self._owner, self._start, self._partials, *shape, self._dtype, aligned,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+        cuda_kernels.join_chunks[(self._count, len(QUANTITIES))](
+            self._pointers, self._partials, self._first, self._rows, self._columns, out, *shape, out.stride(0), 128,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+        return odd
+
+    def _send(self, pointers: list[int]) -> None:
+        cuda = self._device.type == "cuda"
+        staged = torch.tensor(pointers, dtype=torch.int64, pin_memory=cuda)
+        if cuda and torch.cuda.is_current_stream_capturing():
+            self._captured.append(staged)  # a replay copies from it again
+        self._pointers.copy_(staged, non_blocking=True)
+        self._sent = pointers
