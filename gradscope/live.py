@@ -31,6 +31,7 @@ class Decisions:
     established_step: int | None = None
     settled_step: int | None = None
     failure: Failure | None = None
+    diagnosis: Diagnosis | None = None  # of the failure
 
 
 def border_after(border: int) -> int:
@@ -80,7 +81,9 @@ class LiveJudge:
             while self._masks and self._masks[0][0] < self._judged:
                 self.judge.info = replace(self.judge.info, penalised=self._masks.pop(0)[1])
             self.judge.update(rows)
-            self.latest = Decisions(self.judge.established_step, self.judge.settled_step, self.judge.failure)
+            judge = self.judge
+            diagnosis = judge.diagnosis() if judge.failure is not None else None
+            self.latest = Decisions(judge.established_step, judge.settled_step, judge.failure, diagnosis)
 
     def _cut(self, n: int) -> Rows:
         """The first n of the rows that are held; a name that some blocks lack is NaN there."""

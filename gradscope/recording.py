@@ -31,11 +31,13 @@ from gradscope.recorder import provenance
 from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
+from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.regularizers.penalties import Penalty
 from gradscope.store import schema
+from gradscope.store.nowhere import Nowhere
 from gradscope.store.writer import Writer, claim
 from gradscope.types import InputError, LearningFailure, Verdict
 from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters
@@ -157,8 +159,10 @@ class Recording:
     ) -> None:
         asked = child.instructions()
         parameters, unseen = chosen_parameters(model, optimizers, select)
+        self._ranks = Ranks.here(list(parameters.values()))
         self.path = _destination(path, asked)
-        claim(self.path, mode)
+        if self._ranks.writes:
+            claim(self.path, mode)
         self._on_failure = asked.on_failure or on_failure
         self._on_success = asked.on_success or "ignore"
         self._checkpoint = checkpoint
@@ -178,7 +182,7 @@ class Recording:
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
             activations = None
-            if PRESETS[preset].activations:
+            if PRESETS[preset].activations and self._ranks.measures:
                 activations = Activations(chosen_modules(model, modules), PRESETS[preset].full)
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
@@ -194,6 +198,7 @@ class Recording:
                 activations=activations,
                 before_step=self._before_step,
                 group_counts=self._penalties.counts,
+                ranks=self._ranks,
             )
             undo.callback(self._recorder.detach)
             self._first_output = model.register_forward_hook(Hook(self._baseline.see_output))
@@ -242,7 +247,9 @@ class Recording:
 
     def _make_writer(
         self, activations: Activations | None, baseline: float | None, horizon: int | None, mode: str
-    ) -> Writer:
+    ) -> Writer | Nowhere:
+        if not self._ranks.writes:
+            return Nowhere()
         info = self._live.judge.info
         return Writer(
             self.path,
@@ -307,7 +314,9 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close("finished" if kind is None else "failed")
+        # After an error of this rank alone the others may never come to the same place: then nothing is gathered.
+        together = kind is None or issubclass(kind, LearningFailure | Stopped)
+        self._close("finished" if kind is None else "failed", together)
 
     # -- between two steps ------------------------------------------------------------------------
 
@@ -340,21 +349,20 @@ class Recording:
         """At a border between chunks of rows: what the judge has decided takes effect."""
         stopping = self._on_success == "stop" or self._on_failure in ("raise", "stop")
         if stopping or self._penalties.waiting():
-            found = self._live.decisions(self._recorder.fetch)
+            found = self._ranks.agree(self._live.decisions(self._recorder.fetch))
         else:
             found = self._live.latest  # nothing of the run hangs on it: no need to wait
         self._recorder.kick()
         if found.established_step is not None:
             self._penalties.active_phase(step)
-        if found.failure is not None and not self._told:
+        if found.diagnosis is not None and not self._told:
             self._told = True
-            self._failed(step)
+            self._failed(step, found.diagnosis)
         if self._on_success == "stop" and found.settled_step is not None and found.failure is None:
             self._writer.event(step, "stopped", "the run learns and holds under its penalty")
             self._end("finished", "the run learns")
 
-    def _failed(self, step: int) -> None:
-        diagnosis = self._live.diagnosis()
+    def _failed(self, step: int, diagnosis: Diagnosis) -> None:
         self._writer.event(step, "verdict", diagnosis.sentence)
         text = f"{diagnosis.sentence}. {'; '.join(diagnosis.evidence)}. Remedy: {diagnosis.remedy}"
         if self._on_failure == "warn":
@@ -428,9 +436,10 @@ class Recording:
 
     # -- the end ----------------------------------------------------------------------------------
 
-    def _close(self, status: str) -> None:
+    def _close(self, status: str, together: bool = True) -> None:
         if self._closed:
             return
+        self._recorder.together = together
         self._closed, self._status = True, status
         atexit.unregister(self._at_exit)
         self._undo.close()

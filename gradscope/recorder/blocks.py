@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.rows import Block, Floats, HostRow, factor_of_change, group_variables, parameter_variables
@@ -16,7 +17,7 @@ from gradscope.recorder.updates import Updates
 if TYPE_CHECKING:
     from gradscope.recorder.recorder import PenaltyProbe
 
-Tables = Mapping[torch.device, Mapping[str, NDArray[np.float32]]]
+Tables = Mapping[torch.device, dict[str, NDArray[np.float32]]]
 
 #: Quantities of the parameter table that carry the factor of a GradScaler, if the gradients do.
 SCALED = ("gradient_l1", "gradient_norm", "gradient_max", "dot")
@@ -39,8 +40,18 @@ class Assembly:
         self._norm = self._quantities.index("gradient_norm")
         self._last_norms: dict[int, Floats] = {}
 
-    def block(self, hosts: Sequence[HostRow], tables: Tables, cells: Sequence[NDArray[np.float32]]) -> Block:
-        """The rows ``hosts`` as variables, [n, …] each. ``cells``: logged tensors, by chunk."""
+    @property
+    def along(self) -> dict[str, list[Tensor]]:
+        """The parameters that the last axis of a table's field runs over."""
+        found: dict[str, list[Tensor]] = {}
+        for meter in self._meters:
+            updates = self._updates.get(meter.number)
+            more = (updates.size, updates.split, updates.along) if updates else ()
+            found |= dict.fromkeys((meter.table, meter.after, *more), meter.weights)
+        return found
+
+    def block(self, hosts: Sequence[HostRow], tables: Tables) -> Block:
+        """The rows ``hosts`` as variables, [n, …] each."""
         n = len(hosts)
         home = next(iter(tables.values()))
         strengths = np.array([row.strengths for row in hosts], dtype=np.float64).reshape(n, -1)
@@ -63,7 +74,7 @@ class Assembly:
         block |= self._update_variables(hosts, tables)
         if "activations" in home:
             block |= self._activation_variables(hosts, home["activations"])
-        block |= scalar_columns(hosts, cells)
+        block |= scalar_columns(hosts, home)
         if "inside" in home and "loss" in block:
             block["loss"] = block["loss"] - home["inside"][:, 0]
         return block
@@ -130,7 +141,7 @@ class Assembly:
         return {name: table[:, i] for i, name in enumerate(names[: table.shape[1]])}
 
 
-def scalar_columns(hosts: Sequence[HostRow], cells: Sequence[NDArray[np.float32]]) -> Block:
+def scalar_columns(hosts: Sequence[HostRow], home: Mapping[str, NDArray[np.float32]]) -> Block:
     """One column a logged name, [n]; NaN where it was not logged."""
     names = dict.fromkeys(name for row in hosts for name in (*row.values, *row.cells))
     columns: dict[str, NDArray[Any]] = {name: np.full(len(hosts), np.nan, dtype=np.float32) for name in names}
@@ -138,5 +149,5 @@ def scalar_columns(hosts: Sequence[HostRow], cells: Sequence[NDArray[np.float32]
         for name, value in row.values.items():
             columns[name][i] = value
         for name, (chunk, place) in row.cells.items():
-            columns[name][i] = cells[chunk][i, place]
+            columns[name][i] = home[f"cells{chunk}" if chunk else "cells"][i, place]
     return columns

@@ -1,9 +1,9 @@
 """Several ranks, one record: who measures, how shards become whole tensors, and how all ranks decide alike.
 
-Replicated parameters (`DistributedDataParallel`, or all-reduced by hand) are the same everywhere, so rank 0 measures and
-judges alone and tells the others what it decided. Sharded ones (FSDP2, any `DTensor`) are measured by everyone, each its
-own shard; one packed gather a block of rows, in the background thread and over a gloo group of its own, makes whole
-tensors of them on every rank.
+Replicated parameters (`DistributedDataParallel`, or all-reduced by hand) are the same everywhere, so rank 0 measures
+and judges alone and tells the others what it decided. Sharded ones (FSDP2, any `DTensor`) are measured by everyone,
+each its own shard; one packed gather a block of rows, in the background thread and over a gloo group of its own,
+makes whole tensors of them on every rank.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Ranks:
     def __init__(self, rank: int, size: int, sharded: bool) -> None:
         self.rank, self.size, self.sharded = rank, size, sharded
         # Two groups: one for the training thread, one for the background thread, so that neither overtakes the other.
-        self._decisions = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
-        self._rows = dist.new_group(backend="gloo", timeout=TIMEOUT) if sharded else None
-        self._counted: NDArray[np.bool_] | None = None
+        self._decisions: Any = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+        self._rows: Any = dist.new_group(backend="gloo", timeout=TIMEOUT) if sharded else None
+        self._counted: dict[str, NDArray[np.bool_]] = {}
 
     @classmethod
     def here(cls, parameters: Sequence[Tensor]) -> Self:
@@ -62,40 +62,49 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self._decisions)
         return box[0]
 
-    def whole(self, tables: Mapping[Any, Fields], parameters: Mapping[str, Sequence[Tensor]]) -> None:
-        """Replace every rank's own numbers by those of the whole tensors. ``parameters``: of each table field."""
+    def whole(
+        self, tables: Mapping[Any, Fields], parameters: Mapping[str, Sequence[Tensor]], rows: Sequence[str]
+    ) -> None:
+        """Replace every rank's own numbers by those of the whole tensors.
+
+        ``tables``: by device, the fields of n rows. ``parameters``: the parameters that a field's last axis runs over.
+        ``rows``: the quantities along the axis before it, where a field has such an axis of sums and norms.
+        """
         names = [(device, name) for device in tables for name in tables[device]]
         packed = torch.from_numpy(np.concatenate([tables[d][n].reshape(-1) for d, n in names]))
         gathered = [torch.empty_like(packed) for _ in range(self.size)]
         dist.all_gather(gathered, packed, group=self._rows)
-        ranks = torch.stack(gathered).numpy()
+        ranks = torch.stack(gathered).numpy().astype(np.float64)
         at = 0
         for device, name in names:
             shape = tables[device][name].shape
             stop = at + tables[device][name].size
-            tables[device][name] = self._merged(name, ranks[:, at:stop].reshape(self.size, *shape), parameters)
+            mine = ranks[:, at:stop].reshape(self.size, *shape)
             at = stop
+            if name not in parameters:
+                merged = mine.sum(0) if name == "inside" else _mean(mine)
+            else:
+                counted = self._counts(name, parameters[name])
+                mine = np.where(counted.reshape(self.size, *[1] * (mine.ndim - 2), -1), mine, np.nan)
+                kinds = rows if name.startswith("table") else ("norm",) if name.startswith("after") else ("sum",)
+                merged = np.stack([merge(kinds[min(i, len(kinds) - 1)], mine[:, :, i]) for i in range(shape[1])], 1)
+            tables[device][name] = merged.astype(np.float32)
 
-    def _merged(
-        self, name: str, ranks: NDArray[np.float32], parameters: Mapping[str, Sequence[Tensor]]
-    ) -> NDArray[np.float32]:
-        """One field, [W, n, …] → [n, …]."""
-        if name in parameters:
-            counted = self._counts(parameters[name])
-            ranks = np.where(counted.reshape(self.size, *[1] * (ranks.ndim - 2), -1), ranks, np.float32(np.nan))
-            return merge(name.rstrip("0123456789"), ranks.astype(np.float64)).astype(np.float32)
-        if name == "inside":
-            return ranks.sum(0)
-        known = ~np.isnan(ranks)  # logged scalars and activations: the mean over ranks
-        mean = np.where(known, ranks, 0).sum(0) / np.maximum(known.sum(0), 1)
-        return np.where(known.any(0), mean, np.float32(np.nan)).astype(np.float32)
-
-    def _counts(self, parameters: Sequence[Tensor]) -> NDArray[np.bool_]:
-        """[W, P]: whether a rank's shard counts, or is a copy of another's (HSDP, replicated parameters)."""
-        mine = torch.tensor([_first_copy(p, self.rank) for p in parameters], dtype=torch.uint8)
+    def same_everywhere(self, count: int) -> bool:
+        """Whether all ranks have this many rows left. Called by all of them at the end."""
+        mine = torch.tensor([count])
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine, group=self._rows)
-        return torch.stack(everyone).numpy().astype(bool)
+        return len({int(n) for n in everyone}) == 1
+
+    def _counts(self, field: str, parameters: Sequence[Tensor]) -> NDArray[np.bool_]:
+        """[W, P]: whether a rank's shard counts, or is a copy of another's (HSDP, replicated parameters)."""
+        if field not in self._counted:
+            mine = torch.tensor([_first_copy(p, self.rank) for p in parameters], dtype=torch.uint8)
+            everyone = [torch.empty_like(mine) for _ in range(self.size)]
+            dist.all_gather(everyone, mine, group=self._rows)
+            self._counted[field] = torch.stack(everyone).numpy().astype(bool)
+        return self._counted[field]
 
 
 def _first_copy(parameter: Tensor, rank: int) -> bool:
@@ -108,15 +117,21 @@ def _first_copy(parameter: Tensor, rank: int) -> bool:
     return all(place == 0 for place, how in zip(coordinate, placements, strict=True) if how.is_replicate())
 
 
-#: How the rows of a parameter table merge: the quantities of `statistics`, in their order.
-def merge(field: str, ranks: NDArray[np.float64], quantities: Sequence[str] = ()) -> NDArray[np.float64]:
-    """Sums add, norms add in squares, maxima compete; NaN where no rank knows."""
+def merge(kind: str, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[W, …] → […]: norms add in squares, maxima compete, sums add; NaN where no rank knows."""
     known = ~np.isnan(ranks)
     filled = np.where(known, ranks, 0.0)
-    if field == "max":
+    if kind.endswith("max"):
         found = filled.max(0)
-    elif field in ("norm", "after"):
+    elif kind.endswith("norm"):
         found = np.sqrt((filled**2).sum(0))
     else:
         found = filled.sum(0)
-    return np.where(known.any(0), found, np.nan)
+    return np.asarray(np.where(known.any(0), found, np.nan))
+
+
+def _mean(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logged scalars and activations, of which each rank has seen its own batch."""
+    known = ~np.isnan(ranks)
+    mean = np.where(known, ranks, 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.asarray(np.where(known.any(0), mean, np.nan))

@@ -33,6 +33,7 @@ from gradscope.recorder import scaler
 from gradscope.recorder.activations import Activations
 from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
+from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
 from gradscope.recorder.drain import Drain
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.presets import Preset
@@ -86,13 +87,17 @@ class Recorder:
         before_step: Callable[[int], None] = lambda step: None,
         tick: Callable[[], None] = lambda: None,
         group_counts: Sequence[int],
+        ranks: Ranks,
         first_step: int = 0,
     ) -> None:
+        self.ranks = ranks
         self.preset, self.cadences, self.activations = preset, cadences, activations
         self.weights = list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = first_step - 1, -1
         self.rows = 0  # begun so far
+        self.together = True  # all ranks come to the end of the recording
+        self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
         self._optimizers = list(optimizers)
         self._groups = [group for o, n in zip(optimizers, group_counts, strict=True) for group in o.param_groups[:n]]
@@ -130,7 +135,7 @@ class Recorder:
         quantities = self.preset.quantities
         if "weight_nonzero" not in quantities and probe.needs_zeros():
             quantities = (*quantities, "weight_nonzero")
-        members = [(o, columns) for o in self._optimizers for columns in self._columns(o)]
+        members = [(o, columns) for o in self._optimizers for columns in self._columns(o) if self.ranks.measures]
         if quantities != self.quantities or members != [(m.optimizer, m.columns) for m in self._meters]:
             self.quantities = quantities
             for meter in self._meters:
@@ -394,22 +399,34 @@ class Recorder:
 
     def _carry(self) -> None:
         """The background thread's work: fetch the finished rows and hand them on."""
-        first, stop = self._fetched, self._finished
-        if stop > first:
-            hosts = self._hosts[: stop - first]
-            tables = {device: ring.read(first, stop) for device, ring in self.rings.items()}
-            more = [ring.read(first, stop)["cells"] for ring in self._more_cells]
-            block = self._assembly.block(hosts, tables, [tables[self._home.device]["cells"], *more])
-            del self._hosts[: stop - first]
-            self._fetched = stop
-            self._sink(block)
+        whole = self._whole  # read before the count of rows that it speaks of
+        while (n := self._finished - self._fetched) > 0:
+            if self.ranks.sharded and n < GATHERED_ROWS and not (whole and self.ranks.same_everywhere(n)):
+                break
+            self._carry_rows(self._fetched + (min(n, GATHERED_ROWS) if self.ranks.sharded else n))
         self._tick()
+
+    def _carry_rows(self, stop: int) -> None:
+        first = self._fetched
+        hosts = self._hosts[: stop - first]
+        tables = {device: ring.read(first, stop) for device, ring in self.rings.items()}
+        for number, ring in enumerate(self._more_cells, 1):
+            tables[self._home.device][f"cells{number}"] = ring.read(first, stop)["cells"]
+        if self.ranks.sharded:
+            self.ranks.whole(tables, self._assembly.along, self.quantities)
+        if self.ranks.measures:
+            block = self._assembly.block(hosts, tables)
+            self._sink(block)
+        del self._hosts[: stop - first]
+        self._fetched = stop
 
     def fetch(self, open_row: bool = False) -> None:
         """Returns when all finished rows have reached the sink; ``open_row``: the one of the latest step as well."""
         if open_row:
             self._finished = self._begun
+        self._whole = open_row
         self._drain.wait()
+        self._whole = False
 
     def kick(self) -> None:
         """Have the finished rows fetched soon."""
@@ -431,7 +448,7 @@ class Recorder:
             meter.detach()
         if self.activations is not None:
             self.activations.detach()
-        self._finished = self._begun
+        self._finished, self._whole = self._begun, self.together
         self._drain.stop()
         self.stopped = True
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.recorder.meter import local
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.table import TablePlan
 
@@ -27,13 +28,13 @@ SPLIT = (*SGD, *ADAM, *ADAMAX)
 
 
 class Updates:
-    """Measures the steps of one optimizer on ``weights`` ([P] local tensors)."""
+    """Measures the steps of one optimizer on ``weights`` ([P] parameters; of sharded ones this rank's shard)."""
 
     def __init__(self, number: int, optimizer: Optimizer, weights: Sequence[Tensor]) -> None:
-        self._optimizer, self._weights = optimizer, list(weights)
+        self._optimizer, self._parameters = optimizer, list(weights)
         self.size, self.split, self.along = f"update{number}", f"split{number}", f"along{number}"
         self.knows_split = type(optimizer).__name__ in SPLIT
-        plain = [w.detach() for w in weights]
+        plain = self._weights()
         self._l1 = TablePlan(plain, ("gradient_l1",))
         self._dot = TablePlan(plain, ("dot",))
         self._before = [torch.empty_like(w) for w in plain]
@@ -45,8 +46,11 @@ class Updates:
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """What the ring keeps for it."""
-        p = len(self._weights)
+        p = len(self._parameters)
         return {self.size: (1, p), self.split: (2, p), self.along: (1, p)}
+
+    def _weights(self) -> list[Tensor]:
+        return [local(w.detach()) for w in self._parameters]
 
     def measured(self, gradients: Sequence[Tensor | None], ring: Ring, row: int) -> None:
         """⟨g, the gradient of the last recorded step⟩, and keep g for the next."""
@@ -58,22 +62,24 @@ class Updates:
         """The weights as they are, and what the penalties are about to do. ``row``: None in steps not recorded."""
         self._row = row
         if row is not None:
-            torch._foreach_copy_(self._before, self._weights)
+            torch._foreach_copy_(self._before, self._weights())
             self._current, self._previous = self._previous, self._current
         if self.knows_split:
-            self._pulls = pulls(self._weights)
+            through, beside = pulls(self._parameters)
+            self._pulls = _local(through), _local(beside)
 
     def after_step(self, ring: Ring) -> None:
         """Σ|Δw|, and Σ|Δw_L|, Σ|Δw_R|."""
         penalty = self._penalty_share() if self.knows_split and self._pulls is not None else None
         if self._row is None:
             return
-        change = torch._foreach_sub(self._weights, self._before)
-        self._l1(self._weights, change, ring.view(self.size, self._row))
+        weights = self._weights()
+        change = torch._foreach_sub(weights, self._before)
+        self._l1(weights, change, ring.view(self.size, self._row))
         if penalty is not None:
             split = ring.view(self.split, self._row)
-            self._l1(self._weights, torch._foreach_sub(change, penalty), split[:1])
-            self._l1(self._weights, penalty, split[1:])
+            self._l1(weights, torch._foreach_sub(change, penalty), split[:1])
+            self._l1(weights, penalty, split[1:])
         self._row = None
 
     def _penalty_share(self) -> list[Tensor]:
@@ -81,27 +87,27 @@ class Updates:
         assert self._pulls is not None
         through, beside = self._pulls
         self._pulls = None
-        nothing = torch._foreach_mul(self._weights, 0.0)
+        nothing = [torch.zeros_like(w) for w in self._current]
         pull = [n if t is None else t for t, n in zip(through, nothing, strict=True)]
         first = not self._moment
         if first:
-            self._moment = [torch.zeros_like(w) for w in self._weights]
+            self._moment = [torch.zeros_like(w) for w in self._current]
         group_of = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
         overflow = getattr(self._optimizer, "found_inf", None)
         shares = []
-        for i, w in enumerate(self._weights):
+        for i, w in enumerate(self._parameters):
             group, state = group_of.get(id(w)), self._optimizer.state.get(w, {})
             if group is None:
                 shares.append(nothing[i])
                 continue
             moment = self._next_moment(group, self._moment[i], pull[i], first)
             if overflow is not None:  # a fused step that skips itself leaves every moment as it was
-                moment = torch.where(overflow.to(w.device) > 0, self._moment[i], moment)
+                moment = torch.where(overflow.to(moment.device) > 0, self._moment[i], moment)
             self._moment[i] = moment
             share = self._moved(group, state, moment, pull[i])
             if (direct := beside[i]) is not None:
                 share = share - group["lr"] * direct
-            shares.append(share if overflow is None else share * (overflow.to(w.device) == 0))
+            shares.append(share if overflow is None else share * (overflow.to(moment.device) == 0))
         return shares
 
     def _next_moment(self, group: dict[str, Any], moment: Tensor, pull: Tensor, first: bool) -> Tensor:
@@ -122,6 +128,10 @@ class Updates:
         steps = state["step"]  # a tensor, perhaps on the device: the arithmetic stays there
         ahead = moment.mul(-lr / (1 - beta1**steps))
         if name in ADAMAX:
-            return ahead.div(state["exp_inf"])
+            return ahead.div(local(state["exp_inf"]))
         second: Tensor = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-        return ahead.div(second.sqrt() / (1 - beta2**steps) ** 0.5 + group["eps"])
+        return ahead.div(local(second).sqrt() / (1 - beta2**steps) ** 0.5 + group["eps"])
+
+
+def _local(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if t is None else local(t) for t in tensors]
