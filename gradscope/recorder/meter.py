@@ -106,6 +106,13 @@ class Meter:
     def _watch_another(self, among: Sequence[Tensor]) -> None:
         self._watch(next((w for w in among if id(w) not in self._sentinels and w.requires_grad), None))
 
+    def _marks(self) -> list[tuple[int, int]]:
+        """What tells whether a gradient was changed: which tensor it is, and how often that was written to.
+
+        Of a DTensor, not of its shard: writing through the one does not count as writing to the other.
+        """
+        return [_NOTHING if g is None else (id(g), g._version) for g in [w.grad for w in self.weights]]
+
     # -- measuring --------------------------------------------------------------------------------
 
     def _gradients(self) -> list[Tensor | None]:
@@ -122,7 +129,7 @@ class Meter:
 
     def _measure(self, row: int, gradients: list[Tensor | None]) -> None:
         assert self.ring is not None
-        self._row, self._seen = row, _marks(gradients)
+        self._row, self._seen = row, self._marks()
         if self.inside_loss is not None:
             extra = self.inside_loss(self.weights)
             gradients = [None if g is None else g - local(e) for g, e in zip(gradients, extra, strict=True)]
@@ -154,7 +161,9 @@ class Meter:
         if self._row != row:
             self._watch_another([w for w, g in zip(self.weights, gradients, strict=True) if g is not None])
             return False, False
-        now = _marks(gradients)
+        if self._sharded:  # foreach operations on DTensors leave no mark, so the norm is taken at every step
+            return True, True
+        now = self._marks()
         if self._seen == now:
             return True, False
         moved = [i for i, (a, b) in enumerate(zip(self._seen, now, strict=True)) if a != b]
@@ -176,8 +185,3 @@ class Meter:
 
 
 _NOTHING = (0, 0)
-
-
-def _marks(gradients: Sequence[Tensor | None]) -> list[tuple[int, int]]:
-    """What tells whether a gradient was changed: which tensor it is, and how often that was written to."""
-    return [_NOTHING if g is None else (id(g), g._version) for g in gradients]
