@@ -6,9 +6,10 @@ in the row of the step to come; the last pass before the step stands. At the ste
 tell whether anything was changed in between, and only then is their norm taken again: from the two follows the
 clip coefficient, whoever clipped.
 
-The end of a pass is heard of through one sentinel parameter. A pass that reaches some gradients and not the
-sentinel is noticed at the step (some versions have moved, the sentinel's has not): these are measured there and
-then, and one of them becomes a sentinel too.
+The end of a pass is heard of through two sentinel parameters, the first and the last. A pass that reaches some
+gradients and neither of them is noticed at the step (some versions have moved, no sentinel's has): these are
+measured there and then, and one of them becomes a sentinel too. So it is with the inner passes of reentrant
+checkpoints, which end before the outer one does.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Meter:
         self._row = -1
         self._seen: list[tuple[int, int]] = []
         self._sentinels: dict[int, Any] = {}
-        self._watch(next((w for w in self.weights if w.requires_grad), None))
+        trainable = [w for w in self.weights if w.requires_grad]
+        for parameter in {id(w): w for w in (*trainable[:1], *trainable[-1:])}.values():
+            self._watch(parameter)
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """What the ring keeps for it."""

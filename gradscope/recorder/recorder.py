@@ -14,7 +14,6 @@ stand, in a ring on the device; a background thread fetches them in bulk and han
 from __future__ import annotations
 
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,6 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.checkpoint import CheckpointFunction
 
 from gradscope.recorder import scaler
 from gradscope.recorder.activations import Activations
@@ -220,7 +218,7 @@ class Recorder:
         """A sentinel's gradient is there: ask to be called at the end of this pass."""
         self._fresh_backward = True
         task = torch._C._current_graph_task_id()
-        if task != self._pass and not _inside_checkpoint():
+        if task != self._pass:
             self._pass = task
             Variable._execution_engine.queue_callback(self._at_the_end)
 
@@ -463,21 +461,6 @@ def _stop_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_stop_in_child)
-
-
-def _inside_checkpoint() -> bool:
-    """Whether this hook runs in the inner backward pass of a reentrant checkpoint, which ends too early."""
-    frame = sys._getframe(1)
-    for _ in range(12):
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-        if frame.f_code is _CHECKPOINT:
-            return True
-    return False
-
-
-_CHECKPOINT = CheckpointFunction.backward.__code__
 
 
 def _kept(name: str, value: Tensor | float) -> Tensor | float:
