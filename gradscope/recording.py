@@ -330,9 +330,10 @@ class Recording:
             judge = self._live.judge
             judge.info = replace(judge.info, penalty=self._penalties.name)
             self._writer.set_attribute("penalty", self._penalties.name)
-        if self._penalties.grown() and "added_later" not in self._capture:
-            self._capture["added_later"] = f"parameter groups added after the start (by step {step}) are not recorded"
-            self._warnings.append(f"{self.path}: {self._capture['added_later']}")
+            if self._penalties.grown() and "added_later" not in self._capture:
+                text = f"the strength and learning rate of parameter groups added later (step {step}) are not recorded"
+                self._capture["added_later"] = text
+                self._warnings.append(f"{self.path}: {text}")
         if step == 0:
             try:
                 self._penalties.check()

@@ -70,7 +70,10 @@ def chosen_modules(model: nn.Module, select: Select | None) -> dict[str, nn.Modu
 def chosen_parameters(
     model: nn.Module, optimizers: Sequence[Optimizer], select: Select | None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The parameters to record, by plain name, and the names of those that no optimizer moves."""
+    """The parameters to record, by plain name, and the names of those that no optimizer moves (yet).
+
+    These have their place in the record, for an optimizer may get them later.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
@@ -88,14 +91,17 @@ def chosen_parameters(
         raise InputError("the optimizer holds none of the model's parameters; give the optimizer of this model")
     if not any(p.requires_grad for p in here.values()):
         raise InputError("all parameters in the optimizer are frozen (requires_grad is False)")
-    unseen = [name for name in every if name not in here]
-    if select is None:
-        return here, unseen
-    wanted = _predicate(model, select, "select")
-    chosen = {name: p for name, p in here.items() if wanted(name)}
-    if not any(p.requires_grad for p in chosen.values()):
+    chosen = every
+    if select is not None:
+        wanted = _predicate(model, select, "select")
+        chosen = {name: p for name, p in every.items() if wanted(name)}
+    if not any(p.requires_grad for name, p in chosen.items() if name in here):
         raise InputError(f"select chooses no trainable parameter; the names are such as {next(iter(here))!r}")
-    return chosen, unseen
+    return chosen, [name for name in chosen if name not in here]
+
+
+#: The group of a source that acts on a parameter group which was not there when the recording began.
+LATER = 1 << 30
 
 
 class Penalties:
@@ -135,7 +141,7 @@ class Penalties:
             for optimizer, number, group in flat
         ]
         self._members = [[p for p in group["params"] if p.ndim > 1] for _, _, group in flat]
-        self.group = np.zeros(len(parameters), dtype=np.int64)
+        self.group = np.full(len(parameters), -1, dtype=np.int64)
         for index, (_, _, group) in enumerate(flat):
             for p in group["params"]:
                 if id(p) in self._columns:
@@ -145,20 +151,24 @@ class Penalties:
         self.refresh()
 
     def changed(self) -> bool:
-        """Whether a penalty was attached or taken off since the last look."""
-        return self._handles != [handle for o in self._optimizers for handle in attached_to(o)]
+        """Whether a penalty was attached or taken off, or a parameter group added, since the last look."""
+        optimizers = self._optimizers
+        return self._handles != [handle for o in optimizers for handle in attached_to(o)] or (
+            self._group_count != sum([len(o.param_groups) for o in optimizers])
+        )
 
     def refresh(self) -> None:
         """Look again at what is attached to the optimizers."""
         self._handles = [handle for o in self._optimizers for handle in attached_to(o)]
+        self._group_count = sum(len(o.param_groups) for o in self._optimizers)
         for handle in self._handles:
             handle.watched = True
         self._sources: list[tuple[Source, int]] = []
         for number, optimizer in enumerate(self._optimizers):
             offset = sum(self.counts[:number])
             for source in penalty_sources(optimizer):
-                if source.group < self.counts[number]:
-                    self._sources.append((source, offset + source.group))
+                here = source.group < self.counts[number]
+                self._sources.append((source, offset + source.group if here else LATER))
         if self._declared is not None:
             self._declare(*self._declared)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
@@ -271,8 +281,8 @@ class Penalties:
             handle.epoch = epoch
 
     def grown(self) -> bool:
-        """Whether an optimizer got parameter groups that the record has no place for."""
-        return any(len(o.param_groups) > n for o, n in zip(self._optimizers, self.counts, strict=True))
+        """Whether an optimizer got parameter groups whose strength and learning rate the record has no place for."""
+        return self._group_count > sum(self.counts)
 
     def waiting(self) -> bool:
         """Whether a schedule waits for the active phase."""

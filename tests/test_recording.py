@@ -691,18 +691,25 @@ def test_optimizers_of_which_nothing_is_recorded(tmp_path: Path) -> None:
         assert dataset.sizes["step"] == 3
 
 
-def test_parameter_groups_added_later_are_said(tmp_path: Path) -> None:
+def test_parameters_added_later_are_recorded_from_then_on(tmp_path: Path) -> None:
     model = mlp()
-    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
-    run = gradscope.record(model, optimizer, tmp_path / "r.h5")
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1, weight_decay=0.2)
+    run = gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore")
     train(model, optimizer, 2, run)
     optimizer.add_param_group({"params": list(model[2].parameters())})
-    with pytest.warns(UserWarning, match="added after the start"):
+    with pytest.warns(UserWarning, match="groups added later"):
         train(model, optimizer, 20, run)
     run.close()
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset.sizes["step"] == 22
-        assert "added_later" in json.loads(dataset.attrs["capture"])
+        assert dataset["group"].values.tolist() == [0, 0, -1, -1, -1, -1]
+        norms = np.isfinite(dataset["loss_gradient_norm"].values)
+        assert norms[:, :2].all() and norms[2:, 2:4].all()
+        assert not norms[:2, 2:].any() and not norms[:, 4:].any()
+        penalty = dataset["penalty_gradient_mean_abs"].values
+        assert (penalty[2:, 2] > 0).all() and dataset["penalised"].values.tolist() == [True] * 4 + [False] * 2
+        capture = json.loads(dataset.attrs["capture"])
+        assert "added_later" in capture and "4.bias" in capture["not_recorded"]
 
 
 def test_regularize_during_a_recording_is_seen(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def capture(
         "penalties": list(penalties),
         "every": dict(every),
         "frozen": [name for name, p in parameters.items() if not p.requires_grad],
-        "not_recorded": dict.fromkeys(unseen, "in none of the optimizers"),
+        "not_recorded": dict.fromkeys(unseen, "in none of the optimizers when the recording began"),
         "environment": dict(overridden),
     }
 
