@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "DenseStart": "gradscope.recorder.cadence",
+    "Every": "gradscope.recorder.cadence",
+    "Windows": "gradscope.recorder.cadence",
     "Recording": "gradscope.recording",
     "record": "gradscope.recording",
     "Penalty": "gradscope.regularizers.penalties",
@@ -41,6 +44,9 @@ __all__ = ["__version__", *sorted(_HOME)]
 if TYPE_CHECKING:
     from gradscope.diagnosis.post_hoc import diagnose as diagnose
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
+    from gradscope.recorder.cadence import DenseStart as DenseStart
+    from gradscope.recorder.cadence import Every as Every
+    from gradscope.recorder.cadence import Windows as Windows
     from gradscope.recording import Recording as Recording
     from gradscope.recording import record as record
     from gradscope.regularizers.attach import regularize as regularize

@@ -27,7 +27,7 @@ ROOMS = {
     "report": {"store", "diagnosis"} | BASE,
     "integrations": {"recorder", "control", "regularizers", "store"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
-    "": {"recording", "regularizers", "store", "diagnosis", "search"} | BASE,  # gradscope/__init__.py
+    "": {"recording", "recorder", "regularizers", "store", "diagnosis", "search"} | BASE,  # gradscope/__init__.py
 }
 LIBRARIES = {
     "torch": {"regularizers", "recorder", "recording", "wiring", "control", "demo", "integrations"},
