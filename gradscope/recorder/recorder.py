@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradscope.recorder.activations import QUANTITIES as ACTIVATION_QUANTITIES
 from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.rows import Block, HostRow, PenaltyTerm, group_variables, parameter_variables
 from gradscope.recorder.statistics import QUANTITIES, norms
@@ -128,7 +127,7 @@ class Recorder:
             for name, module in model.named_modules()
             if not any(True for _ in module.children())
         }
-        self.activations = Activations(modules, self.preset.full) if self.preset.activations_every else None
+        self.activations = Activations(modules, self.preset.full, model) if self.preset.activations_every else None
         self.quantities = self._quantities()
         self._hooks = [
             register_optimizer_step_pre_hook(self._on_pre_step),
@@ -290,10 +289,9 @@ class Recorder:
                 np.float32
             )
         if self.activations is not None:
-            height = len(ACTIVATION_QUANTITIES) + self.preset.full
-            sampled = _stacked(rows.activations, (height, len(self.activations.names)))
-            labels = (*ACTIVATION_QUANTITIES, "activation_gradient_mean_abs")
-            block |= {name: sampled[:, i].astype(np.float32) for i, name in enumerate(labels[:height])}
+            labels = self.activations.quantities
+            sampled = _stacked(rows.activations, (len(labels), len(self.activations.names)))
+            block |= {name: sampled[:, i].astype(np.float32) for i, name in enumerate(labels)}
         block |= _scalar_columns(rows.scalars)
         if rows.inside_loss and "loss" in block:
             block["loss"] = block["loss"] - torch.stack(rows.inside_loss).float().cpu().numpy()
