@@ -545,6 +545,19 @@ def test_compiled_models(name: str, backend: str, compiled_first: bool) -> None:
 
 @quiet
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.parametrize("regime", ["shared", "in-place", "checkpoint"])
+def test_compiled_regimes(regime: str) -> None:
+    """aot_eager, for the backend "eager" runs a checkpoint's changes of tensors twice, and torch then refuses."""
+    model, x = REGIMES[regime](), torch.randn(10, 5)
+    plain = copy.deepcopy(model)
+    if isinstance(plain, Checkpointed):
+        plain.reentrant = ()
+    watch = Activations(leaves(model), False, model)
+    steps(torch.compile(model, backend="aot_eager", fullgraph=True), plain, watch, x)
+
+
+@quiet
+@pytest.mark.usefixtures("dynamo")
 def test_models_compiled_and_called_before_are_named() -> None:
     model, x = mlp(), torch.randn(4, 5)
     compiled = torch.compile(model, backend="eager")

@@ -59,8 +59,6 @@ class _ForwardHook(Hook):
             return
         if torch.compiler.is_compiling():
             self._pool.add(tensor)
-            if of.gradients:
-                of.compiled = True  # not read here: compiled code would be made anew when it changes
             return
         if torch._C._current_graph_task_id() != -1 and not _runs_for_the_first_time():
             return
@@ -109,7 +107,6 @@ class Activations:
         self.gradients = gradients
         self.root = root
         self.sampling = True
-        self.compiled = False
         self._pools = {name: Pool(module) for name, module in modules.items()}
         self._owners: tuple[list[int], Tensor] = ([], torch.empty(0))
         self._unit_shares: list[tuple[str, int]] | None = None
@@ -122,7 +119,7 @@ class Activations:
         """The modules that no number was recorded of so far, and why."""
         why = _NOT_SEEN + (_OR_COMPILED if "torch._dynamo" in sys.modules else "")
         unseen = {name: why for name, pool in self._pools.items() if not pool.states}
-        if self.compiled:
+        if self.gradients and any(pool.compiled for pool in self._pools.values()):
             unseen["activation_gradient_mean_abs"] = "compiled code is not given backward hooks, which would break it"
         return unseen
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -44,22 +46,34 @@ def unit_axis(place: int | None, ndim: int) -> int:
     return min(max(place if place >= 0 else ndim + place, 0), ndim - 1)
 
 
+#: Pools by number, for compiled code can hand over numbers.
+_POOLS: WeakValueDictionary[int, Pool] = WeakValueDictionary()
+_KEYS = count()
+
+
 class Pool:
     """The sums of one module over the forwards of a step, by number of units (a shared ReLU may have several)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.states: dict[int, Tensor] = {}  # [STATE_ROWS, U]; float64 on the host, float32 elsewhere
         self.delta: Tensor | None = None  # [2]: Σ|δ|, entries
+        self.compiled = False  # whether outputs are added by compiled code
         self._place = place_of_units(module)
+        self._key = next(_KEYS)
+        _POOLS[self._key] = self
 
     def add(self, output: Tensor) -> None:
-        """Add an output, in whatever way its device allows."""
+        """Add an output, in whatever way its device allows; may be compiled."""
         axis = unit_axis(self._place, output.ndim)
         units = output.shape[axis]
-        add_units = None if torch.compiler.is_compiling() or not output.is_cpu else _host_kernel("add_units")
+        if torch.compiler.is_compiling():
+            _prepare(self._key, units, output.dtype, output.device)
+            join(getattr(self, f"state_of_{units}"), output.detach(), axis)
+            return
         state = self.states.get(units)
-        if state is None:
-            state = self._new_state(units, output)
+        if state is None or state.device != output.device:
+            state = self.new_state(units, output.dtype, output.device)
+        add_units = _host_kernel("add_units") if output.is_cpu else None
         if add_units is None or output.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             join(state, output.detach(), axis)
             return
@@ -75,7 +89,7 @@ class Pool:
         """Add ∂L/∂output: a tensor hook."""
         g = gradient.detach()
         if self.delta is None:
-            self.delta = torch.zeros(2, dtype=_state_type(g), device=g.device)
+            self.delta = torch.zeros(2, dtype=_state_type(g.dtype, g.device), device=g.device)
         add_magnitudes = _host_kernel("add_magnitudes") if g.is_cpu else None
         if add_magnitudes is not None and g.dtype is torch.float32 and is_dense(g):
             add_magnitudes(g.data_ptr(), g.numel(), self.delta.data_ptr())
@@ -83,10 +97,25 @@ class Pool:
         self.delta[0].add_(torch.linalg.vector_norm(g, 1, dtype=torch.promote_types(g.dtype, torch.float32)))
         self.delta[1].add_(g.numel())
 
-    def _new_state(self, units: int, output: Tensor) -> Tensor:
-        state = torch.zeros(STATE_ROWS, units, dtype=_state_type(output), device=output.device)
+    def new_state(self, units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        state = torch.zeros(STATE_ROWS, units, dtype=_state_type(dtype, device), device=device)
         self.states[units] = state
+        # Compiled code reads an attribute: what it sees of a dictionary is as it was when it first looked.
+        setattr(self, f"state_of_{units}", state)
         return state
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> int:
+    """See to it, while code is compiled and not when it runs, that a pool has a state for an output.
+
+    Inside a checkpoint compiled code may change tensors that are there, but nothing else.
+    """
+    pool = _POOLS[key]
+    pool.compiled = True
+    if units not in pool.states:
+        pool.new_state(units, dtype, device)
+    return units
 
 
 def join(state: Tensor, output: Tensor, axis: int) -> None:
@@ -106,8 +135,8 @@ def join(state: Tensor, output: Tensor, axis: int) -> None:
     state[3:].add_(sums)
 
 
-def _state_type(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.device.type == "cpu" or tensor.dtype is torch.float64 else torch.float32
+def _state_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    return torch.float64 if device.type == "cpu" or dtype is torch.float64 else torch.float32
 
 
 @cache
