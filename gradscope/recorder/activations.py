@@ -1,20 +1,26 @@
-"""Activation scales: forward hooks on the leaf modules, pooled over the micro-batches of a step."""
+"""Activation scales: forward hooks on modules, pooled over the micro-batches of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradscope.recorder.addresses import on_device
+from gradscope.recorder.pools import Pool
+
 QUANTITIES = ("activation_mean_abs", "activation_std", "activation_zero_fraction")
+#: What ``gradients`` adds.
+FULL_QUANTITIES = (*QUANTITIES, "activation_gradient_mean_abs", "activation_dead_fraction")
+#: Units up to which a module's units are told one by one.
+LARGEST_MODULE = 1024
 
-
-def unit_axis(module: nn.Module, output: Tensor) -> int:
-    """The axis of the units: channels for convolutional shapes, features otherwise."""
-    spatial = output.ndim > 3 or "Conv" in type(module).__name__
-    return 1 if spatial and output.ndim > 2 else output.ndim - 1
+_NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
+_OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
 
 
 class Hook:
@@ -34,92 +40,158 @@ class Hook:
         return Hook, ()
 
 
-class _Pool:
-    """Mergeable sums of one module's outputs: |a|, zeros, and count, mean, M2 per unit (Chan et al.)."""
+class _ForwardHook(Hook):
+    """Pools what its module puts out, at the time when it is put out: what follows may write over it."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.samples = 0
-        self.sums: Tensor | None = None  # [2]: Σ|a|, number of exact zeros
-        self.mean: Tensor | None = None  # [U]
-        self.m2: Tensor | None = None  # [U]
-        self.gradient: Tensor | None = None  # Σ|δ|
+    def __init__(self, of: Activations, pool: Pool) -> None:
+        super().__init__()
+        self._of, self._pool = of, pool
 
-    def add(self, module: nn.Module, output: Tensor) -> None:
-        a = output.detach()
-        if a.dtype != torch.float64:
-            a = a.float()
-        units = a.movedim(unit_axis(module, a), -1).reshape(-1, a.shape[unit_axis(module, a)])
-        sums = torch.stack((a.abs().sum(), (a == 0).sum().to(a.dtype)))
-        variance, mean = torch.var_mean(units, 0, correction=0)
-        n, m2 = units.shape[0], variance * units.shape[0]
-        if self.sums is None or self.mean is None or self.m2 is None or self.mean.shape != mean.shape:
-            self.sums, self.mean, self.m2, self.count, self.samples = sums, mean, m2, a.numel(), n
+    def __call__(self, *arguments: Any) -> None:
+        of = self._of
+        if not of.sampling:
             return
-        total = self.samples + n
-        shift = mean - self.mean
-        self.m2 = self.m2 + m2 + shift**2 * (self.samples * n / total)
-        self.mean = self.mean + shift * (n / total)
-        self.sums, self.count, self.samples = self.sums + sums, self.count + a.numel(), total
+        module, _, output = arguments
+        if not (module if of.root is None else of.root).training or not torch.is_grad_enabled():
+            return  # an evaluation between two steps is not part of either
+        tensor = first_tensor(output)
+        if tensor is None or not tensor.is_floating_point() or not tensor.ndim or not tensor.numel():
+            return
+        if torch.compiler.is_compiling():
+            self._pool.add(tensor)
+            return
+        if torch._C._current_graph_task_id() != -1 and not _runs_for_the_first_time():
+            return
+        self._pool.add(tensor)
+        if of.gradients and tensor.requires_grad:
+            tensor.register_hook(self._pool.add_delta)
 
-    def row(self) -> Tensor | None:
-        """[3]: mean |a|, the RMS over units of the std over samples and positions, share of zeros."""
-        if self.sums is None or self.m2 is None or not self.count:
-            return None
-        signal = (self.m2 / self.samples).mean().sqrt()
-        return torch.stack((self.sums[0] / self.count, signal, self.sums[1] / self.count)).float()
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The output itself, or the first tensor in a tuple, list or mapping (of an LSTM: the sequence)."""
+    if isinstance(output, Tensor):
+        return output
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+
+
+def _runs_for_the_first_time() -> bool:
+    """Whether a forward inside a backward has not been seen before.
+
+    Checkpointing runs forwards again. Without reentry the first run was a common forward; with it, or in any other
+    autograd function that recomputes, the first run was without gradients and did not count.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "unpack_hook":
+            return False
+        if frame.f_code.co_name == "backward":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Activations:
-    """Forward hooks on the leaf modules of a model. Samples only while ``sampling`` is set."""
+    """Forward hooks on these modules. Samples only while ``sampling`` is set.
 
-    def __init__(self, modules: dict[str, nn.Module], gradients: bool) -> None:
+    ``modules``: by name. ``gradients``: also δ = mean |∂L/∂activation| and the share of dead units, those that
+    are 0 for every sample and position of a step. ``root``: the model, whose mode tells training from
+    evaluation (a frozen module in evaluation mode is part of the training step); without it each module's own.
+
+    The std is taken per unit over samples and positions, then the RMS over units.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], gradients: bool, root: nn.Module | None = None) -> None:
         self.names = list(modules)
+        self.quantities = FULL_QUANTITIES if gradients else QUANTITIES
         self.gradients = gradients
+        self.root = root
         self.sampling = True
-        self._pools = {name: _Pool() for name in modules}
+        self._pools = {name: Pool(module) for name, module in modules.items()}
+        self._owners: tuple[list[int], Tensor] = ([], torch.empty(0))
+        self._unit_shares: list[tuple[str, int]] | None = None
         self._hooks = [
-            module.register_forward_hook(Hook(self._hook(self._pools[name]))) for name, module in modules.items()
+            module.register_forward_hook(_ForwardHook(self, self._pools[name])) for name, module in modules.items()
         ]
 
-    def _hook(self, pool: _Pool) -> Any:
-        def pool_gradient(gradient: Tensor) -> None:
-            total = gradient.detach().abs().sum().float()
-            pool.gradient = total if pool.gradient is None else pool.gradient + total
+    @property
+    def unseen(self) -> dict[str, str]:
+        """The modules that no number was recorded of so far, and why."""
+        why = _NOT_SEEN + (_OR_COMPILED if "torch._dynamo" in sys.modules else "")
+        unseen = {name: why for name, pool in self._pools.items() if not pool.states}
+        if self.gradients and any(pool.compiled for pool in self._pools.values()):
+            unseen["activation_gradient_mean_abs"] = "compiled code is not given backward hooks, which would break it"
+        return unseen
 
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            # Training-mode forwards only: an evaluation between two steps is not part of either.
-            if not self.sampling or not module.training or not torch.is_grad_enabled():
-                return
-            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim and output.numel():
-                pool.add(module, output)
-                if self.gradients and output.requires_grad:
-                    output.register_hook(pool_gradient)
+    @property
+    def unit_names(self) -> list[str]:
+        """ "module:index" of each number of `unit_scales`; fixed when these are first asked for."""
+        return [f"{name}:{i}" for name, units in self._unit_shares or [] for i in range(units)]
 
-        return hook
+    def unit_scales(self, device: torch.device) -> Tensor:
+        """Mean |a| of each unit of this step so far, [units] float32, module after module; NaN where none was seen.
+
+        Of the modules that had run when this was first asked for, and have `LARGEST_MODULE` units at most.
+        """
+        if self._unit_shares is None:
+            self._unit_shares = [
+                (name, units) for name, pool in self._pools.items() for units in pool.states if units <= LARGEST_MODULE
+            ]
+        states = [self._pools[name].states[units] for name, units in self._unit_shares]
+        if not states:
+            return torch.empty(0, device=device)
+        sums = torch.cat([state.to(device, non_blocking=True) for state in states], 1)
+        return (sums[3] / sums[0]).float()
 
     def take(self, device: torch.device) -> Tensor:
-        """The row of this step, [3 or 4, M], NaN for modules that were not called; starts afresh."""
-        rows = []
-        height = len(QUANTITIES) + self.gradients
-        for pool in self._pools.values():
-            row = pool.row()
-            if row is None:
-                rows.append(torch.full((height,), float("nan"), device=device))
-                continue
-            if self.gradients:
-                nothing = torch.full((), float("nan"), device=row.device)
-                delta = nothing if pool.gradient is None else pool.gradient / pool.count
-                row = torch.cat((row, delta.reshape(1)))
-            rows.append(row.to(device))
+        """The row of this step, [quantities, M] float32, NaN for modules that were not called; starts afresh."""
+        count = len(self.names)
+        states = [state for pool in self._pools.values() for state in pool.states.values()]
+        if not states:
+            return torch.full((len(self.quantities), count), float("nan"), device=device)
+        entries, _, m2, magnitudes, nonzero = torch.cat([s.to(device, non_blocking=True) for s in states], 1)
+        seen = entries > 0
+        of_units = torch.stack(
+            (
+                entries,
+                magnitudes,
+                nonzero,
+                torch.where(seen, m2 / entries, 0),
+                seen.to(entries.dtype),
+                (seen & (nonzero == 0)).to(entries.dtype),
+            )
+        )
+        sums = torch.zeros(len(of_units), count, dtype=entries.dtype, device=device)
+        total, a, alive, variance, units, dead = sums.index_add_(1, self._owner(device), of_units)
+        rows = [a / total, (variance / units).sqrt(), 1 - alive / total]
+        if self.gradients:
+            rows += [self._delta(device).to(total.dtype), dead / units]
         self.clear()
-        return torch.stack(rows, 1)
+        return torch.stack(rows).float()
 
     def clear(self) -> None:
-        for pool in self._pools.values():
-            pool.__init__()  # type: ignore[misc]
+        """Forget what this step has added up so far."""
+        pools = self._pools.values()
+        sums = [s for pool in pools for s in (*pool.states.values(), *([] if pool.delta is None else [pool.delta]))]
+        if sums:
+            torch._foreach_zero_(sums)
 
     def detach(self) -> None:
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def _owner(self, device: torch.device) -> Tensor:
+        """The module of each unit, [all units]; sent anew when a module was called with a new number of units."""
+        widths = [units for pool in self._pools.values() for units in pool.states]
+        if widths != self._owners[0]:
+            owner = [i for i, pool in enumerate(self._pools.values()) for units in pool.states for _ in range(units)]
+            self._owners = widths, on_device(owner, device)
+        return self._owners[1]
+
+    def _delta(self, device: torch.device) -> Tensor:
+        nothing = torch.zeros(2, device=device)
+        sums = [nothing if p.delta is None else p.delta.to(device, non_blocking=True) for p in self._pools.values()]
+        total = torch.stack(sums, 1)
+        return total[0] / total[1]

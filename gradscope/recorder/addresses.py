@@ -21,6 +21,11 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+def on_device(values: Sequence[float], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers of the host on a device, without waiting for it."""
+    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
 def is_readable(tensor: Tensor) -> bool:
     """Whether a kernel may read the entries off memory: strided, dense, and nothing but a tensor."""
     if type(tensor.detach()) is not Tensor or tensor.layout is not torch.strided:

@@ -1,7 +1,7 @@
 """The kernels of the host, compiled by numba: one pass over memory, float32 on the CPU.
 
 Every argument is an integer: an address or a count. Reading ten arguments of type array would cost more than
-the sums of a small layer. Arrays are laid over the addresses inside (`_floats` and its kin); the caller answers
+the sums of a small layer. Arrays are laid over the addresses inside (`floats` and its kin); the caller answers
 for their being alive and of the size said.
 
 Sums run in float32 lanes over blocks of `BLOCK` entries and in float64 from block to block: 1e-6 relative at
@@ -19,8 +19,8 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-_REORDER = {"reassoc", "nsz", "contract"}
-_ONE, _NONE = np.float32(1), np.float32(0)
+REORDER = {"reassoc", "nsz", "contract"}
+ONE, NONE = np.float32(1), np.float32(0)
 _MAGNITUDE, _INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 #: Bounds of a block's sum of squares inside which float32 neither lost entries nor overflowed.
 _LOWEST, _HIGHEST = np.float32(1e-26), np.float32(1e37)
@@ -34,9 +34,9 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
     def compile_(function: Callable[..., Any]) -> Any:
         try:
-            return njit(signature, nogil=True, fastmath=_REORDER, cache=True)(function)
+            return njit(signature, nogil=True, fastmath=REORDER, cache=True)(function)
         except (RuntimeError, OSError):  # no folder for the cache, or a full disk: each process compiles anew
-            return njit(signature, nogil=True, fastmath=_REORDER)(function)
+            return njit(signature, nogil=True, fastmath=REORDER)(function)
 
     return compile_
 
@@ -54,13 +54,13 @@ def _at(scalar: Any) -> Any:
     return pointer
 
 
-_floats, _doubles, _integers, _small = _at(types.float32), _at(types.float64), _at(types.int64), _at(types.int32)
+floats, doubles, integers, floats_as_bits = _at(types.float32), _at(types.float64), _at(types.int64), _at(types.int32)
 
 
 @njit(inline="always")
 def _exact_squares(address, count):
     total = 0.0
-    block = carray(_floats(address), (count,))
+    block = carray(floats(address), (count,))
     for j in range(count):
         total += np.float64(block[j]) * np.float64(block[j])
     return total
@@ -69,7 +69,7 @@ def _exact_squares(address, count):
 @njit(inline="always")
 def _exact_dot(w_at, g_at, count):
     total = 0.0
-    w, g = carray(_floats(w_at), (count,)), carray(_floats(g_at), (count,))
+    w, g = carray(floats(w_at), (count,)), carray(floats(g_at), (count,))
     for j in range(count):
         total += np.float64(w[j]) * np.float64(g[j])
     return total
@@ -92,8 +92,8 @@ def _sums(w_at, g_at, size):
     g1, g2, w1, w2 = 0.0, 0.0, 0.0, 0.0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
-        w, g = carray(_floats(w_at + 4 * start), (count,)), carray(_floats(g_at + 4 * start), (count,))
-        x1, x2, y1, y2 = _NONE, _NONE, _NONE, _NONE
+        w, g = carray(floats(w_at + 4 * start), (count,)), carray(floats(g_at + 4 * start), (count,))
+        x1, x2, y1, y2 = NONE, NONE, NONE, NONE
         for j in range(count):
             x, y = w[j], g[j]
             x1 += abs(x)
@@ -102,15 +102,15 @@ def _sums(w_at, g_at, size):
             y2 += y * y
         w1 += x1
         g1 += y1
-        w2 += x2 if _in_range(x2) or x1 == _NONE else _exact_squares(w_at + 4 * start, count)
-        g2 += y2 if _in_range(y2) or y1 == _NONE else _exact_squares(g_at + 4 * start, count)
+        w2 += x2 if _in_range(x2) or x1 == NONE else _exact_squares(w_at + 4 * start, count)
+        g2 += y2 if _in_range(y2) or y1 == NONE else _exact_squares(g_at + 4 * start, count)
     return g1, g2, w1, w2
 
 
 @njit(inline="always")
 def _count_nonfinite(address, count):
     found = 0
-    bits = carray(_small(address), (count,))
+    bits = carray(floats_as_bits(address), (count,))
     for j in range(count):
         found += 1 if bits[j] & _INFINITY == _INFINITY else 0
     return found
@@ -126,9 +126,9 @@ def _all(w_at, g_at, size):
     w_max, g_max, nonfinite = np.int32(0), np.int32(0), 0
     for start in range(0, size, BLOCK):
         count, w_here, g_here = min(BLOCK, size - start), w_at + 4 * start, g_at + 4 * start
-        w, g = carray(_floats(w_here), (count,)), carray(_floats(g_here), (count,))
-        w_bits, g_bits = carray(_small(w_here), (count,)), carray(_small(g_here), (count,))
-        x1, x2, y1, y2, xy, zeros_not = _NONE, _NONE, _NONE, _NONE, _NONE, _NONE
+        w, g = carray(floats(w_here), (count,)), carray(floats(g_here), (count,))
+        w_bits, g_bits = carray(floats_as_bits(w_here), (count,)), carray(floats_as_bits(g_here), (count,))
+        x1, x2, y1, y2, xy, zeros_not = NONE, NONE, NONE, NONE, NONE, NONE
         x_max, y_max = np.int32(0), np.int32(0)
         for j in range(count):
             x, y = w[j], g[j]
@@ -138,7 +138,7 @@ def _all(w_at, g_at, size):
             y2 += y * y
             xy += x * y
             u, v = np.int32(w_bits[j] & _MAGNITUDE), np.int32(g_bits[j] & _MAGNITUDE)
-            zeros_not += _ONE if u != 0 else _NONE
+            zeros_not += ONE if u != 0 else NONE
             x_max = u if u > x_max else x_max
             y_max = v if v > y_max else y_max
         in_range = (_in_range(x2) or x_max == 0) and (_in_range(y2) or y_max == 0)
@@ -159,9 +159,9 @@ def _all(w_at, g_at, size):
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def table_of_sums(pointers, sizes, columns, count, rows, out_at, stride):
     """Means and norms only, the quantities 0, 1, 4, 5. A pointer of 0 gives NaN."""
-    pointer, size = carray(_integers(pointers), (2 * count,)), carray(_integers(sizes), (count,))
-    column, row = carray(_integers(columns), (count,)), carray(_integers(rows), (9,))
-    out = carray(_floats(out_at), (9 * stride,))
+    pointer, size = carray(integers(pointers), (2 * count,)), carray(integers(sizes), (count,))
+    column, row = carray(integers(columns), (count,)), carray(integers(rows), (9,))
+    out = carray(floats(out_at), (9 * stride,))
     for i in range(count):
         w_at, g_at = pointer[i], pointer[count + i]
         g1, g2, w1, w2 = _sums(w_at, g_at if g_at else w_at, size[i] if w_at else 0)
@@ -175,9 +175,9 @@ def table_of_sums(pointers, sizes, columns, count, rows, out_at, stride):
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def table_of_all(pointers, sizes, columns, count, rows, out_at, stride):
     """All nine quantities."""
-    pointer, size = carray(_integers(pointers), (2 * count,)), carray(_integers(sizes), (count,))
-    column, row = carray(_integers(columns), (count,)), carray(_integers(rows), (9,))
-    out = carray(_floats(out_at), (9 * stride,))
+    pointer, size = carray(integers(pointers), (2 * count,)), carray(integers(sizes), (count,))
+    column, row = carray(integers(columns), (count,)), carray(integers(rows), (9,))
+    out = carray(floats(out_at), (9 * stride,))
     bits = np.zeros(2, np.int32)
     largest = bits.view(np.float32)
     for i in range(count):
@@ -200,10 +200,10 @@ def table_of_all(pointers, sizes, columns, count, rows, out_at, stride):
 @compiled("void(int64, int64, int64)")
 def magnitudes(at, size, counts_at):
     """Counts the entries by the 8 bits of their exponent, zeros at 256 and NaN at 257, [258] int64."""
-    counts = carray(_integers(counts_at), (258,))
+    counts = carray(integers(counts_at), (258,))
     lanes = np.zeros((4, 256), np.int64)  # several, so that equal exponents in a row do not wait for each other
     zeros, nans = 0, 0
-    bits = carray(_small(at), (size,))
+    bits = carray(floats_as_bits(at), (size,))
     for j in range(size):
         magnitude = np.int32(bits[j] & _MAGNITUDE)
         lanes[j & 3, magnitude >> 23] += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradscope.recorder.addresses import is_readable
+from gradscope.recorder.addresses import is_readable, on_device
 from gradscope.recorder.statistics import QUANTITIES, foreach_table
 from gradscope.types import InputError
 
@@ -106,7 +106,7 @@ class TablePlan:
     def _index(self, which: int, device: torch.device) -> Tensor:
         """The columns of a part, on a device. Made once."""
         if (which, device) not in self._indices:
-            self._indices[which, device] = torch.tensor(self._parts[which].columns, device=device)
+            self._indices[which, device] = on_device(self._parts[which].columns, device)
         return self._indices[which, device]
 
 

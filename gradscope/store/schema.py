@@ -46,6 +46,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("activation_std", _M, "RMS over units of the std over samples and positions", presets=MORE),
     Variable("activation_zero_fraction", _M, "share of activations that are exactly 0", presets=MORE),
     Variable("activation_gradient_mean_abs", _M, "mean |∂L/∂activation|", presets=FULL),
+    Variable("activation_dead_fraction", _M, "share of units that are 0 for all samples and positions", presets=FULL),
     Variable("strength", _G, "regularization strength λ"),
     Variable("learning_rate", _G, "learning rate"),
     Variable("epoch", _S, "epoch, -1 while unknown", dtype="int32"),

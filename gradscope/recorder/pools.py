@@ -1,0 +1,149 @@
+"""What a module's outputs add up to in a step: mergeable sums of each unit, on the outputs' device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.recorder.addresses import is_dense
+
+#: The rows of a state: entries seen, mean, sum of squared deviations (M2), Σ|a|, non-zeros; of each unit.
+STATE_ROWS = 5
+
+_SPATIAL = re.compile(r"(?:Conv|Pool)\D*(\d)d")
+_FEATURES_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
+
+
+def place_of_units(module: nn.Module) -> int | None:
+    """The axis of a module's units, from the front or (negative) from the back; None: not to be told from its type."""
+    names = [kind.__name__ for kind in type(module).__mro__]
+    spatial = next((found for name in names if (found := _SPATIAL.search(name))), None)
+    if spatial:  # with or without an axis of samples in front
+        return -1 - int(spatial[1])
+    if isinstance(module, _FEATURES_LAST) or "Conv1D" in names:  # GPT-2's Conv1D is a linear layer
+        return -1
+    return (
+        1
+        if any(part in name for name in names for part in ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm"))
+        else None
+    )
+
+
+def unit_axis(place: int | None, ndim: int) -> int:
+    """The axis of an output's units: channels of convolutions, poolings and norms over channels, features otherwise.
+
+    Of a module that could be either (ReLU, Dropout): channels where there are more than three axes.
+    """
+    if place is None:
+        return 1 if ndim > 3 else ndim - 1
+    return min(max(place if place >= 0 else ndim + place, 0), ndim - 1)
+
+
+#: Pools by number, for compiled code can hand over numbers.
+_POOLS: WeakValueDictionary[int, Pool] = WeakValueDictionary()
+_KEYS = count()
+
+
+class Pool:
+    """The sums of one module over the forwards of a step, by number of units (a shared ReLU may have several)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.states: dict[int, Tensor] = {}  # [STATE_ROWS, U]; float64 on the host, float32 elsewhere
+        self.delta: Tensor | None = None  # [2]: Σ|δ|, entries
+        self.compiled = False  # whether outputs are added by compiled code
+        self._place = place_of_units(module)
+        self._key = next(_KEYS)
+        _POOLS[self._key] = self
+
+    def add(self, output: Tensor) -> None:
+        """Add an output, in whatever way its device allows; may be compiled."""
+        axis = unit_axis(self._place, output.ndim)
+        units = output.shape[axis]
+        if torch.compiler.is_compiling():
+            _prepare(self._key, units, output.dtype, output.device)
+            join(getattr(self, f"state_of_{units}"), output.detach(), axis)
+            return
+        state = self.states.get(units)
+        if state is None or state.device != output.device:
+            state = self.new_state(units, output.dtype, output.device)
+        add_units = _host_kernel("add_units") if output.is_cpu else None
+        if add_units is None or output.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            join(state, output.detach(), axis)
+            return
+        # Reading an address needs no detaching, and a detached tensor costs more than the sums of a small layer.
+        at = output if output.dtype is torch.float32 else output.detach().float()
+        if not at.is_contiguous() and not is_dense(at):
+            at = at.detach().contiguous()
+        # In dense memory, what lies between neighbouring units is the product of the axes inside.
+        inner = at.stride(axis) if units > 1 else at.numel()
+        add_units(at.data_ptr(), at.numel() // (units * inner), units, inner, state.data_ptr())
+
+    def add_delta(self, gradient: Tensor) -> None:
+        """Add ∂L/∂output: a tensor hook."""
+        g = gradient.detach()
+        if self.delta is None:
+            self.delta = torch.zeros(2, dtype=_state_type(g.dtype, g.device), device=g.device)
+        add_magnitudes = _host_kernel("add_magnitudes") if g.is_cpu else None
+        if add_magnitudes is not None and g.dtype is torch.float32 and is_dense(g):
+            add_magnitudes(g.data_ptr(), g.numel(), self.delta.data_ptr())
+            return
+        self.delta[0].add_(torch.linalg.vector_norm(g, 1, dtype=torch.promote_types(g.dtype, torch.float32)))
+        self.delta[1].add_(g.numel())
+
+    def new_state(self, units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        state = torch.zeros(STATE_ROWS, units, dtype=_state_type(dtype, device), device=device)
+        self.states[units] = state
+        # Compiled code reads an attribute: what it sees of a dictionary is as it was when it first looked.
+        setattr(self, f"state_of_{units}", state)
+        return state
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> int:
+    """See to it, while code is compiled and not when it runs, that a pool has a state for an output.
+
+    Inside a checkpoint compiled code may change tensors that are there, but nothing else.
+    """
+    pool = _POOLS[key]
+    pool.compiled = True
+    if units not in pool.states:
+        pool.new_state(units, dtype, device)
+    return units
+
+
+def join(state: Tensor, output: Tensor, axis: int) -> None:
+    """Add an output to a state with torch's operations: twin of `gradscope.recorder.host_units.add_units`."""
+    a = output if output.dtype is torch.float64 else output.float()
+    a = a.movedim(axis, -1)
+    a = a.unsqueeze(0) if a.ndim == 1 else a
+    others = list(range(a.ndim - 1))
+    n = a.numel() // a.shape[-1]
+    variance, mean = torch.var_mean(a, others, correction=0)
+    sums = torch.stack((torch.linalg.vector_norm(a, 1, others), torch.linalg.vector_norm(a, 0, others)))
+    share = n / (state[0] + n)
+    distance = mean - state[1]
+    state[2].add_(variance + distance * distance * (1 - share), alpha=n)
+    state[1].addcmul_(distance.to(state.dtype), share)
+    state[0].add_(n)
+    state[3:].add_(sums)
+
+
+def _state_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    return torch.float64 if device.type == "cpu" or dtype is torch.float64 else torch.float32
+
+
+@cache
+def _host_kernel(name: str) -> Callable[..., Any] | None:
+    try:
+        from gradscope.recorder import host_units  # here, for it takes half a second
+    except ImportError:  # no numba
+        return None
+    kernel: Callable[..., Any] = getattr(host_units, name)
+    return kernel
