@@ -155,6 +155,7 @@ class Recording:
         self._steps_per_epoch = steps_per_epoch
         self._told = False
         self._closed = False
+        self._problem: str | None = None  # of the file, told already
         self._status = "running"
         self._process = os.getpid()
         self._strengths: list[float] | None = None  # of the last row, by group
@@ -281,6 +282,7 @@ class Recording:
 
     def _before_step(self, step: int) -> None:
         """Called when a row begins, before the optimizer has done anything."""
+        self._tell_problem()
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
         if self._penalties.changed():
@@ -306,6 +308,12 @@ class Recording:
         if self._on_success == "stop" and judge.settled_step is not None and judge.failure is None:
             self._writer.event(step, "stopped", "the run learns and holds under its penalty")
             self._end("finished", "the run learns")
+
+    def _tell_problem(self) -> None:
+        """Trouble with the file, met by whichever thread writes: one warning, and the training goes on."""
+        if self._writer.problem != self._problem:
+            self._problem = self._writer.problem
+            warnings.warn(RuntimeWarning(self._problem), stacklevel=2)
 
     def _failed(self, step: int) -> None:
         diagnosis = self._judge.diagnosis()
@@ -394,6 +402,7 @@ class Recording:
                     self._writer.event(int(self._judge.series.step[-1]), "verdict", diagnosis.sentence)
         finally:
             self._writer.close(status)
+            self._tell_problem()
 
     def _at_exit(self) -> None:
         """A script that never called close: finish the file all the same, unless this is a fork of it."""

@@ -29,6 +29,7 @@ ATTRIBUTES = {
 
 def writer(path: Path, **options: object) -> Writer:
     static = {"numel": np.array([4, 2]), "penalised": np.array([True, False]), "group": np.array([0, 1])}
+    options = {"flush_rows": 64} | options
     return Writer(path, parameters=["a", "b"], modules=["m"], groups=2, static=static, attributes=ATTRIBUTES, **options)  # type: ignore[arg-type]
 
 
