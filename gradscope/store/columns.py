@@ -25,7 +25,8 @@ class Column:
         self.dataset = dataset
         self.rows = 0
         self._keep_bits = keep_bits if dataset.dtype == np.float32 else None
-        self._tail: NDArray[Any] = np.full(dataset.chunks, dataset.fillvalue, dtype=dataset.dtype)
+        self._fill = dataset.fillvalue
+        self._tail: NDArray[Any] = np.full(dataset.chunks, self._fill, dtype=dataset.dtype)
         self._full: list[tuple[int, NDArray[Any]]] = []
         self._own_gzip = dataset.compression in (None, "gzip") and not dataset.fletcher32
         self._skip_filters = (1 << dataset.id.get_create_plist().get_nfilters()) - 1
@@ -44,12 +45,12 @@ class Column:
         while done < count:
             at = self.rows % len(self._tail)
             more = min(count - done, len(self._tail) - at)
-            self._tail[at : at + more] = self.dataset.fillvalue if values is None else values[done : done + more]
+            self._tail[at : at + more] = self._fill if values is None else values[done : done + more]
             done += more
             self.rows += more
             if at + more == len(self._tail):
                 self._full.append((self.rows - len(self._tail), self._tail))
-                self._tail = np.full_like(self._tail, self.dataset.fillvalue)
+                self._tail = np.full_like(self._tail, self._fill)
 
     def drop_plain_chunk(self) -> None:
         """Free the unfinished chunk where it is about to be replaced by full ones."""

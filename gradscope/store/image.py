@@ -29,6 +29,7 @@ class Image:
         self._digits = digits
         self._columns: dict[str, Column] = {}
         self._epochs: dict[int, int] = {}
+        self._sizes: dict[str, int] = {}  # of the dimensions, so that a check asks HDF5 nothing
         self.rows = 0
 
     # -- beginning --------------------------------------------------------------------------------
@@ -43,6 +44,7 @@ class Image:
         for name, values in static.items():
             layout.fixed(self._root, schema.variable(name), np.asarray(values))
         self._columns[schema.STEP] = Column(self._root[schema.STEP])
+        self._note_sizes()
         self._root.flush()
 
     def continue_at(self, step: int | None, keep_later: bool) -> tuple[int, int]:
@@ -55,6 +57,7 @@ class Image:
             if isinstance(dataset, h5py.Dataset) and dataset.maxshape[:1] == (None,):
                 self._columns[name] = Column(dataset, self._keep_bits())
                 self._columns[name].load(kept)
+        self._note_sizes()
         self.rows = kept
         publish(list(self._columns.values()))
         self._epochs = {int(epoch): i for i, epoch in enumerate(self._root["epochs"]["epoch"][:])}
@@ -87,10 +90,10 @@ class Image:
     def check(self, name: str, values: NDArray[Any], rows: int) -> None:
         """Raises `InputError` for an array that no variable of this name can take."""
         variable = schema.variable(name)
-        missing = [dim for dim in variable.dims[1:] if dim not in self._root]
+        missing = [dim for dim in variable.dims[1:] if dim not in self._sizes]
         if missing:
             raise InputError(f"{name} needs the dimension {missing[0]}, which this record was opened without")
-        expected = (rows, *(self._root[dim].shape[0] for dim in variable.dims[1:]))
+        expected = (rows, *(self._sizes[dim] for dim in variable.dims[1:]))
         if values.shape != expected:
             raise InputError(f"{name} has the shape {values.shape}; expected {expected}")
 
@@ -122,6 +125,10 @@ class Image:
     def abandon(self) -> None:
         """Close without a care for what it holds."""
         self._root.close()
+
+    def _note_sizes(self) -> None:
+        dims = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, schema.UNIT)
+        self._sizes = {dim: len(self._root[dim]) for dim in dims if dim in self._root}
 
     def _keep_bits(self) -> int | None:
         return None if self._digits is None else bits_for(self._digits)

@@ -110,7 +110,7 @@ def _loaded(path: Any, table: xr.Dataset, name: str) -> np.ndarray[Any, Any]:
         raise _damaged(path, error) from None
 
 
-def _source(path: Path) -> Path | Overlay:
+def _source(path: Path) -> Any:
     """The path itself where nobody writes, a snapshot where a log says that somebody does or did."""
     return snapshot(path) if redo_log.beside(path).exists() else path
 

@@ -30,19 +30,21 @@ def refuse_hostile(path: Path, file: h5py.File) -> None:
             if name not in GROUPS:
                 raise _wrong(path, f"there is a group {name}")
             for inner in item:
-                _check_link(path, item, inner)
-                _check_array(path, item[inner], f"{name}/{inner}", stored)
+                check_link(path, item, inner)
+                check_array(path, item[inner], f"{name}/{inner}", stored)
         else:
-            _check_array(path, item, name, stored)
+            check_array(path, item, name, stored)
     _check_meaning(path, file)
 
 
-def _check_link(path: Path, group: h5py.Group, name: str) -> None:
+def check_link(path: Path, group: h5py.Group, name: str) -> None:
+    """Refuse soft and external links: they can lead round in circles, or to other files."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise _wrong(path, f"{group.name}/{name} is a link to elsewhere")
 
 
-def _check_array(path: Path, item: object, name: str, stored: int) -> None:
+def check_array(path: Path, item: object, name: str, stored: int) -> None:
+    """Refuse what is no array of numbers or texts, or claims more bytes than ``stored`` can hold."""
     if not isinstance(item, h5py.Dataset):
         raise _wrong(path, f"{name} is not an array")
     if item.external or item.is_virtual:

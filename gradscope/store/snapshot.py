@@ -35,6 +35,7 @@ class Overlay(io.RawIOBase):
         if self.transaction is not None:
             self._size = self.transaction.size
             self._kept.update({i: bytes(page) for i, page in self.transaction.pages.items()})
+        self.real_size = self._size
         self._size = max(self._size, length or 0)
         self._position = 0
         self.keeping = False

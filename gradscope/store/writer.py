@@ -136,7 +136,7 @@ class Writer:
         """Take rows: arrays by variable, of one first length. Raises `InputError` for shapes that do not fit."""
         block = {name: np.asarray(values) for name, values in block.items()}
         for name, values in block.items():
-            self._image.check(name, values, len(block[schema.STEP]))
+            self.check(name, values, len(block[schema.STEP]))
         with self._gathering() as pending:
             pending.add_block(block)
             full = pending.rows >= self._flush_rows and not self._waiting
@@ -144,6 +144,10 @@ class Writer:
             self.flush()
         else:
             self.tick()
+
+    def check(self, name: str, values: NDArray[Any], rows: int) -> None:
+        """Raises `InputError` for an array that no variable of this name can take."""
+        self._image.check(name, values, rows)
 
     def event(self, step: int, kind: str, text: str) -> None:
         """Add one event."""
