@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import math
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -22,6 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gradscope import checks, child
 from gradscope.child import Stopped
 from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.post_hoc import feed
 from gradscope.diagnosis.series import RunInfo
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.recorder import provenance
@@ -31,7 +34,10 @@ from gradscope.recorder.recorder import PRESETS, Recorder
 from gradscope.recorder.rows import Block
 from gradscope.regularizers.penalties import Penalty
 from gradscope.store import schema
-from gradscope.store.writer import Writer, claim
+from gradscope.store.claim import LATER_ROWS, claim
+from gradscope.store.reader import open_run
+from gradscope.store.writer import Writer
+from gradscope.termination import Termination
 from gradscope.types import InputError, LearningFailure, Verdict
 from gradscope.wiring import Penalties, Select, chosen_parameters
 
@@ -56,6 +62,8 @@ def record(
     horizon: int | None = None,
     baseline_loss: float | None = None,
     mode: str = "create",
+    resume_step: int | None = None,
+    later_rows: str = "drop",
     checkpoint: Callable[[], None] | None = None,
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
@@ -72,7 +80,9 @@ def record(
         steps_per_epoch: makes epochs known without `Recording.epoch`.
         horizon: the number of optimizer steps planned.
         baseline_loss: the loss of the best constant predictor (class-prior entropy). Assumed if not given.
-        mode: ``create`` refuses an existing file, ``overwrite`` replaces a record.
+        mode: ``create`` refuses an existing file, ``overwrite`` replaces a record, ``append`` goes on with one.
+        resume_step: with ``append``, the step of the checkpoint, which comes next; after the last row if not given.
+        later_rows: with ``append``, what becomes of rows from ``resume_step`` on: ``drop`` or ``keep``.
         checkpoint: called before gradscope ends the process on a failure.
 
     Raises:
@@ -94,10 +104,22 @@ def record(
             horizon=None if horizon is None else checks.positive_int(horizon, "horizon"),
             baseline_loss=None if baseline_loss is None else checks.finite(baseline_loss, "baseline_loss"),
             mode=mode,
+            resume_step=_resume_step(resume_step, mode),
+            later_rows=checks.one_of(later_rows, LATER_ROWS, "later_rows"),
             checkpoint=checkpoint,
         )
     except InputError as error:
         child.refuse(error)
+
+
+def _resume_step(step: int | None, mode: str) -> int | None:
+    if step is None:
+        return None
+    if mode != "append":
+        raise InputError(f"resume_step is {step!r} and mode is {mode!r}; resume_step goes with mode='append'")
+    if not isinstance(step, int) or step < 0:
+        raise InputError(f"resume_step is {step!r}; expected a whole number of at least 0")
+    return step
 
 
 _RECORDED_HERE: dict[str, int] = {}
@@ -143,6 +165,8 @@ class Recording:
         horizon: int | None,
         baseline_loss: float | None,
         mode: str,
+        resume_step: int | None,
+        later_rows: str,
         checkpoint: Callable[[], None] | None,
     ) -> None:
         asked = child.instructions()
@@ -181,7 +205,12 @@ class Recording:
             undo.callback(model.register_forward_hook(Hook(self._baseline.see_output)).remove)
             self._describe(parameters, unseen, preset, every, asked)
             self._judge = self._make_judge(parameters, baseline_loss, horizon)
-            self._writer = self._make_writer(baseline_loss, horizon, mode)
+            if mode == "append":
+                baseline_loss = self._inherit_baseline(baseline_loss)
+            self._writer = self._make_writer(baseline_loss, horizon, mode, resume_step, later_rows)
+            self._first_step = 0 if mode != "append" else self._go_on(resume_step)
+            self._termination = Termination()
+            undo.callback(self._termination.restore)
             self._undo = undo.pop_all()
         if asked.out is not None:
             _RECORDED_HERE[asked.out] = _RECORDED_HERE.get(asked.out, 0) + 1
@@ -218,7 +247,34 @@ class Recording:
             )
         )
 
-    def _make_writer(self, baseline: float | None, horizon: int | None, mode: str) -> Writer:
+    def _inherit_baseline(self, given: float | None) -> float | None:
+        """A run that goes on keeps the baseline that it had, unless another one is given."""
+        with open_run(self.path) as earlier:
+            baseline = float(earlier.attrs.get("baseline_loss", math.nan))
+            source = json.loads(earlier.attrs["capture"]).get("baseline_loss")
+        if given is not None or source is None or math.isnan(baseline):
+            return given
+        self._capture["baseline_loss"] = source
+        self._judge.baseline, self._judge.baseline_source = baseline, source
+        return baseline
+
+    def _go_on(self, resume_step: int | None) -> int:
+        """The judge sees the rows that were kept; the step that comes next."""
+        try:
+            with open_run(self.path) as kept:
+                feed(self._judge, kept)
+                steps = kept["step"].values
+        except BaseException:
+            self._writer.close("failed")
+            raise
+        following = int(steps[-1]) + 1 if len(steps) else 0
+        first = following if resume_step is None else resume_step
+        self._recorder.step = first - 1
+        return first
+
+    def _make_writer(
+        self, baseline: float | None, horizon: int | None, mode: str, resume_step: int | None, later_rows: str
+    ) -> Writer:
         info = self._judge.info
         return Writer(
             self.path,
@@ -235,6 +291,8 @@ class Recording:
                 "capture": self._capture,
             },
             mode=mode,
+            resume_step=resume_step,
+            later_rows=later_rows,
         )
 
     # -- what a training loop calls ---------------------------------------------------------------
@@ -283,6 +341,10 @@ class Recording:
     def _before_step(self, step: int) -> None:
         """Called when a row begins, before the optimizer has done anything."""
         self._tell_problem()
+        if self._termination.asked:
+            self._writer.event(step, "stopped", "ended by SIGTERM")
+            self._close("failed")
+            raise SystemExit(128 + signal.SIGTERM)
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
         if self._penalties.changed():
@@ -294,7 +356,7 @@ class Recording:
         if self._penalties.grown() and "added_later" not in self._capture:
             self._capture["added_later"] = f"parameter groups added after the start (by step {step}) are not recorded"
             warnings.warn(f"{self.path}: {self._capture['added_later']}", stacklevel=2)
-        if step == 0:
+        if step == self._first_step:
             try:
                 self._penalties.check()
             except InputError as error:

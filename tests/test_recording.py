@@ -414,7 +414,10 @@ def frozen() -> nn.Module:
         (mlp, {"horizon": -5}, "horizon is -5"),
         (mlp, {"baseline_loss": math.nan}, "baseline_loss is nan"),
         (mlp, {"penalty": L2()}, "expected the penalty and its strength"),
-        (mlp, {"mode": "append"}, "is not there yet"),
+        (mlp, {"mode": "append"}, "there is no record"),
+        (mlp, {"resume_step": 3}, "resume_step goes with mode='append'"),
+        (mlp, {"mode": "append", "resume_step": -1}, "resume_step is -1"),
+        (mlp, {"mode": "append", "later_rows": "maybe"}, "later_rows is 'maybe'"),
     ],
 )
 def test_unusable_arguments_write_nothing(tmp_path: Path, build, options, message: str) -> None:

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from gradscope import checks
 from gradscope.store import redo_log, schema
-from gradscope.store.claim import LATER_ROWS
-from gradscope.store.claim import claim as claim
+from gradscope.store.claim import LATER_ROWS, claim
 from gradscope.store.image import Image
 from gradscope.store.interrupts import held_back
 from gradscope.store.layout import Axes
