@@ -23,7 +23,7 @@ from tests.loops import mlp, train
 
 ATTRIBUTES = {
     "gradscope_version": "0", "penalty": "l2", "baseline_loss": 1.0, "horizon": -1,
-    "config": {"groups": []}, "capture": {},
+    "config": {"groups": [{}, {}]}, "capture": {},
 }  # fmt: skip
 
 

@@ -11,24 +11,12 @@ import numpy as np
 import xarray as xr
 
 from gradscope.store import redo_log, schema
+from gradscope.store.guard import DAMAGE, damaged, guarded
 from gradscope.store.sanity import refuse_hostile
 from gradscope.store.snapshot import Overlay, snapshot
 from gradscope.types import InputError, RecordNotFoundError
 
 NEEDED_ATTRIBUTES = ("schema_version", "gradscope_version", "status", "config", "capture", "penalty", "rows")
-
-#: What HDF5 and those who read it raise for damaged files.
-DAMAGE = (
-    OSError,
-    KeyError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-)
 
 
 def check(path: str | os.PathLike[str]) -> Path:
@@ -70,11 +58,14 @@ def open_run(
     try:
         source = _source(path)
     except DAMAGE as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     try:
         rows = _identify(path, source)
         options: dict[str, Any] = {} if isinstance(source, Overlay) else {"driver_kwds": {"locking": False}}
-        dataset = xr.open_dataset(source, engine="h5netcdf", group=group, chunks=chunks, **options)
+        dataset = xr.open_dataset(source, engine="h5netcdf", group=group, **options)
+        dataset = guarded(path, dataset)
+        if chunks is not None:
+            dataset = dataset.chunk(chunks)
         if group is None:
             dataset = dataset.isel({schema.STEP: slice(0, rows)})
     except InputError:
@@ -82,7 +73,7 @@ def open_run(
         raise
     except DAMAGE as error:
         _close(source)
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if isinstance(source, Overlay):
         _close_with(dataset, source)
     return dataset
@@ -91,7 +82,7 @@ def open_run(
 def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The events of a record: ``{"step", "kind", "text"}``, oldest first."""
     with open_run(path, "events") as table:
-        columns = [_loaded(path, table, name) for name in ("step", "kind", "text")]
+        columns = [table[name].values for name in ("step", "kind", "text")]
     return [
         {"step": int(step), "kind": str(kind), "text": str(text)} for step, kind, text in zip(*columns, strict=True)
     ]
@@ -100,14 +91,7 @@ def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def epoch_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
     """The metrics given to `Recording.epoch`, with ``epoch`` itself."""
     with open_run(path, "epochs") as table:
-        return {str(name): _loaded(path, table, str(name)) for name in table.variables}
-
-
-def _loaded(path: Any, table: xr.Dataset, name: str) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(table[name].values)
-    except DAMAGE as error:
-        raise _damaged(path, error) from None
+        return {str(name): np.asarray(table[name].values) for name in table.variables}
 
 
 def _source(path: Path) -> Any:
@@ -156,9 +140,4 @@ def _identify(path: Path, source: Path | Overlay) -> int:
     except InputError:
         raise
     except DAMAGE as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Any, error: BaseException) -> InputError:
-    said = (str(error) or type(error).__name__).splitlines()[0]
-    return InputError(f"{path} is a damaged record: {said}; see what can be saved: gradscope recover {path}")
+        raise damaged(path, error) from None

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.store import redo_log, schema
+from gradscope.store.guard import DAMAGE
 from gradscope.store.layout import GROUP_VARIABLE, MOST_ROWS
-from gradscope.store.reader import DAMAGE
 from gradscope.store.sanity import MOST_PER_BYTE, STATUS, check_array, check_link
 from gradscope.store.snapshot import Overlay
 from gradscope.store.writer import Writer
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError, RecordExistsError, RecordNotFoundError
 
-_STAND_INS: dict[str, Any] = {"gradscope_version": "unknown", "penalty": "l2", "config": {"groups": []}, "capture": {}}
+_STAND_INS: dict[str, Any] = {"gradscope_version": "unknown", "penalty": "l2", "config": {}, "capture": {}}
 _OURS = ("schema_version", "rows", "status")
 _GIVEN_ELSEWHERE = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, schema.UNIT, schema.STEP)
 
@@ -150,6 +150,7 @@ class _Salvage:
         attributes = self._attributes()
         status = str(attributes.pop("status", "failed"))
         axes = self._axes()
+        attributes["config"].setdefault("groups", [{}] * axes["groups"])
         digits = self._file_digits()
         writer = Writer(self._report.output, static=self._static(axes), attributes=attributes, digits=digits, **axes)
         try:
@@ -191,6 +192,8 @@ class _Salvage:
                 found[name] = self._file.attrs[name]
                 if name in ("config", "capture"):
                     found[name] = json.loads(found[name])
+                    if not isinstance(found[name], dict):
+                        raise ValueError("it is not a JSON object")
             except DAMAGE as error:
                 found.pop(name, None)
                 self._lose(f"attribute {name}", error)

@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from gradscope.store import schema
+from gradscope.store.layout import GROUP_VARIABLE
 from gradscope.types import InputError
 
 #: gzip's best is about 1:1032; a kilobyte is there for what is stored without any chunk.
@@ -16,6 +18,10 @@ MOST_PER_BYTE = 1100
 CHUNK_LIMIT = 1 << 28
 GROUPS = ("events", "epochs")
 STATUS = ("running", "finished", "failed")
+_ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "gradscope_version": (str,), "penalty": (str,), "status": (str,), "schema_version": (int,), "rows": (int,),
+    "baseline_loss": (float, int), "horizon": (int,),
+}  # fmt: skip
 
 
 def refuse_hostile(path: Path, file: h5py.File) -> None:
@@ -35,6 +41,7 @@ def refuse_hostile(path: Path, file: h5py.File) -> None:
         else:
             check_array(path, item, name, stored)
     _check_meaning(path, file)
+    _check_attributes(path, file)
 
 
 def check_link(path: Path, group: h5py.Group, name: str) -> None:
@@ -88,11 +95,32 @@ def _check_meaning(path: Path, file: h5py.File) -> None:
     for name, columns in _widths(file).items():
         if columns[0] != columns[1]:
             raise _wrong(path, f"{name} has the width {columns[0]}, expected {columns[1]}")
+
+
+def _check_attributes(path: Path, file: h5py.File) -> None:
+    """What readers take for granted of the root attributes, and of the groups in ``config``."""
+    for name, kinds in _ATTRIBUTES.items():
+        value = file.attrs.get(name, kinds[0]())
+        if isinstance(value, np.generic):
+            value = value.item()
+        if not isinstance(value, kinds):
+            raise _wrong(path, f"its {name} is {str(value)[:40]!r}")
+    found = {}
     for name in ("config", "capture"):
         try:
-            json.loads(file.attrs[name])
+            found[name] = json.loads(file.attrs[name])
         except (TypeError, ValueError, RecursionError):
             raise _wrong(path, f"its {name} is not JSON") from None
+        if not isinstance(found[name], dict):
+            raise _wrong(path, f"its {name} is no JSON object")
+    groups = found["config"].get("groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise _wrong(path, "its config holds no list of groups")
+    if len(groups) != len(file[schema.GROUP]):
+        raise _wrong(path, f"its config holds {len(groups)} groups, there are {len(file[schema.GROUP])}")
+    member = file[GROUP_VARIABLE][:] if GROUP_VARIABLE in file else np.zeros(1)
+    if member.dtype.kind not in "if" or (len(member) and not (member.min() >= 0 and member.max() < len(groups))):
+        raise _wrong(path, "a parameter belongs to a group that is not there")
     if file.attrs["status"] not in STATUS:
         raise _wrong(path, f"its status is {file.attrs['status']!r}, expected one of {', '.join(STATUS)}")
 

@@ -14,7 +14,7 @@ from gradscope.store.writer import Writer
 
 ATTRIBUTES = {
     "gradscope_version": "0", "penalty": "l2", "baseline_loss": 1.0, "horizon": -1,
-    "config": {"groups": []}, "capture": {},
+    "config": {"groups": [{}]}, "capture": {},
 }  # fmt: skip
 NAMES = ("weight_norm", "weight_mean_abs", "proportion")
 PARAMETERS = 6
