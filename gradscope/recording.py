@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import math
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradscope import checks, child
+from gradscope import checks, child, resume
 from gradscope.child import Stopped
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import RunInfo
@@ -37,8 +38,10 @@ from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.regularizers.penalties import Penalty
 from gradscope.store import schema
+from gradscope.store.claim import LATER_ROWS, claim
 from gradscope.store.nowhere import Nowhere
-from gradscope.store.writer import Writer, claim
+from gradscope.store.writer import Writer
+from gradscope.termination import Termination
 from gradscope.types import InputError, LearningFailure, Verdict
 from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters
 
@@ -64,6 +67,8 @@ def record(
     horizon: int | None = None,
     baseline_loss: float | None = None,
     mode: str = "create",
+    resume_step: int | None = None,
+    later_rows: str = "drop",
     checkpoint: Callable[[], None] | None = None,
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
@@ -82,7 +87,9 @@ def record(
         steps_per_epoch: makes epochs known without `Recording.epoch`.
         horizon: the number of optimizer steps planned.
         baseline_loss: the loss of the best constant predictor (class-prior entropy). Assumed if not given.
-        mode: ``create`` refuses an existing file, ``overwrite`` replaces a record.
+        mode: ``create`` refuses an existing file, ``overwrite`` replaces a record, ``append`` goes on with one.
+        resume_step: with ``append``, the step of the checkpoint, which comes next; after the last row if not given.
+        later_rows: with ``append``, what becomes of rows from ``resume_step`` on: ``drop`` or ``keep``.
         checkpoint: called before gradscope ends the process on a failure.
 
     Raises:
@@ -105,6 +112,8 @@ def record(
             horizon=None if horizon is None else checks.positive_int(horizon, "horizon"),
             baseline_loss=None if baseline_loss is None else checks.finite(baseline_loss, "baseline_loss"),
             mode=mode,
+            resume_step=resume.checked_step(resume_step, mode),
+            later_rows=checks.one_of(later_rows, LATER_ROWS, "later_rows"),
             checkpoint=checkpoint,
         )
     except InputError as error:
@@ -155,6 +164,8 @@ class Recording:
         horizon: int | None,
         baseline_loss: float | None,
         mode: str,
+        resume_step: int | None,
+        later_rows: str,
         checkpoint: Callable[[], None] | None,
     ) -> None:
         asked = child.instructions()
@@ -169,6 +180,7 @@ class Recording:
         self._steps_per_epoch = steps_per_epoch
         self._told = False
         self._closed = False
+        self._problem: str | None = None  # of the file, told already
         self._status = "running"
         self._process = os.getpid()
         self._strengths: list[float] | None = None  # of the last row, by group
@@ -183,11 +195,13 @@ class Recording:
             undo.callback(self._penalties.detach)
             activations = None
             if PRESETS[preset].activations and self._ranks.measures:
-                activations = Activations(chosen_modules(model, modules), PRESETS[preset].full)
+                activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, model)
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
-            self._live = LiveJudge(self._make_judge(parameters, baseline_loss, horizon), self._settle_baseline)
-            self._writer = self._make_writer(activations, baseline_loss, horizon, mode)
+            if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
+                baseline_loss, self._capture["baseline_loss"] = had
+            judge = self._make_judge(parameters, baseline_loss, horizon)
+            self._live = LiveJudge(judge, self._settle_baseline)
             self._recorder = Recorder(
                 optimizers,
                 parameters,
@@ -201,9 +215,14 @@ class Recording:
                 ranks=self._ranks,
             )
             undo.callback(self._recorder.detach)
+            self._capture["buffer_bytes"] = self._recorder.bytes
+            self._writer = self._make_writer(activations, baseline_loss, horizon, mode, resume_step, later_rows)
+            self._first_step = self._go_on(judge, resume_step) if mode == "append" else 0
+            self._recorder.attach(self._writer.tick, self._first_step)
             self._first_output = model.register_forward_hook(Hook(self._baseline.see_output))
             undo.callback(self._first_output.remove)
-            self._capture["buffer_bytes"] = self._recorder.bytes
+            self._termination = Termination()
+            undo.callback(self._termination.restore)
             self._undo = undo.pop_all()
         if asked.out is not None:
             _RECORDED_HERE[asked.out] = _RECORDED_HERE.get(asked.out, 0) + 1
@@ -246,8 +265,24 @@ class Recording:
             )
         )
 
+    def _go_on(self, judge: Judge, resume_step: int | None) -> int:
+        """The judge sees the rows that were kept; the step that comes next."""
+        try:
+            first = self._ranks.told(resume.first_step(self.path, resume_step))
+            resume.remember(judge, self.path, first)
+        except BaseException:
+            self._writer.close("failed")
+            raise
+        return first
+
     def _make_writer(
-        self, activations: Activations | None, baseline: float | None, horizon: int | None, mode: str
+        self,
+        activations: Activations | None,
+        baseline: float | None,
+        horizon: int | None,
+        mode: str,
+        resume_step: int | None,
+        later_rows: str,
     ) -> Writer | Nowhere:
         if not self._ranks.writes:
             return Nowhere()
@@ -267,6 +302,8 @@ class Recording:
                 "capture": self._capture,
             },
             mode=mode,
+            resume_step=resume_step,
+            later_rows=later_rows,
         )
 
     # -- what a training loop calls ---------------------------------------------------------------
@@ -323,6 +360,11 @@ class Recording:
 
     def _before_step(self, step: int) -> None:
         """Called when a row begins, before the optimizer has done anything."""
+        self._tell_problem()
+        if self._termination.asked:
+            self._writer.event(step, "stopped", "ended by SIGTERM")
+            self._close("failed", together=False)
+            raise SystemExit(128 + signal.SIGTERM)
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
         if self._penalties.changed():
@@ -335,7 +377,7 @@ class Recording:
                 text = f"the strength and learning rate of parameter groups added later (step {step}) are not recorded"
                 self._capture["added_later"] = text
                 self._warnings.append(f"{self.path}: {text}")
-        if step == 0:
+        if step == self._first_step:
             try:
                 self._penalties.check()
             except InputError as error:
@@ -363,6 +405,12 @@ class Recording:
         if self._on_success == "stop" and found.settled_step is not None and found.failure is None:
             self._writer.event(step, "stopped", "the run learns and holds under its penalty")
             self._end("finished", "the run learns")
+
+    def _tell_problem(self) -> None:
+        """Trouble with the file, met by whichever thread writes: one warning, and the training goes on."""
+        if self._writer.problem != self._problem:
+            self._problem = self._writer.problem
+            warnings.warn(RuntimeWarning(self._problem), stacklevel=2)
 
     def _failed(self, step: int, diagnosis: Diagnosis) -> None:
         self._writer.event(step, "verdict", diagnosis.sentence)
@@ -407,7 +455,7 @@ class Recording:
 
     def _settle_baseline(self, rows: Rows) -> None:
         """Once, with the first chunk of rows."""
-        if self._baseline_given or "loss" not in rows:
+        if "baseline_loss" in self._capture or "loss" not in rows:
             return
         baseline, source = self._baseline.settle(rows["step"], rows["loss"])
         self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
@@ -456,6 +504,7 @@ class Recording:
             self._recorder.check()
         finally:
             self._writer.close(status)
+            self._tell_problem()
 
     def _at_exit(self) -> None:
         """A script that never called close: finish the file all the same, unless this is a fork of it."""

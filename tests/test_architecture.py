@@ -15,6 +15,7 @@ ROOMS = {
     "types": set(),
     "checks": {"types"},
     "child": BASE,
+    "termination": set(),
     "regularizers": BASE,
     "recorder": BASE,
     "store": BASE,
@@ -23,7 +24,12 @@ ROOMS = {
     "search": {"diagnosis", "store", "child"} | BASE,
     "wiring": {"regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,
-    "recording": {"regularizers", "recorder", "store", "diagnosis", "control", "child", "wiring", "live"} | BASE,
+    "resume": {"diagnosis", "store"} | BASE,
+    "recording": {
+        *("regularizers", "recorder", "store", "diagnosis", "control"),
+        *("child", "wiring", "live", "resume", "termination"),
+    }
+    | BASE,
     "report": {"store", "diagnosis"} | BASE,
     "integrations": {"recorder", "control", "regularizers", "store"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,

@@ -23,12 +23,13 @@ from tests.loops import mlp, train
 
 ATTRIBUTES = {
     "gradscope_version": "0", "penalty": "l2", "baseline_loss": 1.0, "horizon": -1,
-    "config": {"groups": []}, "capture": {},
+    "config": {"groups": [{}, {}]}, "capture": {},
 }  # fmt: skip
 
 
 def writer(path: Path, **options: object) -> Writer:
     static = {"numel": np.array([4, 2]), "penalised": np.array([True, False]), "group": np.array([0, 1])}
+    options = {"flush_rows": 64} | options
     return Writer(path, parameters=["a", "b"], modules=["m"], groups=2, static=static, attributes=ATTRIBUTES, **options)  # type: ignore[arg-type]
 
 

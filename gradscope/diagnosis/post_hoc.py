@@ -41,7 +41,12 @@ def judge_record(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> J
         raise InputError("the record is empty: no training step was recorded, so there is nothing to diagnose")
     info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
     judge = Judge(info, thresholds)
+    feed(judge, dataset)
+    return judge
+
+
+def feed(judge: Judge, dataset: xr.Dataset) -> None:
+    """Every row of a record to a judge, in bounded memory."""
     for start in range(0, dataset.sizes["step"], BLOCK):
         part = dataset.isel(step=slice(start, start + BLOCK))
         judge.update({name: part[name].values for name in ("step", *NEEDED) if name in part.variables})
-    return judge

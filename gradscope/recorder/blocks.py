@@ -33,7 +33,9 @@ class Assembly:
         numel: Floats,
         meters: Sequence[Meter],
         updates: Mapping[int, Updates],
+        activations: Sequence[str] = (),
     ) -> None:
+        self._activations = activations
         self._probe, self._quantities, self._numel = probe, list(quantities), numel
         self._meters, self._updates = list(meters), updates
         self._scaled = [i for i, name in enumerate(quantities) if name in SCALED]
@@ -135,10 +137,9 @@ class Assembly:
         return {name: values.astype(np.float32) for name, values in zip(names, (size, share, cosine), strict=True)}
 
     def _activation_variables(self, hosts: Sequence[HostRow], table: NDArray[np.float32]) -> Block:
-        names = ("activation_mean_abs", "activation_std", "activation_zero_fraction", "activation_gradient_mean_abs")
         sampled = np.array([row.sampled for row in hosts])
         table = np.where(sampled[:, None, None], table, np.float32(np.nan))
-        return {name: table[:, i] for i, name in enumerate(names[: table.shape[1]])}
+        return {name: table[:, i] for i, name in enumerate(self._activations)}
 
 
 def scalar_columns(hosts: Sequence[HostRow], home: Mapping[str, NDArray[np.float32]]) -> Block:

@@ -56,7 +56,11 @@ class Ranks:
 
     def agree(self, found: T) -> T:
         """What rank 0 has found, on every rank. Called by all of them at the same step."""
-        if self._decisions is None or self.sharded:  # sharded: every rank has judged the same numbers
+        return found if self.sharded else self.told(found)  # sharded: every rank has judged the same numbers
+
+    def told(self, found: T) -> T:
+        """What rank 0 has found, on every rank, whatever these have found themselves."""
+        if self._decisions is None:
             return found
         box = [found]
         dist.broadcast_object_list(box, src=0, group=self._decisions)

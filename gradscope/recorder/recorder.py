@@ -68,8 +68,8 @@ class PenaltyProbe:
 class Recorder:
     """Hooks on one model's optimizers; hands blocks of finished rows to ``sink``, from a thread of its own.
 
-    ``before_step(step)``: called when a row begins, before the optimizer has done anything. ``tick()``: called by the
-    thread a few times a second.
+    ``before_step(step)``: called when a row begins, before the optimizer has done anything. Nothing happens before
+    `attach`.
     """
 
     def __init__(
@@ -83,23 +83,25 @@ class Recorder:
         cadences: Mapping[str, Cadence],
         activations: Activations | None = None,
         before_step: Callable[[int], None] = lambda step: None,
-        tick: Callable[[], None] = lambda: None,
         group_counts: Sequence[int],
         ranks: Ranks,
-        first_step: int = 0,
     ) -> None:
         self.ranks = ranks
         self.preset, self.cadences, self.activations = preset, cadences, activations
         self.weights = list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
-        self.step, self.epoch = first_step - 1, -1
+        self.step, self.epoch = -1, -1
         self.rows = 0  # begun so far
         self.together = True  # all ranks come to the end of the recording
         self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
         self._optimizers = list(optimizers)
         self._groups = [group for o, n in zip(optimizers, group_counts, strict=True) for group in o.param_groups[:n]]
-        self._sink, self._before_step, self._tick = sink, before_step, tick
+        self._sink, self._before_step = sink, before_step
+        self._tick: Callable[[], None] = lambda: None
+        self._first_step = 0
+        self._drain: Drain | None = None
+        self._hooks: list[Any] = []
         self._hosts: list[HostRow] = []  # begun and not yet taken by the thread
         self._begun = self._finished = self._fetched = 0
         self._row: HostRow | None = None  # of this step, if it is recorded
@@ -116,6 +118,11 @@ class Recorder:
         self._updates: dict[int, Updates] = {}
         self.quantities: tuple[str, ...] = ()
         self._lay_out(probe)
+
+    def attach(self, tick: Callable[[], None], first_step: int = 0) -> None:
+        """Begin. ``tick()``: called by the thread a few times a second. ``first_step``: the number of the next step."""
+        self._tick, self._first_step = tick, first_step
+        self.step = first_step - 1
         self._sample_next()
         self._drain = Drain(self._carry)
         self._hooks = [
@@ -177,12 +184,13 @@ class Recorder:
             meter.ring = self.rings[meter.device]
         self._more_cells, self._cells = [], {}
         self._begun = self._finished = self._fetched = 0
-        self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates)
+        names = () if self.activations is None else self.activations.quantities
+        self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates, names)
 
     def _common_fields(self) -> dict[str, tuple[int, ...]]:
         fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,)}
         if self.activations is not None:
-            fields["activations"] = (3 + self.preset.full, len(self.activations.names))
+            fields["activations"] = (len(self.activations.quantities), len(self.activations.names))
         if self.probe.value_inside_loss is not None:
             fields["inside"] = (1,)
         if any(isinstance(group["lr"], Tensor) for group in self._groups):
@@ -298,7 +306,7 @@ class Recorder:
 
     def _next_row(self) -> HostRow:
         if self._begun - self._fetched >= self._capacity:
-            self._drain.wait()
+            self._wait()
         number = self._begun
         row = HostRow(self.step, self.epoch, time.perf_counter() - self._start, self.probe.strengths(), self._rates())
         row.updates = self.preset.full and self.cadences["updates"].at(self.step)
@@ -366,7 +374,7 @@ class Recorder:
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
-        if self._fresh_backward or self.step < 0:
+        if self._fresh_backward or self.step < self._first_step:
             self._later.update({name: _kept(name, value) for name, value in scalars.items()})
             self._fresh_backward = True
         elif self._row is not None:
@@ -423,16 +431,21 @@ class Recorder:
         if open_row:
             self._finished = self._begun
         self._whole = open_row
-        self._drain.wait()
+        self._wait()
         self._whole = False
+
+    def _wait(self) -> None:
+        if self._drain is not None:
+            self._drain.wait()
 
     def kick(self) -> None:
         """Have the finished rows fetched soon."""
-        self._drain.kick()
+        if self._drain is not None:
+            self._drain.kick()
 
     def check(self) -> None:
         """Raises what the background thread has met, once; nothing is recorded after it."""
-        if not self._drain.alive:
+        if self._drain is not None and not self._drain.alive:
             self.stopped = True
             self._drain.check()
 
@@ -447,7 +460,8 @@ class Recorder:
         if self.activations is not None:
             self.activations.detach()
         self._finished, self._whole = self._begun, self.together
-        self._drain.stop()
+        if self._drain is not None:
+            self._drain.stop()
         self.stopped = True
 
 

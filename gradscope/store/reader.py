@@ -10,10 +10,13 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from gradscope.store import schema
+from gradscope.store import redo_log, schema
+from gradscope.store.guard import DAMAGE, damaged, guarded
+from gradscope.store.sanity import refuse_hostile
+from gradscope.store.snapshot import Overlay, snapshot
 from gradscope.types import InputError, RecordNotFoundError
 
-NEEDED_ATTRIBUTES = ("schema_version", "gradscope_version", "status", "config", "capture", "penalty")
+NEEDED_ATTRIBUTES = ("schema_version", "gradscope_version", "status", "config", "capture", "penalty", "rows")
 
 
 def check(path: str | os.PathLike[str]) -> Path:
@@ -23,82 +26,118 @@ def check(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{path} is a folder; expected a record, such as {path / 'run.h5'}")
     if not path.exists():
         raise RecordNotFoundError(f"there is no file {path}; give the path of a record that gradscope wrote")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; give the path of a record that gradscope wrote")
     try:
-        size = path.stat().st_size
-        recognised = h5py.is_hdf5(path)
+        with path.open("rb"):
+            pass
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not size:
+    if redo_log.read(redo_log.beside(path)) is not None:
+        return path
+    if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes); expected a record that gradscope wrote")
-    if not recognised:
+    if not h5py.is_hdf5(path):
         raise InputError(f"{path} is not an HDF5 file; expected a record that gradscope wrote")
     return path
 
 
-def open_run(path: str | os.PathLike[str], group: str | None = None) -> xr.Dataset:
+def open_run(
+    path: str | os.PathLike[str], group: str | None = None, *, chunks: int | dict[str, int] | str | None = None
+) -> xr.Dataset:
     """A record as a lazy `xarray.Dataset`, cut to the rows that were published.
 
-    ``group``: ``"epochs"`` or ``"events"`` for those tables. Close it as any dataset. Raises
-    `RecordNotFoundError`, or `InputError` for anything that is not a record.
+    ``group``: ``"epochs"`` or ``"events"`` for those tables. ``chunks``: Dask arrays in such pieces, for what does
+    not fit into memory (needs Dask; ``"auto"`` as in xarray). Close it as any dataset. A record that is being
+    written stays as it was when it was opened. Raises `RecordNotFoundError`, or `InputError` for anything
+    that is not a record.
     """
     path = check(path)
-    locking = _identify(path)
     if group not in (None, "epochs", "events"):
         raise InputError(f"group is {group!r}; expected 'epochs' or 'events'")
     try:
-        dataset = xr.open_dataset(path, engine="h5netcdf", group=group, driver_kwds={"locking": locking})
-        if group is None:
-            rows = min(int(dataset.attrs["rows"]), dataset.sizes[schema.STEP])
-            dataset = dataset.isel({schema.STEP: slice(0, rows)})
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is a damaged record: {str(error).splitlines()[0]}") from None
-    return dataset
-
-
-def _identify(path: Path) -> bool | None:
-    """Refuse HDF5 files that somebody else wrote, and records of a later gradscope; the locking to open with.
-
-    Without HDF5's lock, because a writer may be at work and reading must not disturb it; with its default
-    (None) where the writer is this very process, for HDF5 wants the two to be alike.
-    """
-    locking: bool | None = False
+        source = _source(path)
+    except DAMAGE as error:
+        raise damaged(path, error) from None
     try:
-        try:
-            file = h5py.File(path, "r", locking=False)
-        except OSError as error:
-            if "locking flag" not in str(error):
-                raise
-            locking = None
-            file = h5py.File(path, "r")
-        with file:
-            attributes = dict(file.attrs)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} is a damaged HDF5 file: {str(error).splitlines()[0]}") from None
-    missing = [name for name in NEEDED_ATTRIBUTES if name not in attributes]
-    if missing:
-        raise InputError(
-            f"{path} is HDF5, but not a gradscope record (it has no attribute {missing[0]!r}); "
-            f"expected a file that gradscope.record wrote"
-        )
-    version = int(attributes["schema_version"])
-    if version > schema.SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema version {version}, this gradscope reads up to {schema.SCHEMA_VERSION}; "
-            f"install gradscope {attributes['gradscope_version']} or later"
-        )
-    return locking
+        rows = _identify(path, source)
+        options: dict[str, Any] = {} if isinstance(source, Overlay) else {"driver_kwds": {"locking": False}}
+        dataset = xr.open_dataset(source, engine="h5netcdf", group=group, **options)
+        dataset = guarded(path, dataset)
+        if chunks is not None:
+            dataset = dataset.chunk(chunks)
+        if group is None:
+            dataset = dataset.isel({schema.STEP: slice(0, rows)})
+    except InputError:
+        _close(source)
+        raise
+    except DAMAGE as error:
+        _close(source)
+        raise damaged(path, error) from None
+    if isinstance(source, Overlay):
+        _close_with(dataset, source)
+    return dataset
 
 
 def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The events of a record: ``{"step", "kind", "text"}``, oldest first."""
     with open_run(path, "events") as table:
-        return [
-            {"step": int(step), "kind": str(kind), "text": str(text)}
-            for step, kind, text in zip(table["step"].values, table["kind"].values, table["text"].values, strict=True)
-        ]
+        columns = [table[name].values for name in ("step", "kind", "text")]
+    return [
+        {"step": int(step), "kind": str(kind), "text": str(text)} for step, kind, text in zip(*columns, strict=True)
+    ]
 
 
 def epoch_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
     """The metrics given to `Recording.epoch`, with ``epoch`` itself."""
     with open_run(path, "epochs") as table:
         return {str(name): np.asarray(table[name].values) for name in table.variables}
+
+
+def _source(path: Path) -> Any:
+    """The path itself where nobody writes, a snapshot where a log says that somebody does or did."""
+    return snapshot(path) if redo_log.beside(path).exists() else path
+
+
+def _close(source: Path | Overlay) -> None:
+    if isinstance(source, Overlay):
+        source.close()
+
+
+def _close_with(dataset: xr.Dataset, source: Overlay) -> None:
+    """Closing the dataset closes the file object under it."""
+    inner = dataset._close
+
+    def close() -> None:
+        if inner is not None:
+            inner()
+        source.close()
+
+    dataset.set_close(close)
+
+
+def _identify(path: Path, source: Path | Overlay) -> int:
+    """Refuse what somebody else wrote, records of a later gradscope, and hostile files. The rows published."""
+    try:
+        # Without HDF5's lock: reading must not disturb a writer, and some file systems have none.
+        options = {} if isinstance(source, Overlay) else {"locking": False}
+        with h5py.File(source, "r", **options) as file:
+            attributes = dict(file.attrs)
+            missing = [name for name in NEEDED_ATTRIBUTES if name not in attributes]
+            if missing:
+                raise InputError(
+                    f"{path} is HDF5, but not a gradscope record (it has no attribute {missing[0]!r}); "
+                    f"expected a file that gradscope.record wrote"
+                )
+            version = int(attributes["schema_version"])
+            if version > schema.SCHEMA_VERSION:
+                raise InputError(
+                    f"{path} has schema version {version}, this gradscope reads up to {schema.SCHEMA_VERSION}; "
+                    f"install gradscope {attributes['gradscope_version']} or later"
+                )
+            refuse_hostile(path, file)
+            return min(int(attributes["rows"]), len(file[schema.STEP]))
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise damaged(path, error) from None

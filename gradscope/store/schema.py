@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
 
-STEP, PARAMETER, MODULE, GROUP = "step", "parameter", "module", "group"
+STEP, PARAMETER, MODULE, GROUP, BIN, UNIT = "step", "parameter", "module", "group", "bin", "unit"
 
 ALL = ("cheap", "standard", "full")
 MORE = ("standard", "full")
@@ -26,6 +26,7 @@ class Variable:
 
 
 _P, _M, _G, _S = (STEP, PARAMETER), (STEP, MODULE), (STEP, GROUP), (STEP,)
+_H, _U = (STEP, PARAMETER, BIN), (STEP, UNIT)
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("loss_gradient_mean_abs", _P, "mean |∂L/∂w|"),
@@ -42,11 +43,14 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("update_mean_abs", _P, "mean |change of w in this step|", presets=FULL),
     Variable("update_proportion", _P, "mean |Δw by the loss| / (the same + mean |Δw by the penalty|)", presets=FULL),
     Variable("gradient_coherence", _P, "cosine of ∂L/∂w with that of the row before", presets=FULL),
+    Variable("weight_histogram", _H, "entries of w by |w|", presets=FULL),
+    Variable("loss_gradient_histogram", _H, "entries of ∂L/∂w by |∂L/∂w|", presets=FULL),
     Variable("activation_mean_abs", _M, "mean |activation|", presets=MORE),
     Variable("activation_std", _M, "RMS over units of the std over samples and positions", presets=MORE),
     Variable("activation_zero_fraction", _M, "share of activations that are exactly 0", presets=MORE),
     Variable("activation_gradient_mean_abs", _M, "mean |∂L/∂activation|", presets=FULL),
-    Variable("activation_dead_fraction", _M, "share of units that are 0 for all samples and positions", presets=FULL),
+    Variable("activation_dead_fraction", _M, "share of units that are 0 for every sample and position", presets=FULL),
+    Variable("activation_unit_mean_abs", _U, "mean |activation| of a unit", presets=FULL),
     Variable("strength", _G, "regularization strength λ"),
     Variable("learning_rate", _G, "learning rate"),
     Variable("epoch", _S, "epoch, -1 while unknown", dtype="int32"),
@@ -55,8 +59,17 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("clip_coefficient", _S, "norm of all gradients after and before clipping, their ratio"),
     Variable("numel", (PARAMETER,), "number of entries", dtype="int64"),
     Variable("penalised", (PARAMETER,), "a penalty acts on this parameter", dtype="bool"),
-    Variable("group", (PARAMETER,), "parameter group, counted over all optimizers", dtype="int64"),
+    Variable("group", (PARAMETER,), "parameter group, counted over all optimizers; -1: in none at the start", dtype="int64"),
 )
+
+#: The dimensions with labels, in the order of the file. `group` is a dimension without labels.
+COORDINATES: dict[str, str] = {
+    STEP: "optimizer step, counted from 0, skipped ones included",
+    PARAMETER: "parameter, by its name in the plain model",
+    MODULE: "module, by its name in the plain model",
+    BIN: "lower edge of a bin of sizes, a factor of 4 apart; 0: exact zeros; the next: all below the third",
+    UNIT: "unit of a module (a channel, a neuron), as module:index",
+}
 
 BY_NAME = {variable.name: variable for variable in VARIABLES}
 
@@ -69,3 +82,16 @@ def scalar(name: str) -> Variable:
 def variable(name: str) -> Variable:
     """The variable of this name; an unknown one is a logged scalar."""
     return BY_NAME.get(name) or scalar(name)
+
+
+def table() -> str:
+    """The variables as the Markdown table that stands in docs/file-format.md."""
+    lines = ["| variable | dims | type | units | meaning | presets |", "|---|---|---|---|---|---|"]
+    for v in VARIABLES:
+        dims = ", ".join(f"`{dim}`" for dim in v.dims)
+        presets = "all" if v.presets == ALL else ", ".join(v.presets)
+        meaning = v.long_name.replace("|", "\\|")
+        lines.append(f"| `{v.name}` | {dims} | {v.dtype} | {v.units} | {meaning} | {presets} |")
+    lines += ["", "| coordinate | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |" for name, meaning in COORDINATES.items()]
+    return "\n".join(lines)

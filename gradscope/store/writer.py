@@ -1,51 +1,59 @@
-"""Writes one record: plain HDF5 that xarray opens as it is.
+"""Writes one record: plain HDF5 that xarray opens as it is, one transaction a flush.
 
-Rows are held back until there are `FLUSH_ROWS` of them or the oldest is a second old, then written
-and flushed together; the root attribute ``rows`` is the published count, and a reader looks no further.
+Rows, events, epochs and attributes gather in memory, from whichever thread, and are published together: when
+there are ``flush_rows`` rows, or in time for the oldest to be durable after ``flush_seconds``. A disk that takes
+nothing never stops the training: `Writer.problem` says what is wrong, and rows wait in bounded memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.store import schema
-from gradscope.types import InputError, RecordExistsError
+from gradscope import checks
+from gradscope.store import redo_log, schema
+from gradscope.store.claim import LATER_ROWS, claim
+from gradscope.store.image import Image
+from gradscope.store.interrupts import held_back
+from gradscope.store.layout import Axes
+from gradscope.store.pending import Pending
+from gradscope.store.transactional import TransactionalFile
+from gradscope.store.writer_lock import WriterLock
+from gradscope.types import InputError
 
-FLUSH_ROWS = 64
+FLUSH_ROWS = 1024
 FLUSH_SECONDS = 1.0
-CHUNK_ROWS = 256
-
-TEXT = h5py.string_dtype("utf-8")
-
-
-def claim(path: Path, mode: str) -> None:
-    """Refuse a path that cannot become a record, before anything is touched."""
-    if mode == "append":
-        raise InputError("mode='append' is not there yet: give another path, or mode='overwrite'")
-    if mode not in ("create", "overwrite"):
-        raise InputError(f"mode is {mode!r}; expected 'create' or 'overwrite'")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; expected the path of a file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    if path.exists():
-        if mode == "create":
-            raise RecordExistsError(f"{path} exists already; give another path, or mode='overwrite' to replace it")
-        if not _is_record(path):
-            raise InputError(f"{path} is not a record, and mode='overwrite' replaces records only; delete it first")
+#: A commit begins this long before its rows have to be durable: the time between two ticks, and its own.
+AHEAD = 0.45
 
 
 class Writer:
-    """One open record. ``coordinates``: names along parameter and module. Rows come in blocks."""
+    """One open record.
+
+    Args:
+        path: the file.
+        parameters, modules, groups, bins, units: the labels along the dimensions.
+        static: variables that do not grow, one entry a parameter.
+        attributes: root attributes; a dictionary is kept as JSON.
+        mode: ``create``, ``overwrite`` or ``append``.
+        resume_step: with ``append``, the step that comes next; later rows are dropped, or kept.
+        flush_rows: rows after which a flush comes by itself. flush_seconds: what is older is durable.
+        compression: ``gzip``, None, or any filter that ``h5py`` knows (its readers must have it too).
+        digits: significant decimal digits that float32 variables are rounded to; None: none are lost.
+
+    `problem` says in one line what last went wrong with the disk; None: nothing has.
+
+    Raises:
+        InputError: the path cannot be written, is being written, or holds another run.
+    """
 
     def __init__(
         self,
@@ -57,195 +65,195 @@ class Writer:
         static: Mapping[str, NDArray[Any]],
         attributes: Mapping[str, Any],
         mode: str = "create",
+        resume_step: int | None = None,
+        later_rows: str = "drop",
+        flush_rows: int = FLUSH_ROWS,
+        flush_seconds: float = FLUSH_SECONDS,
+        compression: Any = "gzip",
+        digits: int | None = None,
+        bins: NDArray[Any] | None = None,
+        units: Sequence[str] | None = None,
     ) -> None:
         claim(path, mode)
+        checks.one_of(later_rows, LATER_ROWS, "later_rows")
         self.path = path
-        self.rows = 0
-        self._waiting: list[dict[str, NDArray[Any]]] = []
-        self._oldest = 0.0
-        try:
-            self._file = h5py.File(path, "x" if mode == "create" else "w", track_order=True)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {_reason(error)}") from None
-        self._sets: dict[str, h5py.Dataset] = {}
-        self._events = 0
-        self._epochs: dict[int, int] = {}
-        try:
-            self._lay_out(parameters, modules, groups, static, attributes)
-        except BaseException:
-            self._file.close()
-            path.unlink(missing_ok=True)
-            raise
+        self.problem: str | None = None
+        self._flush_rows = checks.positive_int(flush_rows, "flush_rows")
+        self._flush_seconds = checks.finite(flush_seconds, "flush_seconds")
+        self._process = os.getpid()
+        self._closed = False
+        self._broken = False
+        self._waiting = False  # for a disk that takes nothing
+        self._pending = Pending()
+        self._short = threading.Lock()  # around `_pending`: never held for long
+        self._long = threading.RLock()  # around the file
+        axes = Axes(parameters, modules, groups, bins, units)
+        self._lock = WriterLock(path)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            try:
+                self._file = _opened(path, mode)
+                undo.callback(self._file.release)
+                self._image = Image(self._file, create=mode != "append", compression=compression, digits=digits)
+                undo.callback(self._image.abandon)
+                if mode == "append":
+                    self._resume(axes, static, attributes, resume_step, later_rows)
+                else:
+                    undo.callback(path.unlink, missing_ok=True)
+                    self._image.lay_out(axes, static, attributes)
+                self._file.commit()
+            except OSError as error:
+                raise InputError(f"cannot write {path}: {_reason(error)}") from None
+            undo.pop_all()
 
-    # -- layout -----------------------------------------------------------------------------------
+    @property
+    def rows(self) -> int:
+        """Rows that were published."""
+        return self._image.rows
 
-    def _lay_out(
+    def _resume(
         self,
-        parameters: Sequence[str],
-        modules: Sequence[str],
-        groups: int,
+        axes: Axes,
         static: Mapping[str, NDArray[Any]],
         attributes: Mapping[str, Any],
+        step: int | None,
+        later_rows: str,
     ) -> None:
-        root = self._file
-        root.attrs["schema_version"] = schema.SCHEMA_VERSION
-        root.attrs["rows"] = 0
-        root.attrs["status"] = "running"
-        for name, value in attributes.items():
-            self.set_attribute(name, value)
-        self._scale(root, schema.STEP, np.empty(0, dtype=np.int64), growing=True, long_name="optimizer step")
-        self._scale(root, schema.PARAMETER, list(parameters), long_name="parameter")
-        if modules:
-            self._scale(root, schema.MODULE, list(modules), long_name="module")
-        # `group` is a dimension without labels, and a variable along `parameter`: netCDF-4's own way to
-        # have both in one file is this scale name for the one and the prefix below for the other.
-        unlabelled = root.create_dataset(schema.GROUP, data=np.zeros(groups, dtype=np.float32))
-        unlabelled.make_scale(f"This is a netCDF dimension but not a netCDF variable.{groups:10d}")
-        for name, values in static.items():
-            self._variable(schema.variable(name), np.asarray(values))
-        events = root.create_group("events", track_order=True)
-        self._scale(events, "event", np.empty(0, dtype=np.int64), growing=True, long_name="event")
-        for name, dtype, fill in (("step", np.int64, -1), ("kind", TEXT, ""), ("text", TEXT, "")):
-            column = events.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(64,), fillvalue=fill)
-            column.dims[0].attach_scale(events["event"])
-            column.attrs["long_name"] = f"{name} of the event"
-        epochs = root.create_group("epochs", track_order=True)
-        self._scale(epochs, "epoch", np.empty(0, dtype=np.int64), growing=True, long_name="epoch")
-        root.flush()
+        other = self._image.differences(axes, static, attributes.get("config"))
+        if other is not None:
+            raise InputError(f"{self.path} is of another run, {other}; give another path, or mode='overwrite'")
+        kept, dropped = self._image.continue_at(step, later_rows == "keep")
+        text = f"resumed at step {step}: {kept} rows kept, {dropped} later rows dropped"
+        pending = Pending(events=[(-1 if step is None else step, "resumed", text)])
+        pending.attributes.update(attributes)
+        pending.static.update(static)
+        self._image.write(pending)
 
-    def _scale(self, parent: h5py.Group, name: str, values: Any, *, growing: bool = False, long_name: str) -> None:
-        if isinstance(values, list):
-            scale = parent.create_dataset(name, data=values, dtype=TEXT)
-        else:
-            shape = {"maxshape": (None,), "chunks": (CHUNK_ROWS,)} if growing else {}
-            scale = parent.create_dataset(name, data=values, **shape)
-        scale.make_scale(name)
-        scale.attrs["long_name"] = long_name
-        scale.attrs["units"] = "1"
-
-    def _variable(self, variable: schema.Variable, data: NDArray[Any] | None = None) -> h5py.Dataset:
-        dtype = np.dtype("int8" if variable.dtype == "bool" else variable.dtype)
-        if data is not None:
-            made = self._file.create_dataset(_stored_name(variable.name), data=data.astype(dtype))
-        else:
-            width = tuple(self._file[d].shape[0] for d in variable.dims[1:])
-            fill: Any = np.nan if dtype.kind == "f" else 0
-            made = self._file.create_dataset(
-                variable.name,
-                (self.rows, *width),
-                dtype,
-                maxshape=(None, *width),
-                chunks=(CHUNK_ROWS, *(max(1, n) for n in width)),
-                fillvalue=fill,
-            )
-            if dtype.kind == "f":
-                made.attrs["_FillValue"] = np.array([fill], dtype=dtype)
-        for axis, dim in enumerate(variable.dims):
-            made.dims[axis].attach_scale(self._file[dim])
-        made.attrs["long_name"] = variable.long_name
-        made.attrs["units"] = variable.units
-        if variable.dtype == "bool":
-            made.attrs["dtype"] = "bool"  # xarray's own convention: it decodes this to bool
-        return made
-
-    # -- rows -------------------------------------------------------------------------------------
+    # -- taking -----------------------------------------------------------------------------------
 
     def append(self, block: Mapping[str, NDArray[Any]]) -> None:
-        """Take a block of rows; every array has the same first length."""
-        if not self._waiting:
-            self._oldest = time.monotonic()
-        self._waiting.append(dict(block))
-        held = sum(len(b["step"]) for b in self._waiting)
-        if held >= FLUSH_ROWS or time.monotonic() - self._oldest >= FLUSH_SECONDS:
+        """Take rows: arrays by variable, of one first length. Raises `InputError` for shapes that do not fit."""
+        block = {name: np.asarray(values) for name, values in block.items()}
+        for name, values in block.items():
+            self.check(name, values, len(block[schema.STEP]))
+        with self._gathering() as pending:
+            pending.add_block(block)
+            full = pending.rows >= self._flush_rows and not self._waiting
+        if full:
             self.flush()
+        else:
+            self.tick()
 
-    def flush(self) -> None:
-        """Write what is held back and publish it."""
-        waiting, self._waiting = self._waiting, []
-        for block in waiting:
-            for name in block:
-                if name != schema.STEP and name not in self._sets:
-                    self._sets[name] = self._variable(schema.variable(name))
-        more = sum(len(block["step"]) for block in waiting)
-        if more:
-            start, self.rows = self.rows, self.rows + more
-            self._file[schema.STEP].resize(self.rows, axis=0)
-            self._file[schema.STEP][start:] = np.concatenate([b["step"] for b in waiting])
-            for name, dataset in self._sets.items():
-                dataset.resize(self.rows, axis=0)
-                at = start
-                for block in waiting:
-                    length = len(block["step"])
-                    if name in block:
-                        dataset[at : at + length] = block[name]
-                    at += length
-            self._file.attrs["rows"] = self.rows
-        self._file.flush()
-
-    # -- everything else --------------------------------------------------------------------------
+    def check(self, name: str, values: NDArray[Any], rows: int) -> None:
+        """Raises `InputError` for an array that no variable of this name can take."""
+        self._image.check(name, values, rows)
 
     def event(self, step: int, kind: str, text: str) -> None:
         """Add one event."""
-        group = self._file["events"]
-        self._events += 1
-        for name, value in (("event", self._events - 1), ("step", step), ("kind", kind), ("text", text)):
-            group[name].resize(self._events, axis=0)
-            group[name][-1] = value
+        with self._gathering() as pending:
+            pending.events.append((step, kind, text))
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of an epoch; a second call for the same epoch adds to the first."""
-        group = self._file["epochs"]
-        if epoch not in self._epochs:
-            self._epochs[epoch] = len(self._epochs)
-            for name in group:
-                group[name].resize(len(self._epochs), axis=0)
-            group["epoch"][-1] = epoch
-        for name, value in metrics.items():
-            if name not in group:
-                column = group.create_dataset(
-                    name, (len(self._epochs),), np.float64, maxshape=(None,), chunks=(64,), fillvalue=np.nan
-                )
-                column.dims[0].attach_scale(group["epoch"])
-                column.attrs["long_name"], column.attrs["units"] = name, "1"
-                column.attrs["_FillValue"] = np.array([np.nan])
-            group[name][self._epochs[epoch]] = value
+        with self._gathering() as pending:
+            pending.epochs.setdefault(epoch, {}).update(metrics)
 
     def set_attribute(self, name: str, value: Any) -> None:
         """A root attribute; a dictionary is kept as JSON."""
-        self._file.attrs[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        with self._gathering() as pending:
+            pending.attributes[name] = dict(value) if isinstance(value, dict) else value
 
     def set_static(self, name: str, values: NDArray[Any]) -> None:
         """Replace a (parameter) variable, known better now than at the start."""
-        self._file[_stored_name(name)][...] = values
+        with self._gathering() as pending:
+            pending.static[name] = np.array(values)
 
-    def close(self, status: str) -> None:
-        """Write the rest, the final status, and close."""
-        if not self._file:
-            return
-        try:
+    @contextlib.contextmanager
+    def _gathering(self) -> Any:
+        with self._short:
+            if self._pending.since is None:
+                self._pending.since = time.monotonic()
+            yield self._pending
+
+    # -- publishing -------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Flush if something has waited long enough. For a thread to call every quarter of a second."""
+        self._lock.beat()
+        since = self._pending.since
+        if since is not None and time.monotonic() - since >= max(0.0, self._flush_seconds - AHEAD):
             self.flush()
-            self._file.attrs["status"] = status
-        finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
 
+    def flush(self) -> None:
+        """Publish everything that was given, in one transaction. Trouble with the disk goes to `problem`."""
+        if self._closed or self._broken or os.getpid() != self._process:
+            return
+        with self._long, held_back():
+            self._publish()
 
-def _is_record(path: Path) -> bool:
-    if not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return "gradscope_version" in file.attrs
-    except OSError:  # being written, or damaged: ours to replace as far as can be told
+    def _publish(self) -> bool:
+        """True: everything that was given is durable."""
+        try:
+            self._find_file()
+            self._file.commit()  # what could not be written the last time
+            with self._short:
+                pending, self._pending = self._pending, Pending()
+            if pending.since is not None:
+                self._image.write(pending)
+                self._file.commit()
+        except OSError as error:
+            self._put_off(f"{self.path} cannot be written ({_reason(error)}): rows wait in memory, training goes on")
+            return False
+        except Exception as error:  # a mistake of ours: what is in the file stays good, nothing more is written
+            self._broken = True
+            self.problem = f"{self.path} is no longer written: {type(error).__name__}: {error}"
+            return False
+        self._waiting = False
         return True
 
+    def _put_off(self, problem: str) -> None:
+        self.problem, self._waiting = problem, True
+        with self._short:  # try again when a row could next be due, not at once
+            self._pending.since = time.monotonic()
 
-def _stored_name(name: str) -> str:
-    return "_nc4_non_coord_group" if name == schema.GROUP else name
+    def _find_file(self) -> None:
+        """The file may have been deleted or replaced under its writer."""
+        if not self._file.lost():
+            return
+        self._file.restore()
+        self.problem = f"{self.path} was deleted while it was written; it has been written anew, nothing is lost"
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def close(self, status: str) -> None:
+        """Write the rest and the final status, and close. Trouble with the disk goes to `problem`."""
+        if self._closed or os.getpid() != self._process:
+            self._closed = True
+            return
+        with self._long, held_back():
+            self._closed = True
+            try:
+                if not self._broken and self._publish():
+                    self._image.finish(status)
+                    self._file.commit()
+                    self._file.close_for_good()
+            except OSError as error:
+                self.problem = f"{self.path} could not be finished ({_reason(error)}); what was published is safe"
+            finally:
+                with contextlib.suppress(Exception):
+                    self._image.abandon()
+                self._file.release()
+                self._lock.release()
+
+
+def _opened(path: Path, mode: str) -> TransactionalFile:
+    if mode == "append":
+        redo_log.redo(path)
+        return TransactionalFile(path, create=False)
+    path.unlink(missing_ok=True)
+    redo_log.beside(path).unlink(missing_ok=True)
+    return TransactionalFile(path, create=True)
 
 
 def _reason(error: OSError) -> str:
-    text = str(error)
-    if "lock" in text:
-        return "another process is writing it"
-    return (error.strerror or text).splitlines()[0]
+    return (error.strerror or str(error)).splitlines()[0]

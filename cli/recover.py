@@ -1,0 +1,34 @@
+"""gradscope recover: saves what can be read of a damaged record into a new file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from gradscope_cli.output import Json, print_json
+
+
+def recover(
+    run: Annotated[Path, typer.Argument(help="A record left by a killed run, or damaged since. It is only read.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new file; RUN.recovered.h5 if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Save every variable and row that can still be read into a new file, and say what is missing."""
+    from gradscope.store.salvage import recover as save
+
+    report = save(run, output)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    print(f"{report.output}: {report.rows} rows, {len(report.variables)} variables, {report.events} events")
+    print(f"  transaction log: {report.log}")
+    if report.complete:
+        print("  nothing is missing")
+    for name, spans in report.missing.items():
+        rows = ", ".join(f"{first} to {last}" for first, last in spans)
+        print(f"  {name}: rows {rows} cannot be read")
+    for name, reason in report.lost.items():
+        print(f"  {name} is lost: {reason}")

@@ -1,0 +1,80 @@
+"""Follows a record while it is written: blocks of new rows as they are published, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.store import redo_log, schema
+from gradscope.store.reader import open_run
+from gradscope.store.writer_lock import writer_of
+from gradscope.types import InputError
+
+POLL_SECONDS = 0.25
+BLOCK_ROWS = 4096
+#: How long a file may be there without a writer and without being a record, before that is an error.
+PATIENCE = 5.0
+
+
+def follow(
+    path: str | os.PathLike[str],
+    names: tuple[str, ...] | None = None,
+    *,
+    poll_seconds: float = POLL_SECONDS,
+    block_rows: int = BLOCK_ROWS,
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks of at most ``block_rows`` rows, arrays by variable (``step`` and ``names``; all if not given).
+
+    Waits for a file that is not there yet, and ends when the run does, or when its writer is gone. Where a
+    run was resumed and rows were dropped, it goes on with the new ones. Raises `InputError` for what is no record.
+    """
+    path = Path(path)
+    done, seen = 0, None
+    without_writer = time.monotonic()
+    while True:
+        state = _state(path)
+        if writer_of(path) is not None:
+            without_writer = time.monotonic()
+        if state is None or state == seen:
+            if state is not None and time.monotonic() - without_writer > PATIENCE:
+                return
+            time.sleep(poll_seconds)
+            continue
+        try:
+            dataset = open_run(path)
+        except InputError:
+            if time.monotonic() - without_writer > PATIENCE:
+                raise
+            time.sleep(poll_seconds)
+            continue
+        with dataset:
+            rows = dataset.sizes[schema.STEP]
+            done = min(done, rows)
+            wanted = [str(n) for n, v in dataset.variables.items() if v.dims[:1] == (schema.STEP,)]
+            wanted = [n for n in wanted if names is None or n in names or n == schema.STEP]
+            while done < rows:
+                part = dataset.isel({schema.STEP: slice(done, min(rows, done + block_rows))})
+                yield {name: np.asarray(part[name].values) for name in wanted}
+                done = min(rows, done + block_rows)
+            if dataset.attrs["status"] != "running":
+                return
+        seen = state
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes with every commit; None while there is no file."""
+    found: list[int] = []
+    for part in (path, redo_log.beside(path)):
+        try:
+            status = part.stat()
+        except OSError:
+            found.append(0)
+        else:
+            found += [status.st_ino, status.st_size, status.st_mtime_ns]
+    return tuple(found) if path.exists() else None

@@ -1,0 +1,56 @@
+"""Lazy arrays whose late errors are told as plainly as those at opening: which file, which variable, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from gradscope.types import InputError
+
+#: What HDF5 and those who read it raise for damaged files.
+DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError)
+
+
+def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
+    """The one line that says so."""
+    said = " ".join((str(error) or type(error).__name__).split())[:200]
+    where = f" at {name}" if name else ""
+    return InputError(f"{path} is a damaged record{where}: {said}; see what can be saved: gradscope recover {path}")
+
+
+def guarded(path: Path, dataset: xr.Dataset) -> xr.Dataset:
+    """The same lazy dataset; a part of it that cannot be read raises `InputError`."""
+    lazy = {
+        name: (variable.dims, indexing.LazilyIndexedArray(_Guarded(path, str(name), variable)), variable.attrs)
+        for name, variable in dataset.variables.items()
+        if name not in dataset.indexes
+    }
+    made = dataset.assign({name: xr.Variable(*parts) for name, parts in lazy.items()})
+    for name in lazy:
+        made[name].encoding = dataset[name].encoding
+    made = made.set_coords([name for name in lazy if name in dataset.coords])
+    made.set_close(dataset._close)
+    return made
+
+
+class _Guarded(BackendArray):
+    """One variable behind xarray's own door for backends."""
+
+    def __init__(self, path: Path, name: str, variable: xr.Variable) -> None:
+        self._path, self._name, self._variable = path, name, variable
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        try:
+            return np.asarray(self._variable[key].values)
+        except DAMAGE as error:
+            raise damaged(self._path, error, self._name) from None

@@ -1,0 +1,183 @@
+"""A record as HDF5 holds it in memory between two commits: layout, rows, events, epochs, attributes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.store import layout, schema
+from gradscope.store.columns import Column, bits_for, publish
+from gradscope.store.layout import Axes
+from gradscope.store.pending import Pending
+from gradscope.store.transactional import TransactionalFile
+from gradscope.types import InputError
+
+
+class Image:
+    """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`."""
+
+    def __init__(self, file: TransactionalFile, *, create: bool, compression: Any, digits: int | None) -> None:
+        self._root = h5py.File(file, "w" if create else "r+", track_order=True)
+        self._filters: dict[str, Any] = {"shuffle": True, "compression": compression} if compression else {}
+        if compression == "gzip":
+            self._filters["compression_opts"] = 1
+        self._digits = digits
+        self._columns: dict[str, Column] = {}
+        self._epochs: dict[int, int] = {}
+        self._sizes: dict[str, int] = {}  # of the dimensions, so that a check asks HDF5 nothing
+        self.rows = 0
+
+    # -- beginning --------------------------------------------------------------------------------
+
+    def lay_out(self, axes: Axes, static: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
+        """A new record, without rows."""
+        self._root.attrs["schema_version"] = schema.SCHEMA_VERSION
+        self._root.attrs["rows"] = 0
+        self._root.attrs["status"] = "running"
+        self._set_attributes(attributes)
+        layout.lay_out(self._root, axes)
+        for name, values in static.items():
+            layout.fixed(self._root, schema.variable(name), np.asarray(values))
+        self._columns[schema.STEP] = Column(self._root[schema.STEP])
+        self._note_sizes()
+        self._root.flush()
+
+    def continue_at(self, step: int | None, keep_later: bool) -> tuple[int, int]:
+        """Go on with a record: (rows kept, rows dropped), those from ``step`` on unless they are kept."""
+        rows = min(int(self._root.attrs["rows"]), len(self._root[schema.STEP]))
+        steps = self._root[schema.STEP][:rows]
+        later = int((steps >= step).sum()) if step is not None else 0
+        kept = rows if keep_later or not later else int(np.argmax(steps >= step))
+        for name, dataset in self._root.items():
+            if isinstance(dataset, h5py.Dataset) and dataset.maxshape[:1] == (None,):
+                self._columns[name] = Column(dataset, self._keep_bits())
+                self._columns[name].load(kept)
+        self._note_sizes()
+        self.rows = kept
+        publish(list(self._columns.values()))
+        self._epochs = {int(epoch): i for i, epoch in enumerate(self._root["epochs"]["epoch"][:])}
+        self._root.attrs["rows"] = kept
+        self._root.attrs["status"] = "running"
+        return kept, rows - kept
+
+    def differences(self, axes: Axes, static: Mapping[str, NDArray[Any]], config: Any) -> str | None:
+        """What keeps a run from going on in this record, in words; None: nothing."""
+        for name, given in ((schema.PARAMETER, axes.parameters), (schema.MODULE, axes.modules)):
+            here = self._root[name].asstr()[:].tolist() if name in self._root else []
+            if here != list(given):
+                other = sorted(set(here) ^ set(given)) or list(given)
+                return f"its {name}s are others than those of the model (such as {other[0]!r})"
+        if self._root[schema.GROUP].shape != (axes.groups,):
+            return f"it has {self._root[schema.GROUP].shape[0]} parameter groups, the optimizers have {axes.groups}"
+        if "numel" in static and (self._root["numel"][:] != static["numel"]).any():
+            where = int(np.argmax(self._root["numel"][:] != static["numel"]))
+            return f"the shape of {axes.parameters[where]} is another one in the model"
+        try:
+            shapes = json.loads(self._root.attrs["config"]).get("shapes")
+        except ValueError:
+            return "its config cannot be read"
+        if isinstance(config, dict) and shapes is not None and shapes != config.get("shapes", shapes):
+            return f"its shapes are others than those of the model: {shapes}"
+        return None
+
+    # -- going on ---------------------------------------------------------------------------------
+
+    def check(self, name: str, values: NDArray[Any], rows: int) -> None:
+        """Raises `InputError` for an array that no variable of this name can take."""
+        variable = schema.variable(name)
+        missing = [dim for dim in variable.dims[1:] if dim not in self._sizes]
+        if missing:
+            raise InputError(f"{name} needs the dimension {missing[0]}, which this record was opened without")
+        expected = (rows, *(self._sizes[dim] for dim in variable.dims[1:]))
+        if values.shape != expected:
+            raise InputError(f"{name} has the shape {values.shape}; expected {expected}")
+
+    def write(self, pending: Pending) -> None:
+        """Take over what was pending."""
+        if pending.rows:
+            self._write_rows(pending)
+        if pending.dropped.count:
+            d = pending.dropped
+            text = f"{d.count} rows (steps {d.first} to {d.last}) were lost: the disk took nothing, and memory ran out"
+            self._write_events([(d.last, "rows_lost", text)])
+        if pending.events:
+            self._write_events(pending.events)
+        for epoch, metrics in pending.epochs.items():
+            self._write_epoch(epoch, metrics)
+        self._set_attributes(pending.attributes)
+        for name, values in pending.static.items():
+            self._root[layout.stored_name(name)][...] = values
+        self._root.flush()
+
+    def finish(self, status: str) -> None:
+        """Filter the unfinished chunks, note the status, close."""
+        for column in self._columns.values():
+            column.finish()
+        publish(list(self._columns.values()))
+        self._root.attrs["status"] = status
+        self._root.close()
+
+    def abandon(self) -> None:
+        """Close without a care for what it holds."""
+        self._root.close()
+
+    def _note_sizes(self) -> None:
+        dims = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, schema.UNIT)
+        self._sizes = {dim: len(self._root[dim]) for dim in dims if dim in self._root}
+
+    def _keep_bits(self) -> int | None:
+        return None if self._digits is None else bits_for(self._digits)
+
+    def _write_rows(self, pending: Pending) -> None:
+        arrays = pending.columns()
+        for name in arrays:
+            if name not in self._columns:
+                self._columns[name] = self._new_column(name)
+        for name, column in self._columns.items():
+            column.extend(arrays.get(name), pending.rows)
+        self.rows += pending.rows
+        publish(list(self._columns.values()))
+        self._root.attrs["rows"] = self.rows
+
+    def _new_column(self, name: str) -> Column:
+        dataset = layout.growing(self._root, schema.variable(name), self._filters)
+        if self._digits is not None and dataset.dtype == np.float32:
+            dataset.attrs["significant_digits"] = self._digits
+            dataset.attrs["largest_relative_error"] = 2.0 ** -(bits_for(self._digits) + 1)
+        column = Column(dataset, self._keep_bits())
+        column.rows = self.rows
+        return column
+
+    def _write_events(self, events: list[tuple[int, str, str]]) -> None:
+        group = self._root["events"]
+        start = len(group["event"])
+        columns = {
+            "event": np.arange(start, start + len(events)),
+            "step": [step for step, _, _ in events],
+            "kind": [kind for _, kind, _ in events],
+            "text": [text for _, _, text in events],
+        }
+        for name, values in columns.items():
+            group[name].resize(start + len(events), axis=0)
+            group[name][start:] = values
+
+    def _write_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        group = self._root["epochs"]
+        if epoch not in self._epochs:
+            self._epochs[epoch] = len(self._epochs)
+            for name in group:
+                group[name].resize(len(self._epochs), axis=0)
+            group["epoch"][-1] = epoch
+        for name, value in metrics.items():
+            if name not in group:
+                layout.epoch_metric(group, name)
+            group[name][self._epochs[epoch]] = value
+
+    def _set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        for name, value in attributes.items():
+            self._root.attrs[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

@@ -1,0 +1,135 @@
+"""What a record looks like to HDF5: coordinates as dimension scales, variables attached to them, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.store import schema
+
+TEXT = h5py.string_dtype("utf-8")
+SMALL_CHUNK = 64
+CHUNK_BYTES, MOST_ROWS, FEWEST_ROWS = 1 << 20, 1024, 16
+
+# `group` is a dimension without labels, and a variable along `parameter`: netCDF-4's own way to
+# have both in one file is this scale name for the one and this prefix for the other.
+_NO_LABELS = "This is a netCDF dimension but not a netCDF variable.{:10d}"
+GROUP_VARIABLE = "_nc4_non_coord_group"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The labels along every dimension but ``step``; an empty one is left out of the file."""
+
+    parameters: Sequence[str]
+    modules: Sequence[str]
+    groups: int
+    bins: NDArray[Any] | None = None
+    units: Sequence[str] | None = None
+
+
+def lay_out(root: h5py.File, axes: Axes) -> None:
+    """Coordinates and the groups ``events`` and ``epochs`` of a new record."""
+    scale(root, schema.STEP, np.empty(0, dtype=np.int64), growing=True)
+    scale(root, schema.PARAMETER, list(axes.parameters))
+    if axes.modules:
+        scale(root, schema.MODULE, list(axes.modules))
+    if axes.bins is not None:
+        scale(root, schema.BIN, np.asarray(axes.bins, dtype=np.float64))
+    if axes.units:
+        scale(root, schema.UNIT, list(axes.units))
+    unlabelled = root.create_dataset(schema.GROUP, data=np.zeros(axes.groups, dtype=np.float32))
+    unlabelled.make_scale(_NO_LABELS.format(axes.groups))
+    events = root.create_group("events", track_order=True)
+    scale(events, "event", np.empty(0, dtype=np.int64), growing=True)
+    for name, dtype, fill in (("step", np.int64, -1), ("kind", TEXT, ""), ("text", TEXT, "")):
+        column = events.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(SMALL_CHUNK,), fillvalue=fill)
+        column.dims[0].attach_scale(events["event"])
+        column.attrs["long_name"] = f"{name} of the event"
+    epochs = root.create_group("epochs", track_order=True)
+    scale(epochs, "epoch", np.empty(0, dtype=np.int64), growing=True)
+
+
+def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) -> h5py.Dataset:
+    """A coordinate."""
+    if isinstance(values, list):
+        made = parent.create_dataset(name, data=values, dtype=TEXT)
+    elif growing:
+        rows = MOST_ROWS if name == schema.STEP and parent.name == "/" else SMALL_CHUNK
+        filters = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if rows == MOST_ROWS else {}
+        made = parent.create_dataset(name, data=values, maxshape=(None,), chunks=(rows,), **filters)
+    else:
+        made = parent.create_dataset(name, data=values)
+    made.make_scale(name)
+    made.attrs["long_name"] = schema.COORDINATES.get(name, name)
+    made.attrs["units"] = "1"
+    return made
+
+
+def fixed(root: h5py.File, variable: schema.Variable, data: NDArray[Any]) -> h5py.Dataset:
+    """A variable that does not grow, such as ``numel``."""
+    made = root.create_dataset(stored_name(variable.name), data=data.astype(stored_type(variable)))
+    return _described(root, made, variable)
+
+
+def growing(root: h5py.File, variable: schema.Variable, filters: dict[str, Any]) -> h5py.Dataset:
+    """A variable along ``step``, without rows yet."""
+    dtype = stored_type(variable)
+    width = tuple(root[dim].shape[0] for dim in variable.dims[1:])
+    fill: Any = np.nan if dtype.kind == "f" else 0
+    made = root.create_dataset(
+        variable.name,
+        (0, *width),
+        dtype,
+        maxshape=(None, *width),
+        chunks=(chunk_rows(dtype.itemsize * int(np.prod(width))), *(max(1, n) for n in width)),
+        fillvalue=fill,
+        **filters,
+    )
+    if dtype.kind == "f":
+        made.attrs["_FillValue"] = np.array([fill], dtype=dtype)
+    return _described(root, made, variable)
+
+
+def chunk_rows(row_bytes: int) -> int:
+    """Rows in a chunk: a power of two, about a megabyte, so that one variable is read in few large pieces."""
+    rows = MOST_ROWS
+    while rows > FEWEST_ROWS and rows * row_bytes > CHUNK_BYTES:
+        rows //= 2
+    return rows
+
+
+def epoch_metric(epochs: h5py.Group, name: str) -> h5py.Dataset:
+    """A new metric along ``epoch``, NaN so far."""
+    made = epochs.create_dataset(
+        name, epochs["epoch"].shape, np.float64, maxshape=(None,), chunks=(SMALL_CHUNK,), fillvalue=np.nan
+    )
+    made.dims[0].attach_scale(epochs["epoch"])
+    made.attrs["long_name"], made.attrs["units"] = name, "1"
+    made.attrs["_FillValue"] = np.array([np.nan])
+    return made
+
+
+def stored_name(name: str) -> str:
+    """The name of a variable inside the file."""
+    return GROUP_VARIABLE if name == schema.GROUP else name
+
+
+def stored_type(variable: schema.Variable) -> np.dtype[Any]:
+    """HDF5 has no bool that netCDF knows: int8, marked as xarray marks it."""
+    return np.dtype("int8" if variable.dtype == "bool" else variable.dtype)
+
+
+def _described(root: h5py.File, made: h5py.Dataset, variable: schema.Variable) -> h5py.Dataset:
+    for axis, dim in enumerate(variable.dims):
+        made.dims[axis].attach_scale(root[dim])
+    made.attrs["long_name"] = variable.long_name
+    made.attrs["units"] = variable.units
+    if variable.dtype == "bool":
+        made.attrs["dtype"] = "bool"
+    return made

@@ -1,0 +1,139 @@
+"""What a record may ask of its reader. A file from elsewhere may claim anything: sizes, links, types."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gradscope.store import schema
+from gradscope.store.layout import GROUP_VARIABLE
+from gradscope.types import InputError
+
+#: gzip's best is about 1:1032; a kilobyte is there for what is stored without any chunk.
+MOST_PER_BYTE = 1100
+CHUNK_LIMIT = 1 << 28
+GROUPS = ("events", "epochs")
+STATUS = ("running", "finished", "failed")
+_ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "gradscope_version": (str,), "penalty": (str,), "status": (str,), "schema_version": (int,), "rows": (int,),
+    "baseline_loss": (float, int), "horizon": (int,),
+}  # fmt: skip
+
+
+def refuse_hostile(path: Path, file: h5py.File) -> None:
+    """Raises `InputError` where something is not what a writer of ours makes, or claims more than it can hold."""
+    stored = max(file.id.get_filesize(), 1)
+    for name in file:
+        link = file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise _wrong(path, f"{name} is a link to elsewhere")
+        item = file[name]
+        if isinstance(item, h5py.Group):
+            if name not in GROUPS:
+                raise _wrong(path, f"there is a group {name}")
+            for inner in item:
+                check_link(path, item, inner)
+                check_array(path, item[inner], f"{name}/{inner}", stored)
+        else:
+            check_array(path, item, name, stored)
+    _check_meaning(path, file)
+    _check_attributes(path, file)
+
+
+def check_link(path: Path, group: h5py.Group, name: str) -> None:
+    """Refuse soft and external links: they can lead round in circles, or to other files."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise _wrong(path, f"{group.name}/{name} is a link to elsewhere")
+
+
+def check_array(path: Path, item: object, name: str, stored: int) -> None:
+    """Refuse what is no array of numbers or texts, or claims more bytes than ``stored`` can hold."""
+    if not isinstance(item, h5py.Dataset):
+        raise _wrong(path, f"{name} is not an array")
+    if item.external or item.is_virtual:
+        raise _wrong(path, f"{name} is stored outside of the file")
+    if item.dtype.kind not in "fiubO" or (item.dtype.kind == "O" and h5py.check_string_dtype(item.dtype) is None):
+        raise _wrong(path, f"{name} has the type {item.dtype}")
+    item_bytes = item.dtype.itemsize
+    if item.chunks:
+        chunk = math.prod(item.chunks) * item_bytes
+        if chunk > CHUNK_LIMIT:
+            raise _wrong(path, f"{name} has chunks of {chunk} bytes")
+        row = math.prod(item.shape[1:]) * item_bytes
+        claimed = row if name not in (schema.STEP, "events/event", "epochs/epoch") else item.size * item_bytes
+    else:
+        claimed = item.size * item_bytes
+    if claimed > stored * MOST_PER_BYTE:
+        raise _wrong(path, f"{name} claims {claimed} bytes in a file of {stored}")
+
+
+def _check_meaning(path: Path, file: h5py.File) -> None:
+    for name in (schema.STEP, schema.PARAMETER, schema.GROUP, "numel", "penalised"):
+        if name not in file or not isinstance(file[name], h5py.Dataset) or file[name].ndim != 1:
+            raise _wrong(path, f"it has no list {name!r}")
+    for name in GROUPS:
+        if name not in file or not isinstance(file[name], h5py.Group):
+            raise _wrong(path, f"it has no group {name!r}")
+    if file[schema.STEP].dtype.kind != "i" or file[schema.PARAMETER].dtype.kind != "O":
+        raise _wrong(path, "step or parameter has a wrong type")
+    rows, parameters = len(file[schema.STEP]), len(file[schema.PARAMETER])
+    for name, item in file.items():
+        if isinstance(item, h5py.Dataset) and item.maxshape[:1] == (None,) and len(item) != rows:
+            raise _wrong(path, f"{name} has {len(item)} rows, step has {rows}")
+        known = schema.BY_NAME.get(name)
+        if known is not None and name != schema.GROUP and item.ndim != len(known.dims):
+            raise _wrong(path, f"{name} has {item.ndim} dimensions, expected {len(known.dims)}")
+        if known is not None and item.dtype.kind not in "fiub":
+            raise _wrong(path, f"{name} holds no numbers")
+    for name in ("numel", "penalised"):
+        if file[name].shape != (parameters,):
+            raise _wrong(path, f"{name} has the shape {file[name].shape}, there are {parameters} parameters")
+    for name, columns in _widths(file).items():
+        if columns[0] != columns[1]:
+            raise _wrong(path, f"{name} has the width {columns[0]}, expected {columns[1]}")
+
+
+def _check_attributes(path: Path, file: h5py.File) -> None:
+    """What readers take for granted of the root attributes, and of the groups in ``config``."""
+    for name, kinds in _ATTRIBUTES.items():
+        value = file.attrs.get(name, kinds[0]())
+        if isinstance(value, np.generic):
+            value = value.item()
+        if not isinstance(value, kinds):
+            raise _wrong(path, f"its {name} is {str(value)[:40]!r}")
+    found = {}
+    for name in ("config", "capture"):
+        try:
+            found[name] = json.loads(file.attrs[name])
+        except (TypeError, ValueError, RecursionError):
+            raise _wrong(path, f"its {name} is not JSON") from None
+        if not isinstance(found[name], dict):
+            raise _wrong(path, f"its {name} is no JSON object")
+    groups = found["config"].get("groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise _wrong(path, "its config holds no list of groups")
+    if len(groups) != len(file[schema.GROUP]):
+        raise _wrong(path, f"its config holds {len(groups)} groups, there are {len(file[schema.GROUP])}")
+    member = file[GROUP_VARIABLE][:] if GROUP_VARIABLE in file else np.zeros(1)
+    if member.dtype.kind not in "if" or (len(member) and not (member.min() >= -1 and member.max() < len(groups))):
+        raise _wrong(path, "a parameter belongs to a group that is not there")
+    if file.attrs["status"] not in STATUS:
+        raise _wrong(path, f"its status is {file.attrs['status']!r}, expected one of {', '.join(STATUS)}")
+
+
+def _widths(file: h5py.File) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    found = {}
+    for variable in schema.VARIABLES:
+        name = variable.name
+        if variable.dims[0] == schema.STEP and len(variable.dims) > 1 and name in file:
+            sizes = tuple(len(file[dim]) if dim in file else -1 for dim in variable.dims[1:])
+            found[name] = (file[name].shape[1:], sizes)
+    return found
+
+
+def _wrong(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is damaged or no gradscope record: {what}; see what can be saved: gradscope recover")

@@ -1,0 +1,141 @@
+"""One writer a record: a lock file beside it with process, host and heartbeat, held by flock where that works."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+from gradscope.types import InputError
+
+#: Seconds between two heartbeats, and without one after which a writer on another host counts as gone.
+HEARTBEAT, GONE = 5.0, 120.0
+
+_HELD: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+def beside(path: Path) -> Path:
+    """Where the lock of a record stands."""
+    return path.with_name(path.name + ".lock")
+
+
+class WriterLock:
+    """Taken for as long as the object is not released. Raises `InputError` if another writer is at work."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = beside(path)
+        self._beaten = time.monotonic()
+        try:
+            self._descriptor, locked = _opened(self._path)
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror}") from None
+        other = _holder(self._descriptor)
+        if locked is False or (other is not None and _lives(other, self._descriptor, locked)):
+            os.close(self._descriptor)
+            raise InputError(
+                f"{path} is being written by {_described(other)}; wait for it to end, or give another path"
+            )
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
+        with contextlib.suppress(OSError):  # a full disk: flock holds all the same
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
+        _HELD.add(self)
+
+    def beat(self) -> None:
+        """A sign of life for other hosts."""
+        if time.monotonic() - self._beaten >= HEARTBEAT:
+            self._beaten = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(self._descriptor)
+
+    def release(self) -> None:
+        """Take the lock file away."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the descriptor and leave the lock to the process it belongs to."""
+        _HELD.discard(self)
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+def writer_of(path: Path) -> str | None:
+    """Who writes a record at this moment, in words, or None. Never changes anything."""
+    try:
+        descriptor = os.open(beside(path), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        other = _holder(descriptor)
+        locked = _lock(descriptor, fcntl.LOCK_SH)
+        alive = locked is False or (other is not None and _lives(other, descriptor, locked))
+        return _described(other) if alive else None
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> tuple[int, bool | None]:
+    """The lock file, and whether flock has it. Looks again where a reader looked, or the file has just gone."""
+    for _ in range(20):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        locked = _lock(descriptor, fcntl.LOCK_EX)
+        if locked is not False and path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor, locked
+        os.close(descriptor)
+        time.sleep(0.01)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+
+
+def _lock(descriptor: int, kind: int) -> bool | None:
+    """True: taken now; False: another holds it; None: this file system has no such locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
+
+
+def _holder(descriptor: int) -> dict[str, Any] | None:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _lives(other: dict[str, Any], descriptor: int, locked: bool | None) -> bool:
+    """Whether the writer that left its name still runs; flock answers only for this host."""
+    if other.get("host") != socket.gethostname():
+        return time.time() - os.fstat(descriptor).st_mtime < GONE
+    return not locked and other.get("born") == _born(other.get("pid"))
+
+
+def _described(other: dict[str, Any] | None) -> str:
+    if other is None:
+        return "another process"
+    return f"process {other.get('pid')} on {other.get('host')}"
+
+
+def _born(pid: Any) -> str | None:
+    """When a process of this host began, in the kernel's own units; None if there is none."""
+    try:
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, ValueError, TypeError, IndexError):
+        return None
+
+
+def _leave_to_the_parent() -> None:
+    for lock in list(_HELD):
+        lock.abandon()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
