@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope.recorder import activations, pools
+from gradscope.recorder import activations, module_rows, pools
 from gradscope.recorder.activations import FULL_QUANTITIES, QUANTITIES, Activations
 from gradscope.recorder.pools import Pool, place_of_units, unit_axis
 
@@ -184,9 +184,9 @@ def test_low_precision_outputs_are_pooled_in_float32_or_better(dtype: torch.dtyp
 
 
 def state_of(output: Tensor, place: int | None, kernel: bool) -> Tensor:
-    state = torch.zeros(pools.STATE_ROWS, output.shape[unit_axis(place, output.ndim)], dtype=torch.float64)
     pool = Pool(nn.Identity())
-    pool._place, pool.states[state.shape[1]] = place, state
+    pool._place = place
+    state = pool.new_state(output.shape[unit_axis(place, output.ndim)], output.dtype, CPU)
     for _ in range(2):
         if kernel:
             pool.add(output)
@@ -225,7 +225,8 @@ def test_outputs_that_are_not_finite(bad: float) -> None:
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "_host_kernel", lambda name: None)
+    for module in (pools, module_rows):
+        monkeypatch.setattr(module, "host_kernel", lambda name: None)
     model, x = conv(), torch.randn(12, 3, 6, 6)
     twin = Twin(model, [x])
     found, watch = recorded(model, [x])
@@ -592,7 +593,8 @@ def test_nothing_asks_the_device(net: tuple[nn.Module, Tensor], monkeypatch: pyt
             assert func is not torch.ops.aten._local_scalar_dense.default
             return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(pools, "_host_kernel", lambda name: None)
+    for module in (pools, module_rows):
+        monkeypatch.setattr(module, "host_kernel", lambda name: None)
     model, x = net
     watch = Activations(leaves(model), True, model)
     with Asked():

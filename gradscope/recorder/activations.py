@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.recorder.addresses import on_device
+from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
 from gradscope.recorder.pools import Pool
 
-QUANTITIES = ("activation_mean_abs", "activation_std", "activation_zero_fraction")
-#: What ``gradients`` adds.
-FULL_QUANTITIES = (*QUANTITIES, "activation_gradient_mean_abs", "activation_dead_fraction")
+__all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "Hook", "first_tensor"]
+
 #: Units up to which a module's units are told one by one.
 LARGEST_MODULE = 1024
 
@@ -108,7 +107,7 @@ class Activations:
         self.root = root
         self.sampling = True
         self._pools = {name: Pool(module) for name, module in modules.items()}
-        self._owners: tuple[list[int], Tensor] = ([], torch.empty(0))
+        self._rows = ModuleRows(list(self._pools.values()), gradients)
         self._unit_shares: list[tuple[str, int]] | None = None
         self._hooks = [
             module.register_forward_hook(_ForwardHook(self, self._pools[name])) for name, module in modules.items()
@@ -145,29 +144,9 @@ class Activations:
 
     def take(self, device: torch.device) -> Tensor:
         """The row of this step, [quantities, M] float32, NaN for modules that were not called; starts afresh."""
-        count = len(self.names)
-        states = [state for pool in self._pools.values() for state in pool.states.values()]
-        if not states:
-            return torch.full((len(self.quantities), count), float("nan"), device=device)
-        entries, _, m2, magnitudes, nonzero = torch.cat([s.to(device, non_blocking=True) for s in states], 1)
-        seen = entries > 0
-        of_units = torch.stack(
-            (
-                entries,
-                magnitudes,
-                nonzero,
-                torch.where(seen, m2 / entries, 0),
-                seen.to(entries.dtype),
-                (seen & (nonzero == 0)).to(entries.dtype),
-            )
-        )
-        sums = torch.zeros(len(of_units), count, dtype=entries.dtype, device=device)
-        total, a, alive, variance, units, dead = sums.index_add_(1, self._owner(device), of_units)
-        rows = [a / total, (variance / units).sqrt(), 1 - alive / total]
-        if self.gradients:
-            rows += [self._delta(device).to(total.dtype), dead / units]
+        row = self._rows.make(device)
         self.clear()
-        return torch.stack(rows).float()
+        return row
 
     def clear(self) -> None:
         """Forget what this step has added up so far."""
@@ -181,17 +160,3 @@ class Activations:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-
-    def _owner(self, device: torch.device) -> Tensor:
-        """The module of each unit, [all units]; sent anew when a module was called with a new number of units."""
-        widths = [units for pool in self._pools.values() for units in pool.states]
-        if widths != self._owners[0]:
-            owner = [i for i, pool in enumerate(self._pools.values()) for units in pool.states for _ in range(units)]
-            self._owners = widths, on_device(owner, device)
-        return self._owners[1]
-
-    def _delta(self, device: torch.device) -> Tensor:
-        nothing = torch.zeros(2, device=device)
-        sums = [nothing if p.delta is None else p.delta.to(device, non_blocking=True) for p in self._pools.values()]
-        total = torch.stack(sums, 1)
-        return total[0] / total[1]

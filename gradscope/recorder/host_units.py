@@ -6,10 +6,12 @@ of non-zeros, each of one unit. A batch of outputs joins it as Chan, Golub and L
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import carray, njit
 
-from gradscope.recorder.host_kernels import NONE, ONE, compiled, doubles, floats
+from gradscope.recorder.host_kernels import NONE, ONE, compiled, doubles, floats, integers
 
 #: Entries of a unit that lie side by side, up to which whole rows of memory are read at once.
 _SHORT = 32
@@ -96,3 +98,31 @@ def add_magnitudes(at, size, sum_at):
     sums = carray(doubles(sum_at), (2,))
     sums[0] += total
     sums[1] += size
+
+
+@compiled("void(int64, int64, int64, int64, int64, int64)")
+def module_rows(states_at, units_at, modules_at, count, modules, rows_at):
+    """Rows 0, 1, 2 and 4 of [5, modules] float32: mean |a|, std, share of zeros, share of dead units.
+
+    Tables of the states' addresses, units and modules: [count] int64. NaN for a module without entries.
+    """
+    states, units = carray(integers(states_at), (count,)), carray(integers(units_at), (count,))
+    owner, rows = carray(integers(modules_at), (count,)), carray(floats(rows_at), (5, modules))
+    sums = np.zeros((6, modules), np.float64)
+    for i in range(count):
+        state, module = carray(doubles(states[i]), (5, units[i])), owner[i]
+        for unit in range(units[i]):
+            entries = state[0, unit]
+            if entries > 0.0:
+                sums[0, module] += entries
+                sums[1, module] += state[3, unit]
+                sums[2, module] += state[4, unit]
+                sums[3, module] += state[2, unit] / entries
+                sums[4, module] += 1.0
+                sums[5, module] += 1.0 if state[4, unit] == 0.0 else 0.0
+    for module in range(modules):
+        entries, seen = sums[0, module], sums[4, module]
+        rows[0, module] = sums[1, module] / entries if seen > 0.0 else math.nan
+        rows[1, module] = math.sqrt(sums[3, module] / seen) if seen > 0.0 else math.nan
+        rows[2, module] = 1.0 - sums[2, module] / entries if seen > 0.0 else math.nan
+        rows[4, module] = sums[5, module] / seen if seen > 0.0 else math.nan

@@ -51,6 +51,9 @@ _POOLS: WeakValueDictionary[int, Pool] = WeakValueDictionary()
 _KEYS = count()
 
 
+_READ_BY_KERNELS = (torch.float32, torch.bfloat16, torch.float16)
+
+
 class Pool:
     """The sums of one module over the forwards of a step, by number of units (a shared ReLU may have several)."""
 
@@ -59,6 +62,7 @@ class Pool:
         self.delta: Tensor | None = None  # [2]: Σ|δ|, entries
         self.compiled = False  # whether outputs are added by compiled code
         self._place = place_of_units(module)
+        self._addresses: dict[int, int] = {}  # of states on the host
         self._key = next(_KEYS)
         _POOLS[self._key] = self
 
@@ -70,27 +74,30 @@ class Pool:
             _prepare(self._key, units, output.dtype, output.device)
             join(getattr(self, f"state_of_{units}"), output.detach(), axis)
             return
-        state = self.states.get(units)
-        if state is None or state.device != output.device:
-            state = self.new_state(units, output.dtype, output.device)
-        add_units = _host_kernel("add_units") if output.is_cpu else None
-        if add_units is None or output.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        add_units = host_kernel("add_units") if output.is_cpu else None
+        if add_units is None or output.dtype not in _READ_BY_KERNELS:
+            state = self.states.get(units)
+            if state is None or state.device != output.device:
+                state = self.new_state(units, output.dtype, output.device)
             join(state, output.detach(), axis)
             return
+        address = self._addresses.get(units)
+        if address is None:
+            address = self.new_state(units, output.dtype, output.device).data_ptr()
         # Reading an address needs no detaching, and a detached tensor costs more than the sums of a small layer.
         at = output if output.dtype is torch.float32 else output.detach().float()
         if not at.is_contiguous() and not is_dense(at):
             at = at.detach().contiguous()
         # In dense memory, what lies between neighbouring units is the product of the axes inside.
         inner = at.stride(axis) if units > 1 else at.numel()
-        add_units(at.data_ptr(), at.numel() // (units * inner), units, inner, state.data_ptr())
+        add_units(at.data_ptr(), at.numel() // (units * inner), units, inner, address)
 
     def add_delta(self, gradient: Tensor) -> None:
         """Add ∂L/∂output: a tensor hook."""
         g = gradient.detach()
         if self.delta is None:
             self.delta = torch.zeros(2, dtype=_state_type(g.dtype, g.device), device=g.device)
-        add_magnitudes = _host_kernel("add_magnitudes") if g.is_cpu else None
+        add_magnitudes = host_kernel("add_magnitudes") if g.is_cpu else None
         if add_magnitudes is not None and g.dtype is torch.float32 and is_dense(g):
             add_magnitudes(g.data_ptr(), g.numel(), self.delta.data_ptr())
             return
@@ -100,6 +107,10 @@ class Pool:
     def new_state(self, units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         state = torch.zeros(STATE_ROWS, units, dtype=_state_type(dtype, device), device=device)
         self.states[units] = state
+        if device.type == "cpu":
+            self._addresses[units] = state.data_ptr()
+        else:
+            self._addresses.pop(units, None)
         # Compiled code reads an attribute: what it sees of a dictionary is as it was when it first looked.
         setattr(self, f"state_of_{units}", state)
         return state
@@ -113,7 +124,7 @@ def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> 
     """
     pool = _POOLS[key]
     pool.compiled = True
-    if units not in pool.states:
+    if units not in pool.states or pool.states[units].device != device:
         pool.new_state(units, dtype, device)
     return units
 
@@ -140,7 +151,7 @@ def _state_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 @cache
-def _host_kernel(name: str) -> Callable[..., Any] | None:
+def host_kernel(name: str) -> Callable[..., Any] | None:
     try:
         from gradscope.recorder import host_units  # here, for it takes half a second
     except ImportError:  # no numba

@@ -1,0 +1,77 @@
+"""From the sums of all units to one row of numbers of all modules."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradscope.recorder.addresses import on_device
+from gradscope.recorder.pools import Pool, host_kernel
+
+QUANTITIES = ("activation_mean_abs", "activation_std", "activation_zero_fraction")
+#: What gradients add: δ = mean |∂L/∂activation|, and the share of units that are 0 for every sample and position.
+FULL_QUANTITIES = (*QUANTITIES, "activation_gradient_mean_abs", "activation_dead_fraction")
+
+
+class ModuleRows:
+    """Makes the rows of some pools. What depends only on the modules' widths is laid out once."""
+
+    def __init__(self, pools: Sequence[Pool], gradients: bool) -> None:
+        self._pools = pools
+        self._quantities = FULL_QUANTITIES if gradients else QUANTITIES
+        self._states: list[Tensor] = []
+        self._kernel: Callable[..., None] | None = None
+        self._tables: list[NDArray[np.int64]] = []  # addresses of the states, their units, their modules
+        self._addresses: list[int] = []
+        self._owner = torch.empty(0)  # the module of each unit
+
+    def make(self, device: torch.device) -> Tensor:
+        """[quantities, modules] float32; NaN for a module without outputs. Nothing synchronises."""
+        states = [state for pool in self._pools for state in pool.states.values()]
+        if not states:
+            return torch.full((len(self._quantities), len(self._pools)), float("nan"), device=device)
+        if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
+            self._lay_out(states, device)
+        rows = torch.empty(len(FULL_QUANTITIES), len(self._pools), device=device)
+        if self._kernel is not None:
+            self._kernel(*self._addresses, len(states), len(self._pools), rows.data_ptr())
+        else:
+            self._make_with_torch(rows)
+        if self._quantities == QUANTITIES:
+            return rows[: len(QUANTITIES)]
+        rows[3] = self._deltas(device)
+        return rows
+
+    def _lay_out(self, states: list[Tensor], device: torch.device) -> None:
+        self._states = states
+        modules = [i for i, pool in enumerate(self._pools) for _ in pool.states]
+        units = [state.shape[1] for state in states]
+        self._kernel = host_kernel("module_rows") if device.type == "cpu" and all(s.is_cpu for s in states) else None
+        # Kept, for the kernel is told addresses only.
+        self._tables = [np.array(table) for table in ([s.data_ptr() for s in states], units, modules)]
+        self._addresses = [table.ctypes.data for table in self._tables]
+        self._owner = on_device(np.repeat(modules, units).tolist(), device)
+
+    def _make_with_torch(self, rows: Tensor) -> None:
+        """Twin of `gradscope.recorder.host_units.module_rows`."""
+        everything = torch.cat([state.to(rows.device, non_blocking=True) for state in self._states], 1)
+        entries, _, m2, magnitudes, nonzero = everything
+        seen = entries > 0
+        dead = seen & (nonzero == 0)
+        variance = torch.where(seen, m2 / entries, 0)
+        columns = torch.stack((entries, magnitudes, nonzero, variance, seen.to(entries), dead.to(entries)))
+        sums = torch.zeros(len(columns), rows.shape[1], dtype=columns.dtype, device=rows.device)
+        total, a, alive, squares, units, dead_units = sums.index_add_(1, self._owner, columns)
+        rows[:3] = torch.stack((a / total, (squares / units).sqrt(), 1 - alive / total))
+        rows[4] = dead_units / units
+
+    def _deltas(self, device: torch.device) -> Tensor:
+        nothing = torch.zeros(2, device=device)
+        sums = [nothing if p.delta is None else p.delta.to(device, non_blocking=True) for p in self._pools]
+        deltas: Tensor = torch.div(*torch.stack(sums, 1))
+        return deltas
