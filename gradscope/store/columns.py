@@ -24,6 +24,7 @@ class Column:
     def __init__(self, dataset: h5py.Dataset, keep_bits: int | None = None) -> None:
         self.dataset = dataset
         self.rows = 0
+        self._finished = False
         self._keep_bits = keep_bits if dataset.dtype == np.float32 else None
         self._fill = dataset.fillvalue
         self._tail: NDArray[Any] = np.full(dataset.chunks, self._fill, dtype=dataset.dtype)
@@ -67,13 +68,14 @@ class Column:
     def write_plain_chunk(self) -> None:
         """The rows since the last full chunk, as they are."""
         start = self.rows - self.rows % len(self._tail)
-        if start < self.rows:
+        if start < self.rows and not self._finished:
             where = (start, *(0 for _ in self._tail.shape[1:]))
             self.dataset.id.write_direct_chunk(where, self._tail.tobytes(), self._skip_filters)
 
     def finish(self) -> None:
         """No more rows: the unfinished chunk is filtered like the others."""
         start = self.rows - self.rows % len(self._tail)
+        self._finished = True
         if start < self.rows:
             self._full.append((start, self._tail))
 

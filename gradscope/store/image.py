@@ -135,9 +135,12 @@ class Image:
 
     def _write_rows(self, pending: Pending) -> None:
         arrays = pending.columns()
-        for name in arrays:
-            if name not in self._columns:
-                self._columns[name] = self._new_column(name)
+        new = [name for name in arrays if name not in self._columns]
+        for name in new:
+            self._columns[name] = self._new_column(name)
+        if new:
+            # HDF5 places its own structures when it flushes: before the rows, where a cut-off file still has them.
+            self._root.flush()
         for name, column in self._columns.items():
             column.extend(arrays.get(name), pending.rows)
         self.rows += pending.rows

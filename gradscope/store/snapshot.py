@@ -82,6 +82,10 @@ class Overlay(io.RawIOBase):
         while piece := self.read(1 << 20):
             yield piece
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """No copies: they would close the descriptor of the others, and another process would see another commit."""
+        raise TypeError("a view of a record that is being written stays in the process that opened it")
+
     def close(self) -> None:
         if not self.closed:
             os.close(self._descriptor)
