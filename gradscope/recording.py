@@ -33,6 +33,7 @@ from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.distributed import Ranks
+from gradscope.recorder.histograms import BIN_EDGES
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
@@ -43,7 +44,7 @@ from gradscope.store.nowhere import Nowhere
 from gradscope.store.writer import Writer
 from gradscope.termination import Termination
 from gradscope.types import InputError, LearningFailure, Verdict
-from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters
+from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters, plain_model
 
 OnFailure = Literal["ignore", "warn", "raise", "stop"]
 
@@ -195,7 +196,7 @@ class Recording:
             undo.callback(self._penalties.detach)
             activations = None
             if PRESETS[preset].activations and self._ranks.measures:
-                activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, model)
+                activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
@@ -304,6 +305,8 @@ class Recording:
             mode=mode,
             resume_step=resume_step,
             later_rows=later_rows,
+            bins=BIN_EDGES if self._recorder.preset.full else None,
+            units=activations.unit_names if activations else None,
         )
 
     # -- what a training loop calls ---------------------------------------------------------------

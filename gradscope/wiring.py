@@ -27,11 +27,22 @@ from gradscope.types import InputError
 Select = str | Callable[[str], bool] | type[nn.Module] | tuple[type[nn.Module], ...]
 
 
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile."""
+    while True:
+        inner = model.module if isinstance(model, _PARALLEL) else getattr(model, "_orig_mod", model)
+        if inner is model:
+            return model
+        model = inner
+
+
 def plain_name(model: nn.Module, name: str) -> str:
     """The name as the unwrapped model has it (DistributedDataParallel and torch.compile add prefixes)."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
-    inner = getattr(model, "_orig_mod", model)
-    wrapped = isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    wrapped = isinstance(getattr(model, "_orig_mod", model), _PARALLEL)
     return ".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts)
 
 

@@ -325,6 +325,37 @@ def penalty_update(
     return -lr * (moments[i] / (1 - first**step)) / ((square / (1 - second**step)).sqrt() + group["eps"])
 
 
+def test_histograms_and_units(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = sgd(model)
+    every = {"histograms": 3, "activations": 2}
+    weights, gradients = [], []
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", preset="full", every=every, on_failure="ignore"):
+        for x, y in batches(6):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            weights.append([p.detach().double().abs().numpy().ravel() for p in model.parameters()])
+            gradients.append([p.grad.double().abs().numpy().ravel() for p in model.parameters()])
+            optimizer.step()
+            with torch.no_grad():
+                model[2].weight[0] = 0.0
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        edges = [*dataset["bin"].values, np.inf]
+        for name, seen in (("weight_histogram", weights), ("loss_gradient_histogram", gradients)):
+            found = dataset[name].values
+            assert np.isnan(found[[1, 2, 4, 5]]).all()
+            for step in (0, 3):
+                twin = [np.histogram(values, edges)[0] for values in seen[step]]
+                np.testing.assert_array_equal(found[step], twin)
+        assert dataset["weight_histogram"].values[3, 2, 0] == 8  # exact zeros have a bin of their own
+        names = dataset["unit"].values.tolist()
+        assert names == [f"{m}:{i}" for m, n in (("0", 8), ("2", 8), ("4", 3)) for i in range(n)]
+        scales = dataset["activation_unit_mean_abs"].values
+        assert np.isnan(scales[1::2]).all()
+        assert dataset["activation_mean_abs"].values[0, 0] == pytest.approx(scales[0, :8].mean(), rel=1e-5)
+
+
 def test_the_share_of_a_proximal_step(tmp_path: Path) -> None:
     """Soft-thresholding moves every weight above the threshold by lr·λ."""
     model = mlp()
@@ -384,12 +415,9 @@ def rank(number: int, kind: str, folder: Path, sabotage: str) -> None:
 
 #: What each rank sees of its own batch only; in a DDP run rank 0's is recorded, in a sharded one the mean.
 OF_A_BATCH = {
-    "loss",
-    "activation_mean_abs",
-    "activation_std",
-    "activation_zero_fraction",
-    "activation_gradient_mean_abs",
-}
+    "loss", "activation_mean_abs", "activation_std", "activation_zero_fraction", "activation_gradient_mean_abs",
+    "activation_unit_mean_abs", "activation_dead_fraction",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "sabotage"), [("ddp", ""), ("fsdp", ""), ("ddp", "local"), ("fsdp", "own shard")])

@@ -170,19 +170,12 @@ def test_watching_changes_nothing(tmp_path: Path, preset: str) -> None:
     assert torch.equal(state, state_2)
 
 
-#: In the schema, and not yet measured.
-COMING = {
-    "gradient_coherence", "weight_histogram", "loss_gradient_histogram", "activation_unit_mean_abs",
-    "activation_dead_fraction", "update_proportion",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("preset", ["cheap", "standard", "full"])
 def test_presets_hold_what_the_schema_says(tmp_path: Path, preset: str) -> None:
     model = mlp()
     dataset = recorded(tmp_path / "r.h5", model, MAKE["sgd"](list(model.parameters())), 25, preset=preset)
-    expected = {v.name for v in VARIABLES if preset in v.presets} - COMING
-    assert set(dataset.variables) - {"step", "parameter", "module", "loss"} == expected
+    expected = {v.name for v in VARIABLES if preset in v.presets}
+    assert set(dataset.variables) - {"step", "parameter", "module", "bin", "unit", "loss"} == expected
     for name in expected:
         variable = dataset[name]
         assert variable.dims == BY_NAME[name].dims

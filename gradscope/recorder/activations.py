@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
-from gradscope.recorder.pools import Pool
+from gradscope.recorder.pools import Pool, number_of_units
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "Hook", "first_tensor"]
 
@@ -108,7 +108,8 @@ class Activations:
         self.sampling = True
         self._pools = {name: Pool(module) for name, module in modules.items()}
         self._rows = ModuleRows(list(self._pools.values()), gradients)
-        self._unit_shares: list[tuple[str, int]] | None = None
+        known = {name: number_of_units(module) for name, module in modules.items()} if gradients else {}
+        self._units = [(name, units) for name, units in known.items() if units and units <= LARGEST_MODULE]
         self._hooks = [
             module.register_forward_hook(_ForwardHook(self, self._pools[name])) for name, module in modules.items()
         ]
@@ -124,23 +125,20 @@ class Activations:
 
     @property
     def unit_names(self) -> list[str]:
-        """ "module:index" of each number of `unit_scales`; fixed when these are first asked for."""
-        return [f"{name}:{i}" for name, units in self._unit_shares or [] for i in range(units)]
+        """ "module:index" of each number of `unit_scales`."""
+        return [f"{name}:{i}" for name, units in self._units for i in range(units)]
 
     def unit_scales(self, device: torch.device) -> Tensor:
         """Mean |a| of each unit of this step so far, [units] float32, module after module; NaN where none was seen.
 
-        Of the modules that had run when this was first asked for, and have `LARGEST_MODULE` units at most.
+        Of the modules whose type tells the number of their units, at most `LARGEST_MODULE` of them.
         """
-        if self._unit_shares is None:
-            self._unit_shares = [
-                (name, units) for name, pool in self._pools.items() for units in pool.states if units <= LARGEST_MODULE
-            ]
-        states = [self._pools[name].states[units] for name, units in self._unit_shares]
-        if not states:
-            return torch.empty(0, device=device)
-        sums = torch.cat([state.to(device, non_blocking=True) for state in states], 1)
-        return (sums[3] / sums[0]).float()
+        parts = []
+        for name, units in self._units:
+            state = self._pools[name].states.get(units)
+            unknown = torch.full((units,), float("nan"), device=device)
+            parts.append(unknown if state is None else (state[3] / state[0]).float().to(device, non_blocking=True))
+        return torch.cat(parts) if parts else torch.empty(0, device=device)
 
     def take(self, device: torch.device) -> Tensor:
         """The row of this step, [quantities, M] float32, NaN for modules that were not called; starts afresh."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.histograms import COLUMNS
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.rows import Block, Floats, HostRow, factor_of_change, group_variables, parameter_variables
 from gradscope.recorder.updates import Updates
@@ -44,11 +45,13 @@ class Assembly:
 
     @property
     def along(self) -> dict[str, list[Tensor]]:
-        """The parameters that the last axis of a table's field runs over."""
+        """The parameters that the last axis of a table's field runs over (of histograms, the last but one)."""
         found: dict[str, list[Tensor]] = {}
         for meter in self._meters:
             updates = self._updates.get(meter.number)
-            more = (updates.size, updates.split, updates.along) if updates else ()
+            more: tuple[str, ...] = ()
+            if updates is not None:
+                more = (updates.size, updates.split, updates.along, meter.weight_bins, meter.gradient_bins)
             found |= dict.fromkeys((meter.table, meter.after, *more), meter.weights)
         return found
 
@@ -74,8 +77,9 @@ class Assembly:
         }
         block |= parameter_variables(table, self._quantities, self._numel, strengths, self._probe.terms, measured)
         block |= self._update_variables(hosts, tables)
+        block |= self._histogram_variables(hosts, tables)
         if "activations" in home:
-            block |= self._activation_variables(hosts, home["activations"])
+            block |= self._activation_variables(hosts, home)
         block |= scalar_columns(hosts, home)
         if "inside" in home and "loss" in block:
             block["loss"] = block["loss"] - home["inside"][:, 0]
@@ -136,10 +140,27 @@ class Assembly:
         names = ("update_mean_abs", "update_proportion", "gradient_coherence")
         return {name: values.astype(np.float32) for name, values in zip(names, (size, share, cosine), strict=True)}
 
-    def _activation_variables(self, hosts: Sequence[HostRow], table: NDArray[np.float32]) -> Block:
+    def _histogram_variables(self, hosts: Sequence[HostRow], tables: Tables) -> Block:
+        """[N, P, bins]; NaN in rows that were not sampled."""
+        if not self._updates:
+            return {}
+        found: Block = {}
+        for name, field in (("weight_histogram", "weight_bins"), ("loss_gradient_histogram", "gradient_bins")):
+            whole = np.full((len(hosts), len(self._numel), COLUMNS), np.nan, dtype=np.float32)
+            for meter in self._meters:
+                here = np.flatnonzero([row.histograms and meter.number in row.taken for row in hosts])
+                counts = tables[meter.device][f"{field}{meter.number}"]
+                whole[here[:, None], np.array(meter.columns)] = counts[here]
+            found[name] = whole
+        return found
+
+    def _activation_variables(self, hosts: Sequence[HostRow], home: Mapping[str, NDArray[np.float32]]) -> Block:
         sampled = np.array([row.sampled for row in hosts])
-        table = np.where(sampled[:, None, None], table, np.float32(np.nan))
-        return {name: table[:, i] for i, name in enumerate(self._activations)}
+        table = np.where(sampled[:, None, None], home["activations"], np.float32(np.nan))
+        found: Block = {name: table[:, i] for i, name in enumerate(self._activations)}
+        if "units" in home:
+            found["activation_unit_mean_abs"] = np.where(sampled[:, None], home["units"], np.float32(np.nan))
+        return found
 
 
 def scalar_columns(hosts: Sequence[HostRow], home: Mapping[str, NDArray[np.float32]]) -> Block:

@@ -89,6 +89,10 @@ class Ranks:
                 merged = mine.sum(0) if name == "inside" else _mean(mine)
             else:
                 counted = self._counts(name, parameters[name])
+                if "bins" in name:  # [W, n, P, bins]
+                    mine = np.where(counted[:, None, :, None], mine, np.nan)
+                    tables[device][name] = merge("sum", mine).astype(np.float32)
+                    continue
                 mine = np.where(counted.reshape(self.size, *[1] * (mine.ndim - 2), -1), mine, np.nan)
                 kinds = rows if name.startswith("table") else ("norm",) if name.startswith("after") else ("sum",)
                 merged = np.stack([merge(kinds[min(i, len(kinds) - 1)], mine[:, :, i]) for i in range(shape[1])], 1)

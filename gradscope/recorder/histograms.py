@@ -19,6 +19,8 @@ from gradscope.recorder.addresses import is_readable
 HISTOGRAM_EDGES = 2.0 ** np.arange(-40, 11, 2)
 #: Columns of a histogram: exact zeros, non-zeros below the first edge, the bins, the last edge and above (and ±inf).
 COLUMNS = len(HISTOGRAM_EDGES) + 2
+#: The lower edge of each column: 0 for exact zeros, then the smallest positive float32.
+BIN_EDGES = np.array([0.0, 2.0**-149, *HISTOGRAM_EDGES])
 
 #: Entries that histc counts at once: in float32 it cannot count beyond 2²⁴.
 _PIECE = 1 << 24

@@ -73,6 +73,7 @@ class Meter:
         self.device = self.weights[0].device
         self.table, self.after = f"table{number}", f"after{number}"
         self.scale, self.overflow = f"scale{number}", f"overflow{number}"
+        self.weight_bins, self.gradient_bins = f"weight_bins{number}", f"gradient_bins{number}"
         self.ring: Ring | None = None
         self.fired = False
         self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None

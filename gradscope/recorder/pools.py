@@ -36,6 +36,16 @@ def place_of_units(module: nn.Module) -> int | None:
     )
 
 
+def number_of_units(module: nn.Module) -> int | None:
+    """How many units a module has, where its type tells; None for a ReLU and its like."""
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return int(module.normalized_shape[-1])
+    if isinstance(module, nn.RNNBase):
+        return int(module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    names = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim", "nf")
+    return next((int(getattr(module, name)) for name in names if isinstance(getattr(module, name, None), int)), None)
+
+
 def unit_axis(place: int | None, ndim: int) -> int:
     """The axis of an output's units: channels of convolutions, poolings and norms over channels, features otherwise.
 

@@ -33,7 +33,8 @@ from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
 from gradscope.recorder.drain import Drain
-from gradscope.recorder.meter import Meter
+from gradscope.recorder.histograms import COLUMNS, histogram
+from gradscope.recorder.meter import Meter, local
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.rows import Block, HostRow, PenaltyTerm
@@ -153,14 +154,25 @@ class Recorder:
             self._updates = {m.number: Updates(m.number, m.optimizer, m.weights) for m in full}
         for meter in self._meters:
             if meter.number in self._updates:
-                meter.measured = self._seen_by_updates(meter)
+                meter.measured = self._also_measure(meter)
             meter.inside_loss = self._inside_loss if probe.inside_loss is not None else None
             meter.stepped()
         self._of = {id(o): [m for m in self._meters if m.optimizer is o] for o in self._optimizers}
         self._make_rings()
 
-    def _seen_by_updates(self, meter: Meter) -> Callable[[list[Tensor | None], int], None]:
-        return lambda gradients, row: self._updates[meter.number].measured(gradients, self.rings[meter.device], row)
+    def _also_measure(self, meter: Meter) -> Callable[[list[Tensor | None], int], None]:
+        """What the preset `full` takes of gradients at the end of a backward pass, beside their table."""
+
+        def measured(gradients: list[Tensor | None], row: int) -> None:
+            ring = self.rings[meter.device]
+            self._updates[meter.number].measured(gradients, ring, row)
+            step = self.step if row == self._begun - 1 else self.step + 1
+            if self.cadences["histograms"].at(step):
+                plain = gradients if self._amp is None else [None if g is None else g / self._amp for g in gradients]
+                histogram([local(w.detach()) for w in meter.weights], ring.view(meter.weight_bins, row))
+                histogram(plain, ring.view(meter.gradient_bins, row))
+
+        return measured
 
     def _columns(self, optimizer: Optimizer) -> list[list[int]]:
         """The recorded parameters that this optimizer moves, by device."""
@@ -177,6 +189,8 @@ class Recorder:
             place.update(meter.fields())
             if meter.number in self._updates:
                 place.update(self._updates[meter.number].fields())
+                shape = (len(meter.weights), COLUMNS)
+                place.update({meter.weight_bins: shape, meter.gradient_bins: shape})
         self.rings = {device: Ring(device, names) for device, names in fields.items()}
         self._home = self.rings[home]
         self._capacity = min(ring.rows for ring in self.rings.values()) - 2  # the open row, and the one to come
@@ -190,6 +204,8 @@ class Recorder:
     def _common_fields(self) -> dict[str, tuple[int, ...]]:
         fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,)}
         if self.activations is not None:
+            if self.preset.full:
+                fields["units"] = (len(self.activations.unit_names),)
             fields["activations"] = (len(self.activations.quantities), len(self.activations.names))
         if self.probe.value_inside_loss is not None:
             fields["inside"] = (1,)
@@ -310,7 +326,10 @@ class Recorder:
         number = self._begun
         row = HostRow(self.step, self.epoch, time.perf_counter() - self._start, self.probe.strengths(), self._rates())
         row.updates = self.preset.full and self.cadences["updates"].at(self.step)
+        row.histograms = self.preset.full and self.cadences["histograms"].at(self.step)
         if self.activations is not None and self.activations.sampling:
+            if self.preset.full:
+                self._home.view("units", number).copy_(self.activations.unit_scales(self._home.device))
             self._home.view("activations", number).copy_(self.activations.take(self._home.device))
             row.sampled = True
         if self.probe.value_inside_loss is not None:

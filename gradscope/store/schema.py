@@ -59,7 +59,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("clip_coefficient", _S, "norm of all gradients after and before clipping, their ratio"),
     Variable("numel", (PARAMETER,), "number of entries", dtype="int64"),
     Variable("penalised", (PARAMETER,), "a penalty acts on this parameter", dtype="bool"),
-    Variable("group", (PARAMETER,), "parameter group, counted over all optimizers; -1: in none at the start", dtype="int64"),
+    Variable(
+        "group", (PARAMETER,), "parameter group, counted over all optimizers; -1: in none at the start", dtype="int64"
+    ),
 )
 
 #: The dimensions with labels, in the order of the file. `group` is a dimension without labels.
