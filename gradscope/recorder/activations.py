@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
-from gradscope.recorder.pools import Pool
+from gradscope.recorder.pools import Pool, host_kernel
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "Hook", "first_tensor"]
 
@@ -109,6 +109,8 @@ class Activations:
         self._pools = {name: Pool(module) for name, module in modules.items()}
         self._rows = ModuleRows(list(self._pools.values()), gradients)
         self._unit_shares: list[tuple[str, int]] | None = None
+        if any(p.is_cpu for module in modules.values() for p in module.parameters(recurse=False)):
+            host_kernel("add_units")  # compiled now rather than in the first step
         self._hooks = [
             module.register_forward_hook(_ForwardHook(self, self._pools[name])) for name, module in modules.items()
         ]
