@@ -38,6 +38,8 @@ ROOMS = {
 LIBRARIES = {
     "torch": {"regularizers", "recorder", "recording", "wiring", "control", "demo", "integrations"},
     "h5py": {"store"},
+    "numba": {"recorder"},
+    "triton": {"recorder"},
     "matplotlib": {"report"},
 }
 

@@ -146,7 +146,7 @@ def test_nonfinite_entries_are_counted(way: str, bad: float) -> None:
 
 @pytest.mark.parametrize("way", ["numba", "foreach"], indirect=True)
 def test_ten_million_entries_add_up(way: str) -> None:
-    """One after the other in float32, 10⁷ entries of 0.1 come out 8 % off."""
+    """One after the other in float32, 10⁷ entries of 0.1 come out up to 9 % off."""
     w, g = torch.full((10_000_000,), 0.1), torch.full((10_000_000,), 0.3)
     compare(make([w], [g]), [w], [g])
 
@@ -257,6 +257,26 @@ def test_rows_of_a_ring_are_written_in_place(way: str) -> None:
     TablePlan(weights, QUANTITIES)(weights, gradients, ring[1, :-1])
     compare(ring[1, :-1], weights, gradients)
     assert (ring[0] == -1).all() and (ring[2] == -1).all() and (ring[1, -1] == -1).all()
+
+
+def test_nothing_asks_the_device(way: str) -> None:
+    """No number leaves for the host, whatever the gradients are, from the second step on."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Asked(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert func is not torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    weights, gradients = tensors(way)
+    gradients[1] = None
+    plan = TablePlan(weights, QUANTITIES)
+    out = torch.empty(len(QUANTITIES), len(weights), device=weights[0].device)
+    plan(weights, gradients, out)
+    gradients[0] = gradients[0].t().contiguous().t()  # type: ignore[union-attr]
+    with Asked():
+        plan(weights, gradients, out)
+    compare(out, weights, gradients)
 
 
 def test_a_kernel_that_fails_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

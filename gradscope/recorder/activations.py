@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
-from gradscope.recorder.pools import Pool, number_of_units
+from gradscope.recorder.pools import Pool, host_kernel, number_of_units
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "Hook", "first_tensor"]
 
@@ -110,6 +110,8 @@ class Activations:
         self._rows = ModuleRows(list(self._pools.values()), gradients)
         known = {name: number_of_units(module) for name, module in modules.items()} if gradients else {}
         self._units = [(name, units) for name, units in known.items() if units and units <= LARGEST_MODULE]
+        if any(p.is_cpu for module in modules.values() for p in module.parameters(recurse=False)):
+            host_kernel("add_units")  # compiled now rather than in the first step
         self._hooks = [
             module.register_forward_hook(_ForwardHook(self, self._pools[name])) for name, module in modules.items()
         ]

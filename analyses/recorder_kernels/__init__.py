@@ -1,0 +1,1 @@
+"""What the recorder's kernels cost on the host, side by side with other ways."""
