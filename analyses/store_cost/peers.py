@@ -24,7 +24,7 @@ def gradscope(**options: Any) -> Peer:
         writer = None
         for block in blocks:
             if writer is None:
-                count = next(v.shape[1] for v in block.values() if v.ndim == 2)
+                count = max(v.shape[1] for v in block.values() if v.ndim == 2)
                 writer = Writer(
                     path / "run.h5",
                     parameters=[f"p{i}" for i in range(count)],
