@@ -113,5 +113,5 @@ PEERS: dict[str, tuple[Peer, float]] = {
     "Zarr": (zarr_, 1.0),
     "Parquet": (parquet, 1.0),
     "JSON lines": (json_lines, 0.25),
-    "TensorBoard scalars": (tensorboard, 0.0625),
+    "TensorBoard scalars": (tensorboard, 1 / 64),
 }
