@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 CODE = gradscope cli tests analyses
 
-.PHONY: demo install test test-slow lint format types check clean
+.PHONY: demo install test test-slow torture lint format types check clean
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -30,6 +30,10 @@ test: install
 
 test-slow: install
 	"$(BIN)/python" -m pytest -m slow
+
+# The long campaign of faults, about half an hour; results in tests/torture/results.json.
+torture: install
+	"$(BIN)/python" -m tests.torture.run
 
 lint: install
 	"$(BIN)/ruff" check $(CODE)

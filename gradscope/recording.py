@@ -134,7 +134,7 @@ def _destination(path: Path, asked: child.Instructions) -> Path:
 
 def _stored_names(values: Mapping[str, Any], call: str) -> dict[str, Any]:
     """The values by the names that a file can hold: "train/acc" becomes "train_acc"."""
-    reserved = {*schema.BY_NAME, "step", "parameter", "module", "epochs", "events"} - {"loss"}
+    reserved = {*schema.BY_NAME, *schema.COORDINATES, "epochs", "events"} - {"loss"}
     named = {}
     for name, value in values.items():
         stored = name.replace("/", "_")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -108,6 +109,67 @@ def test_a_row_is_written_after_a_second(tmp_path: Path, monkeypatch: pytest.Mon
     w.append(block(1, 1))
     assert w.rows == 2
     w.close("finished")
+
+
+def test_a_tick_makes_rows_events_and_epochs_durable_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.h5"
+    w = writer(path)
+    now = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for number, give in enumerate((
+        lambda: w.append(block(0, 1)), lambda: w.event(0, "a", "b"), lambda: w.epoch(0, {"accuracy": 0.5}),
+        lambda: w.set_attribute("horizon", 7), lambda: w.set_static("penalised", np.array([True, True])),
+    )):  # fmt: skip
+        give()
+        commit = w._file._number
+        w.tick()
+        assert w._file._number == commit, number
+        now[0] += 0.75  # a thread that ticks every quarter of a second has a quarter left
+        w.tick()
+        assert w._file._number == commit + 1, number
+        w.tick()
+        assert w._file._number == commit + 1, number
+    with open_run(path) as dataset:
+        assert dataset.sizes["step"] == 1
+        assert dataset.attrs["horizon"] == 7
+        assert dataset["penalised"].values.all()
+    w.close("finished")
+
+
+def test_threads_may_all_give_at_once(tmp_path: Path) -> None:
+    w = writer(tmp_path / "r.h5", flush_rows=50)
+
+    def tell(number: int) -> None:
+        for i in range(50):
+            w.event(i, "thread", f"{number} {i}")
+            w.epoch(i, {f"metric_{number}": float(i)})
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for start in range(0, 1000, 10):
+        w.append(block(start, 10))
+        w.tick()
+    for thread in threads:
+        thread.join()
+    w.close("finished")
+    assert w.problem is None
+    texts = [event["text"] for event in events(tmp_path / "r.h5")]
+    assert sorted(texts) == sorted(f"{n} {i}" for n in range(4) for i in range(50))
+    metrics = epoch_metrics(tmp_path / "r.h5")
+    for number in range(4):
+        np.testing.assert_array_equal(metrics[f"metric_{number}"], metrics["epoch"])
+
+
+def test_shapes_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None:
+    w = writer(tmp_path / "r.h5")
+    with pytest.raises(InputError, match=r"weight_norm has the shape \(1, 3\); expected \(1, 2\)"):
+        w.append({"step": np.arange(1), "weight_norm": np.ones((1, 3))})
+    with pytest.raises(InputError, match="needs the dimension bin, which this record was opened without"):
+        w.append({"step": np.arange(1), "weight_histogram": np.ones((1, 2, 4))})
+    w.close("finished")
+    with open_run(tmp_path / "r.h5") as dataset:
+        assert dataset.sizes["step"] == 0
 
 
 KILLED = """

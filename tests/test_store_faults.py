@@ -25,7 +25,7 @@ from gradscope.store import pending, redo_log
 from gradscope.store.reader import events, open_run
 from gradscope.store.writer_lock import beside, writer_of
 from tests.loops import mlp, train
-from tests.torture import power, scenario, training
+from tests.torture import fuzz, power, records, scenario, training
 from tests.torture.small_disk import NoSmallDisk, fill, small_disk
 from tests.torture.system_calls import clean, half_applied, killed_at
 
@@ -338,3 +338,11 @@ def test_an_unexpected_error_never_reaches_the_training(memory: Path, monkeypatc
     w.append(scenario.block(400, 100))
     w.close("finished")
     assert scenario.verify(path, 300) == 300
+
+
+def test_fuzzed_files_are_refused_in_one_line(memory: Path) -> None:
+    """One file of each kind; crashes, hangs and memory are seen from outside, for a fork reads them."""
+    found = fuzz.campaign(list(range(len(fuzz.KINDS))), *records.good_and_crashed(memory))
+    assert {finding.kind for finding in found} == set(fuzz.KINDS)
+    assert not [finding for finding in found if finding.bad]
+    assert {finding.outcome for finding in found} == {"ok", "refused"}

@@ -27,7 +27,7 @@ def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
 def guarded(path: Path, dataset: xr.Dataset) -> xr.Dataset:
     """The same lazy dataset; a part of it that cannot be read raises `InputError`."""
     lazy = {
-        name: (variable.dims, indexing.LazilyIndexedArray(_Guarded(path, str(name), variable)), variable.attrs)
+        name: (variable.dims, indexing.LazilyIndexedArray(_Guarded(path, str(name), variable)), _shown(variable.attrs))
         for name, variable in dataset.variables.items()
         if name not in dataset.indexes
     }
@@ -37,6 +37,11 @@ def guarded(path: Path, dataset: xr.Dataset) -> xr.Dataset:
     made = made.set_coords([name for name in lazy if name in dataset.coords])
     made.set_close(dataset._close)
     return made
+
+
+def _shown(attributes: dict[Any, Any]) -> dict[Any, Any]:
+    """The attributes without the one that only says how things are stored."""
+    return {name: value for name, value in attributes.items() if name != "_FillValue"}
 
 
 class _Guarded(BackendArray):

@@ -62,6 +62,8 @@ def open_run(
     try:
         rows = _identify(path, source)
         options: dict[str, Any] = {} if isinstance(source, Overlay) else {"driver_kwds": {"locking": False}}
+        # NaN marks what is missing already: masking it once more would cost two copies of everything that is read.
+        options |= {"mask_and_scale": False, "cache": False}
         dataset = xr.open_dataset(source, engine="h5netcdf", group=group, **options)
         dataset = guarded(path, dataset)
         if chunks is not None:

@@ -72,7 +72,9 @@ def check_array(path: Path, item: object, name: str, stored: int) -> None:
 
 
 def _check_meaning(path: Path, file: h5py.File) -> None:
-    for name in (schema.STEP, schema.PARAMETER, schema.GROUP, "numel", "penalised"):
+    """What readers take for granted of the arrays: which there are, along what, as long as each other."""
+    fixed = ("numel", "penalised", GROUP_VARIABLE)
+    for name in (schema.STEP, schema.PARAMETER, schema.GROUP, *fixed):
         if name not in file or not isinstance(file[name], h5py.Dataset) or file[name].ndim != 1:
             raise _wrong(path, f"it has no list {name!r}")
     for name in GROUPS:
@@ -89,7 +91,7 @@ def _check_meaning(path: Path, file: h5py.File) -> None:
             raise _wrong(path, f"{name} has {item.ndim} dimensions, expected {len(known.dims)}")
         if known is not None and item.dtype.kind not in "fiub":
             raise _wrong(path, f"{name} holds no numbers")
-    for name in ("numel", "penalised"):
+    for name in fixed:
         if file[name].shape != (parameters,):
             raise _wrong(path, f"{name} has the shape {file[name].shape}, there are {parameters} parameters")
     for name, columns in _widths(file).items():
@@ -118,8 +120,8 @@ def _check_attributes(path: Path, file: h5py.File) -> None:
         raise _wrong(path, "its config holds no list of groups")
     if len(groups) != len(file[schema.GROUP]):
         raise _wrong(path, f"its config holds {len(groups)} groups, there are {len(file[schema.GROUP])}")
-    member = file[GROUP_VARIABLE][:] if GROUP_VARIABLE in file else np.zeros(1)
-    if member.dtype.kind not in "if" or (len(member) and not (member.min() >= -1 and member.max() < len(groups))):
+    member = file[GROUP_VARIABLE][:]
+    if member.dtype.kind != "i" or (len(member) and not (member.min() >= -1 and member.max() < len(groups))):
         raise _wrong(path, "a parameter belongs to a group that is not there")
     if file.attrs["status"] not in STATUS:
         raise _wrong(path, f"its status is {file.attrs['status']!r}, expected one of {', '.join(STATUS)}")

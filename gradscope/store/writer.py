@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,10 @@ class Writer:
             pending.static[name] = np.array(values)
 
     @contextlib.contextmanager
-    def _gathering(self) -> Any:
+    def _gathering(self) -> Iterator[Pending]:
+        if os.getpid() != self._process:  # a fork: the lock may have been held when it was made
+            yield Pending()
+            return
         with self._short:
             if self._pending.since is None:
                 self._pending.since = time.monotonic()

@@ -1,0 +1,208 @@
+"""What recording to disk costs: python -m analyses.store_cost.run (about five minutes on two cores).
+
+Writes writing.csv (µs a step, bytes a value, by store and window), reading.csv (10⁶ rows, one variable) and
+training.csv (a training step with its record on disk against one whose rows end in memory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+import gradscope
+from analyses.store_cost.peers import PEERS, Peer, Rows
+from analyses.store_cost.peers import gradscope as ours
+from gradscope.demo import training
+from gradscope.demo.data import digits
+from gradscope.store.writer import Writer
+
+HERE = Path(__file__).parent
+LAYERS, STEPS, COPIES = 25, 4096, 4  # 25 weight layers: 50 parameters
+READ_ROWS = 1_000_000
+READ = """
+import resource, sys, time
+from gradscope.store.reader import open_run
+open_run(sys.argv[2]).close()  # loads what is loaded on first use
+began = time.perf_counter()
+with open_run(sys.argv[1]) as dataset:
+    dataset["weight_norm"].values
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def train(path: Path, steps: int) -> Callable[[], float]:
+    """A network of 50 parameters under a recording; the function makes some steps: seconds a step."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data, model = digits(), training.network(LAYERS)
+    for module in model:
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.003, momentum=0.9, weight_decay=0.002)
+    run = gradscope.record(model, optimizer, path, on_failure="ignore")
+
+    def some() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            batch = torch.randint(len(data.x), (64,))
+            loss = cross_entropy(model(data.x[batch]), data.y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+        return (time.perf_counter() - began) / steps
+
+    some.close = run.close  # type: ignore[attr-defined]
+    return some
+
+
+def real_rows(folder: Path) -> dict[str, Any]:
+    """The variables of a real record along step, without the sampled ones of modules."""
+    some = train(folder / "real.h5", STEPS)
+    some()
+    some.close()  # type: ignore[attr-defined]
+    with gradscope.open_run(folder / "real.h5") as dataset:
+        names = [n for n, v in dataset.variables.items() if v.dims[:1] == ("step",) and "module" not in v.dims]
+        rows = {str(name): dataset[name].values for name in names}
+    rows["skipped"] = rows["skipped"].astype(np.int8)
+    return rows
+
+
+def blocks(rows: Rows, window: int, count: int) -> Iterator[Rows]:
+    """``count`` rows in windows; the real ones again and again, with steps that go on."""
+    for start in range(0, count, window):
+        at = start % STEPS
+        block = {name: values[at : at + window] for name, values in rows.items()}
+        yield block | {"step": np.arange(start, start + window)}
+
+
+def written(peer: Peer, rows: Rows, window: int, count: int) -> tuple[float, float, float, int]:
+    """(µs a step, µs of the processor a step, bytes a value, files)."""
+    with tempfile.TemporaryDirectory(dir=HERE) as name:
+        folder = Path(name)
+        ready = list(blocks(rows, window, count))
+        began, busy = time.perf_counter(), time.process_time()
+        peer(folder, iter(ready))
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
+        files = [f for f in folder.rglob("*") if f.is_file()]
+        size = sum(f.stat().st_size for f in files)
+    values = count * sum(int(np.prod(v.shape[1:])) for v in rows.values())
+    return seconds / count * 1e6, busy / count * 1e6, size / values, len(files)
+
+
+def writing(rows: Rows, repeats: int) -> list[dict[str, Any]]:
+    """Every store at window 256, ours at four windows; interleaved, medians."""
+    cases = [(name, peer, 256, share) for name, (peer, share) in PEERS.items()]
+    cases += [(f"gradscope, gzip, window {w}", ours(), w, 1.0) for w in (16, 64, 1024)]
+    seen: dict[str, list[tuple[float, float, float, int]]] = {name: [] for name, *_ in cases}
+    for _ in range(repeats):
+        for name, peer, window, share in cases:
+            seen[name].append(written(peer, rows, window, int(STEPS * COPIES * share)))
+    table: list[dict[str, Any]] = []
+    for name, _, window, _ in cases:
+        micro = statistics.median(s[0] for s in seen[name])
+        cpu = statistics.median(s[1] for s in seen[name])
+        table.append({"store": name, "window": window, "us_per_step": round(micro, 1), "cpu_us_per_step": round(cpu, 1),
+                      "bytes_per_value": round(seen[name][0][2], 3), "files": seen[name][0][3]})  # fmt: skip
+    base: float = table[0]["us_per_step"]
+    return [row | {"ratio_to_ours": round(row["us_per_step"] / base, 2)} for row in table]
+
+
+def reading(repeats: int) -> list[dict[str, Any]]:
+    """One variable of 10⁶ rows and 50 parameters, in a fresh process, cold and warm."""
+    table = []
+    with tempfile.TemporaryDirectory(dir=HERE) as name:
+        path = Path(name) / "run.h5"
+        generator = np.random.default_rng(0)
+        base = np.exp(np.cumsum(generator.normal(0, 0.01, (10240, 50)), 0)).astype(np.float32)
+
+        def long() -> Iterator[Rows]:
+            for start in range(0, READ_ROWS, 10240):
+                count = min(10240, READ_ROWS - start)
+                varied = base[:count] * np.float32(1 + start * 1e-7)
+                yield {"step": np.arange(start, start + count), "weight_norm": varied, "proportion": varied}
+
+        ours()(Path(name), long())
+        small = Path(name) / "small" / "run.h5"
+        small.parent.mkdir()
+        ours()(small.parent, iter([next(long())]))
+        for state in ("cold", "warm"):
+            found = []
+            for _ in range(repeats):
+                if state == "cold":
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                done = subprocess.run(
+                    [sys.executable, "-c", READ, str(path), str(small)], capture_output=True, text=True
+                )
+                found.append(tuple(float(word) for word in done.stdout.split()))
+            table.append({"state": state, "rows": READ_ROWS, "parameters": 50,
+                          "seconds": round(statistics.median(f[0] for f in found), 3),
+                          "process_megabytes": round(max(f[1] for f in found))})  # fmt: skip
+    return table
+
+
+def training_cost(repeats: int) -> list[dict[str, Any]]:
+    """The same training, interleaved in short stretches: its record on disk, and rows that end in memory."""
+    with tempfile.TemporaryDirectory(dir=HERE) as name:
+        disk = train(Path(name) / "disk.h5", 256)
+        memory = train(Path(name) / "memory.h5", 256)
+        seen: dict[str, list[float]] = {"disk": [], "memory": []}
+        keep = mock.patch.multiple(Writer, append=lambda *_: None, tick=lambda _: None)
+        for _ in range(repeats):
+            seen["disk"].append(disk())
+            with keep:
+                seen["memory"].append(memory())
+        disk.close(), memory.close()  # type: ignore[attr-defined]
+    ratios = [a / b for a, b in zip(seen["disk"], seen["memory"], strict=True)]
+    return [{"us_disk": round(statistics.median(seen["disk"]) * 1e6), "pairs": repeats,
+             "us_memory": round(statistics.median(seen["memory"]) * 1e6),
+             "median_ratio": round(statistics.median(ratios), 4),
+             "standard_error": round(1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5, 4)}]  # fmt: skip
+
+
+def write_table(name: str, table: list[dict[str, Any]]) -> None:
+    with (HERE / name).open("w", newline="") as file:
+        file.write(
+            f"# {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
+            f"torch {torch.__version__}, python -m analyses.store_cost.run\n"
+        )
+        out = csv.DictWriter(file, table[0].keys())
+        out.writeheader()
+        out.writerows(table)
+    print(name, *table, sep="\n  ", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("writing", "reading", "training"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.only in (None, "writing"):
+            write_table("writing.csv", writing(real_rows(Path(folder)), options.repeats))
+    if options.only in (None, "reading"):
+        write_table("reading.csv", reading(options.repeats))
+    if options.only in (None, "training"):
+        write_table("training.csv", training_cost(10 * options.repeats))
+
+
+if __name__ == "__main__":
+    main()
