@@ -157,9 +157,7 @@ class Recording:
         self._closed = False
         self._status = "running"
         self._process = os.getpid()
-        self._strengths: list[float] | None = None  # of the last row, by group
         self._blind = False
-        self._changing = 0  # rows in a row with a change of strength
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
@@ -243,6 +241,7 @@ class Recording:
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; log before close()")
         self._baseline.see_loss(scalars.get("loss"))
+        self._penalties.observe(scalars)
         self._recorder.log(_stored_names(scalars, "log"))
 
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
@@ -281,6 +280,7 @@ class Recording:
 
     def _before_step(self, step: int) -> None:
         """Called when a row begins, before the optimizer has done anything."""
+        self._penalties.step = step
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
         if self._penalties.changed():
@@ -344,7 +344,8 @@ class Recording:
             penalised = self._penalties.penalised()
             self._judge.info = replace(self._judge.info, penalised=penalised)
             self._writer.set_static("penalised", penalised)
-        self._note_strengths(block)
+        for step, text in self._penalties.changes.take():
+            self._writer.event(step, "strength", text)
         self._judge.update(block)
         self._writer.append(block)
 
@@ -356,18 +357,6 @@ class Recording:
         self._judge.baseline, self._judge.baseline_source = baseline, source
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
-
-    def _note_strengths(self, block: Block) -> None:
-        """Events for changes of strength: where one begins, and where a gradual one ends."""
-        for step, strengths in zip(block["step"].tolist(), block["strength"].tolist(), strict=True):
-            changed = strengths != self._strengths
-            shown = ", ".join(f"{value:.6g}" for value in strengths)
-            if changed and not self._changing:
-                self._writer.event(step, "strength", f"strength of the parameter groups: {shown}")
-            elif self._changing > 1 and not changed:
-                self._writer.event(step, "strength", f"strength of the parameter groups stays at {shown}")
-            gradual = changed and self._strengths is not None
-            self._strengths, self._changing = strengths, self._changing + 1 if gradual else 0
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:
         """A delay that waits for the record to show learning waits for ever if no loss is logged."""

@@ -17,10 +17,11 @@ from gradscope.recorder import provenance
 from gradscope.recorder.recorder import PenaltyProbe, plain_name
 from gradscope.recorder.rows import PenaltyTerm
 from gradscope.recorder.statistics import norms
-from gradscope.regularizers.attach import attached_to, is_decoupled
+from gradscope.regularizers.changes import StrengthChanges
+from gradscope.regularizers.hooks import attached_to, is_decoupled
 from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
-from gradscope.regularizers.sources import Source, penalty_sources
+from gradscope.regularizers.sources import Source, joint_gradients, penalty_sources
 from gradscope.types import InputError
 
 Select = str | Callable[[str], bool]
@@ -108,6 +109,8 @@ class Penalties:
                     self.group[self._columns[id(p)]] = index
         self._mask = np.zeros(len(parameters), dtype=bool)
         self._new = False
+        self.changes = StrengthChanges()
+        self.step = -1
         self.refresh()
 
     def changed(self) -> bool:
@@ -129,6 +132,7 @@ class Penalties:
             self._declare(*self._declared)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
         self._last: tuple[float, ...] = ()
+        self._labels = [self._label(source, group) for source, group in self._sources]
         self.probe = self._probe()
         self._note_penalised()
 
@@ -136,17 +140,29 @@ class Penalties:
         for index, members in enumerate(self._members):
             if members:
                 ids = frozenset(id(p) for p in members)
-                self._sources.insert(0, (Source(penalty, index, ids, lambda: strength, "loss", True), index))
+                source = Source(
+                    penalty.name, index, ids, lambda: strength, "loss", True, penalty.gradients, penalty.shares()
+                )
+                self._sources.insert(0, (source, index))
 
     def _probe(self) -> PenaltyProbe:
+        """The terms of the sources, and one more of strength 1 for what has to be measured on the device.
+
+        Where a source on a parameter has to be measured, all sources on it are, as one sum with their strengths:
+        then two of them never share a row, and what cancels, cancels.
+        """
         declared = self._declared
-        terms, measured = [], []
-        for source, group in self._sources:
-            columns = sorted(self._columns[p] for p in source.parameters if p in self._columns)
-            shares = source.penalty.shares()
-            terms.append(PenaltyTerm(np.array(columns, dtype=np.int64), shares, group))
-            if shares is None:
-                measured.append((columns, source.penalty))
+        sources = [source for source, _ in self._sources]
+        columns = [sorted(self._columns[p] for p in source.parameters if p in self._columns) for source in sources]
+        where = sorted({i for source, mine in zip(sources, columns, strict=True) if not source.shares for i in mine})
+        alone = [[i for i in mine if i not in where] for mine in columns]
+        terms = [
+            PenaltyTerm(np.array(mine, dtype=np.int64), source.shares or (0.0, 0.0), group)
+            for (source, group), mine in zip(self._sources, alone, strict=True)
+        ]
+        if where:
+            # Last, so that the strength shown of its group is that of a source.
+            terms.append(PenaltyTerm(np.array(where, dtype=np.int64), None, int(self.group[where[0]])))
 
         def strengths() -> tuple[float, ...]:
             now = tuple([source.strength() for source, _ in self._sources])
@@ -156,11 +172,12 @@ class Penalties:
                 if (acting != self._acted).any():
                     self._acted = acting
                     self._note_penalised()
-            return now
+            seen = {n: value for n, value, acted in zip(self._labels, now, self._acted, strict=True) if acted}
+            self.changes.see(self.step, seen)
+            return (*now, 1.0) if where else now
 
         def measure(weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
-            where = [i for columns, _ in measured for i in columns]
-            return where, norms([p.gradient(weights[i]) for columns, p in measured for i in columns], "l1")
+            return where, norms(joint_gradients(sources, columns, self._last, weights, where), "l1")
 
         def inside_loss(weights: Sequence[Tensor]) -> list[Tensor]:
             assert declared is not None
@@ -174,19 +191,26 @@ class Penalties:
             return strength * torch.stack(values).sum()
 
         if declared is None:
-            return PenaltyProbe(terms, strengths, measure if measured else None)
-        return PenaltyProbe(terms, strengths, measure if measured else None, inside_loss, value_inside_loss)
+            return PenaltyProbe(terms, strengths, measure if where else None)
+        return PenaltyProbe(terms, strengths, measure if where else None, inside_loss, value_inside_loss)
 
     def _note_penalised(self) -> None:
-        for acted, term in zip(self._acted, self.probe.terms, strict=True):
-            if acted and not self._mask[term.columns].all():
-                self._mask[term.columns] = True
+        for acted, (source, _) in zip(self._acted, self._sources, strict=True):
+            mine = [self._columns[p] for p in source.parameters if p in self._columns]
+            if acted and not self._mask[mine].all():
+                self._mask[mine] = True
                 self._new = True
+
+    def _label(self, source: Source, group: int) -> str:
+        """A source as the events of the record name it."""
+        groups = f" in group {group}" if len(self.groups) > 1 else ""
+        several = sum(s.name == source.name and g == group and s.intended for s, g in self._sources) > 1
+        return f"{source.name}{groups}" + (f" on {len(source.parameters)} parameters" if several else "")
 
     @property
     def name(self) -> str:
         """The penalty that the record is about, as `parse_penalty` knows it."""
-        attached = dict.fromkeys(s.penalty.name for s, _ in self._sources if s.intended and s.acts != "coupled")
+        attached = dict.fromkeys(s.name for s, _ in self._sources if s.intended and s.acts != "coupled")
         return "+".join(attached) if attached else "l2"
 
     @property
@@ -197,7 +221,7 @@ class Penalties:
     def sources(self) -> list[dict[str, Any]]:
         """What acts where, for the record's `capture`."""
         return [
-            {"penalty": s.penalty.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
+            {"penalty": s.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
             for s, group in self._sources
         ]
 
@@ -225,13 +249,25 @@ class Penalties:
         return any(len(o.param_groups) > n for o, n in zip(self._optimizers, self.counts, strict=True))
 
     def waiting(self) -> bool:
-        """Whether a schedule waits for the active phase."""
+        """Whether a schedule needs the active phase to be seen."""
         return any(handle.schedule.needs_record for handle in self._handles)
 
     def active_phase(self, step: int) -> None:
         """The run is learning: schedules that waited for it may begin."""
         for handle in self._handles:
-            handle.schedule.active_phase(step)
+            handle.active_phase()
+
+    def observe(self, scalars: Mapping[str, Tensor | float]) -> None:
+        """What the loop logs, for controllers: ``loss``, and ``error`` or else 1 − ``accuracy``."""
+        loss = scalars.get("loss")
+        if loss is None:
+            return
+        error = scalars.get("error")
+        if error is None and "accuracy" in scalars:
+            error = 1 - scalars["accuracy"]
+        for handle in self._handles:
+            if handle.schedule.measures_every:
+                handle.observe(loss=loss, error=error)
 
     def detach(self) -> None:
         """Take off what the environment put on, and leave the script's own penalties as they were."""
