@@ -1,0 +1,500 @@
+"""A penalty at the steps of every kind of optimizer: closures, AMP, fused, groups, accumulation, resuming."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gradscope import (
+    CPR,
+    L1,
+    L1L2,
+    L2,
+    AdvanceL2,
+    Constant,
+    Delayed,
+    GroupLasso,
+    InputError,
+    LInf,
+    Lp,
+    Penalty,
+    parse_schedule,
+    regularize,
+    regularize_activity,
+)
+from gradscope.regularizers.hooks import Attached
+from gradscope.regularizers.schedules import EXAMPLES
+from tests.loops import batches, mlp, train
+from tests.test_regularizers import twin_models, weights
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+# -- closures -------------------------------------------------------------------------------------
+
+
+def train_with_closure(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, penalty: Any = None) -> None:
+    for x, y in batches(steps):
+
+        def closure(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            if penalty is not None:
+                loss = loss + penalty(model)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
+@pytest.mark.parametrize("penalty", [L2(), L1(), Lp(3)], ids=repr)
+def test_a_step_with_a_closure_is_the_same_step(penalty: Penalty) -> None:
+    """Lightning calls every optimizer so."""
+    first, second = twin_models()
+    plain, closed = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (first, second))
+    for optimizer in (plain, closed):
+        regularize(optimizer, penalty, Delayed(0.1, steps=3))
+    train(first, plain, 6)
+    train_with_closure(second, closed, 6)
+    assert same(first, second)
+
+
+def test_a_closure_handed_over_by_position_works_and_returns_the_data_loss() -> None:
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
+    regularize(optimizer, L2(), Constant(5.0), decoupled=True)
+    loss = torch.ones(())
+    assert optimizer.step(lambda: loss) is loss
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_lbfgs_sees_values_and_gradients_of_one_function(line_search: str | None) -> None:
+    first, second = (m.double() for m in twin_models())
+    options: dict[str, Any] = {"lr": 0.5, "max_iter": 4, "line_search_fn": line_search}
+    inside, ours = torch.optim.LBFGS(first.parameters(), **options), torch.optim.LBFGS(second.parameters(), **options)
+    regularize(ours, L2(), Constant(0.05))
+
+    def penalty(model: nn.Module) -> torch.Tensor:
+        return 0.05 * torch.stack([(p * p).sum() for p in model.parameters() if p.ndim > 1]).sum()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        train_with_closure(first, inside, 3, penalty)
+        train_with_closure(second, ours, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_after_a_closure_the_gradient_is_pure() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    regularize(optimizer, L2(), Constant(100.0))
+    seen = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 6)).square().mean()
+        loss.backward()
+        seen[:] = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return loss
+
+    optimizer.step(closure)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), seen, strict=True) if p.grad is not None)
+
+
+# -- mixed precision ------------------------------------------------------------------------------
+
+
+def train_scaled(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, overflow_at: tuple[int, ...]) -> None:
+    """Under a GradScaler on the CPU; the loss of some steps overflows."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10**6, backoff_factor=0.5)
+    for step, (x, y) in enumerate(batches(steps)):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        scaler.scale(loss * (torch.inf if step in overflow_at else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+KINDS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "fused sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
+    "fused adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+}
+WAYS: dict[str, tuple[Penalty, dict[str, Any]]] = {
+    "l2": (L2(), {}),
+    "decoupled l2": (L2(), {"decoupled": True}),
+    "l1": (L1(), {}),
+    "l3": (Lp(3), {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gradient_scaler_changes_nothing(kind: str, way: str) -> None:
+    """An overflow skips all of it: update, penalty, proximal step and the tick of the schedule."""
+    first, second = twin_models()
+    plain, scaled = KINDS[kind](first.parameters()), KINDS[kind](second.parameters())
+    penalty, options = WAYS[way]
+    handles = [regularize(optimizer, penalty, Delayed(0.1, steps=3), **options) for optimizer in (plain, scaled)]
+
+    for step, (x, y) in enumerate(batches(8)):  # the same batches without those that overflow
+        if step not in (1, 5):
+            plain.zero_grad()
+            nn.functional.cross_entropy(first(x), y).backward()
+            plain.step()
+    train_scaled(second, scaled, 8, overflow_at=(1, 5))
+    assert [handle.step for handle in handles] == [6, 6]
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_cpr_is_skipped_on_overflow_too() -> None:
+    first, second = twin_models()
+    optimizers = [KINDS["fused sgd"](m.parameters()) for m in (first, second)]
+    handles = [regularize(optimizer, L2(), CPR(warm_start=2)) for optimizer in optimizers]
+    for step, (x, y) in enumerate(batches(8)):
+        if step != 5:
+            optimizers[0].zero_grad()
+            nn.functional.cross_entropy(first(x), y).backward()
+            optimizers[0].step()
+    train_scaled(second, optimizers[1], 8, overflow_at=(5,))
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert handles[0].step == handles[1].step == 7
+
+
+# -- proximal steps -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax])
+@pytest.mark.parametrize("penalty", [L1(), L1L2(0.5, 0.2), GroupLasso("neuron")], ids=repr)
+def test_the_proximal_step_is_euclidean_with_the_rate_of_each_group(kind: Any, penalty: Penalty) -> None:
+    """The plain step, then the proximal map with threshold lr·λ: also where the optimizer has a metric of its own."""
+    first, second = twin_models()
+
+    def made(model: nn.Module) -> torch.optim.Optimizer:
+        options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+        groups = [{"params": model[0].parameters(), "lr": 0.02}, {"params": model[2:].parameters(), "lr": 0.005}]
+        return kind(groups, weight_decay=0.0, **options)
+
+    plain, ours = made(first), made(second)
+    regularize(ours, penalty, Constant(2.0))
+    for x, y in batches(12):
+        for model, optimizer in ((first, plain), (second, ours)):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        with torch.no_grad():
+            for group in plain.param_groups:
+                for p in group["params"]:
+                    if p.ndim > 1:
+                        p.copy_(penalty.proximal(p, group["lr"] * 2.0))
+        assert same(first, second)
+    assert any((w == 0).any() for w in weights(second))
+
+
+def test_where_adam_with_l1_comes_to_rest() -> None:
+    """On a quadratic, SGD ends at the lasso solution; Adam, whose steps have no scale, at another point.
+
+    The Euclidean map therefore means another λ under Adam: docs/decisions/0006.
+    """
+    curvature, target, strength = torch.tensor([1.0, 100.0]), torch.tensor([1.0, 1.0]), 0.5
+    ends = {}
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        w = nn.Parameter(torch.zeros(1, 2))
+        optimizer = kind([w], lr=0.005)
+        regularize(optimizer, L1(), Constant(strength))
+        for _ in range(4000):
+            optimizer.zero_grad()
+            (0.5 * curvature * (w - target) ** 2).sum().backward()
+            optimizer.step()
+        ends[kind] = w.detach()[0]
+    torch.testing.assert_close(ends[torch.optim.SGD], target - strength / curvature, atol=1e-3, rtol=0)
+    assert (ends[torch.optim.Adam] - (target - strength / curvature)).abs().max() > 0.1
+
+
+# -- groups, accumulation, selection --------------------------------------------------------------
+
+
+def test_a_taper_follows_the_rate_of_each_group() -> None:
+    model = mlp()
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2:].parameters(), "lr": 0.1}]
+    optimizer = torch.optim.SGD(groups)
+    handle = regularize(optimizer, L2(), parse_schedule("taper:sch01", 1e-4))
+    train(model, optimizer, 1)
+    optimizer.param_groups[1]["lr"] = 0.001
+    train(model, optimizer, 1)
+    assert [handle.now(group) for group in (0, 1)] == [1e-4, 8e-4]
+    optimizer.param_groups[1]["lr"] = 1.0  # a restart above all rates so far
+    assert handle.now(1) == 1e-4
+
+
+def test_ivanov_acts_until_the_norm_is_below_its_bound() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    start = sum(w.abs().sum().item() for w in weights(model) if w.ndim > 1)
+    handle = regularize(optimizer, L2(), parse_schedule(f"ivanov:{0.8 * start}", 0.1))
+    acted = []
+    train(model, optimizer, 200, each=lambda step: acted.append(handle.now() > 0))
+    assert acted[0]
+    assert not all(acted)
+    assert sum(w.abs().sum().item() for w in weights(model) if w.ndim > 1) <= 0.8 * start
+
+
+def test_accumulation_gets_the_penalty_once() -> None:
+    first, second = (m.double() for m in twin_models())
+    whole, halves = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (first, second))
+    for model, optimizer in ((first, whole), (second, halves)):
+        regularize(optimizer, Lp(3), Constant(0.2))
+        regularize_activity(optimizer, model, L2(), Constant(0.1), nn.ReLU)
+    for x, y in batches(3, size=6):
+        x = x.double()
+        for model, optimizer, parts in ((first, whole, 1), (second, halves, 2)):
+            optimizer.zero_grad()
+            for a, b in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                (nn.functional.cross_entropy(model(a), b) / parts).backward()
+            optimizer.step()
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("named", ["model", "optimizer"])
+def test_parameters_are_selected_by_name(named: str) -> None:
+    model = mlp()
+    parameters = model.named_parameters() if named == "optimizer" else model.parameters()
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    handle = regularize(optimizer, L2(), Constant(0.1), r"^2\.", model=model if named == "model" else None)
+    assert handle.parameters == {id(p) for p in model[2].parameters()}
+
+
+def test_parameters_are_selected_by_type_and_each_gets_its_own_strength() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for kind, strength in ((nn.Conv2d, 0.1), (nn.Linear, 0.4)):
+        regularize(optimizer, L2(), Constant(strength), kind, model=model)
+    regularize(optimizer, L1(), Constant(0.2), r"bias", model=model)
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    expected = [
+        before[0] * (1 - 0.1 * 0.2), L1().proximal(before[1], 0.02),
+        before[2] * (1 - 0.1 * 0.8), L1().proximal(before[3], 0.02),
+    ]  # fmt: skip
+    torch.testing.assert_close(weights(model), expected)
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [("weight", "the optimizer knows none: give model="), ("(", "regular expression"), (nn.Linear, "give model=")],
+)
+def test_names_need_somebody_who_knows_them(select: Any, message: str) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match=message):
+        regularize(optimizer, L2(), Constant(0.1), select, model=model if select == "(" else None)
+
+
+def test_no_parameter_gets_one_penalty_twice() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.02)
+    for penalty in (L2(), L1L2()):
+        with pytest.raises(InputError, match=r"would act twice on 3 parameters: the optimizer's weight_decay is 0.02"):
+            regularize(optimizer, penalty, Constant(0.1))
+    first = regularize(optimizer, L1(), Constant(0.1))
+    with pytest.raises(InputError, match=r"l1l2 would act twice|l1 would act twice on 3 parameters: <l1 of strength"):
+        regularize(optimizer, L1(), Constant(0.2))
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    regularize(optimizer, L2(), Constant(0.1))  # another penalty beside L1 is all right
+    first.detach()
+    regularize(optimizer, L1(), Constant(0.2))
+    regularize(optimizer, L1(), Constant(0.2), select=lambda p: p.ndim == 1)
+    optimizer.param_groups[0]["weight_decay"] = 0.5  # set later: noticed at the step
+    with pytest.raises(InputError, match=r"l2 would act twice on 3 parameters: the optimizer's weight_decay is 0.5"):
+        train(model, optimizer, 1)
+
+
+def test_sparse_gradients_are_refused_clearly() -> None:
+    table = nn.Embedding(4, 3, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    regularize(optimizer, Lp(3), Constant(0.1))
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(InputError, match="cannot be added to sparse gradients"):
+        optimizer.step()
+
+
+def test_decoupled_is_the_decay_of_adamw_bit_for_bit() -> None:
+    first, second = twin_models()
+    own = torch.optim.AdamW(first.parameters(), lr=0.01, weight_decay=0.2)
+    ours = torch.optim.AdamW(second.parameters(), lr=0.01, weight_decay=0.0)
+    regularize(ours, L2(), Constant(0.1), select=lambda p: True, decoupled=True)
+    train(first, own, 10)
+    train(second, ours, 10)
+    assert same(first, second)
+    with pytest.raises(InputError, match="decoupled is for L2 alone"):
+        regularize(ours, L1(), Constant(0.1), decoupled=True)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_fused_optimizer_agrees_with_its_own_weight_decay(kind: Any) -> None:
+    """Not bit for bit: the fused kernel adds the decay in a register, without rounding in between."""
+    first, second = twin_models()
+    own = kind(first.parameters(), lr=0.01, weight_decay=0.2, fused=True)
+    ours = kind(second.parameters(), lr=0.01, weight_decay=0.0, fused=True)
+    regularize(ours, L2(), Constant(0.1), select=lambda p: True)
+    train(first, own, 10)
+    train(second, ours, 10)
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+# -- resuming -------------------------------------------------------------------------------------
+
+RESUMED = [text for text in EXAMPLES if text not in ("delayed:5", "ramp:5")] + [
+    *("delayed:2", "ramp:3", "strong:4", "strong:12steps", "cyclic:3", "cyclic:4stepsx2", "table:0=1,1=2,2=0.5"),
+    *("ivanov:25", "ivanov:5:l2", "autol2:every=1,cooldown=10", "advancel2:every=2,ceiling=1", "cpr:4steps"),
+]
+
+
+def piece(
+    model: nn.Module, optimizer: Any, scheduler: Any, handle: Attached, steps: range, told: bool = True
+) -> list[float]:
+    """Steps of a run of 16, with a learning rate that falls and a loss that controllers hear."""
+    data, strengths = list(batches(16)), []
+    for step in steps:
+        x, y = data[step]
+        if step == 6:
+            handle.active_phase()
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        strengths.append(handle.now())
+        optimizer.step()
+        scheduler.step()
+        handle.observe(loss=loss, error=0.5)
+    return strengths
+
+
+@pytest.mark.parametrize("text", dict.fromkeys(RESUMED))
+def test_resuming_in_the_middle_is_bit_identical(text: str) -> None:
+    def made(model: nn.Module) -> tuple[Any, Any, Attached]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+        handle = regularize(optimizer, L2(), parse_schedule(text, 0.02), steps_per_epoch=4)
+        handle.watched = True  # delayed:auto, told of its active phase by hand here
+        return optimizer, scheduler, handle
+
+    torch.manual_seed(3)
+    whole = mlp()
+    stopped = copy.deepcopy(whole)
+    strengths = piece(whole, *made(whole), range(16))
+    parts = made(stopped)
+    piece(stopped, *parts, range(9))
+    saved = copy.deepcopy([stopped.state_dict(), *(part.state_dict() for part in parts)])
+    resumed = mlp()
+    again = made(resumed)
+    resumed.load_state_dict(saved[0])
+    for part, state in zip(again, saved[1:], strict=True):
+        part.load_state_dict(state)
+    assert piece(resumed, *again, range(9, 16)) == strengths[9:]
+    assert same(whole, resumed)
+    assert again[2].step == 16
+
+
+def test_a_state_of_another_schedule_is_refused() -> None:
+    optimizer = torch.optim.SGD(mlp().parameters(), lr=0.1)
+    handle = regularize(optimizer, L2(), Constant(0.1))
+    state = handle.state_dict()
+    handle.detach()
+    with pytest.raises(InputError, match=r"the state is of schedule 'constant'; this one is 'delayed:3steps'"):
+        regularize(optimizer, L2(), Delayed(0.1, steps=3)).load_state_dict(state)
+
+
+# -- controllers and activities on an optimizer ---------------------------------------------------
+
+
+def test_a_controller_hears_the_loss_and_sets_the_strength() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = regularize(optimizer, L2(), AdvanceL2(0.1, every=2, cooldown=0.0))
+    strengths = []
+    for step, loss in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0, 9.0, 9.0, 9.0, 9.0, 9.0]):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        strengths.append(handle.now())
+        optimizer.step()
+        handle.observe(loss=torch.tensor(loss))
+        handle.settle()
+        assert handle.step == step + 1
+    # Measured at steps 0, 2, 4, 6, 8, 10: 5 sets the minimum, 4 and 3 lie below it twice running, 9 and 9 above.
+    assert strengths == pytest.approx([0.1] * 5 + [1.0] * 4 + [0.1] * 2)
+
+
+def test_a_controller_that_is_told_nothing_says_so() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    regularize(optimizer, L2(), AdvanceL2(0.01))
+    with pytest.raises(InputError, match=r"follows the training loss and has been told none in 11 steps"):
+        train(model, optimizer, 20)
+
+
+def test_an_activity_penalty_is_what_the_loss_with_it_inside_gives() -> None:
+    first, second = twin_models()
+    inside, ours = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (first, second))
+    regularize_activity(ours, second, L1(), Constant(0.3), modules=r"^1$|^3$")
+    for x, y in batches(5):
+        inside.zero_grad()
+        hidden = [first[:2](x), first[:4](x)]
+        penalty = sum(h.abs().sum() / len(x) for h in hidden)
+        (nn.functional.cross_entropy(first(x), y) + 0.3 * penalty).backward()
+        inside.step()
+        ours.zero_grad()
+        nn.functional.cross_entropy(second(x), y).backward()
+        pure = [p.grad.clone() for p in second.parameters() if p.grad is not None]
+        ours.step()
+        assert all(torch.equal(p.grad, g) for p, g in zip(second.parameters(), pure, strict=True) if p.grad is not None)
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_activity_penalty_leaves_evaluation_alone_and_comes_off_again() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = regularize_activity(optimizer, model, LInf(), Constant(1.0), modules=[model[1]])
+    model.eval()
+    model(torch.ones(2, 6))
+    with torch.no_grad():
+        model.train()(torch.ones(2, 6))
+    assert not any(pull.any() for pull in handle.pulls(list(model.parameters())))
+    handle.detach()
+    assert not model._forward_hooks
+    assert not model[1]._forward_hooks
+
+
+def test_mistakes_with_activity_penalties_are_named() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="modules chooses none of the 6 modules"):
+        regularize_activity(optimizer, model, L1(), Constant(0.1), "conv")
+    with pytest.raises(InputError, match="not a regular expression"):
+        regularize_activity(optimizer, model, L1(), Constant(0.1), "(")
+    with pytest.raises(InputError, match="on outputs, expected one such as"):
+        regularize_activity(optimizer, model, L1(), CPR(), nn.ReLU)
+    with pytest.raises(InputError, match="penalty is 3"):
+        regularize_activity(optimizer, model, 3, Constant(0.1), nn.ReLU)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="does not work with LBFGS"):
+        regularize_activity(torch.optim.LBFGS(model.parameters()), model, L1(), Constant(0.1), nn.ReLU)
+    recurrent = nn.LSTM(3, 2)
+    regularize_activity(torch.optim.SGD(recurrent.parameters(), lr=0.1), recurrent, L1(), Constant(0.1), nn.LSTM)
+    with pytest.raises(InputError, match="LSTM puts out a tuple"):
+        recurrent(torch.ones(1, 1, 3))
