@@ -37,6 +37,11 @@ _HOME = {
     "parse_schedule": "gradscope.regularizers.schedules",
     "regularize": "gradscope.regularizers.attach",
     "regularize_activity": "gradscope.regularizers.activity",
+    "mask_gradients": "gradscope.regularizers.masks",
+    "EarlyStopping": "gradscope.regularizers.strategies",
+    "GaussianNoise": "gradscope.regularizers.strategies",
+    "add_noise": "gradscope.regularizers.strategies",
+    "fgsm": "gradscope.regularizers.strategies",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.diagnosis.post_hoc",
     "Diagnosis": "gradscope.diagnosis.verdict",
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
     from gradscope.regularizers.coupled import Ivanov as Ivanov
     from gradscope.regularizers.coupled import Taper as Taper
     from gradscope.regularizers.groups import GroupLasso as GroupLasso
+    from gradscope.regularizers.masks import mask_gradients as mask_gradients
     from gradscope.regularizers.penalties import L0 as L0
     from gradscope.regularizers.penalties import L1 as L1
     from gradscope.regularizers.penalties import L1L2 as L1L2
@@ -74,6 +80,10 @@ if TYPE_CHECKING:
     from gradscope.regularizers.schedule import Constant as Constant
     from gradscope.regularizers.schedule import Schedule as Schedule
     from gradscope.regularizers.schedules import parse_schedule as parse_schedule
+    from gradscope.regularizers.strategies import EarlyStopping as EarlyStopping
+    from gradscope.regularizers.strategies import GaussianNoise as GaussianNoise
+    from gradscope.regularizers.strategies import add_noise as add_noise
+    from gradscope.regularizers.strategies import fgsm as fgsm
     from gradscope.regularizers.timed import Cyclic as Cyclic
     from gradscope.regularizers.timed import Delayed as Delayed
     from gradscope.regularizers.timed import Ramp as Ramp

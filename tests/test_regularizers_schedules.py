@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 
 import pytest
+from gradscope_cli.main import run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from gradscope import (
     Taper,
     parse_schedule,
 )
+from gradscope.regularizers.curve import curve
 from gradscope.regularizers.schedules import EXAMPLES
 
 
@@ -229,3 +232,57 @@ def test_a_controller_cannot_start_at_zero() -> None:
     with pytest.raises(InputError, match="below the strength"):
         AdvanceL2(0.1, ceiling=0.01)
     assert CPR().text == "cpr:inflection"
+
+
+# -- drawn ----------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_what_the_schedule_says() -> None:
+    found = curve(parse_schedule("ramp:100steps", 0.5), 101, points=101)
+    assert found.axis == "step"
+    assert found.strength == [0.5 * step / 100 for step in range(101)]
+    by_rate = curve(parse_schedule("taper:sch01"), 1000)
+    assert (by_rate.at[0], by_rate.strength[0], by_rate.strength[-1]) == (1.0, 1.0, 16.0)
+    held = curve(parse_schedule("delayed:5steps*ivanov:300"), 1000)
+    assert held.at[0] == 600
+    assert [value for value in held.strength if value] == [1.0] * 29
+    automatic = curve(parse_schedule("delayed:auto", 0.1), 400)
+    assert "step 100" in automatic.note
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_the_command_draws_every_schedule_or_says_why_not(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["schedule", text, "--strength", "0.01", "--steps", "4000", "--steps-per-epoch", "40"])
+    out, err = capsys.readouterr()
+    if parse_schedule(text).stands == "anywhere":
+        assert code == 0
+        assert f"{text}, l2, strength 0.01 (weight_decay 0.02)" in out
+        assert "█" in out
+        assert max(len(line) for line in out.splitlines()[1:]) < 80
+    else:
+        assert code == 2
+        assert "no curve to draw" in err
+
+
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schedule", "delayed:3steps", "--strength", "0.5", "--steps", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["strengths"] == [0, 0, 0, 0.5, 0.5]
+    assert found["weight_decay"] == 1.0
+    assert run(["schedule", "constant", "--penalty", "l1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weight_decay"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["delay:5"], "schedule is 'delay:5'; expected one such as constant"),
+        (["delayed:5"], "counts epochs; give --steps-per-epoch"),
+        (["constant", "--strength", "-1"], "strength is -1"),
+        (["constant", "--steps", "0"], "steps is 0"),
+        (["constant", "--penalty", "ridge"], "penalty is 'ridge'"),
+    ],
+)
+def test_the_command_names_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schedule", *arguments]) == 2
+    assert message in capsys.readouterr().err
