@@ -344,6 +344,9 @@ class Recording:
             penalised = self._penalties.penalised()
             self._judge.info = replace(self._judge.info, penalised=penalised)
             self._writer.set_static("penalised", penalised)
+        if (noticed := self._penalties.scale_invariance.see(block)) is not None:
+            self._capture["scale_invariant"] = noticed
+            self._writer.set_attribute("capture", self._capture)
         for step, text in self._penalties.changes.take():
             self._writer.event(step, "strength", text)
         self._judge.update(block)

@@ -21,6 +21,7 @@ from gradscope.regularizers.changes import StrengthChanges
 from gradscope.regularizers.hooks import attached_to, is_decoupled
 from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
+from gradscope.regularizers.scale_invariance import ScaleInvariance
 from gradscope.regularizers.sources import Source, joint_gradients, penalty_sources
 from gradscope.types import InputError
 
@@ -110,6 +111,10 @@ class Penalties:
         self._mask = np.zeros(len(parameters), dtype=bool)
         self._new = False
         self.changes = StrengthChanges()
+        weights = list(parameters.values())
+        self.scale_invariance = ScaleInvariance(
+            list(parameters), np.array([w.numel() for w in weights]), np.array([w.ndim > 1 for w in weights])
+        )
         self.step = -1
         self.refresh()
 
