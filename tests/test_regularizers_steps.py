@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import gradscope
 from gradscope import (
     CPR,
     L1,
@@ -345,17 +347,72 @@ def test_decoupled_is_the_decay_of_adamw_bit_for_bit() -> None:
         regularize(ours, L1(), Constant(0.1), decoupled=True)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_a_fused_optimizer_agrees_with_its_own_weight_decay(kind: Any) -> None:
-    """Not bit for bit: the fused kernel adds the decay in a register, without rounding in between."""
+OWN = {
+    "sgd": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9, nesterov=True),
+    "sgd foreach": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9, foreach=True),
+    "sgd fused": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9, fused=True),
+    "adam fused": lambda g: torch.optim.Adam(g, lr=0.01, fused=True),
+    "adam maximize": lambda g: torch.optim.Adam(g, lr=0.01, maximize=True),
+    "adamax": lambda g: torch.optim.Adamax(g, lr=0.01),
+    "adamax foreach": lambda g: torch.optim.Adamax(g, lr=0.01, foreach=True),
+    "rmsprop": lambda g: torch.optim.RMSprop(g, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("groups", ["weights in a group of their own", "one group"])
+def test_l2_agrees_with_weight_decay_in_every_optimizer(name: str, groups: str) -> None:
+    """Bit for bit, but for fused kernels on a part of a group: they add a decay without rounding in between."""
     first, second = twin_models()
-    own = kind(first.parameters(), lr=0.01, weight_decay=0.2, fused=True)
-    ours = kind(second.parameters(), lr=0.01, weight_decay=0.0, fused=True)
-    regularize(ours, L2(), Constant(0.1), select=lambda p: True)
+
+    def split(model: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": [p for p in model.parameters() if (p.ndim > 1) == wide]} for wide in (True, False)]
+
+    own = OWN[name](split(first))
+    own.param_groups[0]["weight_decay"] = 0.2
+    ours = OWN[name](second.parameters() if groups == "one group" else split(second))
+    handle = regularize(ours, L2(), Constant(0.1))
     train(first, own, 10)
-    train(second, ours, 10)
+    train(second, ours, 10, each=lambda step: None)
+    exact = "fused" not in name or groups != "one group"
     for a, b in zip(weights(first), weights(second), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(a, b, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-7}))
+    assert all(group["weight_decay"] == 0 for group in ours.param_groups)
+    assert "weight_decay 0.2" in repr(handle)
+
+
+def test_a_step_that_raises_leaves_the_group_as_it_was() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.ndim > 1], lr=0.1)
+    regularize(optimizer, L2(), Constant(0.1))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    broken = optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    broken.remove()
+    before = weights(model)[0]
+    optimizer.step()
+    torch.testing.assert_close(weights(model)[0], before * (1 - 0.1 * 0.2))
+    assert optimizer.param_groups[0]["weight_decay"] == 0
+
+
+def test_the_environments_schedule_acts_once_beside_a_penalty_and_a_decay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADSCOPE_SCHEDULE", "table:0=0.5steps")
+    model = mlp()
+    optimizer = torch.optim.SGD(
+        [{"params": [model[0].weight]}, {"params": [model[2].weight], "weight_decay": 0.4}], lr=0.1, weight_decay=0.0
+    )
+    regularize(optimizer, L2(), Constant(0.1), [model[0].weight])
+    before = weights(model)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore"):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), before[0] * (1 - 0.1 * 2 * 0.1 * 0.5))
+    torch.testing.assert_close(model[2].weight.detach(), before[2] * (1 - 0.1 * 0.4 * 0.5))
 
 
 # -- resuming -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ weights after the update, with threshold lr·λ_t, the Euclidean map whatever th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Regularization(Attached):
         self.penalty = penalty
         self.replaces_decay = replaces_decay
         self.decoupled = decoupled
-        self._own: list[float] | None = None
+        self._own: dict[int, float] = {}  # weight_decay of groups that lend it to us for the time of a step
         self._strengths: list[float] = []
         self._decayed = False
         super().__init__(optimizer, schedule, parameters, steps_per_epoch=steps_per_epoch)
@@ -76,25 +76,44 @@ class Regularization(Attached):
         self._strengths = [0.0 if self.suspended else self.now(index) for index in groups]
         if not self.suspended and not self.replaces_decay:
             refuse_twice(optimizer, self.penalty, self._members(optimizer))
+        lent = self._borrow_decay(optimizer) if isinstance(self.penalty, L2) else ()
         if self.replaces_decay:
             self._hold_back_decay(optimizer)
         if not self.penalty.proximal_step:
-            for group, mine, strength in self._each(optimizer):
-                self._pull(optimizer, group, mine, self.penalty, strength, self.decoupled)
+            for index, group, mine, strength in self._each(optimizer):
+                if index not in lent:
+                    self._pull(optimizer, group, mine, self.penalty, strength, self.decoupled)
         self._decayed = True
 
-    def _each(self, optimizer: Optimizer) -> list[tuple[dict[str, Any], list[Tensor], float]]:
+    def _borrow_decay(self, optimizer: Optimizer) -> Container[int]:
+        """L2 on all of a group is the group's own ``weight_decay``, set for the time of the step: that costs nothing.
+
+        Returns the groups. Only in torch's own optimizers, where it is known to be read at the step and nowhere else.
+        """
+        scheduled = any(isinstance(handle, ScheduledDecay) for handle in attached_to(optimizer))
+        if self.replaces_decay or scheduled or not type(optimizer).__module__.startswith("torch.optim."):
+            return ()
+        members = self._members(optimizer)
+        for index, group in enumerate(optimizer.param_groups):
+            whole = members[index] and len(members[index]) == len(group["params"])
+            if whole and group.get("weight_decay") == 0 and is_decoupled(optimizer, group) == self.decoupled:
+                self._own[index] = group["weight_decay"]
+                group["weight_decay"] = 2 * self._strengths[index]
+        return self._own
+
+    def _each(self, optimizer: Optimizer) -> list[tuple[int, dict[str, Any], list[Tensor], float]]:
         """Each group with the chosen parameters that have a gradient, and their strength; idle groups left out."""
         rows = zip(optimizer.param_groups, self._members(optimizer), self._strengths, strict=True)
         live = (
-            (group, [p for p in mine if p.grad is not None], strength) for group, mine, strength in rows if strength
+            (index, group, [p for p in mine if p.grad is not None], strength)
+            for index, (group, mine, strength) in enumerate(rows)
+            if strength
         )
-        return [row for row in live if row[1]]
+        return [row for row in live if row[2]]
 
     def _hold_back_decay(self, optimizer: Optimizer) -> None:
-        own = self._own = self._own or [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
-        for group, decay in zip(optimizer.param_groups, own, strict=True):
-            if decay:
+        for index, group in enumerate(optimizer.param_groups):
+            if decay := self._own.setdefault(index, group.get("weight_decay", 0.0)):
                 group["weight_decay"] = 0.0
                 others = [p for p in group["params"] if p.grad is not None and id(p) not in self.parameters]
                 self._pull(optimizer, group, others, L2(), decay / 2, is_decoupled(optimizer, group))
@@ -147,7 +166,7 @@ class Regularization(Attached):
         if not isinstance(optimizer, LBFGS):
             return loss
         # A line search compares values: they have to be those whose gradient it sees.
-        for _, mine, strength in self._each(optimizer):
+        for _, _, mine, strength in self._each(optimizer):
             loss = loss + strength * torch.stack([self.penalty.value(p) for p in mine]).sum()
         return loss
 
@@ -155,7 +174,7 @@ class Regularization(Attached):
         if not self.penalty.proximal_step:
             return
         found_inf = getattr(optimizer, "found_inf", None)
-        for group, mine, strength in self._each(optimizer):
+        for _, group, mine, strength in self._each(optimizer):
             threshold = float(group["lr"]) * strength
             if found_inf is None:
                 self.penalty.shrink_(mine, threshold)
@@ -165,11 +184,11 @@ class Regularization(Attached):
 
     def _put_back(self, stale: bool = False) -> None:
         super()._put_back(stale)
-        if self._own is not None and (optimizer := self._optimizer()) is not None:
-            for group, own in zip(optimizer.param_groups, self._own, strict=False):
-                if "weight_decay" in group:
-                    group["weight_decay"] = own
-        self._own = None
+        if self._own and (optimizer := self._optimizer()) is not None:
+            for index, own in self._own.items():
+                if "weight_decay" in optimizer.param_groups[index]:
+                    optimizer.param_groups[index]["weight_decay"] = own
+        self._own = {}
 
     def __repr__(self) -> str:
         strength = self.schedule.strength
