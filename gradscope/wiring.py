@@ -156,7 +156,6 @@ class Penalties:
         Where a source on a parameter has to be measured, all sources on it are, as one sum with their strengths:
         then two of them never share a row, and what cancels, cancels.
         """
-        declared = self._declared
         sources = [source for source, _ in self._sources]
         columns = [sorted(self._columns[p] for p in source.parameters if p in self._columns) for source in sources]
         where = sorted({i for source, mine in zip(sources, columns, strict=True) if not source.shares for i in mine})
@@ -170,34 +169,39 @@ class Penalties:
             terms.append(PenaltyTerm(np.array(where, dtype=np.int64), None, int(self.group[where[0]])))
 
         def strengths() -> tuple[float, ...]:
-            now = tuple([source.strength() for source, _ in self._sources])
-            if now != self._last:
-                self._last = now
-                acting = self._acted | np.array(now, dtype=bool)
-                if (acting != self._acted).any():
-                    self._acted = acting
-                    self._note_penalised()
-            seen = {n: value for n, value, acted in zip(self._labels, now, self._acted, strict=True) if acted}
-            self.changes.see(self.step, seen)
-            return (*now, 1.0) if where else now
+            return (*self._strengths(), 1.0) if where else self._strengths()
 
         def measure(weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
             return where, norms(joint_gradients(sources, columns, self._last, weights, where), "l1")
 
-        def inside_loss(weights: Sequence[Tensor]) -> list[Tensor]:
-            assert declared is not None
-            penalty, strength = declared
-            return [strength * penalty.gradient(w) * (w.ndim > 1) for w in weights]
+        probe = PenaltyProbe(terms, strengths, measure if where else None)
+        if self._declared is not None:
+            probe.inside_loss, probe.value_inside_loss = self._inside_loss, self._value_inside_loss
+        return probe
 
-        def value_inside_loss() -> Tensor:
-            assert declared is not None
-            penalty, strength = declared
-            values = [penalty.value(p.detach()) for members in self._members for p in members]
-            return strength * torch.stack(values).sum()
+    def _strengths(self) -> tuple[float, ...]:
+        """λ of each source at the coming step; what changes goes to the events of the record."""
+        now = tuple([source.strength() for source, _ in self._sources])
+        if now != self._last:
+            self._last = now
+            acting = self._acted | np.array(now, dtype=bool)
+            if (acting != self._acted).any():
+                self._acted = acting
+                self._note_penalised()
+        seen = {n: value for n, value, acted in zip(self._labels, now, self._acted, strict=True) if acted}
+        self.changes.see(self.step, seen)
+        return now
 
-        if declared is None:
-            return PenaltyProbe(terms, strengths, measure if where else None)
-        return PenaltyProbe(terms, strengths, measure if where else None, inside_loss, value_inside_loss)
+    def _inside_loss(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        assert self._declared is not None
+        penalty, strength = self._declared
+        return [strength * penalty.gradient(w) * (w.ndim > 1) for w in weights]
+
+    def _value_inside_loss(self) -> Tensor:
+        assert self._declared is not None
+        penalty, strength = self._declared
+        values = [penalty.value(p.detach()) for members in self._members for p in members]
+        return strength * torch.stack(values).sum()
 
     def _note_penalised(self) -> None:
         for acted, (source, _) in zip(self._acted, self._sources, strict=True):

@@ -155,6 +155,10 @@ def weights(model: nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
+def same(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
 def twin_models() -> tuple[nn.Module, nn.Module]:
     first = mlp()
     second = mlp()

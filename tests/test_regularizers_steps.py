@@ -1,9 +1,7 @@
-"""A penalty at the steps of every kind of optimizer: closures, AMP, fused, groups, accumulation, resuming."""
+"""A penalty at the steps of every kind of optimizer: closures, proximal steps, groups, selection."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +11,21 @@ from torch import nn
 
 import gradscope
 from gradscope import (
-    CPR,
     L1,
     L1L2,
     L2,
-    AdvanceL2,
     Constant,
     Delayed,
     GroupLasso,
     InputError,
-    LInf,
     Lp,
     Penalty,
     parse_schedule,
     regularize,
     regularize_activity,
 )
-from gradscope.regularizers.hooks import Attached
-from gradscope.regularizers.schedules import EXAMPLES
 from tests.loops import batches, mlp, train
-from tests.test_regularizers import twin_models, weights
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
-
+from tests.test_regularizers import same, twin_models, weights
 
 # -- closures -------------------------------------------------------------------------------------
 
@@ -111,68 +99,6 @@ def test_after_a_closure_the_gradient_is_pure() -> None:
 
     optimizer.step(closure)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), seen, strict=True) if p.grad is not None)
-
-
-# -- mixed precision ------------------------------------------------------------------------------
-
-
-def train_scaled(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, overflow_at: tuple[int, ...]) -> None:
-    """Under a GradScaler on the CPU; the loss of some steps overflows."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10**6, backoff_factor=0.5)
-    for step, (x, y) in enumerate(batches(steps)):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x), y)
-        scaler.scale(loss * (torch.inf if step in overflow_at else 1)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-
-KINDS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
-    "fused sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
-    "fused adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
-}
-WAYS: dict[str, tuple[Penalty, dict[str, Any]]] = {
-    "l2": (L2(), {}),
-    "decoupled l2": (L2(), {"decoupled": True}),
-    "l1": (L1(), {}),
-    "l3": (Lp(3), {}),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", WAYS)
-def test_a_gradient_scaler_changes_nothing(kind: str, way: str) -> None:
-    """An overflow skips all of it: update, penalty, proximal step and the tick of the schedule."""
-    first, second = twin_models()
-    plain, scaled = KINDS[kind](first.parameters()), KINDS[kind](second.parameters())
-    penalty, options = WAYS[way]
-    handles = [regularize(optimizer, penalty, Delayed(0.1, steps=3), **options) for optimizer in (plain, scaled)]
-
-    for step, (x, y) in enumerate(batches(8)):  # the same batches without those that overflow
-        if step not in (1, 5):
-            plain.zero_grad()
-            nn.functional.cross_entropy(first(x), y).backward()
-            plain.step()
-    train_scaled(second, scaled, 8, overflow_at=(1, 5))
-    assert [handle.step for handle in handles] == [6, 6]
-    for a, b in zip(weights(first), weights(second), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-
-
-def test_cpr_is_skipped_on_overflow_too() -> None:
-    first, second = twin_models()
-    optimizers = [KINDS["fused sgd"](m.parameters()) for m in (first, second)]
-    handles = [regularize(optimizer, L2(), CPR(warm_start=2)) for optimizer in optimizers]
-    for step, (x, y) in enumerate(batches(8)):
-        if step != 5:
-            optimizers[0].zero_grad()
-            nn.functional.cross_entropy(first(x), y).backward()
-            optimizers[0].step()
-    train_scaled(second, optimizers[1], 8, overflow_at=(5,))
-    for a, b in zip(weights(first), weights(second), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-    assert handles[0].step == handles[1].step == 7
 
 
 # -- proximal steps -------------------------------------------------------------------------------
@@ -413,145 +339,3 @@ def test_the_environments_schedule_acts_once_beside_a_penalty_and_a_decay(
         optimizer.step()
     torch.testing.assert_close(model[0].weight.detach(), before[0] * (1 - 0.1 * 2 * 0.1 * 0.5))
     torch.testing.assert_close(model[2].weight.detach(), before[2] * (1 - 0.1 * 0.4 * 0.5))
-
-
-# -- resuming -------------------------------------------------------------------------------------
-
-RESUMED = [text for text in EXAMPLES if text not in ("delayed:5", "ramp:5")] + [
-    *("delayed:2", "ramp:3", "strong:4", "strong:12steps", "cyclic:3", "cyclic:4stepsx2", "table:0=1,1=2,2=0.5"),
-    *("ivanov:25", "ivanov:5:l2", "autol2:every=1,cooldown=10", "advancel2:every=2,ceiling=1", "cpr:4steps"),
-]
-
-
-def piece(
-    model: nn.Module, optimizer: Any, scheduler: Any, handle: Attached, steps: range, told: bool = True
-) -> list[float]:
-    """Steps of a run of 16, with a learning rate that falls and a loss that controllers hear."""
-    data, strengths = list(batches(16)), []
-    for step in steps:
-        x, y = data[step]
-        if step == 6:
-            handle.active_phase()
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        strengths.append(handle.now())
-        optimizer.step()
-        scheduler.step()
-        handle.observe(loss=loss, error=0.5)
-    return strengths
-
-
-@pytest.mark.parametrize("text", dict.fromkeys(RESUMED))
-def test_resuming_in_the_middle_is_bit_identical(text: str) -> None:
-    def made(model: nn.Module) -> tuple[Any, Any, Attached]:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
-        handle = regularize(optimizer, L2(), parse_schedule(text, 0.02), steps_per_epoch=4)
-        handle.watched = True  # delayed:auto, told of its active phase by hand here
-        return optimizer, scheduler, handle
-
-    torch.manual_seed(3)
-    whole = mlp()
-    stopped = copy.deepcopy(whole)
-    strengths = piece(whole, *made(whole), range(16))
-    parts = made(stopped)
-    piece(stopped, *parts, range(9))
-    saved = copy.deepcopy([stopped.state_dict(), *(part.state_dict() for part in parts)])
-    resumed = mlp()
-    again = made(resumed)
-    resumed.load_state_dict(saved[0])
-    for part, state in zip(again, saved[1:], strict=True):
-        part.load_state_dict(state)
-    assert piece(resumed, *again, range(9, 16)) == strengths[9:]
-    assert same(whole, resumed)
-    assert again[2].step == 16
-
-
-def test_a_state_of_another_schedule_is_refused() -> None:
-    optimizer = torch.optim.SGD(mlp().parameters(), lr=0.1)
-    handle = regularize(optimizer, L2(), Constant(0.1))
-    state = handle.state_dict()
-    handle.detach()
-    with pytest.raises(InputError, match=r"the state is of schedule 'constant'; this one is 'delayed:3steps'"):
-        regularize(optimizer, L2(), Delayed(0.1, steps=3)).load_state_dict(state)
-
-
-# -- controllers and activities on an optimizer ---------------------------------------------------
-
-
-def test_a_controller_hears_the_loss_and_sets_the_strength() -> None:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    handle = regularize(optimizer, L2(), AdvanceL2(0.1, every=2, cooldown=0.0))
-    strengths = []
-    for step, loss in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0, 9.0, 9.0, 9.0, 9.0, 9.0]):
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p)
-        strengths.append(handle.now())
-        optimizer.step()
-        handle.observe(loss=torch.tensor(loss))
-        handle.settle()
-        assert handle.step == step + 1
-    # Measured at steps 0, 2, 4, 6, 8, 10: 5 sets the minimum, 4 and 3 lie below it twice running, 9 and 9 above.
-    assert strengths == pytest.approx([0.1] * 5 + [1.0] * 4 + [0.1] * 2)
-
-
-def test_a_controller_that_is_told_nothing_says_so() -> None:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    regularize(optimizer, L2(), AdvanceL2(0.01))
-    with pytest.raises(InputError, match=r"follows the training loss and has been told none in 11 steps"):
-        train(model, optimizer, 20)
-
-
-def test_an_activity_penalty_is_what_the_loss_with_it_inside_gives() -> None:
-    first, second = twin_models()
-    inside, ours = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (first, second))
-    regularize_activity(ours, second, L1(), Constant(0.3), modules=r"^1$|^3$")
-    for x, y in batches(5):
-        inside.zero_grad()
-        hidden = [first[:2](x), first[:4](x)]
-        penalty = sum(h.abs().sum() / len(x) for h in hidden)
-        (nn.functional.cross_entropy(first(x), y) + 0.3 * penalty).backward()
-        inside.step()
-        ours.zero_grad()
-        nn.functional.cross_entropy(second(x), y).backward()
-        pure = [p.grad.clone() for p in second.parameters() if p.grad is not None]
-        ours.step()
-        assert all(torch.equal(p.grad, g) for p, g in zip(second.parameters(), pure, strict=True) if p.grad is not None)
-    for a, b in zip(weights(first), weights(second), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_an_activity_penalty_leaves_evaluation_alone_and_comes_off_again() -> None:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    handle = regularize_activity(optimizer, model, LInf(), Constant(1.0), modules=[model[1]])
-    model.eval()
-    model(torch.ones(2, 6))
-    with torch.no_grad():
-        model.train()(torch.ones(2, 6))
-    assert not any(pull.any() for pull in handle.pulls(list(model.parameters())))
-    handle.detach()
-    assert not model._forward_hooks
-    assert not model[1]._forward_hooks
-
-
-def test_mistakes_with_activity_penalties_are_named() -> None:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(InputError, match="modules chooses none of the 6 modules"):
-        regularize_activity(optimizer, model, L1(), Constant(0.1), "conv")
-    with pytest.raises(InputError, match="not a regular expression"):
-        regularize_activity(optimizer, model, L1(), Constant(0.1), "(")
-    with pytest.raises(InputError, match="on outputs, expected one such as"):
-        regularize_activity(optimizer, model, L1(), CPR(), nn.ReLU)
-    with pytest.raises(InputError, match="penalty is 3"):
-        regularize_activity(optimizer, model, 3, Constant(0.1), nn.ReLU)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="does not work with LBFGS"):
-        regularize_activity(torch.optim.LBFGS(model.parameters()), model, L1(), Constant(0.1), nn.ReLU)
-    recurrent = nn.LSTM(3, 2)
-    regularize_activity(torch.optim.SGD(recurrent.parameters(), lr=0.1), recurrent, L1(), Constant(0.1), nn.LSTM)
-    with pytest.raises(InputError, match="LSTM puts out a tuple"):
-        recurrent(torch.ones(1, 1, 3))

@@ -85,6 +85,7 @@ class ActivityRegularization(Attached):
     def _forget(self) -> None:
         self._sums, self._forwards = {}, 0
 
+    @torch.no_grad()
     def _act(self, optimizer: Optimizer) -> None:
         self._reduce()  # again, for a closure has made them only now
         grad_scale = getattr(optimizer, "grad_scale", None)

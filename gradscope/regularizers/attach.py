@@ -6,7 +6,7 @@ weights after the update, with threshold lr·λ_t, the Euclidean map whatever th
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,38 +68,50 @@ class Regularization(Attached):
         self.decoupled = decoupled
         self._own: dict[int, float] = {}  # weight_decay of groups that lend it to us for the time of a step
         self._strengths: list[float] = []
+        self._lent: list[int] = []
+        self._lent_for: tuple[list[int], int] | None = None
+        self._adds_l2 = "l2" in penalty.kinds and not replaces_decay
         self._decayed = False
         super().__init__(optimizer, schedule, parameters, steps_per_epoch=steps_per_epoch)
 
     def _act(self, optimizer: Optimizer) -> None:
-        groups = range(len(optimizer.param_groups))
-        self._strengths = [0.0 if self.suspended else self.now(index) for index in groups]
-        if not self.suspended and not self.replaces_decay:
+        groups = optimizer.param_groups
+        self._strengths = [0.0 if self.suspended else self.now(index) for index in range(len(groups))]
+        if self._adds_l2 and not self.suspended and any(group.get("weight_decay") for group in groups):
             refuse_twice(optimizer, self.penalty, self._members(optimizer))
-        lent = self._borrow_decay(optimizer) if isinstance(self.penalty, L2) else ()
+        lenders = self._lenders(optimizer)
+        for index in lenders:
+            self._own[index] = groups[index]["weight_decay"]
+            groups[index]["weight_decay"] = 2 * self._strengths[index]
         if self.replaces_decay:
             self._hold_back_decay(optimizer)
-        if not self.penalty.proximal_step:
+        if len(lenders) == len(groups) or self.penalty.proximal_step:
+            return
+        with torch.no_grad():
             for index, group, mine, strength in self._each(optimizer):
-                if index not in lent:
+                if index not in lenders:
                     self._pull(optimizer, group, mine, self.penalty, strength, self.decoupled)
         self._decayed = True
 
-    def _borrow_decay(self, optimizer: Optimizer) -> Container[int]:
-        """L2 on all of a group is the group's own ``weight_decay``, set for the time of the step: that costs nothing.
+    def _lenders(self, optimizer: Optimizer) -> list[int]:
+        """Groups that lend their ``weight_decay`` for the time of the step: L2 on all of them, at no cost.
 
-        Returns the groups. Only in torch's own optimizers, where it is known to be read at the step and nowhere else.
+        Only in torch's own optimizers, where it is known to be read at the step and nowhere else.
         """
-        scheduled = any(isinstance(handle, ScheduledDecay) for handle in attached_to(optimizer))
-        if self.replaces_decay or scheduled or not type(optimizer).__module__.startswith("torch.optim."):
-            return ()
+        if not self._adds_l2 or not isinstance(self.penalty, L2):
+            return []
         members = self._members(optimizer)
-        for index, group in enumerate(optimizer.param_groups):
-            whole = members[index] and len(members[index]) == len(group["params"])
-            if whole and group.get("weight_decay") == 0 and is_decoupled(optimizer, group) == self.decoupled:
-                self._own[index] = group["weight_decay"]
-                group["weight_decay"] = 2 * self._strengths[index]
-        return self._own
+        if self._lent_for != (self._sizes, len(self._beside)):
+            self._lent_for = (self._sizes, len(self._beside))
+            scheduled = any(isinstance(handle, ScheduledDecay) for handle in self._beside)
+            possible = not scheduled and type(optimizer).__module__.startswith("torch.optim.")
+            self._lent = [
+                index
+                for index, (group, mine) in enumerate(zip(optimizer.param_groups, members, strict=True))
+                if possible and mine and len(mine) == len(group["params"]) and "weight_decay" in group
+                if is_decoupled(optimizer, group) == self.decoupled
+            ]
+        return self._lent
 
     def _each(self, optimizer: Optimizer) -> list[tuple[int, dict[str, Any], list[Tensor], float]]:
         """Each group with the chosen parameters that have a gradient, and their strength; idle groups left out."""
@@ -111,6 +123,7 @@ class Regularization(Attached):
         )
         return [row for row in live if row[2]]
 
+    @torch.no_grad()
     def _hold_back_decay(self, optimizer: Optimizer) -> None:
         for index, group in enumerate(optimizer.param_groups):
             if decay := self._own.setdefault(index, group.get("weight_decay", 0.0)):
@@ -166,13 +179,17 @@ class Regularization(Attached):
         if not isinstance(optimizer, LBFGS):
             return loss
         # A line search compares values: they have to be those whose gradient it sees.
-        for _, _, mine, strength in self._each(optimizer):
-            loss = loss + strength * torch.stack([self.penalty.value(p) for p in mine]).sum()
+        with torch.no_grad():
+            for _, _, mine, strength in self._each(optimizer):
+                loss = loss + strength * torch.stack([self.penalty.value(p) for p in mine]).sum()
         return loss
 
     def _finish(self, optimizer: Optimizer) -> None:
-        if not self.penalty.proximal_step:
-            return
+        if self.penalty.proximal_step:
+            self._shrink(optimizer)
+
+    @torch.no_grad()
+    def _shrink(self, optimizer: Optimizer) -> None:
         found_inf = getattr(optimizer, "found_inf", None)
         for _, group, mine, strength in self._each(optimizer):
             threshold = float(group["lr"]) * strength

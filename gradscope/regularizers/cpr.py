@@ -87,6 +87,7 @@ class Constrained(Attached):
         weights = torch.where(mean > 0, self.bounds.multiplier / mean, torch.ones_like(self._numel))
         return [2 * weights[self._index[id(p)]] * p for p in parameters]
 
+    @torch.no_grad()
     def _finish(self, optimizer: Optimizer) -> None:
         if self.suspended:
             return

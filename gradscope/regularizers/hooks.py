@@ -74,7 +74,8 @@ class Attached:
         # Last in, first out: what one of several swaps or sets has to be put back in reverse order.
         optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined]
         self._hooks = (optimizer.register_step_pre_hook(self._before), after)
-        _ATTACHED.setdefault(optimizer, []).append(self)
+        self._beside = _ATTACHED.setdefault(optimizer, [])
+        self._beside.append(self)
 
     # -- what the owner of a handle uses --------------------------------------------------------------
 
@@ -135,9 +136,8 @@ class Attached:
         """Remove the hooks; the optimizer is as it was."""
         for hook in self._hooks:
             hook.remove()
-        optimizer = self._optimizer()
-        if optimizer is not None and self in _ATTACHED.get(optimizer, ()):
-            _ATTACHED[optimizer].remove(self)
+        if self in self._beside:
+            self._beside.remove(self)
 
     # -- what an implementation overrides -------------------------------------------------------------
 
@@ -160,15 +160,13 @@ class Attached:
     # -- the hooks ------------------------------------------------------------------------------------
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        attached = _ATTACHED.get(optimizer, [])
-        if attached and attached[0] is self:  # the first of this step: the last step may have raised before its end
-            for handle in reversed(attached):
+        if self._beside[0] is self:  # the first of this step: the last step may have raised before its end
+            for handle in reversed(self._beside):
                 handle._put_back(stale=True)
         self.settle()
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)  # args[0]: the optimizer
         if closure is None:
-            with torch.no_grad():
-                self._act(optimizer)
+            self._act(optimizer)
             return None
 
         def acted() -> Any:
@@ -176,9 +174,8 @@ class Attached:
             self._put_back()
             self._forget()
             loss = closure()
-            with torch.no_grad():
-                self._act(optimizer)
-                return self._objective(loss)
+            self._act(optimizer)
+            return self._objective(loss)
 
         return ((args[0], acted, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": acted})
 
@@ -188,10 +185,9 @@ class Attached:
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._put_back()
-        with torch.no_grad():
-            self._finish(optimizer)
-            if self.schedule.needs_norm is not None:
-                self._norm = self._norm_of_weights()
+        self._finish(optimizer)
+        if self.schedule.needs_norm is not None:
+            self._norm = self._norm_of_weights()
         if self.schedule.needs_rate:
             for index in range(len(optimizer.param_groups)):
                 self._highest[index] = self._moment(index).highest_rate

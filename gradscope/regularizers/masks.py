@@ -44,6 +44,7 @@ class GradientMask(Attached):
         self.degree = 0.0
         self._masks: dict[int, Tensor] = {}
 
+    @torch.no_grad()
     def _act(self, optimizer: Optimizer) -> None:
         degree = self.now()
         if degree > 1:
