@@ -96,10 +96,10 @@ def test_a_controller_hears_the_loss_and_sets_the_strength() -> None:
     for step, loss in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0, 9.0, 9.0, 9.0, 9.0, 9.0]):
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
+        handle.settle()
         strengths.append(handle.now())
         optimizer.step()
         handle.observe(loss=torch.tensor(loss))
-        handle.settle()
         assert handle.step == step + 1
     # Measured at steps 0, 2, 4, 6, 8, 10: 5 sets the minimum, 4 and 3 lie below it twice running, 9 and 9 above.
     assert strengths == pytest.approx([0.1] * 5 + [1.0] * 4 + [0.1] * 2)

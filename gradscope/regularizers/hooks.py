@@ -66,6 +66,7 @@ class Attached:
         self._norm: Tensor | float | None = None
         self._seen: dict[str, Tensor | float] = {}
         self._due = 0
+        self._settled = -1
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self._lists: list[list[Tensor]] = []
         self._sizes: list[int] = []
@@ -104,8 +105,10 @@ class Attached:
             self._seen["error"] = error if not isinstance(error, Tensor) else error.detach().clone()
 
     def settle(self) -> None:
-        """Decide what the coming step will do; called before every step, on all ranks."""
-        self._settle_overflow()
+        """Decide what the coming step will do; called before every step, on all ranks, by a recording too."""
+        if self.step == self._settled:  # ranks exchange numbers below: once a step, however many ask
+            return
+        self._settled = self._step
         if self.schedule.measures_every:
             self._measure()
         if self.schedule.waiting and ranks.distributed():
@@ -130,6 +133,7 @@ class Attached:
         self._step, self.epoch, self._due = state["step"], state["epoch"], state["due"]
         self._highest, self._seen = dict(state["highest"]), dict(state["seen"])
         self._norm = self._overflow = None
+        self._settled = -1
         self.schedule.load_state_dict(state["state"])
 
     def detach(self) -> None:
