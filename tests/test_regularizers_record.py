@@ -133,6 +133,15 @@ def test_the_environment_cannot_put_a_controller_over_a_strength(
         gradscope.record(model, optimizer, tmp_path / "r.h5")
 
 
+def test_the_environment_cannot_schedule_a_constraint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    regularize(optimizer, L2(), CPR(warm_start=3))
+    monkeypatch.setenv("GRADSCOPE_SCHEDULE", "delayed:5steps")
+    with pytest.raises(InputError, match=r"<cpr:3steps on 3 parameters> of the script has no strength to follow it"):
+        gradscope.record(model, optimizer, tmp_path / "r.h5")
+
+
 def test_the_environment_may_name_any_penalty_and_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("STRENGTH", "0.02"), ("PENALTY", "group:neuron"), ("SCHEDULE", "ramp:4steps*taper:sch01")):
         monkeypatch.setenv(f"GRADSCOPE_{name}", value)

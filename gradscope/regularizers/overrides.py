@@ -35,6 +35,11 @@ def obey(
             f"give it to gradscope.regularize in the script"
             + ("" if when.stands == "alone" else ", or give a strength")
         )
+    for handle in [handle for optimizer in optimizers for handle in attached_to(optimizer)]:
+        if schedule is not None and strength is None and handle.schedule.stands == "alone":
+            raise InputError(
+                f"GRADSCOPE_SCHEDULE is {schedule!r}, and {handle!r} of the script has no strength to follow it"
+            )
     undo: list[Undo] = []
     for optimizer in optimizers:
         if optimizer in _OBEYING:
@@ -63,7 +68,7 @@ def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:
     undo: list[Undo] = []
     for handle in attached_to(optimizer):
         own = handle.schedule
-        if not handle.penalises or own.stands == "alone":
+        if not handle.penalises:
             continue
         handle.schedule = Times(own, parse_schedule(schedule))
         undo.append(lambda handle=handle, own=own: setattr(handle, "schedule", own))  # type: ignore[misc]
