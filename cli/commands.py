@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from gradscope_cli import demo, diagnose, inspect, plot, recover, run, search, tolerance
+from gradscope_cli import demo, diagnose, inspect, plot, recover, run, schedule, search, tolerance
 
 
 def register(app: typer.Typer) -> None:
@@ -19,3 +19,6 @@ def register(app: typer.Typer) -> None:
     )(search.search)
     app.command(epilog="Example: gradscope plot run.h5 --figure proportion -o proportion.png")(plot.plot)
     app.command(epilog="Example: gradscope recover run.h5 -o saved.h5")(recover.recover)
+    app.command(epilog="Example: gradscope schedule delayed:5 --strength 0.006 --steps 2000 --steps-per-epoch 40")(
+        schedule.schedule
+    )

@@ -18,15 +18,33 @@ _HOME = {
     "Recording": "gradscope.recording",
     "record": "gradscope.recording",
     "Penalty": "gradscope.regularizers.penalties",
+    "L0": "gradscope.regularizers.penalties",
     "L1": "gradscope.regularizers.penalties",
     "L2": "gradscope.regularizers.penalties",
     "L1L2": "gradscope.regularizers.penalties",
     "Lp": "gradscope.regularizers.penalties",
     "LInf": "gradscope.regularizers.penalties",
-    "Constant": "gradscope.regularizers.schedules",
-    "Delayed": "gradscope.regularizers.schedules",
-    "Ramp": "gradscope.regularizers.schedules",
+    "GroupLasso": "gradscope.regularizers.groups",
+    "Constant": "gradscope.regularizers.schedule",
+    "Schedule": "gradscope.regularizers.schedule",
+    "Cyclic": "gradscope.regularizers.timed",
+    "Delayed": "gradscope.regularizers.timed",
+    "Ramp": "gradscope.regularizers.timed",
+    "StrongFirst": "gradscope.regularizers.timed",
+    "Table": "gradscope.regularizers.timed",
+    "Ivanov": "gradscope.regularizers.coupled",
+    "Taper": "gradscope.regularizers.coupled",
+    "AdvanceL2": "gradscope.regularizers.controllers",
+    "AutoL2": "gradscope.regularizers.controllers",
+    "CPR": "gradscope.regularizers.constrained",
+    "parse_schedule": "gradscope.regularizers.schedules",
     "regularize": "gradscope.regularizers.attach",
+    "regularize_activity": "gradscope.regularizers.activity",
+    "mask_gradients": "gradscope.regularizers.masks",
+    "EarlyStopping": "gradscope.regularizers.strategies",
+    "GaussianNoise": "gradscope.regularizers.strategies",
+    "add_noise": "gradscope.regularizers.strategies",
+    "fgsm": "gradscope.regularizers.strategies",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.diagnosis.post_hoc",
     "Diagnosis": "gradscope.diagnosis.verdict",
@@ -49,16 +67,34 @@ if TYPE_CHECKING:
     from gradscope.recorder.cadence import Windows as Windows
     from gradscope.recording import Recording as Recording
     from gradscope.recording import record as record
+    from gradscope.regularizers.activity import regularize_activity as regularize_activity
     from gradscope.regularizers.attach import regularize as regularize
+    from gradscope.regularizers.constrained import CPR as CPR
+    from gradscope.regularizers.controllers import AdvanceL2 as AdvanceL2
+    from gradscope.regularizers.controllers import AutoL2 as AutoL2
+    from gradscope.regularizers.coupled import Ivanov as Ivanov
+    from gradscope.regularizers.coupled import Taper as Taper
+    from gradscope.regularizers.groups import GroupLasso as GroupLasso
+    from gradscope.regularizers.masks import mask_gradients as mask_gradients
+    from gradscope.regularizers.penalties import L0 as L0
     from gradscope.regularizers.penalties import L1 as L1
     from gradscope.regularizers.penalties import L1L2 as L1L2
     from gradscope.regularizers.penalties import L2 as L2
     from gradscope.regularizers.penalties import LInf as LInf
     from gradscope.regularizers.penalties import Lp as Lp
     from gradscope.regularizers.penalties import Penalty as Penalty
-    from gradscope.regularizers.schedules import Constant as Constant
-    from gradscope.regularizers.schedules import Delayed as Delayed
-    from gradscope.regularizers.schedules import Ramp as Ramp
+    from gradscope.regularizers.schedule import Constant as Constant
+    from gradscope.regularizers.schedule import Schedule as Schedule
+    from gradscope.regularizers.schedules import parse_schedule as parse_schedule
+    from gradscope.regularizers.strategies import EarlyStopping as EarlyStopping
+    from gradscope.regularizers.strategies import GaussianNoise as GaussianNoise
+    from gradscope.regularizers.strategies import add_noise as add_noise
+    from gradscope.regularizers.strategies import fgsm as fgsm
+    from gradscope.regularizers.timed import Cyclic as Cyclic
+    from gradscope.regularizers.timed import Delayed as Delayed
+    from gradscope.regularizers.timed import Ramp as Ramp
+    from gradscope.regularizers.timed import StrongFirst as StrongFirst
+    from gradscope.regularizers.timed import Table as Table
     from gradscope.search.search import ToleranceResult as ToleranceResult
     from gradscope.search.search import search_tolerance as search_tolerance
     from gradscope.store.reader import open_run as open_run

@@ -68,12 +68,19 @@ def one_of(value: str, known: Collection[str], name: str) -> str:
 
 
 def penalty_word(text: str) -> str:
-    """The name of a penalty, in lower case: l1, l2, l1l2, linf, or lP with P ≥ 1."""
+    """A penalty as text, in lower case: l1, l2, l1l2 (or l1l2:0.3,0.7), linf, lP with P ≥ 1, group:filter."""
     word = text.strip().lower()
-    power = re.fullmatch(r"l(\d+(?:\.\d+)?)", word)
-    if word in ("l1l2", "linf") or (power and float(power[1]) >= 1):
+    number = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+    power = re.fullmatch(rf"l({number})", word)
+    if word == "l0":
+        raise InputError("l0 counts weights and has no gradient, so it cannot be applied; take l1 for exact zeros")
+    known = rf"l1l2(?::{number},{number})?|linf|group:(?:filter|neuron|input)"
+    if re.fullmatch(known, word) or (power and 1 <= float(power[1]) < math.inf):
         return word
-    raise InputError(f"penalty is {text!r}; expected one of l1, l2, l1l2, linf, or lP with P ≥ 1 such as l3")
+    raise InputError(
+        f"penalty is {text!r}; expected one of l1, l2, l1l2, linf, or lP with P ≥ 1 such as l3, l1l2:0.3,0.7, "
+        f"group:filter, group:neuron, group:input"
+    )
 
 
 def writable_folder(folder: Path) -> Path:

@@ -264,12 +264,15 @@ def run_child(
 def check_strength(path: Path, asked: float, penalty: str, read_back: float, read_penalty: str, schedule: str) -> None:
     """The strength asked for against the one that the record shows.
 
-    A delayed run that never learned never saw its strength: nothing to compare then.
+    A delayed run that never learned never saw its strength: nothing to compare then. Nor is there where a schedule
+    goes elsewhere than to λ itself (a ramp cut short, a taper, a controller).
     """
     if read_back == 0 and schedule != "constant":
         return
     if read_penalty != penalty:
         raise InputError(f"{path}: the search is about {penalty}, and the record shows the penalty {read_penalty}")
+    if any(part != "constant" and not part.startswith("delayed:") for part in re.split(r"[+*]", schedule)):
+        return
     if abs(read_back - asked) <= 1e-5 * max(abs(asked), abs(read_back)):
         return
     if penalty == "l2" and abs(2 * read_back - asked) <= 1e-5 * asked:

@@ -184,10 +184,8 @@ class Recording:
         self._problem: str | None = None  # of the file, told already
         self._status = "running"
         self._process = os.getpid()
-        self._strengths: list[float] | None = None  # of the last row, by group
         self._blind = False
         self._known_names = {"loss"}
-        self._changing = 0  # rows in a row with a change of strength
         self._warnings: deque[str] = deque()  # of the background thread, for the training thread to give
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
@@ -321,6 +319,7 @@ class Recording:
         if not scalars.keys() <= self._known_names:
             scalars = _stored_names(scalars, "log")
             self._known_names |= scalars.keys()
+        self._penalties.observe(scalars)
         self._recorder.log(scalars)
 
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
@@ -368,6 +367,7 @@ class Recording:
             self._writer.event(step, "stopped", "ended by SIGTERM")
             self._close("failed", together=False)
             raise SystemExit(128 + signal.SIGTERM)
+        self._penalties.step = step
         if self._steps_per_epoch is not None:
             self._set_epoch(step // self._steps_per_epoch)
         if self._penalties.changed():
@@ -452,7 +452,11 @@ class Recording:
             penalised = self._penalties.penalised()
             self._live.penalised(int(block["step"][0]), penalised)
             self._writer.set_static("penalised", penalised)
-        self._note_strengths(block)
+        if (noticed := self._penalties.scale_invariance.see(block)) is not None:
+            self._capture["scale_invariant"] = noticed
+            self._writer.set_attribute("capture", self._capture)
+        for step, text in self._penalties.changes.take():
+            self._writer.event(step, "strength", text)
         self._live.feed(block)
         self._writer.append(block)
 
@@ -466,18 +470,6 @@ class Recording:
         judge.baseline, judge.baseline_source = baseline, source
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
-
-    def _note_strengths(self, block: Block) -> None:
-        """Events for changes of strength: where one begins, and where a gradual one ends."""
-        for step, strengths in zip(block["step"].tolist(), block["strength"].tolist(), strict=True):
-            changed = strengths != self._strengths
-            shown = ", ".join(f"{value:.6g}" for value in strengths)
-            if changed and not self._changing:
-                self._writer.event(step, "strength", f"strength of the parameter groups: {shown}")
-            elif self._changing > 1 and not changed:
-                self._writer.event(step, "strength", f"strength of the parameter groups stays at {shown}")
-            gradual = changed and self._strengths is not None
-            self._strengths, self._changing = strengths, self._changing + 1 if gradual else 0
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:
         """A delay that waits for the record to show learning waits for ever if no loss is logged."""

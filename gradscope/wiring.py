@@ -17,10 +17,12 @@ from gradscope.recorder import provenance
 from gradscope.recorder.recorder import PenaltyProbe
 from gradscope.recorder.rows import PenaltyTerm
 from gradscope.recorder.statistics import norms
-from gradscope.regularizers.attach import attached_to, is_decoupled
+from gradscope.regularizers.changes import StrengthChanges
+from gradscope.regularizers.hooks import attached_to, is_decoupled
 from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
-from gradscope.regularizers.sources import Source, penalty_sources
+from gradscope.regularizers.scale_invariance import ScaleInvariance
+from gradscope.regularizers.sources import Source, joint_gradients, penalty_sources
 from gradscope.types import InputError
 
 #: A regular expression or predicate on plain names, or the type (or types) of the modules that are meant.
@@ -159,6 +161,12 @@ class Penalties:
                     self.group[self._columns[id(p)]] = index
         self._mask = np.zeros(len(parameters), dtype=bool)
         self._new = False
+        self.changes = StrengthChanges()
+        weights = list(parameters.values())
+        self.scale_invariance = ScaleInvariance(
+            list(parameters), np.array([w.numel() for w in weights]), np.array([w.ndim > 1 for w in weights])
+        )
+        self.step = -1
         self.refresh()
 
     def changed(self) -> bool:
@@ -184,6 +192,7 @@ class Penalties:
             self._declare(*self._declared)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
         self._last: tuple[float, ...] = ()
+        self._labels = [self._label(source, group) for source, group in self._sources]
         self.probe = self._probe()
         self._note_penalised()
 
@@ -191,73 +200,97 @@ class Penalties:
         for index, members in enumerate(self._members):
             if members:
                 ids = frozenset(id(p) for p in members)
-                self._sources.insert(0, (Source(penalty, index, ids, lambda: strength, "loss", True), index))
+                source = Source(
+                    penalty.name, index, ids, lambda: strength, "loss", True, penalty.gradients, penalty.shares()
+                )
+                self._sources.insert(0, (source, index))
 
     def _probe(self) -> PenaltyProbe:
-        declared = self._declared
-        terms, measured = [], []
-        for source, group in self._sources:
-            columns = sorted(self._columns[p] for p in source.parameters if p in self._columns)
-            shares = source.penalty.shares()
-            terms.append(PenaltyTerm(np.array(columns, dtype=np.int64), shares, group))
-            if shares is None:
-                measured.append((len(terms) - 1, columns, source.penalty))
+        """The terms of the sources, and one more of strength 1 for what has to be measured on the device.
+
+        Where a source on a parameter has to be measured, all sources on it are, as one sum with their strengths:
+        then two of them never share a row, and what cancels, cancels.
+        """
+        sources = [source for source, _ in self._sources]
+        columns = [sorted(self._columns[p] for p in source.parameters if p in self._columns) for source in sources]
+        where = sorted({i for source, mine in zip(sources, columns, strict=True) if not source.shares for i in mine})
+        alone = [[i for i in mine if i not in where] for mine in columns]
+        terms = [
+            PenaltyTerm(np.array(mine, dtype=np.int64), source.shares or (0.0, 0.0), group)
+            for (source, group), mine in zip(self._sources, alone, strict=True)
+        ]
+        if where:
+            # Last, so that the strength shown of its group is that of a source.
+            terms.append(PenaltyTerm(np.array(where, dtype=np.int64), None, int(self.group[where[0]])))
 
         def strengths() -> tuple[float, ...]:
-            now = tuple([source.strength() for source, _ in self._sources])
-            if now != self._last:
-                self._last = now
-                acting = self._acted | np.array(now, dtype=bool)
-                if (acting != self._acted).any():
-                    self._acted = acting
-                    self._note_penalised()
-            return now
+            return (*self._strengths(), 1.0) if where else self._strengths()
 
         def measure(weights: Sequence[Tensor]) -> dict[int, Tensor]:
-            return {
-                index: torch.stack(norms([penalty.gradient(weights[i]) for i in columns], "l1"))
-                for index, columns, penalty in measured
-            }
+            gradients = joint_gradients(sources, columns, self._last, weights, where)
+            return {len(terms) - 1: torch.stack(norms(gradients, "l1"))}
 
-        def inside_loss(weights: Sequence[Tensor]) -> list[Tensor]:
-            assert declared is not None
-            penalty, strength = declared
-            return [strength * penalty.gradient(w) * (w.ndim > 1) for w in weights]
+        probe = PenaltyProbe(terms, strengths, measure if where else None, pulls=self._pulls)
+        if self._declared is not None:
+            probe.inside_loss, probe.value_inside_loss = self._inside_loss, self._value_inside_loss
+        return probe
 
-        def value_inside_loss() -> Tensor:
-            assert declared is not None
-            penalty, strength = declared
-            values = [penalty.value(p.detach()) for members in self._members for p in members]
-            return strength * torch.stack(values).sum()
-
-        extra = measure if measured else None
-        if declared is None:
-            return PenaltyProbe(terms, strengths, extra, pulls=self._pulls)
-        return PenaltyProbe(terms, strengths, extra, inside_loss, value_inside_loss, self._pulls)
+    def _strengths(self) -> tuple[float, ...]:
+        """λ of each source at the coming step; what changes goes to the events of the record."""
+        now = tuple([source.strength() for source, _ in self._sources])
+        if now != self._last:
+            self._last = now
+            acting = self._acted | np.array(now, dtype=bool)
+            if (acting != self._acted).any():
+                self._acted = acting
+                self._note_penalised()
+        seen = {n: value for n, value, acted in zip(self._labels, now, self._acted, strict=True) if acted}
+        self.changes.see(self.step, seen)
+        return now
 
     def _pulls(self, weights: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """λ∂Ω/∂w through the optimizer's gradient, and beside it, a tensor a weight; see `recorder.updates`."""
         through: dict[int, Tensor] = {}
         beside: dict[int, Tensor] = {}
-        here = {id(w): w for w in weights}
         for source, _ in self._sources:
             strength = source.strength()
+            mine = [w for w in weights if id(w) in source.parameters]
+            if not mine or not strength:
+                continue
             into = beside if source.acts in ("decoupled", "proximal") else through
-            for key in source.parameters & here.keys() if strength else ():
-                pull = strength * source.penalty.gradient(here[key].detach())
-                into[key] = into[key] + pull if key in into else pull
+            for w, gradient in zip(mine, source.gradients([w.detach() for w in mine]), strict=True):
+                pull = strength * gradient
+                into[id(w)] = into[id(w)] + pull if id(w) in into else pull
         return [through.get(id(w)) for w in weights], [beside.get(id(w)) for w in weights]
 
+    def _inside_loss(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        assert self._declared is not None
+        penalty, strength = self._declared
+        return [strength * penalty.gradient(w) * (w.ndim > 1) for w in weights]
+
+    def _value_inside_loss(self) -> Tensor:
+        assert self._declared is not None
+        penalty, strength = self._declared
+        values = [penalty.value(p.detach()) for members in self._members for p in members]
+        return strength * torch.stack(values).sum()
+
     def _note_penalised(self) -> None:
-        for acted, term in zip(self._acted, self.probe.terms, strict=True):
-            if acted and not self._mask[term.columns].all():
-                self._mask[term.columns] = True
+        for acted, (source, _) in zip(self._acted, self._sources, strict=True):
+            mine = [self._columns[p] for p in source.parameters if p in self._columns]
+            if acted and not self._mask[mine].all():
+                self._mask[mine] = True
                 self._new = True
+
+    def _label(self, source: Source, group: int) -> str:
+        """A source as the events of the record name it."""
+        groups = f" in group {group}" if len(self.groups) > 1 else ""
+        several = sum(s.name == source.name and g == group and s.intended for s, g in self._sources) > 1
+        return f"{source.name}{groups}" + (f" on {len(source.parameters)} parameters" if several else "")
 
     @property
     def name(self) -> str:
         """The penalty that the record is about, as `parse_penalty` knows it."""
-        attached = dict.fromkeys(s.penalty.name for s, _ in self._sources if s.intended and s.acts != "coupled")
+        attached = dict.fromkeys(s.name for s, _ in self._sources if s.intended and s.acts != "coupled")
         return "+".join(attached) if attached else "l2"
 
     @property
@@ -268,7 +301,7 @@ class Penalties:
     def sources(self) -> list[dict[str, Any]]:
         """What acts where, for the record's `capture`."""
         return [
-            {"penalty": s.penalty.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
+            {"penalty": s.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
             for s, group in self._sources
         ]
 
@@ -296,13 +329,25 @@ class Penalties:
         return self._group_count > sum(self.counts)
 
     def waiting(self) -> bool:
-        """Whether a schedule waits for the active phase."""
+        """Whether a schedule needs the active phase to be seen."""
         return any(handle.schedule.needs_record for handle in self._handles)
 
     def active_phase(self, step: int) -> None:
         """The run is learning: schedules that waited for it may begin."""
         for handle in self._handles:
-            handle.schedule.active_phase(step)
+            handle.active_phase()
+
+    def observe(self, scalars: Mapping[str, Tensor | float]) -> None:
+        """What the loop logs, for controllers: ``loss``, and ``error`` or else 1 − ``accuracy``."""
+        loss = scalars.get("loss")
+        if loss is None:
+            return
+        error = scalars.get("error")
+        if error is None and "accuracy" in scalars:
+            error = 1 - scalars["accuracy"]
+        for handle in self._handles:
+            if handle.schedule.measures_every:
+                handle.observe(loss=loss, error=error)
 
     def detach(self) -> None:
         """Take off what the environment put on, and leave the script's own penalties as they were."""

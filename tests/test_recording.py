@@ -198,8 +198,12 @@ def test_events_of_a_gradual_change(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     regularize(optimizer, L2(), gradscope.Ramp(0.1, steps=5))
     recorded(tmp_path / "r.h5", model, optimizer, 20)
-    changes = [(e["step"], e["text"].split()[-1]) for e in events(tmp_path / "r.h5") if e["kind"] == "strength"]
-    assert changes == [(0, "0"), (1, "0.02"), (6, "0.1")]
+    changes = [(e["step"], e["text"]) for e in events(tmp_path / "r.h5") if e["kind"] == "strength"]
+    assert changes == [
+        (0, "l2: strength 0 (weight_decay 0)"),
+        (1, "l2: strength 0.02 (weight_decay 0.04)"),
+        (6, "l2: strength stays at 0.1 (weight_decay 0.2)"),
+    ]
 
 
 def test_activations_are_those_of_the_recorded_step(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, n
     momentum, decoupled, adaptive = (
         np.asarray(values)[group] for values in (info.momentum, info.decoupled, info.adaptive)
     )
-    at_once = decoupled | (info.penalty in ("l1", "l1l2"))
+    at_once = decoupled | (info.penalty.split(":")[0] in ("l1", "l1l2", "group"))
     gain = np.where(at_once, 1.0, np.where(adaptive, np.nan, 1.0 / (1.0 - np.minimum(momentum, 0.9999))))
     lr = np.asarray(rows["learning_rate"], dtype=np.float64)[:, group]
     with np.errstate(divide="ignore", invalid="ignore"):

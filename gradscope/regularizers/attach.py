@@ -1,113 +1,51 @@
-"""How a penalty reaches an optimizer: through its step hooks, leaving ``.grad`` the pure loss gradient.
+"""How a penalty on weights reaches an optimizer: through its step hooks, leaving ``.grad`` the pure loss gradient.
 
-During ``step()`` the gradient that the optimizer sees is ``grad + λ_t·∂Ω/∂w``, in a tensor of its
-own; afterwards ``.grad`` is the loss gradient again, bit for bit. Proximal penalties act on the
-weights after the update, with threshold lr·λ_t.
+During ``step()`` the gradient that the optimizer sees is ``grad + λ_t·∂Ω/∂w``. Proximal penalties act on the
+weights after the update, with threshold lr·λ_t, the Euclidean map whatever the optimizer's own metric is.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
-from gradscope.regularizers.penalties import L2, Penalty
-from gradscope.regularizers.schedules import Schedule
+from gradscope.regularizers.constrained import CPR
+from gradscope.regularizers.cpr import Constrained
+from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
+from gradscope.regularizers.penalties import L0, L2, Penalty
+from gradscope.regularizers.schedule import Schedule
+from gradscope.regularizers.selection import Select, chosen
 from gradscope.types import InputError
 
-Select = Callable[[Tensor], bool] | Iterable[Tensor]
 
-_ATTACHED: weakref.WeakKeyDictionary[Optimizer, list[_Attached]] = weakref.WeakKeyDictionary()
-
-
-def attached_to(optimizer: Optimizer) -> list[_Attached]:
-    """What `regularize` and the environment have put on this optimizer, oldest first."""
-    return list(_ATTACHED.get(optimizer, ()))
-
-
-def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    """Whether this group's ``weight_decay`` shrinks the weights directly (AdamW and its kin)."""
-    if "decoupled_weight_decay" in group:
-        return bool(group["decoupled_weight_decay"])
-    return type(optimizer).__name__ in ("AdamW", "Adafactor", "Muon", "NAdamW")
-
-
-class _Attached:
-    """Something that acts at every step of one optimizer, with a schedule and a step counter."""
-
-    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.step = 0
-        self.epoch = -1
-        self._optimizer = weakref.ref(optimizer)
-        after = optimizer.register_step_post_hook(self._after)
-        # Last in, first out: what one of several swaps or sets has to be put back in reverse order.
-        optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined]
-        self._hooks = (optimizer.register_step_pre_hook(self._before), after)
-        _ATTACHED.setdefault(optimizer, []).append(self)
-
-    def now(self) -> float:
-        """The strength (or factor) that acts at the next step."""
-        if self.schedule.needs_epochs and self.epoch < 0:
-            raise InputError(
-                f"the schedule {self.schedule.text} counts epochs, and nothing says which epoch it is: give it "
-                f"in steps (such as delayed:2000steps), or pass steps_per_epoch= to gradscope.record, or call "
-                f"Recording.epoch(0) before the first step"
-            )
-        if self.schedule.needs_record and not self.watched:
-            raise InputError(f"the schedule {self.schedule.text} needs gradscope.record on this optimizer")
-        return self.schedule.at(self.step, self.epoch)
-
-    #: Set by a recording that will tell the schedule when the active phase is reached.
-    watched = False
-    #: Set while the environment replaces this penalty by another.
-    suspended = False
-
-    def detach(self) -> None:
-        """Remove the hooks; the optimizer is as it was."""
-        for hook in self._hooks:
-            hook.remove()
-        optimizer = self._optimizer()
-        if optimizer is not None and self in _ATTACHED.get(optimizer, ()):
-            _ATTACHED[optimizer].remove(self)
-
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        raise NotImplementedError
-
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        raise NotImplementedError
-
-
-class ScheduledDecay(_Attached):
+class ScheduledDecay(Attached):
     """The optimizer's own ``weight_decay``, multiplied over time by a schedule of strength 1."""
 
     _own: list[float] | None = None
 
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._own is not None:  # the last step raised before its end
-            self._put_back(optimizer)
-        factor = self.now()
-        self._own = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            if "weight_decay" in group:
-                group["weight_decay"] = group["weight_decay"] * factor
+    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        super().__init__(optimizer, schedule, [p for group in optimizer.param_groups for p in group["params"]])
 
-    def _put_back(self, optimizer: Optimizer) -> None:
-        for group, own in zip(optimizer.param_groups, self._own or (), strict=False):
+    def _act(self, optimizer: Optimizer) -> None:
+        self._put_back()
+        self._own = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
+        for index, group in enumerate(optimizer.param_groups):
             if "weight_decay" in group:
-                group["weight_decay"] = own
+                group["weight_decay"] = group["weight_decay"] * self.now(index)
+
+    def _put_back(self, stale: bool = False) -> None:
+        if self._own is not None and (optimizer := self._optimizer()) is not None:
+            for group, own in zip(optimizer.param_groups, self._own, strict=False):
+                if "weight_decay" in group:
+                    group["weight_decay"] = own
         self._own = None
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._put_back(optimizer)
-        self.step += 1
 
-
-class Regularization(_Attached):
+class Regularization(Attached):
     """A penalty with its schedule on some parameters of one optimizer; see `regularize`.
 
     ``replaces_decay``: the optimizer's own ``weight_decay`` is kept from these parameters (the others
@@ -123,87 +61,187 @@ class Regularization(_Attached):
         *,
         replaces_decay: bool = False,
         decoupled: bool = False,
+        steps_per_epoch: int | None = None,
     ) -> None:
         self.penalty = penalty
-        self.parameters = {id(p) for p in parameters}
         self.replaces_decay = replaces_decay
         self.decoupled = decoupled
-        self._kept: list[tuple[Tensor, Tensor]] = []
-        self._own: list[float] = []
-        super().__init__(optimizer, schedule)
+        self._own: dict[int, float] = {}  # weight_decay of groups that lend it to us for the time of a step
+        self._strengths: list[float] = []
+        self._lent: list[int] = []
+        self._lent_for: tuple[list[int], int] | None = None
+        self._adds_l2 = "l2" in penalty.kinds and not replaces_decay
+        self._decayed = False
+        super().__init__(optimizer, schedule, parameters, steps_per_epoch=steps_per_epoch)
 
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if kwargs.get("closure") is not None or any(a is not None for a in args[1:]):  # args[0]: the optimizer
-            raise InputError("regularize does not work with optimizer.step(closure); call step() without one")
-        self._put_back(optimizer)  # if the last step raised before its end
-        self._strength = strength = 0.0 if self.suspended else self.now()
-        self._own = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
+    def _act(self, optimizer: Optimizer) -> None:
+        groups = optimizer.param_groups
+        self._strengths = [0.0 if self.suspended else self.now(index) for index in range(len(groups))]
+        if self._adds_l2 and not self.suspended and any(group.get("weight_decay") for group in groups):
+            refuse_twice(optimizer, self.penalty, self._members(optimizer))
+        lenders = self._lenders(optimizer)
+        for index in lenders:
+            self._own[index] = groups[index]["weight_decay"]
+            groups[index]["weight_decay"] = 2 * self._strengths[index]
+        if self.replaces_decay:
+            self._hold_back_decay(optimizer)
+        if len(lenders) == len(groups) or self.penalty.proximal_step:
+            return
         with torch.no_grad():
-            for group, own in zip(optimizer.param_groups, self._own, strict=True):
-                with_grad = [p for p in group["params"] if p.grad is not None]
-                mine = [p for p in with_grad if id(p) in self.parameters]
-                if self.replaces_decay and "weight_decay" in group:
-                    group["weight_decay"] = 0.0
-                    others = [p for p in with_grad if id(p) not in self.parameters]
-                    self._pull(group, others, L2(), own / 2, is_decoupled(optimizer, group))
-                if not self.penalty.proximal_step:
-                    self._pull(group, mine, self.penalty, strength, self.decoupled)
+            for index, group, mine, strength in self._each(optimizer):
+                if index not in lenders:
+                    self._pull(optimizer, group, mine, self.penalty, strength, self.decoupled)
+        self._decayed = True
+
+    def _lenders(self, optimizer: Optimizer) -> list[int]:
+        """Groups that lend their ``weight_decay`` for the time of the step: L2 on all of them, at no cost.
+
+        Only in torch's own optimizers, where it is known to be read at the step and nowhere else.
+        """
+        if not self._adds_l2 or not isinstance(self.penalty, L2):
+            return []
+        members = self._members(optimizer)
+        if self._lent_for != (self._sizes, len(self._beside)):
+            self._lent_for = (self._sizes, len(self._beside))
+            scheduled = any(isinstance(handle, ScheduledDecay) for handle in self._beside)
+            possible = not scheduled and type(optimizer).__module__.startswith("torch.optim.")
+            self._lent = [
+                index
+                for index, (group, mine) in enumerate(zip(optimizer.param_groups, members, strict=True))
+                if possible and mine and len(mine) == len(group["params"]) and "weight_decay" in group
+                if is_decoupled(optimizer, group) == self.decoupled
+            ]
+        return self._lent
+
+    def _each(self, optimizer: Optimizer) -> list[tuple[int, dict[str, Any], list[Tensor], float]]:
+        """Each group with the chosen parameters that have a gradient, and their strength; idle groups left out."""
+        rows = zip(optimizer.param_groups, self._members(optimizer), self._strengths, strict=True)
+        live = (
+            (index, group, [p for p in mine if p.grad is not None], strength)
+            for index, (group, mine, strength) in enumerate(rows)
+            if strength
+        )
+        return [row for row in live if row[2]]
+
+    @torch.no_grad()
+    def _hold_back_decay(self, optimizer: Optimizer) -> None:
+        for index, group in enumerate(optimizer.param_groups):
+            if decay := self._own.setdefault(index, group.get("weight_decay", 0.0)):
+                group["weight_decay"] = 0.0
+                others = [p for p in group["params"] if p.grad is not None and id(p) not in self.parameters]
+                self._pull(optimizer, group, others, L2(), decay / 2, is_decoupled(optimizer, group))
 
     def _pull(
         self,
+        optimizer: Optimizer,
         group: dict[str, Any],
         parameters: list[Tensor],
         penalty: Penalty,
         strength: float,
         decoupled: bool,
     ) -> None:
-        if not parameters or strength == 0:
+        if not parameters:
             return
         if decoupled:
-            torch._foreach_mul_(parameters, 1 - float(group["lr"]) * 2 * strength)
+            self._decay(optimizer, parameters, float(group["lr"]) * 2 * strength)
             return
-        grads = [p.grad for p in parameters if p.grad is not None]
-        sign = -1 if group.get("maximize") else 1
-        # L2 as 2λ·w in one fused add: the same operation as the optimizer's own weight_decay.
-        if isinstance(penalty, L2):
-            total = torch._foreach_add(grads, parameters, alpha=sign * 2 * strength)
+        gradients: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
+        scale = -strength if group.get("maximize") else strength
+        grad_scale = getattr(optimizer, "grad_scale", None)
+        try:
+            if grad_scale is None:
+                shown = penalty.add_to(gradients, parameters, scale)
+            else:  # a fused optimizer under GradScaler: what it sees is still scaled, and so must be what is added
+                pulls = torch._foreach_mul(penalty.gradients(parameters), scale)
+                torch._foreach_mul_(pulls, grad_scale)
+                shown = torch._foreach_add(gradients, pulls)
+        except RuntimeError as error:
+            if any(g.is_sparse for g in gradients):
+                raise InputError("a penalty cannot be added to sparse gradients; leave them out by select=…") from error
+            raise
+        self._show(parameters, gradients, shown)
+
+    def _decay(self, optimizer: Optimizer, parameters: list[Tensor], share: float) -> None:
+        if self._decayed:  # by an earlier call of this step's closure
+            return
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is None:
+            torch._foreach_mul_(parameters, 1 - share)
         else:
-            pulls = [penalty.gradient(p) for p in parameters]
-            total = torch._foreach_add(grads, pulls, alpha=sign * strength)
-        for p, grad, new in zip(parameters, grads, total, strict=True):
-            self._kept.append((p, grad))
-            p.grad = new
+            torch._foreach_mul_(parameters, 1 - share * (1 - found_inf.clamp_max(1)))
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._put_back(optimizer)
-        if self.penalty.proximal_step and self._strength:
-            with torch.no_grad():
-                for group in optimizer.param_groups:
-                    threshold = float(group["lr"]) * self._strength
-                    for p in group["params"]:
-                        if id(p) in self.parameters and p.grad is not None:
-                            p.copy_(self.penalty.proximal(p, threshold))
-        self.step += 1
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        self._decayed = False
+        return super()._before(optimizer, args, kwargs)
 
-    def _put_back(self, optimizer: Optimizer) -> None:
-        """The gradients and settings of before the step."""
-        for p, grad in self._kept:
-            p.grad = grad
-        if self.replaces_decay:
-            for group, own in zip(optimizer.param_groups, self._own, strict=False):
-                if "weight_decay" in group:
-                    group["weight_decay"] = own
-        self._kept, self._own = [], []
+    def _objective(self, loss: Any) -> Any:
+        optimizer = self._optimizer()
+        if not isinstance(optimizer, LBFGS):
+            return loss
+        # A line search compares values: they have to be those whose gradient it sees.
+        with torch.no_grad():
+            for _, _, mine, strength in self._each(optimizer):
+                loss = loss + strength * torch.stack([self.penalty.value(p) for p in mine]).sum()
+        return loss
+
+    def _finish(self, optimizer: Optimizer) -> None:
+        if self.penalty.proximal_step:
+            self._shrink(optimizer)
+
+    @torch.no_grad()
+    def _shrink(self, optimizer: Optimizer) -> None:
+        found_inf = getattr(optimizer, "found_inf", None)
+        for _, group, mine, strength in self._each(optimizer):
+            threshold = float(group["lr"]) * strength
+            if found_inf is None:
+                self.penalty.shrink_(mine, threshold)
+            else:
+                for p in mine:
+                    p.copy_(torch.where(found_inf > 0, p, self.penalty.proximal(p, threshold)))
+
+    def _put_back(self, stale: bool = False) -> None:
+        super()._put_back(stale)
+        if self._own and (optimizer := self._optimizer()) is not None:
+            for index, own in self._own.items():
+                if "weight_decay" in optimizer.param_groups[index]:
+                    optimizer.param_groups[index]["weight_decay"] = own
+        self._own = {}
+
+    def __repr__(self) -> str:
+        strength = self.schedule.strength
+        decay = f" (weight_decay {2 * strength:g})" if isinstance(self.penalty, L2) else ""
+        return (
+            f"<{self.penalty.name} of strength {strength:g}{decay}, {self.schedule.text}, "
+            f"on {len(self.parameters)} parameters>"
+        )
 
 
 def regularize(
-    optimizer: Optimizer, penalty: Penalty, schedule: Schedule, select: Select | None = None
-) -> Regularization:
+    optimizer: Optimizer,
+    penalty: Penalty,
+    schedule: Schedule,
+    select: Select | None = None,
+    *,
+    model: nn.Module | None = None,
+    decoupled: bool = False,
+    steps_per_epoch: int | None = None,
+) -> Regularization | Constrained:
     """Apply λ_t·∂Ω/∂w, or the proximal step, at every ``optimizer.step()``; ``.grad`` stays ∂L/∂w.
 
-    ``select``: a predicate on a parameter, or the parameters themselves; without it, every parameter
-    with more than one dimension. Returns the handle, whose ``detach()`` takes the penalty off again.
-    Raises `InputError` if nothing is selected.
+    Args:
+        optimizer: any torch optimizer, with or without a closure, fused, under GradScaler or not.
+        penalty: Ω, such as ``L2()``.
+        schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``.
+        select: which parameters: a predicate, the parameters themselves, a regular expression on names, or a type
+            of module (its weights). Without it, every parameter with more than one dimension. For different
+            strengths in different places, call `regularize` once for each.
+        model: where names and modules are looked up; names are known without it if the optimizer was made of
+            ``model.named_parameters()``.
+        decoupled: L2 shrinks the weights by lr·2λ beside the update, as AdamW's decay does.
+        steps_per_epoch: lets a schedule count epochs where no recording tells them.
+
+    Returns the handle: ``detach()`` takes the penalty off, ``now()`` is its strength, ``state_dict()`` goes into
+    a checkpoint. Raises `InputError` if nothing is selected, or if a parameter would get the same penalty twice.
 
     >>> regularize(optimizer, L2(), Delayed(0.006, epochs=5))  # doctest: +SKIP
     """
@@ -211,14 +249,48 @@ def regularize(
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L2()")
     if not isinstance(schedule, Schedule):
         raise InputError(f"schedule is {schedule!r}; expected one such as gradscope.Constant(0.01)")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if select is None:
-        chosen = [p for p in parameters if p.ndim > 1]
-    elif callable(select):
-        chosen = [p for p in parameters if select(p)]
-    else:
-        wanted = {id(p) for p in select}
-        chosen = [p for p in parameters if id(p) in wanted]
-    if not chosen:
-        raise InputError(f"select chooses none of the optimizer's {len(parameters)} parameters; expected at least one")
-    return Regularization(optimizer, penalty, schedule, chosen)
+    if isinstance(penalty, L0):
+        raise InputError("l0 counts weights and has no gradient, so it cannot be applied; take L1() for exact zeros")
+    if penalty.proximal_step and isinstance(optimizer, LBFGS):
+        raise InputError(
+            f"{penalty.name} acts by a step after the update, which the curvature that LBFGS remembers knows nothing "
+            f"of; take another optimizer, or Lp(p) with p near 1"
+        )
+    if decoupled and not isinstance(penalty, L2):
+        raise InputError(f"decoupled is for L2 alone, as AdamW's decay; the penalty is {penalty.name}")
+    parameters = chosen(optimizer, select, model)
+    refuse_twice(optimizer, penalty, [list(g["params"]) for g in optimizer.param_groups], only=parameters)
+    if isinstance(schedule, CPR):
+        if not isinstance(penalty, L2):
+            raise InputError(f"CPR here bounds ‖w‖², so the penalty has to be L2(); it is {penalty.name}")
+        return Constrained(optimizer, schedule, parameters)
+    return Regularization(
+        optimizer, penalty, schedule, parameters, decoupled=decoupled, steps_per_epoch=steps_per_epoch
+    )
+
+
+def refuse_twice(
+    optimizer: Optimizer, penalty: Penalty, members: Sequence[list[Tensor]], only: list[Tensor] | None = None
+) -> None:
+    """Raises `InputError` where a parameter would get one penalty twice, from here or from ``weight_decay``.
+
+    ``only``: parameters about to be chosen; with it what is attached already is looked at too.
+    """
+    ids = None if only is None else {id(p) for p in only}
+    for group, mine in zip(optimizer.param_groups, members, strict=True):
+        if not ("l2" in penalty.kinds and group.get("weight_decay")):
+            continue
+        if twice := [p for p in mine if ids is None or id(p) in ids]:
+            raise InputError(
+                f"{penalty.name} would act twice on {len(twice)} parameters: the optimizer's weight_decay is "
+                f"{float(group['weight_decay']):g} there; set it to 0, or leave them out by select=…"
+            )
+    if ids is None:
+        return
+    for other in attached_to(optimizer):
+        same = isinstance(other, Regularization | Constrained) and penalty.kinds & other.penalty.kinds
+        if same and (shared := ids & other.parameters):
+            raise InputError(
+                f"{penalty.name} would act twice on {len(shared)} parameters: {other!r} is on them already; "
+                f"detach() that one first, or leave them out by select=…"
+            )

@@ -8,38 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.optim import Optimizer
 
-from gradscope.regularizers.attach import (
-    Regularization,
-    ScheduledDecay,
-    attached_to,
-    is_decoupled,
-)
-from gradscope.regularizers.penalties import L2, Penalty, parse_penalty
-from gradscope.regularizers.schedules import Schedule, parse_schedule
+from gradscope.regularizers.attach import Regularization, ScheduledDecay
+from gradscope.regularizers.groups import parse_penalty
+from gradscope.regularizers.hooks import attached_to, is_decoupled
+from gradscope.regularizers.penalties import L2, Penalty
+from gradscope.regularizers.schedule import Schedule, Times
+from gradscope.regularizers.schedules import parse_schedule
 from gradscope.types import InputError
-
-
-class _Times(Schedule):
-    """One schedule multiplied, over time, by another of strength 1."""
-
-    def __init__(self, schedule: Schedule, factor: Schedule) -> None:
-        super().__init__(schedule.strength)
-        self.parts = (schedule, factor)
-        self.needs_epochs = schedule.needs_epochs or factor.needs_epochs
-        self.needs_record = schedule.needs_record or factor.needs_record
-
-    def factor(self, step: int, epoch: int) -> float:
-        first, second = self.parts
-        return first.factor(step, epoch) * second.factor(step, epoch)
-
-    def active_phase(self, step: int) -> None:
-        for part in self.parts:
-            part.active_phase(step)
-
-    @property
-    def text(self) -> str:
-        return "*".join(part.text for part in self.parts)
-
 
 Undo = Callable[[], None]
 
@@ -54,6 +29,17 @@ def obey(
     """
     kind = parse_penalty(penalty or "l2")
     when = parse_schedule(schedule or "constant", strength if strength is not None else 1.0)
+    if when.stands == "alone" or (strength is None and when.stands == "first"):
+        raise InputError(
+            f"the schedule {when.text} sets a strength of its own and cannot be put over a script's penalty; "
+            f"give it to gradscope.regularize in the script"
+            + ("" if when.stands == "alone" else ", or give a strength")
+        )
+    for handle in [handle for optimizer in optimizers for handle in attached_to(optimizer)]:
+        if schedule is not None and strength is None and handle.schedule.stands == "alone":
+            raise InputError(
+                f"GRADSCOPE_SCHEDULE is {schedule!r}, and {handle!r} of the script has no strength to follow it"
+            )
     undo: list[Undo] = []
     for optimizer in optimizers:
         if optimizer in _OBEYING:
@@ -82,7 +68,9 @@ def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:
     undo: list[Undo] = []
     for handle in attached_to(optimizer):
         own = handle.schedule
-        handle.schedule = _Times(own, parse_schedule(schedule))
+        if not handle.penalises:
+            continue
+        handle.schedule = Times(own, parse_schedule(schedule))
         undo.append(lambda handle=handle, own=own: setattr(handle, "schedule", own))  # type: ignore[misc]
     if any(group.get("weight_decay", 0.0) for group in optimizer.param_groups):
         undo.append(ScheduledDecay(optimizer, parse_schedule(schedule)).detach)
@@ -92,6 +80,8 @@ def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:
 def _replace(optimizer: Optimizer, penalty: Penalty, schedule: Schedule) -> list[Undo]:
     undo: list[Undo] = []
     for handle in attached_to(optimizer):
+        if not handle.penalises:
+            continue
         handle.suspended = True
         undo.append(lambda handle=handle: setattr(handle, "suspended", False))  # type: ignore[misc]
     if parameters := _matrices(optimizer):

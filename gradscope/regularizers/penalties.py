@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from gradscope import checks
+from gradscope.regularizers.schedule import number_text
 from gradscope.types import InputError
+
+Tensors = Sequence[Tensor]
 
 
 class Penalty(ABC):
-    """One penalty function, elementwise or per tensor. Stateless."""
+    """One penalty function, elementwise, per group or per tensor. Stateless."""
 
+    #: The penalty as text; ``parse_penalty`` reads it back.
     name: str
     #: The penalty acts by its proximal map after the optimizer's update, not through the gradient.
     proximal_step: bool = False
@@ -32,8 +36,21 @@ class Penalty(ABC):
         """∂Ω/∂w, the shape of ``w``; a subgradient of 0 where Ω has a kink at zero."""
 
     def proximal(self, w: Tensor, threshold: float) -> Tensor:
-        """argmin over u of threshold·Ω(u) + ½‖u − w‖²."""
-        raise NotImplementedError(f"{self.name} has no proximal map here")
+        """argmin over u of threshold·Ω(u) + ½‖u − w‖². Raises `InputError` where no closed form is known."""
+        raise InputError(f"{self.name} has no proximal map here; it acts through its gradient")
+
+    def gradients(self, weights: Tensors) -> list[Tensor]:
+        """∂Ω/∂w of several tensors; overridden where one call for all of them exists."""
+        return [self.gradient(w) for w in weights]
+
+    def add_to(self, gradients: Tensors, weights: Tensors, scale: float) -> Sequence[Tensor]:
+        """gradients + scale·∂Ω/∂w, in new tensors."""
+        return torch._foreach_add(list(gradients), self.gradients(weights), alpha=scale)
+
+    def shrink_(self, weights: Tensors, threshold: float) -> None:
+        """The proximal map of several tensors, in place."""
+        for w in weights:
+            w.copy_(self.proximal(w, threshold))
 
     def shares(self) -> tuple[float, float] | None:
         """(a, b) where mean|∂Ω/∂w| = a·mean|w| + b·(share of weights that are not 0), or None.
@@ -42,8 +59,19 @@ class Penalty(ABC):
         """
         return None
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The plain penalties it is made of: two penalties that share one must not act on the same weights."""
+        return frozenset({self.name})
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Penalty) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 class L2(Penalty):
@@ -59,6 +87,13 @@ class L2(Penalty):
 
     def proximal(self, w: Tensor, threshold: float) -> Tensor:
         return w / (1 + 2 * threshold)
+
+    def gradients(self, weights: Tensors) -> list[Tensor]:
+        return list(torch._foreach_mul(list(weights), 2.0))
+
+    def add_to(self, gradients: Tensors, weights: Tensors, scale: float) -> Sequence[Tensor]:
+        # One fused add of 2λ·w: the same operation as the optimizer's own weight_decay, bit for bit.
+        return torch._foreach_add(list(gradients), list(weights), alpha=2 * scale)
 
     def shares(self) -> tuple[float, float]:
         return 2.0, 0.0
@@ -77,7 +112,13 @@ class L1(Penalty):
         return w.sign()
 
     def proximal(self, w: Tensor, threshold: float) -> Tensor:
-        return w.sign() * (w.abs() - threshold).clamp_min(0)
+        return w - w.clamp(-threshold, threshold)
+
+    def gradients(self, weights: Tensors) -> list[Tensor]:
+        return list(torch._foreach_sign(list(weights)))
+
+    def shrink_(self, weights: Tensors, threshold: float) -> None:
+        soft_threshold_(weights, threshold)
 
     def shares(self) -> tuple[float, float]:
         return 0.0, 1.0
@@ -86,7 +127,6 @@ class L1(Penalty):
 class L1L2(Penalty):
     """Ω = l1·‖w‖₁ + l2·‖w‖² (elastic net), by its proximal map."""
 
-    name = "l1l2"
     proximal_step = True
 
     def __init__(self, l1: float = 1.0, l2: float = 1.0) -> None:
@@ -94,6 +134,7 @@ class L1L2(Penalty):
             if not (math.isfinite(share) and share >= 0):
                 raise InputError(f"{name} is {share!r}; expected a finite number of at least 0")
         self.l1, self.l2 = float(l1), float(l2)
+        self.name = "l1l2" if (l1, l2) == (1, 1) else f"l1l2:{number_text(l1)},{number_text(l2)}"
 
     def value(self, w: Tensor) -> Tensor:
         return self.l1 * w.abs().sum() + self.l2 * (w * w).sum()
@@ -102,30 +143,54 @@ class L1L2(Penalty):
         return self.l1 * w.sign() + 2 * self.l2 * w
 
     def proximal(self, w: Tensor, threshold: float) -> Tensor:
-        shrunk = w.sign() * (w.abs() - threshold * self.l1).clamp_min(0)
-        return shrunk / (1 + 2 * threshold * self.l2)
+        return L1().proximal(w, threshold * self.l1) / (1 + 2 * threshold * self.l2)
+
+    def shrink_(self, weights: Tensors, threshold: float) -> None:
+        soft_threshold_(weights, threshold * self.l1)
+        torch._foreach_div_(list(weights), 1 + 2 * threshold * self.l2)
 
     def shares(self) -> tuple[float, float]:
         return 2 * self.l2, self.l1
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(name for name in ("l1", "l2") if getattr(self, name))
 
     def __repr__(self) -> str:
         return f"L1L2(l1={self.l1:g}, l2={self.l2:g})"
 
 
 class Lp(Penalty):
-    """Ω = Σ|w|ᵖ without the root, p ≥ 1."""
+    """Ω = Σ|w|ᵖ without the root, p ≥ 1. With p = 1 it acts as `L1` does, by its proximal step."""
 
     def __init__(self, p: float) -> None:
         if not (math.isfinite(p) and p >= 1):
             raise InputError(f"p is {p!r}; expected a finite number of at least 1")
         self.p = float(p)
-        self.name = f"l{self.p:g}"
+        self.name = f"l{number_text(self.p)}"
+        self.proximal_step = p == 1
 
     def value(self, w: Tensor) -> Tensor:
         return w.abs().pow(self.p).sum()
 
     def gradient(self, w: Tensor) -> Tensor:
         return self.p * w.sign() * w.abs().pow(self.p - 1)
+
+    def gradients(self, weights: Tensors) -> list[Tensor]:
+        sizes = torch._foreach_abs(list(weights))
+        torch._foreach_pow_(sizes, self.p - 1)
+        torch._foreach_mul_(sizes, torch._foreach_sign(list(weights)))
+        torch._foreach_mul_(sizes, self.p)
+        return list(sizes)
+
+    def proximal(self, w: Tensor, threshold: float) -> Tensor:
+        """Closed forms for p of 1, 2 and 3."""
+        if self.p in (1, 2):
+            return (L1() if self.p == 1 else L2()).proximal(w, threshold)
+        if self.p == 3:  # the positive root of 3·t·u² + u − |w| = 0, in the form that does not cancel
+            size = w.abs()
+            return w.sign() * 2 * size / (1 + (1 + 12 * threshold * size).sqrt())
+        return super().proximal(w, threshold)
 
     def __repr__(self) -> str:
         return f"Lp({self.p:g})"
@@ -146,13 +211,35 @@ class LInf(Penalty):
         at_maximum = (size == size.max()).to(w.dtype)
         return w.sign() * at_maximum / at_maximum.sum()
 
+    def proximal(self, w: Tensor, threshold: float) -> Tensor:
+        """w less its projection onto the L1 ball of radius ``threshold`` (Moreau): all entries cut to one height."""
+        size = w.abs().flatten()
+        if size.sum() <= threshold:
+            return torch.zeros_like(w)
+        ordered = size.sort(descending=True).values
+        heights = (ordered.cumsum(0) - threshold) / torch.arange(1, len(ordered) + 1, device=w.device)
+        height = heights[(ordered >= heights).nonzero().max()]
+        return w.clamp(-height, height)
 
-def parse_penalty(text: str) -> Penalty:
-    """The penalty that a word names, as on the command line and in ``GRADSCOPE_PENALTY``.
 
-    >>> parse_penalty("l1"), parse_penalty("l3")
-    (L1(), Lp(3))
-    """
-    word = checks.penalty_word(text)
-    simple: dict[str, type[Penalty]] = {"l1": L1, "l2": L2, "l1l2": L1L2, "linf": LInf}
-    return simple[word]() if word in simple else Lp(float(word[1:]))
+class L0(Penalty):
+    """Ω = how many weights are not 0. It has no gradient: for counting, and by its proximal map alone."""
+
+    name = "l0"
+
+    def value(self, w: Tensor) -> Tensor:
+        return (w != 0).sum()
+
+    def gradient(self, w: Tensor) -> Tensor:
+        raise InputError("l0 counts weights and has no gradient; take l1 for exact zeros, l0 for counting them")
+
+    def proximal(self, w: Tensor, threshold: float) -> Tensor:
+        """Hard thresholding: what is smaller than √(2·threshold) becomes 0."""
+        return torch.where(w.abs() > math.sqrt(2 * threshold), w, torch.zeros_like(w))
+
+
+def soft_threshold_(weights: Tensors, threshold: float) -> None:
+    """w − clamp(w, −t, t) for several tensors, in place: exact zeros below the threshold."""
+    held = torch._foreach_clamp_max(list(weights), threshold)
+    torch._foreach_clamp_min_(held, -threshold)
+    torch._foreach_sub_(list(weights), held)

@@ -1,172 +1,155 @@
-"""Strength schedules: how strong a penalty is at a step, λ_t = λ · factor(step, epoch).
-
-A schedule is written as text, such as ``delayed:5`` (epochs), ``delayed:2000steps`` or
-``delayed:auto``, wherever it crosses a command line or a file.
-"""
+"""The text form of every schedule and controller: ``parse_schedule`` and ``.text`` are inverse to each other."""
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
 
-from gradscope import checks
+from gradscope.regularizers.constrained import CPR
+from gradscope.regularizers.controllers import AdvanceL2, AutoL2
+from gradscope.regularizers.coupled import SCHEMES, Ivanov, Taper
+from gradscope.regularizers.schedule import Constant, Schedule, Times
+from gradscope.regularizers.timed import Cyclic, Delayed, Lasting, Ramp, StrongFirst, Table
 from gradscope.types import InputError
 
-EXAMPLES = ("constant", "delayed:5", "delayed:2000steps", "delayed:auto", "ramp:5", "ramp:2000steps")
+EXAMPLES = (
+    "constant",
+    "delayed:5",
+    "delayed:2000steps",
+    "delayed:auto",
+    "ramp:5",
+    "ramp:2000steps",
+    "strong:50",
+    "cyclic:10x2",
+    "cyclic:500steps",
+    "table:0=1,100=8,150=16",
+    "table:0=0,2000=1steps",
+    "taper:sch01",
+    "taper:0.5",
+    "ivanov:300",
+    "ivanov:20:l2",
+    "autol2",
+    "autol2:5%",
+    "advancel2",
+    "advancel2:10%,every=20,ceiling=1",
+    "cpr:500steps",
+    "cpr:inflection",
+    "delayed:5*taper:sch02",
+)
+
+_NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
-class Schedule(ABC):
-    """A strength over time. ``step`` counts optimizer steps from 0, ``epoch`` is −1 while unknown."""
-
-    def __init__(self, strength: float) -> None:
-        self.strength = checks.strength(strength)
-
-    @abstractmethod
-    def factor(self, step: int, epoch: int) -> float:
-        """The share of the full strength that acts at this step, from 0 to 1."""
-
-    @property
-    @abstractmethod
-    def text(self) -> str:
-        """The schedule as text; ``parse_schedule`` reads it back."""
-
-    #: True where the schedule counts epochs, which somebody then has to make known.
-    needs_epochs: bool = False
-    #: True where the schedule waits for the record to show the active phase.
-    needs_record: bool = False
-
-    def at(self, step: int, epoch: int = -1) -> float:
-        """λ_t."""
-        return self.strength * self.factor(step, epoch)
-
-    def active_phase(self, step: int) -> None:  # noqa: B027 - most schedules do not listen
-        """Told once, by the recording, that the run has left the baseline at ``step``."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the arguments."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """The inverse of ``state_dict``."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.strength:g}, {self.text!r})"
-
-
-class Constant(Schedule):
-    """λ from the first step."""
-
-    def factor(self, step: int, epoch: int) -> float:
-        return 1.0
-
-    @property
-    def text(self) -> str:
-        return "constant"
-
-
-class _Lasting(Schedule):
-    """Shared by the schedules that last a number of epochs or of steps."""
-
-    word: str
-
-    def __init__(self, strength: float, *, epochs: float | None = None, steps: int | None = None) -> None:
-        super().__init__(strength)
-        if (epochs is None) == (steps is None):
-            raise InputError(f"{self.word} takes either epochs or steps; got epochs={epochs}, steps={steps}")
-        length = epochs if epochs is not None else steps
-        assert length is not None
-        if length < 0:
-            raise InputError(f"{self.word} lasts {length}; expected at least 0")
-        self.epochs, self.steps = epochs, steps
-        self.needs_epochs = epochs is not None
-
-    @property
-    def text(self) -> str:
-        return f"{self.word}:{self.epochs:g}" if self.epochs is not None else f"{self.word}:{self.steps}steps"
-
-
-class Delayed(_Lasting):
-    """No penalty for γ epochs or steps, then all of it (Park et al., eq. 8).
-
-    ``Delayed(λ, epochs=5)``, ``Delayed(λ, steps=2000)``, or ``Delayed(λ, "auto")``: off until the
-    record of this very run shows its active phase.
-    """
-
-    word = "delayed"
-
-    def __init__(
-        self,
-        strength: float,
-        gamma: str | None = None,
-        *,
-        epochs: float | None = None,
-        steps: int | None = None,
-    ) -> None:
-        self.auto = gamma == "auto"
-        if gamma is not None and not self.auto:
-            raise InputError(f"the delay is {gamma!r}; expected 'auto', epochs=… or steps=…")
-        if self.auto:
-            if epochs is not None or steps is not None:
-                raise InputError("the delay is 'auto' and a number at once; give one of them")
-            Schedule.__init__(self, strength)
-            self.needs_record = True
-            self.steps = None
-        else:
-            super().__init__(strength, epochs=epochs, steps=steps)
-
-    def factor(self, step: int, epoch: int) -> float:
-        if self.needs_epochs:
-            assert self.epochs is not None
-            return float(epoch >= self.epochs)
-        return float(self.steps is not None and step >= self.steps)
-
-    def active_phase(self, step: int) -> None:
-        if self.auto and self.steps is None:
-            self.steps = step
-
-    @property
-    def text(self) -> str:
-        return "delayed:auto" if self.auto else super().text
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps} if self.auto else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.auto:
-            self.steps = state["steps"]
-
-
-class Ramp(_Lasting):
-    """From 0 to λ in a straight line over γ epochs or steps (Park et al., appendix B)."""
-
-    word = "ramp"
-
-    def factor(self, step: int, epoch: int) -> float:
-        length = self.epochs if self.epochs is not None else self.steps
-        assert length is not None
-        position = epoch if self.epochs is not None else step
-        return min(1.0, max(0, position) / length) if length else 1.0
-
-
-def parse_schedule(text: str, strength: float = 1.0) -> Schedule:
-    """The schedule that a text describes, with its strength.
+def parse_schedule(text: str, strength: float | None = None) -> Schedule:
+    """The schedule that a text describes, with its strength (without one: 1, for controllers 0.1).
 
     >>> parse_schedule("delayed:2000steps", 0.01).at(1999), parse_schedule("delayed:2000steps", 0.01).at(2000)
     (0.0, 0.01)
     """
-    word = text.strip().lower()
-    if word == "constant":
-        return Constant(strength)
-    if word == "delayed:auto":
-        return Delayed(strength, "auto")
-    kinds: dict[str, type[_Lasting]] = {"delayed": Delayed, "ramp": Ramp}
-    if match := re.fullmatch(r"(\w+):(\d+(?:\.\d+)?)(steps?|epochs?)?", word):
-        kind = kinds.get(match[1])
-        if kind is not None:
-            if (match[3] or "").startswith("step"):
-                if "." in match[2]:
-                    raise InputError(f"schedule is {text!r}; a number of steps is a whole number")
-                return kind(strength, steps=int(match[2]))
-            return kind(strength, epochs=float(match[2]))
-    raise InputError(f"schedule is {text!r}; expected one such as {', '.join(EXAMPLES)}")
+    first, *others = text.strip().lower().split("*")
+    schedule = _parse(first, text, strength)
+    for other in others:
+        schedule = Times(schedule, _parse(other, text, 1.0))
+    return schedule
+
+
+def _parse(part: str, text: str, strength: float | None) -> Schedule:
+    word, _, arguments = part.partition(":")
+    readers: dict[str, Callable[[str, float | None], Schedule | None]] = {
+        "constant": _constant,
+        "delayed": _delayed,
+        "ramp": lambda a, s: _lasting(Ramp, a, s),
+        "strong": lambda a, s: _lasting(StrongFirst, a, s),
+        "cyclic": _cyclic,
+        "table": _table,
+        "taper": _taper,
+        "ivanov": _ivanov,
+        "autol2": lambda a, s: _controller(AutoL2, a, s),
+        "advancel2": lambda a, s: _controller(AdvanceL2, a, s),
+        "cpr": _cpr,
+    }
+    reader = readers.get(word)
+    found = reader(arguments, strength) if reader is not None and bool(arguments) == (":" in part) else None
+    if found is None:
+        raise InputError(f"schedule is {text!r}; expected one such as {', '.join(EXAMPLES)}")
+    return found
+
+
+def _constant(arguments: str, strength: float | None) -> Schedule | None:
+    return None if arguments else Constant(_or_one(strength))
+
+
+def _delayed(arguments: str, strength: float | None) -> Schedule | None:
+    return Delayed(_or_one(strength), "auto") if arguments == "auto" else _lasting(Delayed, arguments, strength)
+
+
+def _lasting(kind: type[Lasting], arguments: str, strength: float | None) -> Schedule | None:
+    match = re.fullmatch(rf"({_NUMBER})(steps?|epochs?)?", arguments)
+    if not match:
+        return None
+    if (match[2] or "").startswith("step"):
+        return kind(_or_one(strength), steps=_whole(match[1], arguments))
+    return kind(_or_one(strength), epochs=float(match[1]))
+
+
+def _cyclic(arguments: str, strength: float | None) -> Schedule | None:
+    match = re.fullmatch(rf"({_NUMBER})(steps?|epochs?)?(?:x({_NUMBER}))?", arguments)
+    if not match:
+        return None
+    times = float(match[3] or 1)
+    if (match[2] or "").startswith("step"):
+        return Cyclic(_or_one(strength), steps=_whole(match[1], arguments), times=times)
+    return Cyclic(_or_one(strength), epochs=float(match[1]), times=times)
+
+
+def _table(arguments: str, strength: float | None) -> Schedule | None:
+    row = rf"{_NUMBER}={_NUMBER}"
+    match = re.fullmatch(rf"({row}(?:,{row})*)(steps?|epochs?)?", arguments)
+    if not match:
+        return None
+    rows = [entry.split("=") for entry in match[1].split(",")]
+    if (match[2] or "").startswith("step"):
+        return Table(_or_one(strength), steps={_whole(position, arguments): float(f) for position, f in rows})
+    return Table(_or_one(strength), epochs={float(position): float(factor) for position, factor in rows})
+
+
+def _taper(arguments: str, strength: float | None) -> Schedule | None:
+    if arguments in SCHEMES:
+        return Taper(_or_one(strength), arguments)
+    match = re.fullmatch(rf"({_NUMBER})(?::({_NUMBER}))?", arguments)
+    return Taper(_or_one(strength), float(match[1]), float(match[2] or 16)) if match else None
+
+
+def _ivanov(arguments: str, strength: float | None) -> Schedule | None:
+    match = re.fullmatch(rf"({_NUMBER})(?::(l1|l2))?", arguments)
+    return Ivanov(_or_one(strength), float(match[1]), match[2] or "l1") if match else None
+
+
+def _controller(kind: type[AutoL2] | type[AdvanceL2], arguments: str, strength: float | None) -> Schedule | None:
+    known = ("every", "decay", "cooldown") + (("ceiling",) if kind is AdvanceL2 else ())
+    options: dict[str, float] = {}
+    for option in arguments.split(",") if arguments else ():
+        if match := re.fullmatch(rf"({_NUMBER})%", option):
+            options["threshold"] = float(match[1])
+        elif (match := re.fullmatch(rf"(\w+)=({_NUMBER})", option)) and match[1] in known:
+            options[match[1]] = _whole(match[2], option) if match[1] == "every" else float(match[2])
+        else:
+            return None
+    return kind(0.1 if strength is None else strength, **options)  # type: ignore[arg-type]
+
+
+def _cpr(arguments: str, strength: float | None) -> Schedule | None:
+    if arguments == "inflection":
+        return CPR(_or_one(strength))
+    match = re.fullmatch(r"(\d+)steps?", arguments)
+    return CPR(_or_one(strength), warm_start=int(match[1])) if match else None
+
+
+def _or_one(strength: float | None) -> float:
+    return 1.0 if strength is None else strength
+
+
+def _whole(number: str, text: str) -> int:
+    if not number.isdigit():
+        raise InputError(f"schedule holds {text!r}; a number of steps is a whole number")
+    return int(number)

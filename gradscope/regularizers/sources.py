@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.regularizers.attach import Regularization, ScheduledDecay, attached_to, is_decoupled
-from gradscope.regularizers.penalties import L2, Penalty
+from gradscope.regularizers.activity import ActivityRegularization
+from gradscope.regularizers.attach import Regularization, ScheduledDecay
+from gradscope.regularizers.cpr import Constrained
+from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
+from gradscope.regularizers.penalties import L2
 
 
 @dataclass(frozen=True)
@@ -16,51 +21,80 @@ class Source:
     """One penalty on some parameters of one parameter group.
 
     ``strength()`` is λ at the coming step, in the convention of the penalty (L2: half the weight
-    decay). ``acts``: ``coupled`` (through the optimizer's gradient), ``decoupled``, ``gradient``,
-    ``proximal`` or ``loss``. ``intended``: somebody has set this penalty, even if a schedule holds it back now.
+    decay). ``gradients``: ∂Ω/∂w at that strength 1; ``shares`` as in `Penalty.shares`, None where the size of the
+    gradient has to be measured. ``acts``: ``coupled`` (through the optimizer's gradient), ``decoupled``,
+    ``gradient``, ``proximal``, ``constraint``, ``activity`` or ``loss``. ``intended``: somebody has set this
+    penalty, even if a schedule holds it back now.
     """
 
-    penalty: Penalty
+    name: str
     group: int
     parameters: frozenset[int]
     strength: Callable[[], float]
     acts: str
     intended: bool
+    gradients: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    shares: tuple[float, float] | None
 
 
 def penalty_sources(optimizer: Optimizer) -> list[Source]:
     """Every penalty on this optimizer: its own ``weight_decay`` and what was attached to it."""
-    handles = [h for h in attached_to(optimizer) if not h.suspended]
-    own = [h for h in handles if isinstance(h, Regularization)]
+    handles = [h for h in attached_to(optimizer) if h.penalises and not h.suspended]
     factors = [h for h in handles if isinstance(h, ScheduledDecay)]
     sources = []
     for index, group in enumerate(optimizer.param_groups):
         # A frozen parameter gets neither a gradient nor a decay: optimizers pass it over.
         members = frozenset(id(p) for p in group["params"] if p.requires_grad)
-        for handle in own:
-            if mine := members & handle.parameters:
-                acts = _acts(handle)
-                sources.append(Source(handle.penalty, index, mine, handle.now, acts, True))
-        replaced = frozenset().union(*(h.parameters for h in own if h.replaces_decay))
+        sources += [_attached(h, index, mine) for h in handles if h not in factors and (mine := members & h.parameters)]
+        replaced = frozenset().union(
+            *(h.parameters for h in handles if isinstance(h, Regularization) and h.replaces_decay)
+        )
         if "weight_decay" in group and (rest := members - replaced):
             acts = "decoupled" if is_decoupled(optimizer, group) else "coupled"
-            sources.append(
-                Source(L2(), index, rest, _decay(optimizer, index, factors), acts, bool(group["weight_decay"]))
-            )
+            decay = _decay(optimizer, index, factors)
+            own = bool(group["weight_decay"])
+            sources.append(Source("l2", index, rest, decay, acts, own, L2().gradients, L2().shares()))
     return sources
 
 
-def _acts(handle: Regularization) -> str:
-    if handle.penalty.proximal_step:
-        return "proximal"
-    return "decoupled" if handle.decoupled else "gradient"
+def _attached(handle: Attached, index: int, mine: frozenset[int]) -> Source:
+    def strength() -> float:
+        handle.settle()
+        return handle.now(index)
+
+    if isinstance(handle, Constrained):
+        return Source("l2", index, mine, strength, "constraint", True, handle.pulls, None)
+    if isinstance(handle, ActivityRegularization):
+        return Source(handle.name, index, mine, strength, "activity", True, handle.pulls, None)
+    assert isinstance(handle, Regularization)
+    penalty = handle.penalty
+    acts = "proximal" if penalty.proximal_step else "decoupled" if handle.decoupled else "gradient"
+    return Source(penalty.name, index, mine, strength, acts, True, penalty.gradients, penalty.shares())
 
 
 def _decay(optimizer: Optimizer, index: int, factors: list[ScheduledDecay]) -> Callable[[], float]:
     def strength() -> float:
         value = float(optimizer.param_groups[index]["weight_decay"]) / 2
         for factor in factors:
-            value *= factor.now()
+            factor.settle()
+            value *= factor.now(index)
         return value
 
     return strength
+
+
+def joint_gradients(
+    sources: Sequence[Source],
+    columns: Sequence[Sequence[int]],
+    strengths: Sequence[float],
+    weights: Sequence[Tensor],
+    where: Sequence[int],
+) -> list[Tensor]:
+    """Σ over the sources of λ·∂Ω/∂w for the weights ``where``; ``columns``: which weights each source is on."""
+    total = {i: torch.zeros_like(weights[i]) for i in where}
+    for source, mine, strength in zip(sources, columns, strengths, strict=True):
+        here = [i for i in mine if i in total]
+        if here and strength:
+            for i, gradient in zip(here, source.gradients([weights[i] for i in here]), strict=True):
+                total[i] = total[i].add(gradient, alpha=strength)
+    return list(total.values())

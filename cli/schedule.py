@@ -1,0 +1,46 @@
+"""gradscope schedule: a strength schedule as a small curve."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from gradscope_cli.output import Json, print_json, shorter
+
+
+def schedule(
+    text: Annotated[str, typer.Argument(help="The schedule, such as delayed:5, ramp:2000steps or taper:sch01.")],
+    strength: Annotated[float, typer.Option(help="Regularization strength λ.")] = 1.0,
+    penalty: Annotated[str, typer.Option(help="The penalty; for l2 the weight_decay is shown beside.")] = "l2",
+    steps: Annotated[int, typer.Option(help="Optimizer steps to draw.")] = 1000,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(help="Steps in an epoch, where the schedule counts them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the strength over time that a schedule stands for, as a small curve."""
+    from gradscope.checks import penalty_word
+    from gradscope.regularizers.curve import curve, drawn
+    from gradscope.regularizers.schedules import parse_schedule
+
+    word = penalty_word(penalty)
+    made = parse_schedule(text, strength)
+    found = curve(made, steps, steps_per_epoch)
+    decay = 2 * strength if word == "l2" else None
+    if as_json:
+        print_json(
+            {
+                "schedule": made.text,
+                "penalty": word,
+                "strength": strength,
+                "weight_decay": decay,
+                "axis": found.axis,
+                "at": found.at,
+                "strengths": found.strength,
+                "note": found.note,
+            }
+        )
+        return
+    shown = f" (weight_decay {shorter(decay)})" if decay is not None else ""
+    print(f"{made.text}, {word}, strength {shorter(strength)}{shown}" + (f"; {found.note}" if found.note else ""))
+    print(drawn(found))

@@ -1,0 +1,139 @@
+"""Penalties on what layers put out (Keras' ``activity_regularizer``), with ``.grad`` still the pure loss gradient.
+
+After each training forward of the model the penalty on the outputs is differentiated by itself, with
+``torch.autograd.grad`` and the graph retained for the loss; its gradient waits beside ``.grad`` until the step.
+That costs about one backward more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from gradscope.regularizers import ranks
+from gradscope.regularizers.hooks import Attached
+from gradscope.regularizers.penalties import Penalty
+from gradscope.regularizers.schedule import Schedule
+from gradscope.regularizers.selection import chosen_modules
+from gradscope.types import InputError
+
+
+class ActivityRegularization(Attached):
+    """A penalty on outputs; made by `regularize_activity`."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        penalty: Penalty,
+        schedule: Schedule,
+        modules: Sequence[nn.Module],
+        *,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        super().__init__(optimizer, schedule, parameters, steps_per_epoch=steps_per_epoch)
+        self.penalty = penalty
+        self.name = f"activity:{penalty.name}"
+        self._values: list[Tensor] = []
+        self._forwards = 0
+        self._sums: dict[int, Tensor] = {}
+        self._forward_hooks = [module.register_forward_hook(self._see) for module in modules]
+        self._forward_hooks.append(model.register_forward_hook(self._differentiate))
+
+    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"{type(module).__name__} puts out a {type(output).__name__}; an activity penalty takes modules that "
+                f"put out one tensor"
+            )
+        if module.training and output.requires_grad and torch.is_grad_enabled():
+            self._values.append(self.penalty.value(output.float()) / max(1, len(output)))
+
+    def _differentiate(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._values:
+            return
+        total, self._values = torch.stack(self._values).sum(), []
+        gradients = torch.autograd.grad(total, self._chosen, retain_graph=True, allow_unused=True)
+        self._forwards += 1
+        for p, gradient in zip(self._chosen, gradients, strict=True):
+            if gradient is not None:
+                before = self._sums.get(id(p))
+                self._sums[id(p)] = gradient if before is None else before + gradient
+
+    def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """∂Ω/∂w of the coming step, averaged over the forwards since the last one."""
+        count = max(1, self._forwards)
+        return [self._sums[id(p)] / count if id(p) in self._sums else torch.zeros_like(p) for p in parameters]
+
+    def _reduce(self) -> None:
+        if ranks.distributed() and self._forwards > 0:
+            reduced = self.pulls(self._chosen)
+            ranks.mean_(reduced)
+            self._sums = {id(p): pull for p, pull in zip(self._chosen, reduced, strict=True)}
+            # One forward stands for all of them from here on; the minus keeps it from being averaged again.
+            self._forwards = -1
+
+    def settle(self) -> None:
+        super().settle()
+        self._reduce()
+
+    def _forget(self) -> None:
+        self._sums, self._forwards = {}, 0
+
+    @torch.no_grad()
+    def _act(self, optimizer: Optimizer) -> None:
+        self._reduce()  # again, for a closure has made them only now
+        grad_scale = getattr(optimizer, "grad_scale", None)
+        for index, (group, members) in enumerate(zip(optimizer.param_groups, self._members(optimizer), strict=True)):
+            mine = [p for p in members if p.grad is not None and id(p) in self._sums]
+            strength = 0.0 if self.suspended else self.now(index)
+            if not mine or strength == 0:
+                continue
+            pulls = torch._foreach_mul(self.pulls(mine), -strength if group.get("maximize") else strength)
+            if grad_scale is not None:
+                torch._foreach_mul_(pulls, grad_scale)
+            gradients: list[Tensor] = [p.grad for p in mine]  # type: ignore[misc]
+            self._show(mine, gradients, torch._foreach_add(gradients, pulls))
+
+    def _finish(self, optimizer: Optimizer) -> None:
+        self._forget()
+
+    def detach(self) -> None:
+        super().detach()
+        for hook in self._forward_hooks:
+            hook.remove()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of strength {self.schedule.strength:g}, {self.schedule.text}>"
+
+
+def regularize_activity(
+    optimizer: Optimizer,
+    model: nn.Module,
+    penalty: Penalty,
+    schedule: Schedule,
+    modules: str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | Sequence[nn.Module],
+    *,
+    steps_per_epoch: int | None = None,
+) -> ActivityRegularization:
+    """Penalise outputs: λ_t·Ω(outputs)/batch, summed over ``modules``, as Keras' ``activity_regularizer`` does.
+
+    ``modules``: a regular expression on their names, a type or several, a predicate, or the modules themselves.
+    Several forwards before one step (accumulation) are averaged; ranks of a distributed run too. Raises `InputError`
+    if no module is chosen, or if the schedule bounds the norm of weights.
+
+    >>> regularize_activity(optimizer, model, L1(), Constant(1e-5), modules=nn.ReLU)  # doctest: +SKIP
+    """
+    if not isinstance(penalty, Penalty):
+        raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L1()")
+    if not isinstance(schedule, Schedule) or schedule.stands == "alone" or schedule.needs_norm is not None:
+        raise InputError(f"schedule is {schedule!r}; on outputs, expected one such as gradscope.Constant(0.01)")
+    if isinstance(optimizer, LBFGS):
+        raise InputError("an activity penalty does not work with LBFGS, whose line search would not see its value")
+    found = chosen_modules(model, modules)
+    return ActivityRegularization(optimizer, model, penalty, schedule, found, steps_per_epoch=steps_per_epoch)

@@ -1,0 +1,44 @@
+"""When strengths change, as events of a record: where a change begins, and where a gradual one ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Event = tuple[int, str]
+
+
+class StrengthChanges:
+    """Told the strength of every penalty before each recorded step; `take` hands over what there is to write.
+
+    A strength that changes at every step (a ramp) makes two events, not one a step.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._running: dict[str, int] = {}
+        self._events: list[Event] = []
+
+    def see(self, step: int, strengths: Mapping[str, float]) -> None:
+        """The strengths that act at ``step``, by the name of the penalty."""
+        for name, strength in strengths.items():
+            before = self._last.get(name)
+            if strength == before:
+                if self._running.get(name, 0) > 1:
+                    self._events.append((step, f"{name}: strength stays at {shown(name, strength)}"))
+                self._running[name] = 0
+                continue
+            if not self._running.get(name):
+                self._events.append((step, f"{name}: strength {shown(name, strength)}"))
+            self._last[name] = strength
+            self._running[name] = self._running.get(name, 0) + 1 if before is not None else 0
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+def shown(name: str, strength: float) -> str:
+    """A strength; beside that of L2 the ``weight_decay`` it is equivalent to."""
+    decay = f" (weight_decay {2 * strength:.6g})" if name.split()[0] == "l2" else ""
+    return f"{strength:.6g}{decay}"

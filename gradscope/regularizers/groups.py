@@ -1,0 +1,82 @@
+"""Group lasso, and the words of all penalties."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradscope import checks
+from gradscope.regularizers.penalties import L1, L1L2, L2, LInf, Lp, Penalty
+
+#: Which axis of a weight tells the groups apart.
+AXES = {"filter": 0, "neuron": 0, "input": 1}
+
+
+class GroupLasso(Penalty):
+    """Ω = Σ over groups of √(size of the group)·‖w of the group‖₂, by its proximal map: whole groups become 0.
+
+    ``per="filter"`` (the same as ``"neuron"``): the weights into one output channel or neuron are a group (the first
+    axis); ``per="input"``: those out of one input channel or neuron (the second axis; Scardapane et al. 2017).
+    A tensor that lacks the axis, such as a bias, is entry by entry its own groups.
+    """
+
+    proximal_step = True
+
+    def __init__(self, per: str = "filter") -> None:
+        self.per = checks.one_of(per, AXES, "per")
+        self.name = f"group:{per}"
+
+    def value(self, w: Tensor) -> Tensor:
+        rows = self._rows(w)
+        norms: Tensor = rows.norm(dim=1)
+        return math.sqrt(rows.shape[1]) * norms.sum()
+
+    def gradient(self, w: Tensor) -> Tensor:
+        rows = self._rows(w)
+        norms = rows.norm(dim=1, keepdim=True)
+        slope = math.sqrt(rows.shape[1]) * rows / torch.where(norms > 0, norms, torch.ones_like(norms))
+        return self._back(slope, w)
+
+    def proximal(self, w: Tensor, threshold: float) -> Tensor:
+        rows = self._rows(w)
+        norms = rows.norm(dim=1, keepdim=True)
+        cut = threshold * math.sqrt(rows.shape[1])
+        kept = torch.where(norms > cut, 1 - cut / torch.where(norms > 0, norms, torch.ones_like(norms)), 0.0)
+        return self._back(rows * kept, w)
+
+    def _rows(self, w: Tensor) -> Tensor:
+        """``w`` as [groups, size]."""
+        axis = AXES[self.per]
+        if w.ndim <= max(axis, 1):
+            return w.reshape(-1, 1)
+        return w.movedim(axis, 0).reshape(w.shape[axis], math.prod(w.shape[:axis] + w.shape[axis + 1 :]))
+
+    def _back(self, rows: Tensor, w: Tensor) -> Tensor:
+        axis = AXES[self.per]
+        if w.ndim <= max(axis, 1):
+            return rows.reshape(w.shape)
+        return rows.reshape(w.movedim(axis, 0).shape).movedim(0, axis)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset({"group"})
+
+    def __repr__(self) -> str:
+        return f"GroupLasso({self.per!r})"
+
+
+def parse_penalty(text: str) -> Penalty:
+    """The penalty that a word names, as on the command line and in ``GRADSCOPE_PENALTY``.
+
+    >>> parse_penalty("l1"), parse_penalty("l3"), parse_penalty("group:filter")
+    (L1(), Lp(3), GroupLasso('filter'))
+    """
+    word, _, arguments = checks.penalty_word(text).partition(":")
+    if word == "group":
+        return GroupLasso(arguments)
+    if word == "l1l2":
+        return L1L2(*(float(share) for share in arguments.split(","))) if arguments else L1L2()
+    simple: dict[str, type[Penalty]] = {"l1": L1, "l2": L2, "linf": LInf}
+    return simple[word]() if word in simple else Lp(float(word[1:]))

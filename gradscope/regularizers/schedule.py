@@ -1,0 +1,148 @@
+"""What every strength schedule is: λ_t = λ · factor(now), with a text form and a state.
+
+Nothing here knows torch: a schedule is a function of a few plain numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from gradscope import checks
+from gradscope.types import InputError
+
+
+class Moment(NamedTuple):
+    """What a schedule may look at.
+
+    ``step`` counts optimizer steps from 0; ``epoch`` is −1 while unknown; ``learning_rate`` is that of the
+    parameter group, ``highest_rate`` the highest it has had; ``norms`` holds the size of the penalised weights
+    together, by name (``l1``, ``l2``).
+    """
+
+    step: int = 0
+    epoch: int = -1
+    learning_rate: float = math.nan
+    highest_rate: float = math.nan
+    norms: dict[str, float] = {}  # noqa: RUF012 - never written to
+
+
+class Schedule(ABC):
+    """A strength over time, written as text wherever it crosses a command line or a file."""
+
+    #: True where the schedule counts epochs, which somebody then has to make known.
+    needs_epochs: bool = False
+    #: True where the schedule waits for the record to show the active phase.
+    needs_record: bool = False
+    #: True where the schedule follows the learning rate.
+    needs_rate: bool = False
+    #: The norm of the penalised weights that the schedule follows: ``l1``, ``l2`` or none.
+    needs_norm: str | None = None
+    #: Steps from one look at the training loss to the next; 0: the schedule never looks.
+    measures_every: int = 0
+    #: Where it may stand in a product: ``anywhere``, ``first`` (it sets a strength, not a share of one) or ``alone``.
+    stands: str = "anywhere"
+
+    def __init__(self, strength: float) -> None:
+        self.strength = checks.strength(strength)
+
+    @abstractmethod
+    def factor(self, now: Moment) -> float:
+        """The share of the full strength that acts at this moment (a taper or a controller may go above 1)."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The schedule as text; ``parse_schedule`` reads it back."""
+
+    def at(self, step: int = 0, epoch: int = -1, **seen: Any) -> float:
+        """λ_t; ``seen``: what else a `Moment` holds, such as ``learning_rate=0.01``."""
+        return self.strength_at(Moment(step, epoch, **seen))
+
+    def strength_at(self, now: Moment) -> float:
+        """λ_t at a moment."""
+        return self.strength * self.factor(now)
+
+    def active_phase(self, step: int) -> None:  # noqa: B027 - most schedules do not listen
+        """Told, by the recording, that the run has left the baseline at ``step``; only the first time counts."""
+
+    @property
+    def waiting(self) -> bool:
+        """The schedule still waits for the active phase."""
+        return False
+
+    def observe(self, step: int, loss: float, error: float | None = None) -> None:  # noqa: B027
+        """Told training loss and error every ``measures_every`` steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the arguments; plain numbers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """The inverse of ``state_dict``."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.strength:g}, {self.text!r})"
+
+
+def number_text(value: float) -> str:
+    """A number that reads back as exactly itself, without a superfluous ``.0``."""
+    return repr(float(value)).removesuffix(".0")
+
+
+class Constant(Schedule):
+    """λ from the first step."""
+
+    text = "constant"
+
+    def factor(self, now: Moment) -> float:
+        return 1.0
+
+
+class Times(Schedule):
+    """The product of two schedules: the strength of the first times the factor of the second, ``ramp:5*taper:0.5``."""
+
+    def __init__(self, first: Schedule, second: Schedule) -> None:
+        super().__init__(first.strength)
+        self.parts = first, second
+        self.needs_epochs = first.needs_epochs or second.needs_epochs
+        self.needs_record = first.needs_record or second.needs_record
+        self.needs_rate = first.needs_rate or second.needs_rate
+        if second.stands != "anywhere" or first.stands == "alone":
+            wrong = second if second.stands != "anywhere" else first
+            raise InputError(f"{wrong.text} sets a strength of its own and cannot be a factor in {self.text}")
+        norms = {part.needs_norm for part in self.parts} - {None}
+        if len(norms) > 1:
+            raise InputError(f"{self.text}: the two bounds are on different norms; take one of them")
+        self.needs_norm = norms.pop() if norms else None
+        self.measures_every = first.measures_every
+
+    def factor(self, now: Moment) -> float:
+        return self.parts[0].factor(now) * self.parts[1].factor(now)
+
+    def strength_at(self, now: Moment) -> float:
+        return self.parts[0].strength_at(now) * self.parts[1].factor(now)
+
+    @property
+    def text(self) -> str:
+        return "*".join(part.text for part in self.parts)
+
+    def active_phase(self, step: int) -> None:
+        for part in self.parts:
+            part.active_phase(step)
+
+    @property
+    def waiting(self) -> bool:
+        return any(part.waiting for part in self.parts)
+
+    def observe(self, step: int, loss: float, error: float | None = None) -> None:
+        for part in self.parts:
+            part.observe(step, loss, error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, own in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(own)

@@ -1,0 +1,109 @@
+"""What stands beside a penalty in "Regularization Strategies in Deep Learning": noise, adversarial examples, patience.
+
+Dropout, augmentation and learning-rate schedules are torch's and torchvision's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gradscope import checks
+from gradscope.regularizers.selection import chosen_modules
+from gradscope.types import InputError
+
+
+class GaussianNoise(nn.Module):
+    """Adds zero-centred Gaussian noise in training mode (its section 3.5); as a layer, or by `add_noise`.
+
+    ``std``: standard deviation, in the units of what passes through. The noise comes from torch's global generator.
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = checks.strength(std, "std")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` with noise in training mode, ``x`` itself otherwise."""
+        return x + self.std * torch.randn_like(x) if self.training and self.std else x
+
+    def extra_repr(self) -> str:
+        return f"std={self.std:g}"
+
+
+def add_noise(
+    model: nn.Module,
+    std: float,
+    modules: str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | Iterable[nn.Module],
+) -> Callable[[], None]:
+    """Gaussian noise on the outputs of hidden layers of a finished model; returns what takes it off again.
+
+    ``modules`` as for `regularize_activity`. Raises `InputError` if it chooses none.
+    """
+    noise = GaussianNoise(std)
+
+    def noisy(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        noise.training = module.training
+        return cast(Tensor, noise(output))
+
+    hooks = [module.register_forward_hook(noisy) for module in chosen_modules(model, modules)]
+
+    def remove() -> None:
+        for hook in hooks:
+            hook.remove()
+
+    return remove
+
+
+def fgsm(
+    model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, epsilon: float
+) -> Tensor:
+    """Adversarial examples by the fast gradient sign method: x + ε·sign(∂J/∂x) (its eq. 6). Shape of ``x``.
+
+    Train on them beside or instead of ``x``. No ``.grad`` of the model is touched; its forward counts as one (batch
+    normalisation in training mode sees it). Raises `InputError` if the loss does not depend on ``x``.
+    """
+    epsilon = checks.strength(epsilon, "epsilon")
+    moved = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(criterion(model(moved), y), moved, allow_unused=True)
+    if gradient is None:
+        raise InputError("the loss does not depend on x, so there is no direction to perturb it in")
+    return x.detach() + epsilon * gradient.sign()
+
+
+class EarlyStopping:
+    """Stop when a validation figure has not improved for ``patience`` calls in a row (Keras' callback, section 3.6).
+
+    >>> stopping = EarlyStopping(patience=2)
+    >>> [stopping.update(loss) for loss in (0.9, 0.8, 0.85, 0.8)]
+    [False, False, False, True]
+    """
+
+    def __init__(self, patience: int, *, mode: str = "min", min_delta: float = 0.0) -> None:
+        self.patience = checks.positive_int(patience, "patience")
+        self.mode = checks.one_of(mode, ("min", "max"), "mode")
+        self.min_delta = checks.strength(min_delta, "min_delta")
+        self.best = math.inf
+        self.waited = 0
+
+    def update(self, value: float) -> bool:
+        """True once it is time to stop. NaN is never an improvement."""
+        value = float(value) if self.mode == "min" else -float(value)
+        if value < self.best - self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run needs."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """The inverse of `state_dict`."""
+        self.best, self.waited = state["best"], int(state["waited"])
