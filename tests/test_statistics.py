@@ -230,6 +230,27 @@ def test_addresses_are_read_anew(way: str) -> None:
     compare(out, weights, gradients)
 
 
+def test_a_parameter_retyped_without_a_gradient_to_tell(way: str) -> None:
+    weights, gradients = tensors(way)
+    plan = TablePlan(weights, QUANTITIES)
+    out = torch.empty(len(QUANTITIES), len(weights), device=weights[0].device)
+    plan(weights, gradients, out)
+    weights[2], gradients[2] = weights[2].half(), None
+    plan(weights, gradients, out)
+    compare(out, weights, gradients)
+
+
+def test_a_parameter_cut_where_it_lies(way: str) -> None:
+    """The same address, fewer entries: the gradient's number of entries tells."""
+    weights, gradients = tensors(way)
+    plan = TablePlan(weights, QUANTITIES)
+    out = torch.empty(len(QUANTITIES), len(weights), device=weights[0].device)
+    plan(weights, gradients, out)
+    weights[5], gradients[5] = weights[5][:100], torch.randn(100, device=weights[5].device)
+    plan(weights, gradients, out)
+    compare(out, weights, gradients)
+
+
 # -- the plan ------------------------------------------------------------------------------------------
 
 
