@@ -65,8 +65,8 @@ def live(path: Path, published: Callable[[int], None], flushes: tuple[int, ...] 
         w.close("finished")
 
 
-def verify(path: Path, published: int) -> int:
-    """Everything published is there and right; the record can be recovered and gone on with. The rows found."""
+def verify(path: Path, published: int, thorough: bool = True) -> int:
+    """Everything published is there and right; ``thorough``: and it can be recovered and gone on with. The rows."""
     with open_run(path) as dataset:
         rows = dataset.sizes["step"]
         assert rows >= published, f"{rows} rows of {published} published ones"
@@ -77,6 +77,8 @@ def verify(path: Path, published: int) -> int:
         marks = list(np.cumsum(FLUSHES))
     assert len(events(path)) == len(epoch_metrics(path)["epoch"])
     assert not rows or rows in marks, "half of a flush is to be seen"
+    if not thorough:
+        return int(rows)
     saved = path.with_name("saved.h5")
     saved.unlink(missing_ok=True)
     before = path.read_bytes()
