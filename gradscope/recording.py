@@ -397,9 +397,9 @@ class Recording:
         stopping = self._on_success == "stop" or self._on_failure in ("raise", "stop")
         if stopping or self._penalties.waiting():
             found = self._ranks.agree(self._live.decisions(self._recorder.fetch))
+            self._recorder.kick()
         else:
-            found = self._live.latest  # nothing of the run hangs on it: no need to wait
-        self._recorder.kick()
+            found = self._live.latest  # nothing of the run hangs on it: no need to wait, nor to hurry
         if found.established_step is not None:
             self._penalties.active_phase(step)
         if found.diagnosis is not None and not self._told:

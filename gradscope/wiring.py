@@ -192,6 +192,7 @@ class Penalties:
             self._declare(*self._declared)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
         self._last: tuple[float, ...] = ()
+        self._moving = True
         self._labels = [self._label(source, group) for source, group in self._sources]
         self.probe = self._probe()
         self._note_penalised()
@@ -238,14 +239,17 @@ class Penalties:
     def _strengths(self) -> tuple[float, ...]:
         """λ of each source at the coming step; what changes goes to the events of the record."""
         now = tuple([source.strength() for source, _ in self._sources])
-        if now != self._last:
+        changed = now != self._last
+        if changed:
             self._last = now
             acting = self._acted | np.array(now, dtype=bool)
             if (acting != self._acted).any():
                 self._acted = acting
                 self._note_penalised()
-        seen = {n: value for n, value, acted in zip(self._labels, now, self._acted, strict=True) if acted}
-        self.changes.see(self.step, seen)
+        if changed or self._moving:  # one look more than there are changes: it tells where they end
+            seen = {n: value for n, value, acted in zip(self._labels, now, self._acted, strict=True) if acted}
+            self.changes.see(self.step, seen)
+        self._moving = changed
         return now
 
     def _pulls(self, weights: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:

@@ -76,7 +76,8 @@ def text() -> tuple[Tensor, Tensor]:
 
 
 def vgg16() -> nn.Module:
-    return torchvision.models.vgg16_bn(num_classes=100)
+    model: nn.Module = torchvision.models.vgg16(num_classes=100)
+    return model
 
 
 CPU = {

@@ -25,12 +25,11 @@ _OR_COMPILED = "; a model that was compiled and called before the recording bega
 class Hook:
     """A hook that stays with its recording: a copied or pickled model carries one that does nothing."""
 
-    def __init__(self, act: Callable[..., None] | None = None) -> None:
+    def __init__(self, act: Callable[..., Any] | None = None) -> None:
         self._act = act
 
-    def __call__(self, *arguments: Any) -> None:
-        if self._act is not None:
-            self._act(*arguments)
+    def __call__(self, *arguments: Any) -> Any:
+        return None if self._act is None else self._act(*arguments)
 
     def __deepcopy__(self, memo: Any) -> Hook:
         return Hook()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -85,7 +86,7 @@ class Meter:
         self.height = len(quantities)
         self._heard = heard
         self._row = -1
-        self._seen: list[tuple[int, int]] = []
+        self._seen: list[int] = []
         self._sentinels: dict[int, Any] = {}
         trainable = [w for w in self.weights if w.requires_grad]
         for parameter in {id(w): w for w in (*trainable[:1], *trainable[-1:])}.values():
@@ -110,12 +111,13 @@ class Meter:
     def _watch_another(self, among: Sequence[Tensor]) -> None:
         self._watch(next((w for w in among if id(w) not in self._sentinels and w.requires_grad), None))
 
-    def _marks(self) -> list[tuple[int, int]]:
+    def _marks(self) -> list[int]:
         """What tells whether a gradient was changed: which tensor it is, and how often that was written to.
 
         Of a DTensor, not of its shard: writing through the one does not count as writing to the other.
         """
-        return [_NOTHING if g is None else (id(g), g._version) for g in [w.grad for w in self.weights]]
+        gradients = [w.grad for w in self.weights]
+        return [id(g) if g is None else id(g) + (g._version << 48) for g in gradients]
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -129,7 +131,11 @@ class Meter:
         self.fired = False
         gradients = self._gradients()
         if any(g is not None for g in gradients):
-            self._measure(row, gradients)
+            if torch.is_grad_enabled():
+                with torch.no_grad():
+                    self._measure(row, gradients)
+            else:  # as in every pass but those of higher order
+                self._measure(row, gradients)
 
     def _measure(self, row: int, gradients: list[Tensor | None]) -> None:
         assert self.ring is not None
@@ -171,7 +177,7 @@ class Meter:
         if self._seen == now:
             return True, False
         moved = [i for i, (a, b) in enumerate(zip(self._seen, now, strict=True)) if a != b]
-        more = any(self._seen[i] == _NOTHING for i in moved)  # a gradient that was not there yet: another pass
+        more = any(self._seen[i] == id(None) for i in moved)  # a gradient that was not there yet: another pass
         if not more and (len(moved) == len(now) or any(id(self.weights[i]) in self._sentinels for i in moved)):
             return True, True
         self._watch_another([self.weights[i] for i in moved])
@@ -186,6 +192,3 @@ class Meter:
         for handle in self._sentinels.values():
             handle.remove()
         self._sentinels = {}
-
-
-_NOTHING = (0, 0)

@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradscope.recorder import scaler
-from gradscope.recorder.activations import Activations
+from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
@@ -126,10 +125,11 @@ class Recorder:
         self.step = first_step - 1
         self._sample_next()
         self._drain = Drain(self._carry)
-        self._hooks = [
-            register_optimizer_step_pre_hook(self._on_pre_step),
-            register_optimizer_step_post_hook(self._on_post_step),
-        ]
+        for optimizer in self._optimizers:
+            before = optimizer.register_step_pre_hook(Hook(self._on_pre_step))
+            # First of all, so that no penalty has added itself to the gradients yet.
+            optimizer._optimizer_step_pre_hooks.move_to_end(before.id, last=False)  # type: ignore[attr-defined]
+            self._hooks += [before, optimizer.register_step_post_hook(Hook(self._on_post_step))]
         scaler.watch(self)
         _FORKED.add(self)
 
@@ -244,20 +244,21 @@ class Recorder:
         task = torch._C._current_graph_task_id()
         if task != self._pass:
             self._pass = task
-            Variable._execution_engine.queue_callback(self._at_the_end)
+            # Once more at the very end: DDP and FSDP finish the gradients in callbacks of their own.
+            last = self._after_backward if self.ranks.size == 1 else self._at_the_end
+            Variable._execution_engine.queue_callback(last)
 
     def _at_the_end(self) -> None:
-        """Once more at the very end: DDP and FSDP finish the gradients in callbacks of their own."""
+        """The callbacks that were asked for so far have been called, or are about to be."""
         Variable._execution_engine.queue_callback(self._after_backward)
 
     def _after_backward(self) -> None:
         self._pass = -1
         if self.stopped:
             return
-        with torch.no_grad():
-            for meter in self._meters:
-                if meter.fired and (row := self._row_to_come(meter)) is not None:
-                    meter.after_backward(row)
+        for meter in self._meters:
+            if meter.fired and (row := self._row_to_come(meter)) is not None:
+                meter.after_backward(row)
 
     def _row_to_come(self, meter: Meter) -> int | None:
         """The number of the row that this optimizer's next step belongs to, None if it is not recorded."""
@@ -401,9 +402,9 @@ class Recorder:
                 self._put(name, value)
 
     def _put(self, name: str, value: Tensor | float) -> None:
-        """Into the open row; a tensor goes into the ring without leaving its device."""
+        """Into the open row; a tensor on an accelerator goes into the ring without leaving its device."""
         assert self._row is not None
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.is_cpu:
             self._row.values[name] = _scalar(name, value)
             self._row.cells.pop(name, None)
             return
@@ -498,7 +499,7 @@ os.register_at_fork(after_in_child=_stop_in_child)
 
 def _kept(name: str, value: Tensor | float) -> Tensor | float:
     """A copy: the loop may change its tensor in place before the row begins."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.is_cpu:
         return _scalar(name, value)
     if value.numel() != 1:
         raise _no_scalar(name, value)
@@ -506,9 +507,16 @@ def _kept(name: str, value: Tensor | float) -> Tensor | float:
 
 
 def _scalar(name: str, value: Any) -> float:
+    """A number of the host's; a tensor in its memory is read where it lies, which nothing has to wait for."""
     try:
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise _no_scalar(name, value)
+            value = value.tolist() if not value.ndim else value.reshape(()).tolist()
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"log({name}=…) got {value!r}; expected a number or a tensor with one") from None
 
 

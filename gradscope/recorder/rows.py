@@ -29,7 +29,7 @@ class PenaltyTerm:
     group: int
 
 
-@dataclass
+@dataclass(slots=True)
 class HostRow:
     """What the host knows about a row without asking the device.
 
