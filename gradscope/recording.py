@@ -186,7 +186,7 @@ class Recording:
         self._process = os.getpid()
         self._blind = False
         self._known_names = {"loss"}
-        self._warnings: deque[str] = deque()  # of the background thread, for the training thread to give
+        self._warnings: deque[str | Warning] = deque()  # for the training thread to give
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
@@ -387,8 +387,7 @@ class Recording:
                 child.refuse(error)
         if self._baseline.shape:
             self._first_output.remove()
-        while self._warnings:
-            warnings.warn(self._warnings.popleft(), stacklevel=2)
+        self._give_warnings()
         if self._live.at_border(self._recorder.rows):
             self._act(step)
 
@@ -408,6 +407,10 @@ class Recording:
         if self._on_success == "stop" and found.settled_step is not None and found.failure is None:
             self._writer.event(step, "stopped", "the run learns and holds under its penalty")
             self._end("finished", "the run learns")
+
+    def _give_warnings(self) -> None:
+        while self._warnings:
+            warnings.warn(self._warnings.popleft(), stacklevel=2)
 
     def _tell_problem(self) -> None:
         """Trouble with the file, met by whichever thread writes: one warning, and the training goes on."""
@@ -490,11 +493,14 @@ class Recording:
         self._undo.close()
         try:
             self._live.finish()
+            self._capture |= self._recorder.capture()
             self._writer.set_attribute("capture", self._capture)
             judged = self._live.judge.series.step
             if not self._told and judged.size:
                 diagnosis = self._live.diagnosis(finished=status == "finished")
-                if diagnosis.verdict is not Verdict.UNDECIDED:
+                if diagnosis.failed and self._on_failure == "warn":  # found in the last rows
+                    self._failed(int(judged[-1]), diagnosis)
+                elif diagnosis.verdict is not Verdict.UNDECIDED:
                     self._writer.event(int(judged[-1]), "verdict", diagnosis.sentence)
             self._recorder.check()
         finally:

@@ -250,3 +250,20 @@ def test_series_against_the_definitions(healthy_run: Path) -> None:
     np.testing.assert_allclose(
         series.pull, -dataset["weight_gradient_dot"].values[:50, matrix].astype(np.float64).sum(1), rtol=1e-5
     )
+
+
+def test_a_judge_keeps_fewer_of_the_later_rows(monkeypatch: pytest.MonkeyPatch, healthy_run: Path) -> None:
+    """Its memory grows with the logarithm of the length of a run, and blocks do not matter."""
+    monkeypatch.setattr("gradscope.diagnosis.judge.KEPT", 64)
+    with gradscope.open_run(healthy_run) as dataset:
+        info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
+        rows = {name: dataset[name].values for name in ("step", *NEEDED) if name in dataset}
+    whole, parts = Judge(info), Judge(info)
+    whole.update(rows)
+    for start in range(0, len(rows["step"]), 37):
+        parts.update({name: values[start : start + 37] for name, values in rows.items()})
+    kept = whole.series.step.astype(int).tolist()
+    spaced = [*range(64), *range(64, 128, 2), *range(128, 256, 4), *range(256, 512, 8), *range(512, 1024, 16)]
+    assert kept[: len(spaced)] == spaced[: len(kept)]
+    assert parts.series.step.tolist() == whole.series.step.tolist()
+    assert parts.active_step == whole.active_step

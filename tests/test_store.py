@@ -193,6 +193,7 @@ def test_a_killed_process_leaves_a_readable_record(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", KILLED.format(root=root), str(path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
+    time.sleep(1.5)  # a row is durable after a second
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()

@@ -53,7 +53,7 @@ def resumed(tmp_path: Path) -> Path:
     model.load_state_dict(checkpoint[0])
     optimizer.load_state_dict(checkpoint[1])
     with gradscope.record(model, optimizer, path, on_failure="ignore", mode="append", resume_step=30) as run:
-        assert len(run._judge.series) == 30
+        assert len(run._live.judge.series) == 30
         some_steps(model, optimizer, run, 30, 60)
         run.epoch(1, accuracy=0.2)
     return path

@@ -47,6 +47,9 @@ class Thresholds:
     patience: float = 0.5  # share of the run so far without a better loss: the active phase has levelled off
 
 
+#: Rows up to which a judge keeps every one.
+KEPT = 1 << 16
+
 CONSTANT = "the loss of the network once it predicted a constant"
 
 
@@ -61,6 +64,7 @@ class Judge:
         self.info = info
         self.limits = thresholds or Thresholds()
         self._rows = GrowingSeries()
+        self._taken = 0
         self.series = self._rows.view()
         self.active_step: int | None = None
         self.established_step: int | None = None
@@ -78,6 +82,7 @@ class Judge:
 
     def update(self, rows: Rows) -> None:
         """Take a block of rows, in order."""
+        rows = self._thinned(rows)
         block = network_series(rows, self.info)
         if not len(block):
             return
@@ -95,6 +100,21 @@ class Judge:
                 self._layer_gradients.append(held[max(0, end - self.limits.window) : end].mean(0))
             self._look(n)
             self._next_look = n + max(8, n // 32)
+
+    def _thinned(self, rows: Rows) -> Rows:
+        """All of the first `KEPT` rows, every second up to twice as many, every fourth from there, and so on.
+
+        So what is kept grows with the logarithm of a run's length. It hangs on the number of a row only: live and
+        post hoc keep the same.
+        """
+        number = self._taken + np.arange(len(rows["step"]))
+        self._taken += len(number)
+        if self._taken <= KEPT:
+            return rows
+        doublings = np.floor(np.log2(np.maximum(number / KEPT, 0.5))).astype(int) + 1
+        spacing = 2**doublings
+        kept = number % spacing == 0
+        return {name: np.asarray(values)[kept] for name, values in rows.items()}
 
     def _look(self, n: int) -> None:
         if self.failure is not None:

@@ -77,6 +77,7 @@ class Meter:
         self.weight_bins, self.gradient_bins = f"weight_bins{number}", f"gradient_bins{number}"
         self.ring: Ring | None = None
         self.fired = False
+        self.late = 0  # steps at which only ``step()`` showed the gradients
         self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
         self.measured: Callable[[list[Tensor | None], int], None] = lambda gradients, row: None
         self._sharded = any(hasattr(w, "_local_tensor") for w in self.weights)
@@ -153,6 +154,7 @@ class Meter:
         gradients = self._gradients()
         early, modified = self._settle(row, gradients)
         if not early:
+            self.late += 1
             self._measure(row, gradients)
         if modified:
             weights = [local(w) for w in self.weights] if self._sharded else self.weights

@@ -44,7 +44,8 @@ def capture(
     """The record's ``capture``: what each number means here, and what was not seen and why."""
     return {
         "loss_gradient": (
-            "as the last backward pass before step() left it: accumulated, reduced over ranks, unscaled, not clipped"
+            "as the last backward pass before step() left it: accumulated, reduced over ranks, unscaled, not clipped; "
+            "in the steps counted by measured_at_step, as step() found it, and their clip_coefficient is NaN"
         ),
         "skipped": "attempted steps that a GradScaler skipped",
         "penalties": list(penalties),

@@ -37,7 +37,7 @@ from gradscope.recorder.meter import Meter, local
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.rows import Block, HostRow, PenaltyTerm
-from gradscope.recorder.updates import Pulls, Updates
+from gradscope.recorder.updates import SPLIT, Pulls, Updates
 from gradscope.types import InputError
 
 #: Logged tensors that one row has room for at first; more make the rows longer.
@@ -226,6 +226,23 @@ class Recorder:
         extra = self.probe.inside_loss(weights)
         return extra if self._amp is None else [e * self._amp.to(e.device) for e in extra]
 
+    def capture(self) -> dict[str, Any]:
+        """For the record's ``capture``: who measured what, what was not seen, and why."""
+        found: dict[str, Any] = {
+            "statistics": [reason for meter in self._meters for reason in meter.plan.reasons],
+            "measured_at_step": sum(meter.late for meter in self._meters),
+            "buffer_bytes": self.bytes,
+        }
+        if self.activations is not None:
+            found["modules_not_seen"] = self.activations.unseen
+        names = {type(m.optimizer).__name__ for m in self._meters if m.number in self._updates}
+        if unknown := sorted(name for name in names if name not in SPLIT):
+            found["update_proportion"] = f"not known for {', '.join(unknown)}; for {', '.join(SPLIT)} it is"
+        if self.ranks.size > 1:
+            how = "averaged over ranks" if self.ranks.sharded else "of rank 0"
+            found["ranks"] = f"loss, other logged scalars and activations are {how}"
+        return found
+
     @property
     def on_accelerator(self) -> bool:
         """Whether fetching rows means waiting for a device."""
@@ -404,7 +421,8 @@ class Recorder:
     def _put(self, name: str, value: Tensor | float) -> None:
         """Into the open row; a tensor on an accelerator goes into the ring without leaving its device."""
         assert self._row is not None
-        if not isinstance(value, Tensor) or value.is_cpu:
+        # With shards, logged tensors are averaged over ranks with the rest of the ring.
+        if not isinstance(value, Tensor) or (value.is_cpu and not self.ranks.sharded):
             self._row.values[name] = _scalar(name, value)
             self._row.cells.pop(name, None)
             return

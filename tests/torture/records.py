@@ -19,7 +19,7 @@ def good_and_crashed(folder: Path) -> tuple[Path, tuple[bytes, bytes]]:
         with gradscope.record(model, optimizer, path, on_failure="ignore") as run:
             train(model, optimizer, 150, run)
             run.epoch(0, accuracy=0.5)
-            run._recorder.drain()
+            run._recorder.fetch(open_row=True)
             run._writer.flush()
             left = path.read_bytes(), path.with_name(path.name + ".log").read_bytes()
     return good, left
