@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -25,15 +23,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gradscope import checks, child, resume
 from gradscope.child import Stopped
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.series import RunInfo
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
+from gradscope.opening import new_file, run_info
 from gradscope.recorder import provenance
 from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.distributed import Ranks
-from gradscope.recorder.histograms import BIN_EDGES
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
@@ -199,7 +196,8 @@ class Recording:
             self._describe(parameters, unseen, preset, every, asked)
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
                 baseline_loss, self._capture["baseline_loss"] = had
-            judge = self._make_judge(parameters, baseline_loss, horizon)
+            source = self._capture.get("baseline_loss", "unknown")
+            judge = Judge(run_info(parameters, self._penalties, baseline_loss, source, horizon))
             self._live = LiveJudge(judge, self._settle_baseline)
             self._recorder = Recorder(
                 optimizers,
@@ -215,7 +213,10 @@ class Recording:
             )
             undo.callback(self._recorder.detach)
             self._capture["buffer_bytes"] = self._recorder.bytes
-            self._writer = self._make_writer(activations, baseline_loss, horizon, mode, resume_step, later_rows)
+            self._writer: Writer | Nowhere = Nowhere()
+            if self._ranks.writes:
+                how = {"mode": mode, "resume_step": resume_step, "later_rows": later_rows}
+                self._writer = new_file(self.path, judge.info, self._config, self._capture, activations, **how)
             self._first_step = self._go_on(judge, resume_step) if mode == "append" else 0
             self._recorder.attach(self._writer.tick, self._first_step)
             self._first_output = model.register_forward_hook(Hook(self._baseline.see_output))
@@ -246,24 +247,6 @@ class Recording:
         if self._baseline_given:
             self._capture["baseline_loss"] = "given"
 
-    def _make_judge(self, parameters: Mapping[str, Tensor], baseline: float | None, horizon: int | None) -> Judge:
-        groups = self._penalties.groups
-        return Judge(
-            RunInfo(
-                parameters=tuple(parameters),
-                numel=np.array([p.numel() for p in parameters.values()], dtype=np.float64),
-                penalised=self._penalties.penalised(),
-                group=self._penalties.group,
-                penalty=self._penalties.name,
-                momentum=tuple(g.get("momentum", 0.0) for g in groups),
-                decoupled=tuple(g["decoupled"] for g in groups),
-                adaptive=tuple(g["adaptive"] for g in groups),
-                baseline_loss=math.nan if baseline is None else baseline,
-                baseline_source=self._capture.get("baseline_loss", "unknown"),
-                horizon=horizon,
-            )
-        )
-
     def _go_on(self, judge: Judge, resume_step: int | None) -> int:
         """The judge sees the rows that were kept; the step that comes next."""
         try:
@@ -273,39 +256,6 @@ class Recording:
             self._writer.close("failed")
             raise
         return first
-
-    def _make_writer(
-        self,
-        activations: Activations | None,
-        baseline: float | None,
-        horizon: int | None,
-        mode: str,
-        resume_step: int | None,
-        later_rows: str,
-    ) -> Writer | Nowhere:
-        if not self._ranks.writes:
-            return Nowhere()
-        info = self._live.judge.info
-        return Writer(
-            self.path,
-            parameters=info.parameters,
-            modules=activations.names if activations else [],
-            groups=len(self._penalties.groups),
-            static={"numel": info.numel, "penalised": info.penalised, "group": info.group},
-            attributes={
-                "gradscope_version": self._config["versions"]["gradscope"],
-                "penalty": info.penalty,
-                "baseline_loss": math.nan if baseline is None else baseline,
-                "horizon": -1 if horizon is None else horizon,
-                "config": self._config,
-                "capture": self._capture,
-            },
-            mode=mode,
-            resume_step=resume_step,
-            later_rows=later_rows,
-            bins=BIN_EDGES if self._recorder.preset.full else None,
-            units=activations.unit_names if activations else None,
-        )
 
     # -- what a training loop calls ---------------------------------------------------------------
 

@@ -25,9 +25,10 @@ ROOMS = {
     "wiring": {"regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,
     "resume": {"diagnosis", "store"} | BASE,
+    "opening": {"recorder", "store", "diagnosis", "wiring"} | BASE,
     "recording": {
         *("regularizers", "recorder", "store", "diagnosis", "control"),
-        *("child", "wiring", "live", "resume", "termination"),
+        *("child", "wiring", "opening", "live", "resume", "termination"),
     }
     | BASE,
     "report": {"store", "diagnosis"} | BASE,
@@ -36,7 +37,7 @@ ROOMS = {
     "": {"recording", "recorder", "regularizers", "store", "diagnosis", "search"} | BASE,  # gradscope/__init__.py
 }
 LIBRARIES = {
-    "torch": {"regularizers", "recorder", "recording", "wiring", "control", "demo", "integrations"},
+    "torch": {"regularizers", "recorder", "recording", "opening", "wiring", "control", "demo", "integrations"},
     "h5py": {"store"},
     "numba": {"recorder"},
     "triton": {"recorder"},

@@ -173,6 +173,39 @@ def lightning_norms(
     yield tell
 
 
+COCKPIT = "Cockpit economy"
+
+
+def cockpit_step(case: Case) -> Callable[[], None]:
+    """Cockpit works through the loop itself: extended modules, losses of single samples, a context around backward.
+
+    Version 1.0.2 runs on today's torch, with setuptools below 80 (it imports pkg_resources); its individual
+    gradients do not know batch normalisation, so it is there for the MLP only.
+    """
+    from backpack import extend
+    from cockpit import Cockpit
+    from cockpit.utils.configuration import configuration
+
+    model = extend(case.model())
+    optimizer = case.optimizer(model)
+    x, y = case.batch()
+    mean, single = extend(nn.CrossEntropyLoss()), extend(nn.CrossEntropyLoss(reduction="none"))
+    cockpit = Cockpit(model.parameters(), quantities=configuration("economy"))
+    count = iter(range(1 << 60))
+
+    def step() -> None:
+        number = next(count)
+        optimizer.zero_grad()
+        out = model(x)
+        loss, losses = mean(out, y), single(out, y)
+        told = {"batch_size": len(x), "individual_losses": losses, "loss": loss, "optimizer": optimizer}
+        with cockpit(number, info=told):
+            loss.backward(create_graph=cockpit.create_graph(number))
+        optimizer.step()
+
+    return step
+
+
 WATCHERS: dict[str, Watcher] = {
     "bare": nobody,
     "bare again": nobody,
@@ -184,14 +217,16 @@ WATCHERS: dict[str, Watcher] = {
     "Lightning grad_norm": lightning_norms,
     "TensorBoard add_histogram": histograms,
     "wandb.watch(log='all')": wandb_watch,
+    COCKPIT: nobody,  # see `cockpit_step`
 }
 NEEDS = {
-    "Lightning grad_norm": "lightning",
-    "TensorBoard add_histogram": "tensorboard",
-    "wandb.watch(log='all')": "wandb",
+    "Lightning grad_norm": ("lightning",),
+    "TensorBoard add_histogram": ("tensorboard",),
+    "wandb.watch(log='all')": ("wandb",),
+    COCKPIT: ("cockpit", "pkg_resources"),
 }
 
 
 def present(name: str) -> bool:
     """Whether what a watcher needs is installed."""
-    return name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None
+    return all(importlib.util.find_spec(package) is not None for package in NEEDS.get(name, ()))

@@ -4,7 +4,8 @@
 
 The step is a backward pass of (Σw)/2 over all tensors and an SGD step, so that hardly anything but memory traffic is
 in it: the worst case for a recorder. A figure is the median over interleaved rounds of the time with
-`standard` over the time without. The long run trains a tiny net for a million steps and looks at the memory of the process.
+`standard` over the time without. The long run trains a tiny net for a million steps and looks at the memory of the
+process.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ HERE = Path(__file__).parent
 def stepper(case: Case, way: str, device: torch.device, folder: Path) -> Iterator[Callable[[], None]]:
     """A function that trains one step under this way of watching."""
     torch.manual_seed(0)
+    if way == cases.COCKPIT:
+        yield cases.cockpit_step(case)
+        return
     model = case.model().to(device)
     optimizer = case.optimizer(model)
     x, y = (t.to(device) for t in case.batch())
@@ -71,11 +74,14 @@ def measure(case: Case, ways: list[str], device: torch.device, rounds: int) -> d
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         steps = {way: stack.enter_context(stepper(case, way, device, folder)) for way in ways}
-        for way in ways:
-            timed(steps[way], max(3, case.steps), device)  # warm
+        timed(steps["bare"], case.steps, device)
+        first = {way: timed(steps[way], 3, device) for way in ways}  # warm, and a first impression
+        bare = timed(steps["bare"], case.steps, device)
         for _ in range(rounds):
             for way in order.sample(ways, len(ways)):
-                found[way].append(timed(steps[way], case.steps, device))
+                # A way ten times slower gets fewer steps, or the study would be about it alone.
+                slow = min(case.steps, max(1, int(case.steps * 10 * bare / first[way])))
+                found[way].append(timed(steps[way], slow, device))
     return found
 
 
@@ -125,13 +131,14 @@ def main() -> None:
     for name, case in chosen.items():
         if options.only and not any(part in name for part in options.only):
             continue
-        lines += rows(name, measure(case, ways, device, options.rounds))
+        here = [w for w in ways if w != cases.COCKPIT or "MLP" in name]
+        lines += rows(name, measure(case, here, device, options.rounds))
         with out.open("w", newline="") as file:
             file.write(f"# python -m analyses.recorder_overhead.run --device {device.type}; {machine(device)}\n")
             writer = csv.DictWriter(file, lines[0])
             writer.writeheader()
             writer.writerows(lines)
-        for line in lines[-len(ways) :]:
+        for line in lines[-len(here) :]:
             print(
                 f"{line['case']:40} {line['way']:28} {line['ratio']:8.3f}  ({line['bare_ms']:.3f} ms bare)", flush=True
             )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,10 @@ from gradscope.recorder.meter import Meter, local
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.rows import Block, HostRow, PenaltyTerm
+from gradscope.recorder.scalars import CELLS, Scalars, kept
 from gradscope.recorder.updates import SPLIT, Pulls, Updates
-from gradscope.types import InputError
 
-#: Logged tensors that one row has room for at first; more make the rows longer.
-CELLS = 8
+NOT_IN_GRAPHS = "steps that a CUDA graph replays as a whole are not recorded, for no hook runs in a replay"
 
 
 @dataclass
@@ -92,6 +92,7 @@ class Recorder:
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = -1, -1
         self.rows = 0  # begun so far
+        self.graphed = False
         self.together = True  # all ranks come to the end of the recording
         self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
@@ -108,8 +109,6 @@ class Recorder:
         self._open: set[int] = set()
         self._fresh_backward = False
         self._pass = -1  # the backward pass that will call back
-        self._cells: dict[str, tuple[int, int]] = {}
-        self._more_cells: list[Ring] = []
         self._later: dict[str, Tensor | float] = {}
         self._amp: Tensor | None = None
         self._scaled_step: tuple[int, Tensor] | None = None
@@ -193,10 +192,12 @@ class Recorder:
                 place.update({meter.weight_bins: shape, meter.gradient_bins: shape})
         self.rings = {device: Ring(device, names) for device, names in fields.items()}
         self._home = self.rings[home]
+        #: Whether fetching rows means waiting for a device.
+        self.on_accelerator = any(device.type != "cpu" for device in self.rings)
         self._capacity = min(ring.rows for ring in self.rings.values()) - 2  # the open row, and the one to come
         for meter in self._meters:
             meter.ring = self.rings[meter.device]
-        self._more_cells, self._cells = [], {}
+        self._scalars = Scalars(self._home, self.ranks.sharded)
         self._begun = self._finished = self._fetched = 0
         names = () if self.activations is None else self.activations.quantities
         self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates, names)
@@ -233,6 +234,8 @@ class Recorder:
             "measured_at_step": sum(meter.late for meter in self._meters),
             "buffer_bytes": self.bytes,
         }
+        if self.graphed:
+            found["cuda_graphs"] = NOT_IN_GRAPHS
         if self.activations is not None:
             found["modules_not_seen"] = self.activations.unseen
         names = {type(m.optimizer).__name__ for m in self._meters if m.number in self._updates}
@@ -242,11 +245,6 @@ class Recorder:
             how = "averaged over ranks" if self.ranks.sharded else "of rank 0"
             found["ranks"] = f"loss, other logged scalars and activations are {how}"
         return found
-
-    @property
-    def on_accelerator(self) -> bool:
-        """Whether fetching rows means waiting for a device."""
-        return any(device.type != "cpu" for device in self.rings)
 
     @property
     def bytes(self) -> int:
@@ -271,7 +269,7 @@ class Recorder:
 
     def _after_backward(self) -> None:
         self._pass = -1
-        if self.stopped:
+        if self.stopped or self._in_a_graph():
             return
         for meter in self._meters:
             if meter.fired and (row := self._row_to_come(meter)) is not None:
@@ -286,7 +284,7 @@ class Recorder:
     # -- a step -----------------------------------------------------------------------------------
 
     def _on_pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if id(optimizer) not in self._of or self.stopped:
+        if id(optimizer) not in self._of or self.stopped or self._in_a_graph():
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
@@ -335,7 +333,7 @@ class Recorder:
         else:
             self._row = self._next_row()
             for name, value in later.items():
-                self._put(name, value)
+                self._scalars.put(self._row, self._begun - 1, name, value)
         self._sample_next()
 
     def _next_row(self) -> HostRow:
@@ -380,7 +378,7 @@ class Recorder:
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         meters = self._of.get(id(optimizer))
-        if meters is None or self.stopped:
+        if meters is None or self.stopped or self._in_a_graph():
             return
         self._fresh_backward = False  # of a closure that was called more than once
         for meter in meters:
@@ -388,6 +386,15 @@ class Recorder:
             if meter.number in self._updates:
                 with torch.no_grad():
                     self._updates[meter.number].after_step(self.rings[meter.device])
+
+    def _in_a_graph(self) -> bool:
+        """Whether this step is being captured as a CUDA graph: hooks run now and at no replay, so nothing is kept."""
+        if not (self.on_accelerator and torch.cuda.is_current_stream_capturing()):
+            return False
+        if not self.graphed:
+            self.graphed = True
+            warnings.warn(f"{NOT_IN_GRAPHS}; capture the model with torch.cuda.make_graphed_callables", stacklevel=2)
+        return True
 
     # -- automatic mixed precision ----------------------------------------------------------------
 
@@ -412,32 +419,11 @@ class Recorder:
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
         if self._fresh_backward or self.step < self._first_step:
-            self._later.update({name: _kept(name, value) for name, value in scalars.items()})
+            self._later.update({name: kept(name, value) for name, value in scalars.items()})
             self._fresh_backward = True
         elif self._row is not None:
             for name, value in scalars.items():
-                self._put(name, value)
-
-    def _put(self, name: str, value: Tensor | float) -> None:
-        """Into the open row; a tensor on an accelerator goes into the ring without leaving its device."""
-        assert self._row is not None
-        # With shards, logged tensors are averaged over ranks with the rest of the ring.
-        if not isinstance(value, Tensor) or (value.is_cpu and not self.ranks.sharded):
-            self._row.values[name] = _scalar(name, value)
-            self._row.cells.pop(name, None)
-            return
-        if value.numel() != 1:
-            raise _no_scalar(name, value)
-        if name not in self._cells:
-            at, place = divmod(len(self._cells), CELLS)
-            if at > len(self._more_cells):
-                self._more_cells.append(Ring(self._home.device, {"cells": (CELLS,)}))
-            self._cells[name] = at, place
-        at, place = self._cells[name]
-        ring = self._more_cells[at - 1] if at else self._home
-        ring.view("cells", self._begun - 1)[place : place + 1].copy_(value.detach().reshape(1))
-        self._row.cells[name] = self._cells[name]
-        self._row.values.pop(name, None)
+                self._scalars.put(self._row, self._begun - 1, name, value)
 
     # -- leaving the device -----------------------------------------------------------------------
 
@@ -454,8 +440,7 @@ class Recorder:
         first = self._fetched
         hosts = self._hosts[: stop - first]
         tables = {device: ring.read(first, stop) for device, ring in self.rings.items()}
-        for number, ring in enumerate(self._more_cells, 1):
-            tables[self._home.device][f"cells{number}"] = ring.read(first, stop)["cells"]
+        tables[self._home.device] |= self._scalars.read(first, stop)
         if self.ranks.sharded:
             self.ranks.whole(tables, self._assembly.along, self.quantities)
         if self.ranks.measures:
@@ -513,30 +498,3 @@ def _stop_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_stop_in_child)
-
-
-def _kept(name: str, value: Tensor | float) -> Tensor | float:
-    """A copy: the loop may change its tensor in place before the row begins."""
-    if not isinstance(value, Tensor) or value.is_cpu:
-        return _scalar(name, value)
-    if value.numel() != 1:
-        raise _no_scalar(name, value)
-    return value.detach().clone()
-
-
-def _scalar(name: str, value: Any) -> float:
-    """A number of the host's; a tensor in its memory is read where it lies, which nothing has to wait for."""
-    try:
-        if isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise _no_scalar(name, value)
-            value = value.tolist() if not value.ndim else value.reshape(()).tolist()
-        return float(value)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"log({name}=…) got {value!r}; expected a number or a tensor with one") from None
-
-
-def _no_scalar(name: str, value: Tensor) -> InputError:
-    return InputError(f"log({name}=…) got a tensor of shape {list(value.shape)}; expected one number")

@@ -1,0 +1,79 @@
+"""What `Recording.log` is given: numbers of the host, and tensors that stay on their device until the row leaves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradscope.recorder.ring import Ring
+from gradscope.recorder.rows import HostRow
+from gradscope.types import InputError
+
+#: Logged tensors that one row of the ring has room for; more get rings of their own.
+CELLS = 8
+
+
+class Scalars:
+    """Places for logged tensors beside the rows of ``home``, which has a field ``cells``.
+
+    ``averaged``: numbers of the host go there too, for they are averaged over ranks with the rest of the ring.
+    """
+
+    def __init__(self, home: Ring, averaged: bool) -> None:
+        self._home, self._averaged = home, averaged
+        self._places: dict[str, tuple[int, int]] = {}
+        self._more: list[Ring] = []
+
+    def put(self, row: HostRow, number: int, name: str, value: Tensor | float) -> None:
+        """Join a value to a row that is open; a tensor on an accelerator is copied there, and nothing waits."""
+        if not isinstance(value, Tensor) or (value.is_cpu and not self._averaged):
+            row.values[name] = scalar(name, value)
+            row.cells.pop(name, None)
+            return
+        if value.numel() != 1:
+            raise no_scalar(name, value)
+        if name not in self._places:
+            ring, place = divmod(len(self._places), CELLS)
+            if ring > len(self._more):
+                self._more.append(Ring(self._home.device, {"cells": (CELLS,)}))
+            self._places[name] = ring, place
+        ring, place = self._places[name]
+        cells = (self._more[ring - 1] if ring else self._home).view("cells", number)
+        cells[place : place + 1].copy_(value.detach().reshape(1))
+        row.cells[name] = self._places[name]
+        row.values.pop(name, None)
+
+    def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
+        """The cells that did not fit into the rows themselves."""
+        return {f"cells{n}": ring.read(first, stop)["cells"] for n, ring in enumerate(self._more, 1)}
+
+
+def kept(name: str, value: Tensor | float) -> Tensor | float:
+    """A copy: the loop may change its tensor in place before the row begins."""
+    if not isinstance(value, Tensor) or value.is_cpu:
+        return scalar(name, value)
+    if value.numel() != 1:
+        raise no_scalar(name, value)
+    return value.detach().clone()
+
+
+def scalar(name: str, value: Any) -> float:
+    """A number of the host's; a tensor in its memory is read where it lies, which nothing has to wait for."""
+    try:
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise no_scalar(name, value)
+            value = value.tolist() if not value.ndim else value.reshape(()).tolist()
+        return float(value)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"log({name}=…) got {value!r}; expected a number or a tensor with one") from None
+
+
+def no_scalar(name: str, value: Tensor) -> InputError:
+    """The complaint about a tensor that is not one number."""
+    return InputError(f"log({name}=…) got a tensor of shape {list(value.shape)}; expected one number")
