@@ -373,7 +373,8 @@ class Recorder:
     def _sample_next(self) -> None:
         if self.activations is not None:
             coming = self.step + 1
-            self.activations.clear()
+            if self.activations.sampling:
+                self.activations.clear()  # of forwards since the row was taken
             self.activations.sampling = self.cadences["rows"].at(coming) and self.cadences["activations"].at(coming)
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
