@@ -96,7 +96,7 @@ def record(
     try:
         return Recording(
             model,
-            [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer),
+            list(optimizer) if isinstance(optimizer, Sequence) else [optimizer],
             Path(path),
             penalty=penalty,
             every=cadences(every, PRESETS[checks.one_of(preset, PRESETS, "preset")].cadences),

@@ -452,6 +452,8 @@ def test_wrong_optimizers_and_scalars(tmp_path: Path) -> None:
         gradscope.record("model", torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "r.h5")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"expected a torch.optim.Optimizer"):
         gradscope.record(model, [], tmp_path / "r.h5")
+    with pytest.raises(InputError, match=r"expected a torch.optim.Optimizer"):
+        gradscope.record(model, model, tmp_path / "r.h5")  # type: ignore[arg-type]
     with gradscope.record(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "r.h5") as run:
         with pytest.raises(InputError, match=r"shape \[2\]"):
             run.log(loss=torch.zeros(2))

@@ -4,7 +4,7 @@
         loss = criterion(model(x), y)      # forward hooks: activations of the coming row
         optimizer.zero_grad()
         loss.backward()                    # its end: gradients and weights into the coming row (Meter)
-        optimizer.step()                   # global pre-hook: the row begins; what changed since, λ, learning rate
+        optimizer.step()                   # pre-hook: the row begins; what changed since, λ, learning rate
         run.log(loss=loss)                 # joins that row
 
 A row stays open until the next one begins, so that `log` can still reach it. Kernels write rows where they
