@@ -18,7 +18,7 @@ def demo(
     """Show the main job on real data, in about a minute on two cores.
 
     A penalty that is too strong fails, is found out early, is restarted with a delay and learns; the tolerance
-    level is found; figures and a table are written.
+    level is found; figures and a report are written.
     """
     from gradscope.demo.show import show
 

@@ -47,6 +47,9 @@ def test_what_it_leaves_behind(demo: tuple[dict, Path, str], capsys: pytest.Capt
     assert len(found["figures"]) == 3
     for figure in found["figures"]:
         assert Path(figure).read_bytes().startswith(b"\x89PNG")
+    page = Path(found["report"]).read_text()
+    assert "too-strong.h5 does not learn" in page
+    assert "delayed:auto" in page
     with xr.open_dataset(out / "too-strong.h5") as dataset:
         assert dataset.sizes["step"] == 1150
     trials = [json.loads(line) for line in (out / "search" / "search.jsonl").read_text().splitlines()][1:]

@@ -26,6 +26,7 @@ from gradscope.demo import training
 from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.figures import figure_of, save
+from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
 from gradscope.search.search import ToleranceResult, search_tolerance
 from gradscope.store.reader import epoch_metrics, open_run
@@ -79,6 +80,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
 
         begin(f"4/{STEPS} drawing")
         _figures(folder, load_run(full, f"λ = {STRENGTH:g}, from the start"), runs, sweep, level)
+        _report(folder, full, runs)
         progress.advance(task)
     summary = _summary(folder, found, steps, runs, level, time.monotonic() - started)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
@@ -189,6 +191,12 @@ def _figures(
     )
 
 
+def _report(folder: Path, full: Path, runs: Sequence[RunResult]) -> None:
+    """The page of the failed run beside the same one delayed."""
+    delayed = [run.attempts[-1].path for run in runs[:1] if len(run.attempts) > 1]
+    report([full, *delayed], folder / "report.html")
+
+
 def _summary(
     folder: Path,
     found: Diagnosis,
@@ -215,6 +223,7 @@ def _summary(
             for seed, run in zip(SEEDS, runs, strict=True)
         ],
         "tolerance": {k: v for k, v in level.as_dict().items() if k != "runs"},
+        "report": str(folder / "report.html"),
         "figures": sorted(str(path) for path in folder.glob("*.png")),
         "seconds": round(seconds, 1),
     }
@@ -240,7 +249,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     console.print(
         f"The failure was decidable at step {found['decided_step']} of {summary['too_strong']['steps']} "
         f"({share:.0%} of the run).\n{summary['tolerance']['advice']}.\n"
-        f"Records and figures: {summary['folder']} ({summary['seconds']:.0f} s)",
+        f"Records, figures and report.html: {summary['folder']} ({summary['seconds']:.0f} s)",
         highlight=False,
         soft_wrap=True,
     )

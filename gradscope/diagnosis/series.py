@@ -208,6 +208,17 @@ def _push(penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array 
     return r_abs * w_abs * numel
 
 
+def layer_push(rows: Rows, info: RunInfo) -> Array | None:
+    """⟨w, λ∂Ω/∂w⟩ of every parameter, [N, P]; None where the record does not hold what it takes."""
+
+    def table(name: str) -> Array | None:
+        return np.asarray(rows[name], dtype=np.float64) if name in rows else None
+
+    norm = table("weight_norm")
+    square = norm**2 if norm is not None else None
+    return _push(info.penalty, table("penalty_gradient_mean_abs"), table("weight_mean_abs"), square, info.numel)
+
+
 def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array) -> Array:
     """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
 

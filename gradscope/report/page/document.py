@@ -1,0 +1,123 @@
+"""Writes the page: one HTML file with everything in it. Nothing is fetched, and nothing else may run.
+
+Text from a record reaches the page through a template that escapes it, or as JSON that the script puts into text
+nodes and plots. The page's own policy (CSP) lets only our scripts run, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bokeh.resources import Resources
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from gradscope.report.page.colours import RUNS, THEMES, layer_palette
+from gradscope.report.page.encode import payload
+from gradscope.report.page.plots import BY_LAYER, BY_MODULE, BY_RUN, LOSS, METRICS, STRENGTH, embedded, figures
+from gradscope.report.page.summary import Page, page_of
+from gradscope.types import InputError
+
+#: Blocks of the template that a live page replaces.
+LIVE_BLOCKS = ("verdicts", "comparison", "events", "findings", "tables", "capture")
+
+
+def report(paths: Sequence[Path], out: Path) -> Page:
+    """Write the page of these records to ``out``; returns what it shows.
+
+    Raises `InputError` for a name that is no HTML file, a folder that is not there, or a record that cannot be read.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"cannot write {out}: expected a name that ends in .html")
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: there is no folder {out.parent}; make it first")
+    page = page_of(paths)
+    try:
+        out.write_text(document(page), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from None
+    return page
+
+
+def document(page: Page, live: bool = False) -> str:
+    """The HTML of a page. ``live``: it asks its server for news (`news`)."""
+    plots = embedded(figures(len(page.runs) > 1))
+    script, library = _asset("page.js"), _library()
+    sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, library))
+    asks = "'self'" if live else "'none'"
+    policy = (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"connect-src {asks}; base-uri 'none'; form-action 'none'"
+    )
+    themes = {name: {**THEMES[name], "runs": RUNS[name], "layers": layer_palette(name)} for name in THEMES}
+    text: str = _template().render(
+        _context(page),
+        live=live,
+        policy=policy,
+        roots=plots["roots"],
+        plots=_json(plots),
+        data=_json(payload(page)),
+        themes=_json(themes),
+        colours=THEMES,
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        library=Markup(library),
+    )
+    return text
+
+
+def news(page: Page) -> dict[str, Any]:
+    """What has to change on a live page: its numbers, and the blocks of its text."""
+    template = _template()
+    blocks = {name: "".join(template.blocks[name](template.new_context(_context(page)))) for name in LIVE_BLOCKS}
+    return {"data": payload(page), "blocks": blocks}
+
+
+def _context(page: Page) -> dict[str, Any]:
+    charts = {"layer": BY_LAYER, "module": BY_MODULE, "run": BY_RUN}
+    return {"page": page, "charts": charts, "loss": LOSS, "strength": STRENGTH, "metrics": METRICS}
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    return environment.from_string(_asset("page.html"))
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("gradscope.report.page") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> str:
+    """BokehJS without widgets, tables and WebGL."""
+    return "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _json(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no character in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def number(value: float | int | None) -> str:
+    """A number for a table."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3g}"

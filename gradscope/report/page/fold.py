@@ -1,0 +1,125 @@
+"""Reads a record once, block by block, and keeps what a page shows of it: thinned series and the judge's answer.
+
+The same fold serves a finished record and one that is being written; memory does not grow with the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.post_hoc import NEEDED
+from gradscope.diagnosis.series import RunInfo, layer_push, network_series
+from gradscope.report.page.windows import Windows
+
+Rows = Mapping[str, NDArray[Any]]
+
+#: The variables a page is made of.
+NAMES = (*NEEDED, "proportion", "time")
+#: Cells of one variable that are in memory at a time.
+BLOCK_CELLS = 1 << 19
+#: Layers that are drawn; a page of more would be neither small nor readable.
+MOST_LAYERS = 240
+#: Windows of a page: at least for a short budget, at most where there are few layers.
+FEWEST, MOST = 32, 512
+
+#: Series of the whole network: what is kept of `network_series`.
+NETWORK = ("loss", "gradient", "penalty", "proportion", "weight", "strength")
+BY_PARAMETER = {
+    "gradient": "loss_gradient_mean_abs",
+    "penalty": "penalty_gradient_mean_abs",
+    "proportion": "proportion",
+    "weight": "weight_mean_abs",
+}
+BY_MODULE = {"signal": "activation_std", "activation": "activation_mean_abs"}
+
+
+class Fold:
+    """What has been seen of one run.
+
+    Args:
+        info: of the run, as the judge takes it.
+        modules: the names along ``module``.
+        values: numbers that the thinned layers may take together; decides the number of windows.
+        rows: rows to come, where that is known: windows then fit exactly.
+    """
+
+    def __init__(self, info: RunInfo, modules: tuple[str, ...], values: int, rows: int | None = None) -> None:
+        self.info = info
+        self.judge = Judge(info)
+        self.parameters = _evenly(len(info.parameters), info.watched)
+        self.modules = _evenly(len(modules), np.zeros(len(modules), dtype=bool))
+        self.module_names = tuple(modules[i] for i in self.modules)
+        columns = len(self.parameters) * 5 + len(self.modules) * 2
+        least = int(np.clip(values // (4 * max(columns, 1)), FEWEST // 2, MOST // 2))
+        size = 1 if rows is None else max(1, -(-rows // (2 * least)))
+        self.windows = Windows(least, size)
+        self.rate: list[tuple[float, float]] = []  # (step, seconds) of the latest blocks
+
+    def update(self, rows: Rows) -> None:
+        """Take a block of rows, in order."""
+        self.judge.update(rows)
+        network = network_series(rows, self.info)
+        both = network.gradient + network.penalty
+        share = np.divide(network.gradient, both, out=np.full_like(both, np.nan), where=both > 0)
+        series = {**{name: getattr(network, name) for name in NETWORK if name != "proportion"}, "proportion": share}
+        envelopes = {f"network {name}": values[:, None] for name, values in series.items()}
+        envelopes["step"] = network.step[:, None]
+        for names, columns in ((BY_PARAMETER, self.parameters), (BY_MODULE, self.modules)):
+            envelopes |= {k: _columns(rows[name], columns) for k, name in names.items() if name in rows}
+        self.windows.add(envelopes, self._sums(rows))
+        if "time" in rows:
+            self.rate = [*self.rate, *zip(network.step, np.asarray(rows["time"], dtype=np.float64), strict=True)][-64:]
+
+    def _sums(self, rows: Rows) -> dict[str, NDArray[np.floating]]:
+        """Σ⟨w, −∂L/∂w⟩ and Σ⟨w, λ∂Ω/∂w⟩ by layer, whose ratio is the radial balance."""
+        push = layer_push(rows, self.info)
+        if push is None or "weight_gradient_dot" not in rows:
+            return {}
+        pull = -np.asarray(rows["weight_gradient_dot"], dtype=np.float64)
+        return {"pull": pull[:, self.parameters], "push": push[:, self.parameters]}
+
+
+def fold_of(dataset: xr.Dataset, values: int, rows: int | None = None) -> Fold:
+    """An empty fold for the runs of this record."""
+    info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
+    modules = tuple(str(name) for name in dataset["module"].values) if "module" in dataset.coords else ()
+    return Fold(info, modules, values, rows)
+
+
+def fold_record(dataset: xr.Dataset, values: int) -> Fold:
+    """A fold that has seen every row of the record."""
+    rows = dataset.sizes["step"]
+    fold = fold_of(dataset, values, rows)
+    block = block_rows(dataset)
+    for start in range(0, rows, block):
+        part = dataset.isel(step=slice(start, start + block))
+        fold.update({name: part[name].values for name in ("step", *NAMES) if name in part.variables})
+    return fold
+
+
+def block_rows(dataset: xr.Dataset) -> int:
+    """Rows to read at a time, so that no variable takes more than `BLOCK_CELLS`."""
+    width = max(dataset.sizes.get("parameter", 1), dataset.sizes.get("module", 1), 1)
+    return int(np.clip(BLOCK_CELLS // width, 64, 65536))
+
+
+def _columns(values: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.floating]:
+    return np.asarray(values, dtype=np.float32)[:, columns]
+
+
+def _evenly(count: int, first: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Which of ``count`` layers are drawn: all, or `MOST_LAYERS` evenly spaced, those in ``first`` before others."""
+    if count <= MOST_LAYERS:
+        return np.arange(count)
+    wanted, others = np.flatnonzero(first), np.flatnonzero(~first)
+    taken = wanted[np.unique(np.linspace(0, len(wanted) - 1, min(len(wanted), MOST_LAYERS)).astype(int))]
+    room = MOST_LAYERS - len(taken)
+    if room:
+        taken = np.append(taken, others[np.unique(np.linspace(0, len(others) - 1, room).astype(int))])
+    return np.sort(taken)

@@ -1,0 +1,187 @@
+"""The Bokeh figures of the page: axes, glyphs and tools. They hold no numbers; the script of the page fills them.
+
+So a page with many runs, and one that is live, have one set of figures whose sources change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bokeh.core.property.vectorization import field
+from bokeh.document import Document
+from bokeh.embed.util import standalone_docs_json_and_render_items
+from bokeh.models import (
+    BasicTicker,
+    BasicTickFormatter,
+    BoxZoomTool,
+    CDSView,
+    ColumnDataSource,
+    DataRange1d,
+    FixedTicker,
+    HoverTool,
+    IndexFilter,
+    LinearColorMapper,
+    PanTool,
+    Range1d,
+    ResetTool,
+    SaveTool,
+    VSpan,
+    WheelZoomTool,
+)
+from bokeh.models.annotations import ColorBar, Span
+from bokeh.palettes import Viridis256
+from bokeh.plotting import figure
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure of lines. ``line``: a level to compare with."""
+
+    name: str
+    title: str
+    axis: str
+    note: str
+    log: bool = False
+    line: float | None = None
+
+
+BY_LAYER = (
+    Chart("gradient", "Loss gradient", "mean |∂L/∂w|", "What the data asks of each layer.", log=True),
+    Chart("penalty", "Penalty gradient", "mean |λ∂Ω/∂w|", "What the penalty asks of each layer.", log=True),
+    Chart(
+        "proportion",
+        "Proportion",
+        "share of the loss",
+        "Mean |∂L/∂w| over the sum of both gradients: near 0 the penalty has the say. In a collapsed run both "
+        "underflow, and it can climb again.",
+    ),
+    Chart("weight", "Weights", "mean |w|", "In a collapse the weights of all layers shrink together.", log=True),
+    Chart(
+        "balance",
+        "Radial balance",
+        "⟨w, −∂L/∂w⟩ / ⟨w, λ∂Ω/∂w⟩",
+        "What the loss gives back of what the penalty takes from the size of the weights: 1 holds them, 0 lets "
+        "them go. Without biases and with ReLU the numerator is alike in all layers: then it ranks ‖w‖² only.",
+        line=1.0,
+    ),
+)
+BY_MODULE = (
+    Chart(
+        "signal",
+        "Signal",
+        "std of activations",
+        "The part of each module's output that depends on the input.",
+        log=True,
+    ),
+    Chart("activation", "Activation scale", "mean |activation|", "The size of each module's output.", log=True),
+)
+BY_RUN = (
+    Chart("loss", "Training loss", "loss", "Smallest and largest of each window."),
+    Chart("gradient", "Loss gradient", "mean |∂L/∂w|", "Over all penalised parameters.", log=True),
+    Chart("proportion", "Proportion", "share of the loss", "Σ|∂L/∂w| over the sum of both gradients."),
+    Chart("weight", "Weights", "mean |w|", "Over all penalised parameters.", log=True),
+)
+LOSS = Chart("loss", "Training loss", "loss", "Vertical lines: events, told in the table below.")
+STRENGTH = Chart("strength", "Strength", "λ", "The largest that acts.")
+METRICS = Chart("metrics", "Metrics of the epochs", "value", "As given to Recording.epoch.")
+
+
+def figures(several: bool) -> dict[str, Any]:
+    """Every figure of the page, by its name; those that compare runs only where there are several."""
+    time, layer_time = Range1d(start=0, end=1), Range1d(start=0, end=1)
+    found = {"loss": _lines("loss", LOSS, time, marks=True), "strength": _lines("strength", STRENGTH, time)}
+    found["metrics"] = _lines("metrics", METRICS, Range1d(start=0, end=1), x_label="epoch")
+    found |= {f"layer-{c.name}": _lines(f"layer-{c.name}", c, layer_time) for c in BY_LAYER}
+    found |= {f"module-{c.name}": _lines(f"module-{c.name}", c, layer_time) for c in BY_MODULE}
+    if several:
+        runs_time = Range1d(start=0, end=1)
+        found |= {f"run-{c.name}": _lines(f"run-{c.name}", c, runs_time) for c in BY_RUN}
+    found["map"] = _map(layer_time)
+    return found
+
+
+def embedded(models: dict[str, Any]) -> dict[str, Any]:
+    """One Bokeh document of these figures as JSON; ``roots``: by name the identifier of the element to draw in."""
+    document = Document()
+    for model in models.values():
+        document.add_root(model)
+    docs, items = standalone_docs_json_and_render_items(list(models.values()))
+    item = items[0].to_json()
+    return {"docs": docs, "item": item, "roots": {name: item["roots"][m.ref["id"]] for name, m in models.items()}}
+
+
+def _figure(name: str, x_range: Range1d, x_label: str, **options: Any) -> Any:
+    zoom = BoxZoomTool()
+    tools = [PanTool(dimensions="width"), zoom, WheelZoomTool(dimensions="width"), ResetTool(), SaveTool()]
+    plot = figure(
+        name=name,
+        x_range=x_range,
+        height=options.pop("height", 280),
+        min_width=200,
+        sizing_mode="stretch_width",
+        tools=tools,
+        toolbar_location="above",
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_color=None,
+        **options,
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.active_drag = zoom
+    plot.xaxis.axis_label = x_label
+    plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=5)
+    for axis in plot.axis:
+        axis.minor_tick_line_color = None
+        axis.axis_label_text_font_style = "normal"
+    return plot
+
+
+def _lines(name: str, chart: Chart, x_range: Range1d, *, marks: bool = False, x_label: str = "optimizer step") -> Any:
+    y: dict[str, Any] = {"y_axis_type": "log" if chart.log else "linear", "y_range": DataRange1d(range_padding=0.06)}
+    if chart.name == "proportion":
+        y["y_range"] = Range1d(start=-0.02, end=1.02)
+    elif chart.name == "strength":
+        y["y_range"] = DataRange1d(start=0, range_padding=0.1)
+    elif chart.name == "balance":
+        y["y_range"] = Range1d(start=-0.5, end=2)  # a ratio of two small numbers: the script keeps its tails out
+    plot = _figure(name, x_range, x_label, y_axis_label=chart.axis, **y)
+    empty: dict[str, list[Any]] = {key: [] for key in ("xs", "ys", "name", "colour", "dash")}
+    source = ColumnDataSource(empty, name=f"{name}-source")
+    view = CDSView(filter=IndexFilter(indices=[], name=f"{name}-shown"))
+    look = {"line_color": field("colour"), "line_dash": field("dash"), "line_width": 1.6}
+    drawn = plot.multi_line("xs", "ys", source=source, view=view, hover_line_width=3.5, **look)
+    value = "$snap_y{%.3g}"
+    tips = [("", "@name"), (x_label.split()[-1], "$snap_x{0,0}"), (chart.axis, value)]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"$snap_y": "printf"}, line_policy="nearest"))
+    if marks:
+        _marks(plot, name)
+    if chart.line is not None:
+        plot.add_layout(Span(location=chart.line, dimension="width", line_dash="dotted", name="level"))
+    return plot
+
+
+def _marks(plot: Any, name: str) -> None:
+    source = ColumnDataSource({"x": [], "text": [], "colour": []}, name=f"{name}-marks")
+    glyph = VSpan(x=field("x"), line_color=field("colour"), line_dash="dashed", line_width=1.5)
+    drawn = plot.add_glyph(source, glyph)
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("step", "@x{0,0}"), ("", "@text")]))
+
+
+def _map(x_range: Range1d) -> Any:
+    plot = _figure("map", x_range, "optimizer step", y_range=Range1d(start=1, end=0), height=320)
+    plot.yaxis.ticker = FixedTicker(ticks=[])
+    keys = ("left", "right", "top", "bottom", "name", "value", "shown")
+    source = ColumnDataSource({key: [] for key in keys}, name="map-source")
+    mapper = LinearColorMapper(palette=Viridis256, low=-3, high=0, nan_color="#808080", name="map-colours")
+    colour = field("shown", mapper)
+    drawn = plot.quad(
+        left="left", right="right", top="top", bottom="bottom", source=source, fill_color=colour, line_color=colour
+    )
+    tips = [("", "@name"), ("step", "@left{0,0} to @right{0,0}"), ("value", "@value{%.3g}")]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"@value": "printf"}))
+    plot.grid.visible = False
+    bar = ColorBar(color_mapper=mapper, height=10, width="auto", padding=2, background_fill_alpha=0)
+    plot.add_layout(bar, "below")
+    return plot

@@ -1,0 +1,109 @@
+"""Thins rows as they come, in bounded memory, so that no spike is lost.
+
+Rows fall into windows of equal length. When there are too many windows, neighbours are joined and the length
+doubles: so a table of any length ends in between ``least`` and ``2·least`` windows, whoever cut the rows into blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.floating]
+Join = Callable[[Values, Values], Values]
+
+
+def _first(earlier: Values, later: Values) -> Values:
+    return np.where(np.isnan(earlier), later, earlier)
+
+
+def _last(earlier: Values, later: Values) -> Values:
+    return np.where(np.isnan(later), earlier, later)
+
+
+#: What is kept of a window, and how two neighbours are joined.
+JOIN: dict[str, Join] = {"low": np.fmin, "high": np.fmax, "first": _first, "last": _last, "sum": np.add}
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The smallest and the largest value of every window, [W, K]; NaN where a window holds none.
+
+    ``rising``: whether the window ends above where it begins, so that its two values can be drawn in order.
+    """
+
+    low: Values
+    high: Values
+    rising: NDArray[np.bool_]
+
+
+@dataclass
+class Windows:
+    """The windows of one table of rows: which row belongs where, and the columns thinned so far.
+
+    Args:
+        least: windows that a long run has at least, at most twice as many.
+    """
+
+    least: int
+    size: int = 1  # rows in a window
+    rows: int = 0
+    _kept: dict[tuple[str, str], Values] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Windows in use."""
+        return -(-self.rows // self.size)
+
+    def add(self, envelopes: dict[str, Values], sums: dict[str, Values]) -> None:
+        """A block of rows, [N, K] a name; ``sums`` are added up over a window, a NaN in them counts 0."""
+        n = len(next(iter(envelopes.values())))
+        if not n:
+            return
+        while self.rows + n > 2 * self.least * self.size:
+            self._double()
+        index = (self.rows + np.arange(n)) // self.size
+        edges = np.flatnonzero(np.diff(index, prepend=index[0] - 1))
+        ends = np.append(edges[1:], n) - 1
+        for name, values in envelopes.items():
+            v = np.where(np.isinf(values), np.nan, values)
+            self._put(name, "low", index[edges], np.fmin.reduceat(v, edges, axis=0))
+            self._put(name, "high", index[edges], np.fmax.reduceat(v, edges, axis=0))
+            self._put(name, "first", index[edges], v[edges])
+            self._put(name, "last", index[edges], v[ends])
+        for name, values in sums.items():
+            v = np.where(np.isfinite(values), values, 0.0)
+            self._put(name, "sum", index[edges], np.add.reduceat(v, edges, axis=0))
+        self.rows += n
+
+    def envelope(self, name: str) -> Envelope:
+        """What was kept of the rows of this name."""
+        low, high, first, last = (self._kept[name, kind][: self.count] for kind in ("low", "high", "first", "last"))
+        return Envelope(low, high, last >= first)
+
+    def sum(self, name: str) -> Values:
+        """The sums a window, [W, K]."""
+        return self._kept[name, "sum"][: self.count]
+
+    def __contains__(self, name: object) -> bool:
+        return any(kept == name for kept, _ in self._kept)
+
+    def _put(self, name: str, kind: str, index: NDArray[np.int64], values: Values) -> None:
+        """Join the windows of a block to what is there; only the first of them can have begun before."""
+        key = name, kind
+        if key not in self._kept:
+            empty = 0.0 if kind == "sum" else np.nan
+            self._kept[key] = np.full((2 * self.least, values.shape[1]), empty, dtype=values.dtype)
+        table = self._kept[key]
+        values[0] = JOIN[kind](table[index[0]], values[0])
+        table[index] = values
+
+    def _double(self) -> None:
+        self.size *= 2
+        for (_, kind), table in self._kept.items():
+            joined = JOIN[kind](table[0::2], table[1::2])
+            table[: self.least] = joined
+            table[self.least :] = 0.0 if kind == "sum" else np.nan
