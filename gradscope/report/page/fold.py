@@ -28,6 +28,9 @@ MOST_LAYERS = 240
 #: Windows of a page: at least for a short budget, at most where there are few layers.
 FEWEST, MOST = 32, 512
 
+#: The step rate is that of so many seconds and rows.
+PACE_SECONDS, PACE_ROWS = 15.0, 4096
+
 #: Series of the whole network: what is kept of `network_series`.
 NETWORK = ("loss", "gradient", "penalty", "proportion", "weight", "strength")
 BY_PARAMETER = {
@@ -59,7 +62,7 @@ class Fold:
         least = int(np.clip(values // (4 * max(columns, 1)), FEWEST // 2, MOST // 2))
         size = 1 if rows is None else max(1, -(-rows // (2 * least)))
         self.windows = Windows(least, size)
-        self.rate: list[tuple[float, float]] = []  # (step, seconds) of the latest blocks
+        self._pace = np.empty((2, 0))  # steps and seconds of the latest rows
 
     def update(self, rows: Rows) -> None:
         """Take a block of rows, in order."""
@@ -74,7 +77,17 @@ class Fold:
             envelopes |= {k: _columns(rows[name], columns) for k, name in names.items() if name in rows}
         self.windows.add(envelopes, self._sums(rows))
         if "time" in rows:
-            self.rate = [*self.rate, *zip(network.step, np.asarray(rows["time"], dtype=np.float64), strict=True)][-64:]
+            times = np.stack((network.step, np.asarray(rows["time"], dtype=np.float64)))
+            pace = np.concatenate((self._pace, times), axis=1)[:, -PACE_ROWS:]
+            self._pace = pace[:, pace[1] >= pace[1, -1] - PACE_SECONDS]
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Over the latest rows; None where their times do not tell."""
+        steps, seconds = self._pace
+        if len(steps) < 2 or not seconds[-1] > seconds[0]:
+            return None
+        return float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
 
     def _sums(self, rows: Rows) -> dict[str, NDArray[np.floating]]:
         """Σ⟨w, −∂L/∂w⟩ and Σ⟨w, λ∂Ω/∂w⟩ by layer, whose ratio is the radial balance."""

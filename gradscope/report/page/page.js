@@ -180,8 +180,7 @@
     const [from, to] = state.span ?? [0, last];
     setRange(model("loss").x_range, 0, last);
     setRange(model("layer-gradient").x_range, from, to);
-    model("layer-gradient").x_range.reset_start = 0;
-    model("layer-gradient").x_range.reset_end = last;
+    Object.assign(model("layer-gradient").x_range, {reset_start: 0, reset_end: last});
     document.getElementById("from").value = from;
     document.getElementById("to").value = to;
   }
@@ -363,6 +362,8 @@
       part.prepend(...heading);
       part.querySelectorAll("details").forEach((d, i) => { d.open = open[i] ?? d.open; });
     }
+    const {start, end, reset_start, reset_end} = model("layer-gradient").x_range;
+    if (start !== reset_start || end !== reset_end) state.span = [start, end]; // what the reader looks at stays
     drawSpan();
     draw();
   }
