@@ -45,6 +45,7 @@ _HOME = {
     "GaussianNoise": "gradscope.regularizers.strategies",
     "add_noise": "gradscope.regularizers.strategies",
     "fgsm": "gradscope.regularizers.strategies",
+    "Sink": "gradscope.mirror",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.diagnosis.post_hoc",
     "Diagnosis": "gradscope.diagnosis.verdict",
@@ -62,6 +63,7 @@ __all__ = ["__version__", *sorted(_HOME)]
 if TYPE_CHECKING:
     from gradscope.diagnosis.post_hoc import diagnose as diagnose
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
+    from gradscope.mirror import Sink as Sink
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every
     from gradscope.recorder.cadence import Windows as Windows

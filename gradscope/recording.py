@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,9 +25,10 @@ from gradscope.child import Stopped
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
+from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
 from gradscope.opening import new_file, run_info
 from gradscope.recorder import provenance
-from gradscope.recorder.activations import Activations, Hook
+from gradscope.recorder.activations import Activations
 from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.distributed import Ranks
@@ -43,7 +44,8 @@ from gradscope.termination import Termination
 from gradscope.types import InputError, LearningFailure, Verdict
 from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters, plain_model
 
-OnFailure = Literal["ignore", "warn", "raise", "stop"]
+#: What to do when a run is found not to learn: a word, or a function that is given the diagnosis.
+OnFailure = str | Callable[[Diagnosis], None]
 
 
 class LearningFailureWarning(UserWarning):
@@ -60,7 +62,7 @@ def record(
     preset: str = "standard",
     select: Select | None = None,
     modules: Select | None = None,
-    on_failure: str = "warn",
+    on_failure: OnFailure = "warn",
     steps_per_epoch: int | None = None,
     horizon: int | None = None,
     baseline_loss: float | None = None,
@@ -68,6 +70,7 @@ def record(
     resume_step: int | None = None,
     later_rows: str = "drop",
     checkpoint: Callable[[], None] | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
 
@@ -81,7 +84,8 @@ def record(
         preset: ``cheap``, ``standard`` or ``full``; see the file format.
         select: the parameters to record: a regular expression or predicate on names, or a type of module.
         modules: the same for the modules whose activations are recorded.
-        on_failure: when the run is found not to learn: ``ignore``, ``warn``, or ``raise`` `LearningFailure`.
+        on_failure: when the run is found not to learn: ``ignore``, ``warn``, ``raise`` `LearningFailure`, or a function
+            that is called with the `Diagnosis`, between two steps.
         steps_per_epoch: makes epochs known without `Recording.epoch`.
         horizon: the number of optimizer steps planned.
         baseline_loss: the loss of the best constant predictor (class-prior entropy). Assumed if not given.
@@ -89,6 +93,7 @@ def record(
         resume_step: with ``append``, the step of the checkpoint, which comes next; after the last row if not given.
         later_rows: with ``append``, what becomes of rows from ``resume_step`` on: ``drop`` or ``keep``.
         checkpoint: called before gradscope ends the process on a failure.
+        sinks: where else to show the main quantities and the verdict; see `gradscope.integrations.sinks`.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -103,7 +108,9 @@ def record(
             preset=preset,
             select=select,
             modules=modules,
-            on_failure=checks.one_of(on_failure, child.ON_FAILURE, "on_failure"),
+            on_failure=on_failure
+            if callable(on_failure)
+            else checks.one_of(on_failure, child.ON_FAILURE, "on_failure"),
             steps_per_epoch=None
             if steps_per_epoch is None
             else checks.positive_int(steps_per_epoch, "steps_per_epoch"),
@@ -113,6 +120,7 @@ def record(
             resume_step=resume.checked_step(resume_step, mode),
             later_rows=checks.one_of(later_rows, LATER_ROWS, "later_rows"),
             checkpoint=checkpoint,
+            sinks=checked_sinks(sinks),
         )
     except InputError as error:
         child.refuse(error)
@@ -157,7 +165,7 @@ class Recording:
         preset: str,
         select: Select | None,
         modules: Select | None,
-        on_failure: str,
+        on_failure: OnFailure,
         steps_per_epoch: int | None,
         horizon: int | None,
         baseline_loss: float | None,
@@ -165,6 +173,7 @@ class Recording:
         resume_step: int | None,
         later_rows: str,
         checkpoint: Callable[[], None] | None,
+        sinks: Sequence[Sink],
     ) -> None:
         asked = child.instructions()
         parameters, unseen = chosen_parameters(model, optimizers, select)
@@ -172,7 +181,7 @@ class Recording:
         self.path = _destination(path, asked)
         if self._ranks.writes:
             claim(self.path, mode)
-        self._on_failure = asked.on_failure or on_failure
+        self._on_failure: OnFailure = asked.on_failure or on_failure
         self._on_success = asked.on_success or "ignore"
         self._checkpoint = checkpoint
         self._steps_per_epoch = steps_per_epoch
@@ -213,14 +222,17 @@ class Recording:
             )
             undo.callback(self._recorder.detach)
             self._capture["buffer_bytes"] = self._recorder.bytes
-            self._writer: Writer | Nowhere = Nowhere()
+            self._writer: Writer | Nowhere | Mirrored = Nowhere()
             if self._ranks.writes:
                 how = {"mode": mode, "resume_step": resume_step, "later_rows": later_rows}
                 self._writer = new_file(self.path, judge.info, self._config, self._capture, activations, **how)
+                if sinks:
+                    mirrors = [Mirror(sink, self._warnings.append) for sink in sinks]
+                    self._writer = Mirrored(self._writer, mirrors, lambda: self._recorder.step, lambda: judge.info)
             self._first_step = self._go_on(judge, resume_step) if mode == "append" else 0
             self._recorder.attach(self._writer.tick, self._first_step)
-            self._first_output = model.register_forward_hook(Hook(self._baseline.see_output))
-            undo.callback(self._first_output.remove)
+            self._first_output = self._baseline.watch(model)
+            undo.callback(self._unwatch_output)
             self._termination = Termination()
             undo.callback(self._termination.restore)
             self._undo = undo.pop_all()
@@ -294,9 +306,14 @@ class Recording:
         """The step at which the run was seen to learn, None before."""
         return self._live.judge.active_step
 
-    def close(self) -> None:
-        """Finish the file and take every hook off the model and its optimizers."""
-        self._close("finished")
+    @property
+    def next_step(self) -> int:
+        """The number of the coming optimizer step: the ``resume_step`` of a checkpoint that is made now."""
+        return self._recorder.step + 1
+
+    def close(self, failed: bool = False) -> None:
+        """Finish the file, as that of a run that has ``failed`` or not, and take every hook off."""
+        self._close("failed" if failed else "finished")
 
     def __enter__(self) -> Self:
         return self
@@ -336,14 +353,14 @@ class Recording:
             except InputError as error:
                 child.refuse(error)
         if self._baseline.shape:
-            self._first_output.remove()
+            self._unwatch_output()
         self._give_warnings()
         if self._live.at_border(self._recorder.rows):
             self._act(step)
 
     def _act(self, step: int) -> None:
         """At a border between chunks of rows: what the judge has decided takes effect."""
-        stopping = self._on_success == "stop" or self._on_failure in ("raise", "stop")
+        stopping = self._on_success == "stop" or self._on_failure not in ("ignore", "warn")
         if stopping or self._penalties.waiting():
             found = self._ranks.agree(self._live.decisions(self._recorder.fetch))
             self._recorder.kick()
@@ -370,8 +387,10 @@ class Recording:
 
     def _failed(self, step: int, diagnosis: Diagnosis) -> None:
         self._writer.event(step, "verdict", diagnosis.sentence)
-        text = f"{diagnosis.sentence}. {'; '.join(diagnosis.evidence)}. Remedy: {diagnosis.remedy}"
-        if self._on_failure == "warn":
+        text = diagnosis.explanation
+        if callable(self._on_failure):
+            self._on_failure(diagnosis)
+        elif self._on_failure == "warn":
             warnings.warn(LearningFailureWarning(text), stacklevel=2)
         elif self._on_failure == "raise":
             self._close("failed")
@@ -391,6 +410,10 @@ class Recording:
             # A loop that swallows SystemExit must not train on: its next step ends the process.
             register_optimizer_step_pre_hook(lambda *_: _exit_now())
         raise Stopped(reason)
+
+    def _unwatch_output(self) -> None:
+        while self._first_output:
+            self._first_output.pop().remove()
 
     def _set_epoch(self, epoch: int) -> None:
         self._recorder.epoch = epoch
@@ -448,7 +471,8 @@ class Recording:
             judged = self._live.judge.series.step
             if not self._told and judged.size:
                 diagnosis = self._live.diagnosis(finished=status == "finished")
-                if diagnosis.failed and self._on_failure == "warn":  # found in the last rows
+                if diagnosis.failed and (self._on_failure == "warn" or callable(self._on_failure)):
+                    # found in the last rows
                     self._failed(int(judged[-1]), diagnosis)
                 elif diagnosis.verdict is not Verdict.UNDECIDED:
                     self._writer.event(int(judged[-1]), "verdict", diagnosis.sentence)
@@ -456,6 +480,7 @@ class Recording:
         finally:
             self._writer.close(status)
             self._tell_problem()
+            self._give_warnings()
 
     def _at_exit(self) -> None:
         """A script that never called close: finish the file all the same, unless this is a fork of it."""

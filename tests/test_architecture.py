@@ -24,17 +24,19 @@ ROOMS = {
     "search": {"diagnosis", "store", "child"} | BASE,
     "wiring": {"regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,
+    "mirror": {"diagnosis"} | BASE,
     "resume": {"diagnosis", "store"} | BASE,
     "opening": {"recorder", "store", "diagnosis", "wiring"} | BASE,
     "recording": {
         *("regularizers", "recorder", "store", "diagnosis", "control"),
-        *("child", "wiring", "opening", "live", "resume", "termination"),
+        *("child", "wiring", "opening", "live", "mirror", "resume", "termination"),
     }
     | BASE,
     "report": {"store", "diagnosis"} | BASE,
-    "integrations": {"recorder", "control", "regularizers", "store"} | BASE,
+    "integrations": {"", "mirror", "recorder", "recording", "control", "regularizers", "store"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
-    "": {"recording", "recorder", "regularizers", "store", "diagnosis", "search"} | BASE,  # gradscope/__init__.py
+    "": {"recording", "mirror", "recorder", "regularizers", "store", "diagnosis", "search"}
+    | BASE,  # gradscope/__init__.py
 }
 LIBRARIES = {
     "torch": {"regularizers", "recorder", "recording", "opening", "wiring", "control", "demo", "integrations"},
@@ -42,6 +44,11 @@ LIBRARIES = {
     "numba": {"recorder"},
     "triton": {"recorder"},
     "matplotlib": {"report"},
+    "lightning": {"integrations"},
+    "transformers": {"integrations"},
+    "tensorboard": {"integrations", "report"},
+    "wandb": set(),
+    "trackio": set(),
 }
 
 

@@ -40,6 +40,11 @@ class Diagnosis:
         return {**asdict(self), "verdict": str(self.verdict)}
 
     @property
+    def explanation(self) -> str:
+        """The verdict, what it rests on and what to do, in a paragraph."""
+        return ". ".join([self.sentence, "; ".join(self.evidence), f"Remedy: {self.remedy}"])
+
+    @property
     def sentence(self) -> str:
         """The verdict in one line."""
         if self.verdict is Verdict.UNDECIDED:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.recorder.activations import Hook
+
+_SCALED = ("DivBackward0", "MulBackward0")
 
 
 class AssumedBaseline:
@@ -16,16 +22,34 @@ class AssumedBaseline:
     def __init__(self) -> None:
         self.loss_function = ""
         self.shape: tuple[int, ...] = ()
+        self._whole = False
 
-    def see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """A forward hook."""
-        if not self.shape and isinstance(output, Tensor) and output.ndim >= 2:
-            self.shape = tuple(output.shape)
+    def watch(self, model: nn.Module) -> list[RemovableHandle]:
+        """Hooks on the model, and on its children for a model that is never called itself (a LightningModule)."""
+        parts = [child.register_forward_hook(Hook(self._see_part)) for child in model.children()]
+        return [model.register_forward_hook(Hook(self._see_output)), *parts]
+
+    def _see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._whole = self._whole or self._see(output)
+
+    def _see_part(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not self._whole:  # the last part that ran
+            self._see(output)
+
+    def _see(self, output: Any) -> bool:
+        """A tensor, or a mapping that holds ``logits``, as models of Hugging Face put out."""
+        logits = output.get("logits") if isinstance(output, Mapping) else output
+        if isinstance(logits, Tensor) and logits.ndim >= 2:
+            self.shape = tuple(logits.shape)
+            return True
+        return False
 
     def see_loss(self, loss: Tensor | float | None) -> None:
         """What kind of loss it is, read off the graph that made it, once."""
         if not self.loss_function and loss is not None:
             node = loss.grad_fn if isinstance(loss, Tensor) else None
+            while type(node).__name__ in _SCALED and node is not None:  # for accumulation, or by a GradScaler
+                node = node.next_functions[0][0]
             self.loss_function = "unknown" if node is None else type(node).__name__
 
     def settle(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str]:

@@ -1,0 +1,109 @@
+"""A callback for Lightning's Trainer (the package ``lightning``).
+
+    trainer = lightning.Trainer(callbacks=[GradscopeCallback("run.h5")])
+
+Epochs, the horizon, the loss of every step and the metrics that the module logs come from the trainer. Gradients are
+right under accumulation, clipping, mixed precision and the closures that Lightning passes to the optimizer,
+because the recorder looks when the backward pass ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from gradscope.integrations import missing
+from gradscope.integrations.session import Session
+from gradscope.recording import OnFailure, Recording
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    raise missing("gradscope.integrations.lightning", "lightning", "lightning") from None
+
+
+class GradscopeCallback(Callback):
+    """Records what a `lightning.Trainer` trains.
+
+    Args:
+        path: the record to write. A resumed training goes on in it.
+        on_failure: as in `gradscope.record`; ``"stop"`` sets ``trainer.should_stop``.
+        options: whatever else `gradscope.record` takes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = "run.h5", *, on_failure: OnFailure = "warn", **options: Any):
+        self._session = Session(path, on_failure, options)
+        self._resume_step = 0
+
+    @property
+    def recording(self) -> Recording | None:
+        """The recording while the training goes on; for ``recording.verdict``."""
+        return self._session.recording
+
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into every checkpoint."""
+        return {"next_step": self._resume_step if self.recording is None else self.recording.next_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Comes out of the checkpoint that a training is resumed from."""
+        self._resume_step = int(state_dict["next_step"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The optimizers are there, and what a checkpoint held."""
+        self._session.open(
+            pl_module,
+            list(trainer.optimizers),
+            # Several fits of one trainer go on, a new trainer starts at 0; so does a checkpoint made without us.
+            resume_step=(self._resume_step or trainer.global_step) if trainer.global_step else 0,
+            horizon=trainer.estimated_stepping_batches,
+            exists=trainer.strategy.broadcast(self._session.path.exists()),
+        )
+        self._session.epoch(trainer.current_epoch)
+        self._first = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An epoch begins."""
+        self._session.epoch(trainer.current_epoch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """The first loss still has its graph, which tells what kind of loss it is."""
+        if self._first and self.recording is not None:
+            self._first = False
+            self.recording.log(loss=loss)  # its value is written over when the step is done
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A micro-batch is done, and perhaps a step."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            # Lightning hands out the loss divided by the number of micro-batches.
+            parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self._session.add_loss(loss if parts == 1 else loss * parts)
+        if self._session.step_is_over():
+            self._session.log_loss()
+        if self._session.stop:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Metrics of a validation inside the training."""
+        self._session.epoch(trainer.current_epoch, trainer.callback_metrics)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Metrics of the training."""
+        self._session.epoch(trainer.current_epoch, trainer.callback_metrics)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The end, also after ``trainer.should_stop``."""
+        self._end(failed=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The end, by an error or Ctrl-C."""
+        self._end(failed=True)
+
+    def _end(self, failed: bool) -> None:
+        self._resume_step = self.state_dict()["next_step"]  # for checkpoints made after this, and another fit
+        self._session.close(failed)

@@ -1,0 +1,105 @@
+"""What the callbacks of the frameworks share: a recording that follows somebody else's loop."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gradscope
+from gradscope import checks
+from gradscope.recording import LearningFailureWarning, OnFailure, Recording
+from gradscope.store import schema
+
+ON_FAILURE = ("ignore", "warn", "raise", "stop")
+
+
+class Session:
+    """One record, opened when a trainer begins to train and gone on with when it goes on.
+
+    ``stop``: the run was found not to learn, and the trainer has to be told.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], on_failure: OnFailure, options: Mapping[str, Any]) -> None:
+        self.path, self.options = Path(path), dict(options)
+        self.on_failure = on_failure
+        if not callable(on_failure):
+            checks.one_of(on_failure, ON_FAILURE, "on_failure")
+        inspect.signature(gradscope.record).bind(None, None, path, **options)  # a wrong name is told now
+        self.recording: Recording | None = None
+        self.stop = False
+        self._losses: list[Tensor] = []
+        self._steps_seen = 0
+
+    def open(
+        self, model: torch.nn.Module, optimizers: list[Any], *, resume_step: int, horizon: float, exists: bool
+    ) -> Recording:
+        """Begin, or go on at ``resume_step`` with the record that ``exists``."""
+        self.close(failed=True)  # left open by a training that ended in an error
+        self.stop, self._losses = False, []
+        given: dict[str, Any] = {"on_failure": self._failed if self.on_failure == "stop" else self.on_failure}
+        if math.isfinite(horizon) and horizon > 0:
+            given["horizon"] = int(horizon)
+        if resume_step and exists:
+            given |= {"mode": "append", "resume_step": resume_step}
+        elif resume_step:
+            text = f"{self.path} is not there: it begins at the checkpoint, and counts its step {resume_step} as 0"
+            warnings.warn(text, stacklevel=4)
+        # What the user has said stands, but not against going on after a checkpoint.
+        mode = {n: v for n, v in given.items() if n in ("mode", "resume_step")}
+        self.recording = gradscope.record(model, optimizers, self.path, **{**given, **self.options, **mode})
+        self._steps_seen = self.recording.next_step
+        return self.recording
+
+    def _failed(self, diagnosis: gradscope.Diagnosis) -> None:
+        self.stop = True
+        warnings.warn(LearningFailureWarning(f"{diagnosis.explanation}. The trainer is told to stop"), stacklevel=2)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """The loss of one micro-batch."""
+        self._losses.append(loss.detach())
+
+    def step_is_over(self) -> bool:
+        """Whether the optimizer has stepped since the last time this was so."""
+        now = self._steps_seen if self.recording is None else self.recording.next_step
+        before, self._steps_seen = self._steps_seen, now
+        return now > before
+
+    def log_loss(self, times: float | None = None) -> Tensor | None:
+        """The step's loss from those of its micro-batches: their sum ``times`` a factor, without one their mean."""
+        losses, self._losses = self._losses, []
+        if not losses or self.recording is None:
+            return None
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = total / len(losses) if times is None else total * times
+        self.recording.log(loss=loss)
+        return loss
+
+    def epoch(self, epoch: int, metrics: Mapping[str, Any] | None = None) -> None:
+        """An epoch begins, or has metrics."""
+        if self.recording is not None:
+            self.recording.epoch(epoch, **free_names(metrics or {}))
+
+    def close(self, failed: bool = False) -> None:
+        """The end of the training."""
+        if self.recording is not None:
+            self.recording.close(failed=failed or self.stop)
+        self.recording = None
+
+
+def free_names(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those metrics that are numbers; a name that the record uses itself gets ``metric_`` before it."""
+    taken = {*schema.BY_NAME, *schema.COORDINATES, "epochs", "events"}
+    numbers = {name: value for name, value in metrics.items() if _is_number(value)}
+    return {f"metric_{n}" if n.replace("/", "_") in taken else n: float(v) for n, v in numbers.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)

@@ -1,0 +1,200 @@
+"""What a recording shows elsewhere while it runs: sinks, each fed in a thread of its own.
+
+The recorder's thread only puts blocks of finished rows into a queue. So a sink that is slow, hangs or fails holds up
+neither the training nor the record: what it cannot take is left out, and said once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradscope import checks
+from gradscope.diagnosis.series import RunInfo, network_series
+from gradscope.types import InputError
+
+#: Blocks that may wait for a sink (four a second are made), and seconds that it has to finish at the end.
+WAITING, PATIENCE = 240, 10.0
+
+#: Variables of a layer that a sink may show, and the name of the same in `Series` for the whole network.
+LAYERS = {
+    "loss_gradient_mean_abs": "gradient",
+    "penalty_gradient_mean_abs": "penalty",
+    "weight_mean_abs": "weight",
+    "proportion": None,
+}
+_GROUPS = ("strength", "learning_rate")
+_NOT_SHOWN = ("time", "skipped")
+
+
+class Sink(ABC):
+    """Somewhere else to show the main quantities and the verdict; see `gradscope.integrations.sinks`.
+
+    Args:
+        every: show the rows of every n-th optimizer step.
+        layers: show the four sizes of every layer beside those of the network.
+
+    All methods are called from one thread, which is not that of the training. What they raise ends the showing.
+    """
+
+    def __init__(self, *, every: int = 10, layers: bool = False) -> None:
+        self.every = checks.positive_int(every, "every")
+        self.layers = layers
+
+    @abstractmethod
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of one step, by names such as ``gradscope/proportion``."""
+
+    @abstractmethod
+    def text(self, step: int, name: str, text: str) -> None:
+        """An event: ``gradscope/verdict``, ``gradscope/events/strength``, ``gradscope/events/stopped`` …"""
+
+    def close(self) -> None:  # noqa: B027 (many have nothing to do here)
+        """The recording is over; everything has been shown."""
+
+
+def checked_sinks(sinks: Sequence[Sink]) -> list[Sink]:
+    """The sinks given to `gradscope.record`."""
+    for sink in sinks:
+        if not isinstance(sink, Sink):
+            raise InputError(
+                f"sinks holds a {type(sink).__name__}; expected a gradscope.Sink, such as "
+                "gradscope.integrations.sinks.TensorBoardSink('logs')"
+            )
+    return list(sinks)
+
+
+class Mirror:
+    """One sink and its thread. ``warn``: called at most twice, with one line."""
+
+    def __init__(self, sink: Sink, warn: Callable[[str], None]) -> None:
+        self._sink, self._warn = sink, warn
+        self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._late = False
+        self._thread = threading.Thread(target=self._run, name="gradscope-sink", daemon=True)
+        self._thread.start()
+
+    @property
+    def _name(self) -> str:
+        return type(self._sink).__name__
+
+    # -- from the recording's threads -------------------------------------------------------------
+
+    def rows(self, block: Mapping[str, Any], info: RunInfo) -> None:
+        """Finished rows."""
+        shown = np.flatnonzero(block["step"] % self._sink.every == 0)
+        if not len(shown):
+            return
+        if self._queue.qsize() >= WAITING:
+            if not self._late:
+                self._late = True
+                self._warn(f"{self._name} is slower than the training: not every point is shown there")
+            return
+        wanted = (*LAYERS, *_GROUPS, "weight_norm")
+        part = {n: v[shown] for n, v in block.items() if n in wanted or (v.ndim == 1 and n not in _NOT_SHOWN)}
+        self._queue.put((self._show, (part, info)))
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Something that happened; ``strength`` is the name of a number as well."""
+        name = kind if kind == "verdict" else f"events/{kind}"
+        self._queue.put((self._sink.text, (step, f"gradscope/{name}", text)))
+
+    def epoch(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of an epoch, told after this step."""
+        values = {f"gradscope/{name}": float(value) for name, value in metrics.items()}
+        self._queue.put((self._sink.scalars, (step, {"gradscope/epoch": float(epoch), **values})))
+
+    def close(self) -> None:
+        """Let the sink show the rest and close it."""
+        self._queue.put((self._sink.close, ()))
+        self._queue.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._warn(f"{self._name} has not finished in {PATIENCE:g} s; what it did not show is in the record")
+
+    # -- in the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            act, arguments = job
+            try:
+                act(*arguments)
+            except Exception as error:
+                text = f"{self._name} shows nothing more ({type(error).__name__}: {error}); the record goes on"
+                self._warn(" ".join(text.split()))
+                return
+
+    def _show(self, block: Mapping[str, Any], info: RunInfo) -> None:
+        for step, values in points(block, info, self._sink.layers):
+            self._sink.scalars(step, values)
+
+
+def points(block: Mapping[str, Any], info: RunInfo, layers: bool) -> list[tuple[int, dict[str, float]]]:
+    """What a sink shows of these rows: the step, and finite numbers by name."""
+    series = network_series(block, info)
+    both = series.gradient + series.penalty
+    columns = {name: getattr(series, short) for name, short in LAYERS.items() if short is not None}
+    columns["proportion"] = np.divide(series.gradient, both, out=np.full_like(both, np.nan), where=both > 0)
+    columns |= {name: values for name, values in block.items() if values.ndim == 1 and name != "step"}
+    if "epoch" in columns:
+        columns["epoch"] = np.where(columns["epoch"] < 0, np.nan, columns["epoch"])
+    for name in _GROUPS:
+        groups = block[name].shape[1]
+        columns |= {name if groups == 1 else f"{name}/{group}": block[name][:, group] for group in range(groups)}
+    if layers:
+        for name in (n for n in LAYERS if n in block):
+            columns |= {f"{name}/{p}": block[name][:, i] for i, p in enumerate(info.parameters)}
+    shown = []
+    for row, step in enumerate(block["step"]):
+        numbers = {f"gradscope/{name}": float(values[row]) for name, values in columns.items()}
+        shown.append((int(step), {name: value for name, value in numbers.items() if np.isfinite(value)}))
+    return shown
+
+
+class Mirrored:
+    """A writer, and sinks that are shown what it writes. ``step()``: the latest; ``info()``: the run by now."""
+
+    def __init__(
+        self, writer: Any, mirrors: Sequence[Mirror], step: Callable[[], int], info: Callable[[], RunInfo]
+    ) -> None:
+        self._writer, self._mirrors, self._step, self._info = writer, mirrors, step, info
+        self.tick, self.set_attribute, self.set_static = writer.tick, writer.set_attribute, writer.set_static
+
+    @property
+    def problem(self) -> str | None:
+        """Of the writer."""
+        found: str | None = self._writer.problem
+        return found
+
+    def append(self, block: Mapping[str, Any]) -> None:
+        """Rows."""
+        self._writer.append(block)
+        info = self._info()
+        for mirror in self._mirrors:
+            mirror.rows(block, info)
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """An event."""
+        self._writer.event(step, kind, text)
+        for mirror in self._mirrors:
+            mirror.event(step, kind, text)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of an epoch."""
+        self._writer.epoch(epoch, metrics)
+        if metrics:
+            for mirror in self._mirrors:
+                mirror.epoch(max(self._step(), 0), epoch, metrics)
+
+    def close(self, status: str) -> None:
+        """The end: of the record first."""
+        try:
+            self._writer.close(status)
+        finally:
+            for mirror in self._mirrors:
+                mirror.close()

@@ -1,0 +1,258 @@
+"""One contract for all sinks: what a recording shows elsewhere is what its record holds, read by the tool's reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import gradscope
+from gradscope import mirror
+from gradscope.integrations.sinks import TensorBoardSink, TrackioSink, WandbSink
+from gradscope.mirror import Sink
+from tests.loops import mlp, train
+
+pytestmark = [
+    # Of the tools themselves.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(tensorboard|wandb|trackio|google|torch.utils.tensorboard)"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+Point = dict[str, Any]
+
+
+@dataclass
+class Shown:
+    """What a tool says it was shown: numbers and texts by step."""
+
+    scalars: dict[str, dict[int, float]]
+    texts: dict[str, list[str]]
+
+
+def tensorboard(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
+    def read() -> Shown:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        found = EventAccumulator(str(folder)).Reload()
+        scalars = {tag: {e.step: e.value for e in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
+        texts = {
+            tag.removesuffix("/text_summary"): [e.tensor_proto.string_val[0].decode() for e in found.Tensors(tag)]
+            for tag in found.Tags()["tensors"]
+        }
+        return Shown(scalars, texts)
+
+    return TensorBoardSink(folder, every=5, layers=True), lambda: None, read
+
+
+def by_name(rows: list[tuple[int, Mapping[str, Any]]]) -> Shown:
+    shown = Shown({}, {})
+    for step, values in rows:
+        for name, value in values.items():
+            if isinstance(value, str):
+                shown.texts.setdefault(name, []).append(value)
+            elif name.startswith("gradscope/") and name != "gradscope/step":
+                shown.scalars.setdefault(name, {})[step] = value
+    return shown
+
+
+def wandb_records(path: Path) -> Any:
+    """The records of an offline run's file: LevelDB's log format around wandb's own protobuf messages."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = path.read_bytes(), 7, b""  # after the file's header
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # full, last
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def wandb(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
+    import wandb as tool
+
+    settings = tool.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)
+    folder.mkdir()
+    run = tool.init(project="gradscope-tests", mode="offline", dir=folder, settings=settings)
+
+    def read() -> Shown:
+        rows = []
+        for record in wandb_records(next(folder.rglob("*.wandb"))):
+            if record.WhichOneof("record_type") == "history":
+                values = {i.key or i.nested_key[0]: json.loads(i.value_json) for i in record.history.item}
+                rows.append((values["gradscope/step"], values))
+        return by_name(rows)
+
+    return WandbSink(run, every=5, layers=True), run.finish, read
+
+
+def trackio(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
+    import trackio as tool
+    from trackio import utils
+    from trackio.sqlite_storage import SQLiteStorage
+
+    run = tool.init(project="gradscope-tests", name=folder.name, embed=False, auto_log_cpu=False, auto_log_gpu=False)
+    assert Path(utils.TRACKIO_DIR) == Path(os.environ["TRACKIO_DIR"])
+
+    def read() -> Shown:
+        logs = SQLiteStorage.get_logs("gradscope-tests", folder.name)
+        return by_name([(row["step"], row) for row in logs])
+
+    return TrackioSink(run, every=5, layers=True), run.finish, read
+
+
+TOOLS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _offline(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))  # read when trackio is first imported
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_DIR", str(tmp_path_factory.mktemp("wandb")))
+        yield
+
+
+def record_with(sink: Sink, path: Path, weight_decay: float = 0.02, steps: int = 23) -> xr.Dataset:
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=weight_decay)
+    with gradscope.record(model, optimizer, path, on_failure="ignore", horizon=steps, sinks=[sink]) as run:
+        train(model, optimizer, steps, run)
+        run.epoch(0, accuracy=0.75)
+    with gradscope.open_run(path) as dataset:
+        return dataset.load()
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_is_shown_what_the_record_holds(name: str, tmp_path: Path) -> None:
+    sink, finish, read = TOOLS[name](tmp_path / name)
+    kept = record_with(sink, tmp_path / "run.h5")
+    finish()
+    shown = read()
+    steps = [0, 5, 10, 15, 20]
+    numel = kept["numel"].values
+    gradient = (kept["loss_gradient_mean_abs"] * numel).sum("parameter") / numel.sum()
+    penalty = (kept["penalty_gradient_mean_abs"] * numel).sum("parameter") / numel.sum()
+    expected = {
+        "loss": kept["loss"],
+        "loss_gradient_mean_abs": gradient,
+        "penalty_gradient_mean_abs": penalty,
+        "proportion": gradient / (gradient + penalty),
+        "learning_rate": kept["learning_rate"][:, 0],
+        "strength": kept["strength"][:, 0],
+        "proportion/0.weight": kept["proportion"].sel(parameter="0.weight"),
+    }
+    for quantity, values in expected.items():
+        points = shown.scalars[f"gradscope/{quantity}"]
+        assert list(points) == steps
+        np.testing.assert_allclose(list(points.values()), values.sel(step=steps).values, rtol=1e-5, err_msg=quantity)
+    assert list(shown.scalars["gradscope/accuracy"].values()) == [0.75]
+    (verdict,) = shown.texts["gradscope/verdict"]
+    assert verdict.startswith("stalled from step 0")  # random labels
+
+
+# -- what a bad sink may not do -------------------------------------------------------------------
+
+
+class Bad(Sink):
+    """Fails, or hangs, at its third point."""
+
+    def __init__(self, hang: threading.Event | None = None) -> None:
+        super().__init__(every=1)
+        self.points, self.hang = 0, hang
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.points += 1
+        if self.points == 3:
+            if self.hang is None:
+                raise ConnectionError("the server\nis gone")
+            self.hang.wait(60)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        self.seen = (step, name, text)
+
+
+def test_a_sink_that_fails_is_told_once_and_the_record_is_whole(tmp_path: Path) -> None:
+    sink = Bad()
+    with pytest.warns(UserWarning, match="Bad shows nothing more .ConnectionError: the server is gone.") as told:
+        kept = record_with(sink, tmp_path / "run.h5", steps=40)
+    assert len(told) == 1
+    assert sink.points == 3
+    assert kept.sizes["step"] == 40
+    assert kept.attrs["status"] == "finished"
+
+
+def test_a_sink_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "PATIENCE", 0.1)
+    release = threading.Event()
+    with pytest.warns(UserWarning, match="Bad has not finished in 0.1 s; what it did not show is in the record"):
+        kept = record_with(Bad(release), tmp_path / "run.h5")
+    release.set()
+    assert kept.sizes["step"] == 23
+    assert kept.attrs["status"] == "finished"
+
+
+def test_a_sink_that_is_slow_loses_points_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "WAITING", 2)
+    told: list[str] = []
+    release = threading.Event()
+
+    class Slow(Bad):
+        def scalars(self, step: int, values: Mapping[str, float]) -> None:
+            self.points += 1
+            release.wait(60)
+
+    sink = Slow()
+    one = mirror.Mirror(sink, told.append)
+    for step in range(10):
+        one.epoch(step, 0, {"accuracy": 0.5})
+    for step in range(10):
+        one.rows({"step": np.array([step])}, None)  # type: ignore[arg-type]
+    one.event(9, "verdict", "healthy")
+    assert told == ["Slow is slower than the training: not every point is shown there"]
+    release.set()
+    one.close()
+    assert sink.points == 10
+    assert sink.seen == (9, "gradscope/verdict", "healthy")
+
+
+def test_weights_do_not_depend_on_sinks(tmp_path: Path) -> None:
+    finals = []
+    for sinks in ([], [TensorBoardSink(tmp_path / "logs", every=1, layers=True)]):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+        path = tmp_path / f"{len(sinks)}.h5"
+        with gradscope.record(model, optimizer, path, on_failure="ignore", sinks=sinks) as run:
+            train(model, optimizer, 20, run)
+        finals.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*finals, strict=True))
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(gradscope.InputError, match=r"sinks holds a str; expected a gradscope.Sink, such as"):
+        gradscope.record(model, optimizer, tmp_path / "run.h5", sinks=["logs"])  # type: ignore[list-item]
+    assert not (tmp_path / "run.h5").exists()
+    with pytest.raises(gradscope.InputError, match=r"WandbSink got a str; expected the run that wandb.init"):
+        WandbSink("my-run")
+    with pytest.raises(gradscope.InputError, match=r"TrackioSink got a str; expected the run that trackio.init"):
+        TrackioSink("my-run")
+    with pytest.raises(gradscope.InputError, match="every is 0"):
+        TensorBoardSink(tmp_path / "logs", every=0)
