@@ -25,6 +25,7 @@ from gradscope.store.reader import epoch_metrics, events
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(does not have many workers|`isinstance\\(treespec|litlogger).*"),
     pytest.mark.filterwarnings("ignore:.*number of training batches.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:lightning"),
 ]
@@ -144,7 +145,7 @@ def test_a_failure_stops_the_trainer(tmp_path: Path) -> None:
     assert trainer.global_step < 500
     assert callback.recording is None
     assert read(tmp_path / "run.h5").attrs["status"] == "failed"
-    assert [e["kind"] for e in events(tmp_path / "run.h5")] == ["verdict"]
+    assert [e["kind"] for e in events(tmp_path / "run.h5")] == ["strength", "verdict"]
 
 
 @pytest.mark.slow
@@ -156,11 +157,10 @@ def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
     batches = data(32 * 6)
 
     def go(path: Path, epochs: int, keep: Path | None = None, ckpt: Path | None = None) -> Any:
-        callbacks: list[Any] = [GradscopeCallback(path, on_failure="ignore")]
-        if keep is not None:
-            callbacks.append(ModelCheckpoint(keep, save_top_k=-1))
+        saving = ModelCheckpoint(keep or tmp_path / f"{path.stem}-{epochs}", save_top_k=-1)
         model = module()
-        fit(model, batches, callbacks, epochs, tmp_path, enable_checkpointing=keep is not None, ckpt=ckpt)
+        callback = GradscopeCallback(path, on_failure="ignore")
+        fit(model, batches, [callback, saving], epochs, tmp_path, enable_checkpointing=True, ckpt=ckpt)
         return model
 
     whole = go(tmp_path / "whole.h5", 4)
