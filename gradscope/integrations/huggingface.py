@@ -35,7 +35,7 @@ _KNOWN = ("loss", "grad_norm", "learning_rate", "epoch")
 _SAME = 1e-3
 
 
-class GradscopeCallback(TrainerCallback):
+class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
     """Records what a `transformers.Trainer` trains.
 
     Args:

@@ -25,7 +25,7 @@ except ImportError:
     raise missing("gradscope.integrations.lightning", "lightning", "lightning") from None
 
 
-class GradscopeCallback(Callback):
+class GradscopeCallback(Callback):  # type: ignore[misc]
     """Records what a `lightning.Trainer` trains.
 
     Args:
