@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from gradscope_cli.output import Json, print_json, say
+
+if TYPE_CHECKING:
+    from gradscope.control.attempt import Attempt
 
 
 def run(
@@ -17,18 +20,22 @@ def run(
     penalty: Annotated[str, typer.Option(help="The penalty the strength belongs to: l2, l1, l1l2, linf, l3 …")] = "l2",
     schedule: Annotated[str | None, typer.Option(help="Schedule of the first attempt, such as delayed:5.")] = None,
     restart: Annotated[str, typer.Option(help="delayed (auto), delayed:5, delayed:2000steps, or none.")] = "delayed",
+    restart_from: Annotated[
+        str, typer.Option(help="start, or checkpoint: the last healthy one of a script that gives record a checkpoint.")
+    ] = "start",
     max_restarts: Annotated[int, typer.Option(help="Restarts at most.")] = 1,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds after which the training is ended.")] = None,
     seed: Annotated[int, typer.Option(help="The seed handed to the script.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the records and run.json.")] = Path("gradscope-run"),
+    out: Annotated[Path, typer.Option(help="Folder for records, output and run.json.")] = Path("gradscope-run"),
     as_json: Json = False,
 ) -> None:
     """Supervise a training command: stop it when it fails to learn, and restart it with a delay.
 
-    The command may hold {strength}, {weight_decay}, {seed} and {out}. Exits with 3 if the failure could not be
-    remedied.
+    The command may hold {strength}, {weight_decay}, {seed} and {out}. Its output is shown as it comes, signals are
+    passed on to it. Killed at any moment, the same command goes on. Exits with 3 if the failure could not be remedied.
     """
     from gradscope.child import Command
-    from gradscope.control.policy import DelayedRestart
+    from gradscope.control.policy import policy_for
     from gradscope.control.supervisor import supervise
     from gradscope.regularizers.schedules import parse_schedule
 
@@ -36,17 +43,25 @@ def run(
         parse_schedule(schedule)
     result = supervise(
         Command.parse(command, penalty),
-        DelayedRestart(schedule, restart, max_restarts),
+        policy_for(schedule, restart, max_restarts, restart_from),
         out,
         strength=strength,
         seed=seed,
         say=say,
+        time_limit=time_limit,
     )
     if as_json:
         print_json(result.as_dict())
     else:
         for number, attempt in enumerate(result.attempts, 1):
-            print(f"attempt {number}: {attempt.diagnosis.sentence} ({attempt.steps} steps, {attempt.path})")
-        print(("learned" if result.learned else "not remedied") + f": {result.reason}")
-    if not result.learned:
+            print(f"attempt {number}: {_line(attempt)}")
+        print(f"{'not remedied' if result.status == 'failed' else result.status}: {result.reason}")
+    if result.status == "failed":
         raise typer.Exit(3)
+
+
+def _line(attempt: Attempt) -> str:
+    since = f", from step {attempt.first_step}" if attempt.first_step else ""
+    return (
+        f"{attempt.diagnosis.sentence} ({attempt.schedule or 'constant'}{since}; {attempt.steps} steps, {attempt.path})"
+    )

@@ -17,6 +17,9 @@ _HOME = {
     "Windows": "gradscope.recorder.cadence",
     "Recording": "gradscope.recording",
     "record": "gradscope.recording",
+    "Restarts": "gradscope.restarts",
+    "Checkpoint": "gradscope.control.checkpoint",
+    "resume_from": "gradscope.child",
     "Penalty": "gradscope.regularizers.penalties",
     "L0": "gradscope.regularizers.penalties",
     "L1": "gradscope.regularizers.penalties",
@@ -61,6 +64,8 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from gradscope.child import resume_from as resume_from
+    from gradscope.control.checkpoint import Checkpoint as Checkpoint
     from gradscope.diagnosis.post_hoc import diagnose as diagnose
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.mirror import Sink as Sink
@@ -97,6 +102,7 @@ if TYPE_CHECKING:
     from gradscope.regularizers.timed import Ramp as Ramp
     from gradscope.regularizers.timed import StrongFirst as StrongFirst
     from gradscope.regularizers.timed import Table as Table
+    from gradscope.restarts import Restarts as Restarts
     from gradscope.search.search import ToleranceResult as ToleranceResult
     from gradscope.search.search import search_tolerance as search_tolerance
     from gradscope.store.reader import open_run as open_run

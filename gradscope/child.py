@@ -33,7 +33,11 @@ ON_SUCCESS = ("ignore", "stop")
 
 @dataclass(frozen=True)
 class Instructions:
-    """What a supervisor asks of the recording in a child. None: the script's own choice stands."""
+    """What a supervisor asks of the recording in a child. None: the script's own choice stands.
+
+    ``checkpoints``: the folder for checkpoints. ``resume``, ``resume_step``: the checkpoint to go on from, and its
+    step; ``out`` holds the rows before it then.
+    """
 
     strength: float | None = None
     penalty: str | None = None
@@ -42,6 +46,9 @@ class Instructions:
     out: str | None = None
     on_failure: str | None = None
     on_success: str | None = None
+    checkpoints: str | None = None
+    resume: str | None = None
+    resume_step: int | None = None
 
     def environment(self) -> dict[str, str]:
         """As ``GRADSCOPE_…`` variables."""
@@ -53,9 +60,10 @@ class Instructions:
     def from_environment(cls, environment: Mapping[str, str]) -> Instructions:
         """Read back; raises `InputError` naming the variable that is wrong."""
         given = {f.name: environment.get(_variable(f.name)) or None for f in fields(cls)}
-        strength, seed = given["strength"], given["seed"]
-        if seed is not None and not re.fullmatch(r"-?\d+", seed):
-            raise InputError(f"GRADSCOPE_SEED is {seed!r}; expected a whole number")
+        strength = given["strength"]
+        for name in ("seed", "resume_step"):
+            if (number := given[name]) is not None and not re.fullmatch(r"-?\d+", number):
+                raise InputError(f"{_variable(name)} is {number!r}; expected a whole number")
         if given["on_failure"] is not None:
             checks.one_of(given["on_failure"], ON_FAILURE, "GRADSCOPE_ON_FAILURE")
         if given["on_success"] is not None:
@@ -64,10 +72,13 @@ class Instructions:
             strength=None if strength is None else checks.strength(strength, "GRADSCOPE_STRENGTH"),  # type: ignore[arg-type]
             penalty=None if given["penalty"] is None else checks.penalty_word(given["penalty"]),
             schedule=given["schedule"],
-            seed=None if seed is None else int(seed),
+            seed=None if given["seed"] is None else int(given["seed"]),
             out=given["out"],
             on_failure=given["on_failure"],
             on_success=given["on_success"],
+            checkpoints=given["checkpoints"],
+            resume=given["resume"],
+            resume_step=None if given["resume_step"] is None else int(given["resume_step"]),
         )
 
 
@@ -106,6 +117,31 @@ def instructed(asked: Instructions) -> Iterator[None]:
         _OPENED.reset(tokens[1])
 
 
+_RESUMED = False
+
+
+def resume_from() -> Path | None:
+    """The checkpoint that ``gradscope run`` wants the script to go on from; None: begin at the start.
+
+    For scripts with checkpoints of their own: load it before the first step. `gradscope.Checkpoint` asks by itself.
+    """
+    global _RESUMED
+    if (asked := instructions().resume) is None:
+        return None
+    _RESUMED = True
+    return Path(asked)
+
+
+def ignores_its_checkpoint(asked: Instructions) -> bool:
+    """Whether a script that should go on from a checkpoint has never asked for it."""
+    return asked.resume is not None and not _RESUMED
+
+
+def supervised() -> bool:
+    """True in a process that ``gradscope run`` or ``gradscope search`` has started."""
+    return not inside_search() and os.environ.get("GRADSCOPE_ON_FAILURE") == "stop"
+
+
 def opened(recording: Closes) -> None:
     """Told by each recording that it has begun."""
     if (recordings := _OPENED.get()) is not None:
@@ -127,7 +163,7 @@ class Stopped(SystemExit):
 
 def refuse(error: InputError) -> NoReturn:
     """A mistake found inside a child that a supervisor has started: one line for it to pass on, no traceback."""
-    if inside_search() or os.environ.get("GRADSCOPE_ON_FAILURE") != "stop":
+    if not supervised():
         raise error
     raise SystemExit(str(error)) from None
 

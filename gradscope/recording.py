@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradscope import checks, child, resume
 from gradscope.child import Stopped
+from gradscope.control.checkpoint import Kept
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
@@ -69,7 +70,7 @@ def record(
     mode: str = "create",
     resume_step: int | None = None,
     later_rows: str = "drop",
-    checkpoint: Callable[[], None] | None = None,
+    checkpoint: Callable[[Path], object] | None = None,
     sinks: Sequence[Sink] = (),
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
@@ -92,7 +93,9 @@ def record(
         mode: ``create`` refuses an existing file, ``overwrite`` replaces a record, ``append`` goes on with one.
         resume_step: with ``append``, the step of the checkpoint, which comes next; after the last row if not given.
         later_rows: with ``append``, what becomes of rows from ``resume_step`` on: ``drop`` or ``keep``.
-        checkpoint: called before gradscope ends the process on a failure.
+        checkpoint: writes all that training goes on from to the path it is given, such as a `gradscope.Checkpoint`.
+            Called where epochs begin, now and then, if ``gradscope run`` restarts from checkpoints; and, with a path
+            beside the record (``run.stopped.pt``), before gradscope ends a run on a failure.
         sinks: where else to show the main quantities and the verdict; see `gradscope.integrations.sinks`.
 
     Raises:
@@ -172,18 +175,22 @@ class Recording:
         mode: str,
         resume_step: int | None,
         later_rows: str,
-        checkpoint: Callable[[], None] | None,
+        checkpoint: Callable[[Path], object] | None,
         sinks: Sequence[Sink],
     ) -> None:
         asked = child.instructions()
         parameters, unseen = chosen_parameters(model, optimizers, select)
         self._ranks = Ranks.here(list(parameters.values()))
         self.path = _destination(path, asked)
+        self._asked = asked if str(self.path) == asked.out else child.Instructions()  # a second recording: on its own
+        if self._asked.resume_step is not None:
+            mode, resume_step = "append", self._asked.resume_step
         if self._ranks.writes:
             claim(self.path, mode)
         self._on_failure: OnFailure = asked.on_failure or on_failure
         self._on_success = asked.on_success or "ignore"
         self._checkpoint = checkpoint
+        self._kept = Kept(Path(self._asked.checkpoints), checkpoint) if self._asked.checkpoints and checkpoint else None
         self._steps_per_epoch = steps_per_epoch
         self._told = False
         self._closed = False
@@ -264,6 +271,7 @@ class Recording:
         try:
             first = self._ranks.told(resume.first_step(self.path, resume_step))
             resume.remember(judge, self.path, first)
+            self._penalties.begin_at(first)
         except BaseException:
             self._writer.close("failed")
             raise
@@ -290,6 +298,8 @@ class Recording:
             raise InputError(f"the recording {self.path} is closed; call epoch before close()")
         if not isinstance(epoch, int):
             raise InputError(f"epoch is {epoch!r}; expected a whole number, counted from 0")
+        if self._kept is not None and epoch != self._recorder.epoch and not self._told:
+            self._kept.offer(self._recorder.step + 1)
         self._set_epoch(epoch)
         stored = _stored_names(metrics, "epoch")
         self._writer.epoch(epoch, {name: float(value) for name, value in stored.items()})
@@ -350,6 +360,11 @@ class Recording:
         if step == self._first_step:
             try:
                 self._penalties.check()
+                if child.ignores_its_checkpoint(self._asked):
+                    raise InputError(
+                        f"the script was to go on from {self._asked.resume}, and has not: call restore() or epochs() "
+                        f"of gradscope.Checkpoint, or load gradscope.resume_from(), before the first step"
+                    )
             except InputError as error:
                 child.refuse(error)
         if self._baseline.shape:
@@ -398,7 +413,7 @@ class Recording:
         elif self._on_failure == "stop":
             self._writer.event(step, "stopped", f"stopped by gradscope: {diagnosis.sentence}")
             if self._checkpoint is not None:
-                self._checkpoint()
+                self._checkpoint(self.path.with_suffix(".stopped.pt"))
             self._end("failed", diagnosis.sentence)
 
     def _end(self, status: str, reason: str) -> None:

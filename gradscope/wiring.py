@@ -328,6 +328,12 @@ class Penalties:
         for handle in self._handles:
             handle.epoch = epoch
 
+    def begin_at(self, step: int) -> None:
+        """The run goes on after a checkpoint: what the environment put on counts from there too."""
+        for handle in self._handles:
+            if handle.temporary:
+                handle.begin_at(step)
+
     def grown(self) -> bool:
         """Whether an optimizer got parameter groups whose strength and learning rate the record has no place for."""
         return self._group_count > sum(self.counts)

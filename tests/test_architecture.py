@@ -32,14 +32,38 @@ ROOMS = {
         *("child", "wiring", "opening", "live", "mirror", "resume", "termination"),
     }
     | BASE,
+    "restarts": {"child", "control", "recording"} | BASE,
     "report": {"store", "diagnosis"} | BASE,
     "integrations": {"", "mirror", "recorder", "recording", "control", "regularizers", "store"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
-    "": {"recording", "mirror", "recorder", "regularizers", "store", "diagnosis", "search"}
-    | BASE,  # gradscope/__init__.py
+    "": {  # gradscope/__init__.py
+        *(
+            "recording",
+            "restarts",
+            "mirror",
+            "recorder",
+            "regularizers",
+            "store",
+            "diagnosis",
+            "search",
+            "control",
+            "child",
+        ),
+    }
+    | BASE,
 }
 LIBRARIES = {
-    "torch": {"regularizers", "recorder", "recording", "opening", "wiring", "control", "demo", "integrations"},
+    "torch": {
+        "regularizers",
+        "recorder",
+        "recording",
+        "opening",
+        "wiring",
+        "control",
+        "restarts",
+        "demo",
+        "integrations",
+    },
     "h5py": {"store"},
     "numba": {"recorder"},
     "triton": {"recorder"},

@@ -164,7 +164,9 @@ def test_run_remedies_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.
     assert second["schedule"] == "delayed:auto"
     assert second["verdict"] == "healthy"
     assert second["stopped_step"] is None
-    assert json.loads((out / "run.json").read_text()) == found
+    told = json.loads((out / "run.json").read_text())
+    assert told.pop("settings")["command"] == [PYTHON, SCRIPT]
+    assert told == found
     assert not Path("unseen.h5").exists()
 
 
@@ -217,9 +219,10 @@ def test_run_stops_scripts_that_resist(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_run_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def go(*words: str, options: tuple[str, ...] = ()) -> str:
-        out = tmp_path / "o"
+        out = tmp_path / str(time.monotonic_ns())
         message = refused(["run", "--out", str(out), *options, "--", *words], capsys)
-        assert not (out / "run.json").exists()
+        told = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {"status": "crashed"}
+        assert told["status"] == "crashed"
         return message
 
     assert "no command 'pyton'" in go("pyton", SCRIPT)

@@ -1,118 +1,201 @@
-"""Runs a training command under a restart policy; the whole history is one folder with one run.json."""
+"""Runs a training command under a restart policy; the whole history is one folder with one ``run.json``.
+
+The policy decides, the supervisor acts: it starts the command, watches it, reads its record, and tells the policy.
+Killed at any moment, the same call goes on: attempts that are over count, and a training that is still running is
+waited for.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gradscope import checks
-from gradscope.child import EXIT_STOPPED, Command, Instructions, check_strength, run_child
-from gradscope.control.policy import Attempt, DelayedRestart
-from gradscope.diagnosis.post_hoc import diagnose
-from gradscope.diagnosis.tolerance import recorded_strength
-from gradscope.store.reader import open_run
+from gradscope.child import EXIT_STOPPED, Command, Instructions, Outcome
+from gradscope.control.attempt import Attempt, check_early, missing_record, read_attempt
+from gradscope.control.history import History, RunResult, status_of
+from gradscope.control.policy import Decision, Policy
+from gradscope.control.process import Training
+from gradscope.control.resumption import checkpoints_beside, resumption
+from gradscope.store.reader import events, open_run
 from gradscope.types import InputError
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What came of a supervised run."""
+@dataclass
+class Supervisor:
+    """What `supervise` works with.
 
-    learned: bool
-    reason: str
-    out: Path
-    attempts: tuple[Attempt, ...]
+    ``show``: pass the child's output on to standard error. ``say``: told about each attempt. ``deadline``: of
+    `time.monotonic`.
+    """
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "learned": self.learned,
-            "reason": self.reason,
-            "out": str(self.out),
-            "attempts": [attempt.as_dict() for attempt in self.attempts],
-        }
+    command: Command
+    policy: Policy
+    history: History
+    strength: float | None
+    seed: int
+    show: bool
+    say: Callable[[str], None]
+    deadline: float | None
+
+    def run(self) -> RunResult:
+        """Attempt after attempt, until the policy ends it."""
+        for earlier in self.history.attempts:
+            self.policy.tell(earlier)
+        self._left_behind()
+        while (decision := self.policy.ask()).start:
+            asked = self._asked(decision)
+            self.say(f"attempt {len(self.history.attempts) + 1}: {decision.reason or 'from the start'}")
+            training = Training(Path(asked.out or ""))
+            self.history.begin(_entry(asked))  # before the child lives: whoever comes later looks for it
+            training.start(self.command.filled(asked), self.command.environment(asked))
+            self.history.begin({**_entry(asked), "pid": training.pid})
+            if (attempt := self._followed(training, asked)) is None:
+                return self.history.close("time limit", "the time limit ended it; the same call tries again")
+            self._told(attempt)
+        return self.history.close(status_of(self.history.attempts[-1]), decision.reason)
+
+    def _asked(self, decision: Decision) -> Instructions:
+        path = self.history.free_path()
+        asked = Instructions(
+            strength=self.strength,
+            penalty=self.command.penalty if self.strength is not None else None,
+            schedule=decision.schedule,
+            seed=self.seed,
+            out=str(path),
+            on_failure="stop",
+            checkpoints=str(checkpoints_beside(path)) if self.policy.from_checkpoints else None,
+        )
+        if not decision.from_checkpoint:
+            return asked
+        if (found := resumption(self.history.attempts[-1], path)) is None:
+            self.say("no checkpoint from before the failure, so from the start")
+            return asked
+        self.say(f"from the checkpoint of step {found.step}")
+        return replace(asked, resume=str(found.checkpoint), resume_step=found.step)
+
+    def _left_behind(self) -> None:
+        """An attempt that an earlier call has begun, and did not see end."""
+        if (entry := self.history.under_way) is None:
+            return
+        asked = Instructions(**{name: entry.get(name) for name in _KEPT}, out=entry["path"])
+        training = Training(Path(entry["path"]), entry.get("pid"))
+        number = len(self.history.attempts) + 1
+        if training.alive:
+            self.say(f"attempt {number} of an earlier call is still running (process {training.pid}); waiting for it")
+            attempt = self._followed(training, asked)
+        else:
+            attempt = self._read(asked, Outcome(0, ""), known=False)
+        if attempt is None:
+            self.say(f"attempt {number} of an earlier call was broken off; again")
+        else:
+            self._told(attempt)
+
+    def _followed(self, training: Training, asked: Instructions) -> Attempt | None:
+        """The attempt, when its process has ended; None where it was ended before it came to a result."""
+        assert asked.out is not None
+        path, checked = Path(asked.out), False
+
+        def look() -> None:
+            nonlocal checked
+            checked = checked or check_early(path, asked, self.command)
+
+        try:
+            training.follow(self.show, self.deadline, look)
+            if training.signals:
+                raise KeyboardInterrupt
+            in_time = self.deadline is None or time.monotonic() <= self.deadline
+            attempt = self._read(asked, training.outcome, known=training.ours and in_time)
+        except KeyboardInterrupt:
+            self.history.close("interrupted", "interrupted; the same call tries again")
+            raise
+        except InputError as error:
+            self.history.close("crashed", str(error))
+            raise
+        return attempt
+
+    def _read(self, asked: Instructions, outcome: Outcome, known: bool) -> Attempt | None:
+        """What the record and the exit code say together.
+
+        A launcher may hide the exit code with which a recording ends its process: the record says so as well.
+        ``known``: the exit code is that of a child that nobody has ended; otherwise the record alone tells whether it
+        was over.
+        """
+        path = Path(asked.out or "")
+        words = self.command.filled(asked)
+        stopped = outcome.code == EXIT_STOPPED or _stopped(path)
+        if known and not stopped and not outcome.ended_itself:
+            raise InputError(outcome.complaint(words))
+        if not path.exists():
+            if known:
+                raise missing_record(f"the command {' '.join(words)!r}")
+            return None
+        if not known and not stopped and not _finished(path):
+            return None
+        return read_attempt(asked, "stopped" if stopped else "itself", self.command)
+
+    def _told(self, attempt: Attempt) -> None:
+        self.history.end(attempt)
+        self.policy.tell(attempt)
+        self.say(f"attempt {len(self.history.attempts)}: {attempt.diagnosis.sentence}")
 
 
 def supervise(
     command: Command,
-    policy: DelayedRestart,
+    policy: Policy,
     out: Path,
     *,
     strength: float | None = None,
     seed: int = 0,
     show: bool = True,
     say: Callable[[str], None] = lambda line: None,
+    time_limit: float | None = None,
 ) -> RunResult:
     """Run the command, judge it, and start it again as the policy says.
 
-    ``out``: a new folder for the records and ``run.json``. ``show``: pass the child's output on to standard
-    error. ``say``: told about each attempt. Raises `InputError` if the command cannot be used.
+    ``out``: a folder for the records and ``run.json``; new, or that of the same call, which goes on then. ``show``: the
+    child's output on standard error. ``say``: told about each attempt. ``time_limit``: seconds for this call. Raises
+    `InputError` if the command cannot be used or crashes, `KeyboardInterrupt` if a signal ends it.
     """
     if strength is not None:
         checks.strength(strength)
-    folder = checks.writable_folder(out)
-    if (folder / "run.json").exists():
-        raise InputError(f"{folder} already holds a run (run.json); give another folder with --out")
-    attempts: list[Attempt] = []
-    while (decision := policy.ask()).start:
-        number = len(attempts) + 1
-        asked = Instructions(
-            strength=strength,
-            penalty=command.penalty if strength is not None else None,
-            schedule=decision.schedule,
-            seed=seed,
-            out=str(_free(folder, number).resolve()),
-            on_failure="stop",
-        )
-        say(f"attempt {number}: {decision.reason or 'from the start'}")
-        attempt = _attempt(command, asked, show)
-        attempts.append(attempt)
-        policy.tell(attempt)
-        say(f"attempt {number}: {attempt.diagnosis.sentence}")
-        _write(folder, RunResult(not attempt.diagnosis.failed, "running", folder, tuple(attempts)))
-    result = RunResult(not attempts[-1].diagnosis.failed, decision.reason, folder, tuple(attempts))
-    _write(folder, result)
-    return result
+    if time_limit is not None and not checks.finite(time_limit, "the time limit") > 0:
+        raise InputError(f"the time limit is {time_limit:g} s; expected more than 0")
+    command.filled(Instructions(strength=strength, seed=seed, out="x"))
+    history = History(out, _settings(command, policy, strength, seed))
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    with history.alone():
+        return Supervisor(command, policy, history, strength, seed, show, say, deadline).run()
 
 
-def _free(folder: Path, number: int) -> Path:
-    """Where the next attempt records. A record that a call which broke off has left there is kept."""
-    while (path := folder / f"attempt-{number}.h5").exists():
-        number += 1
-    return path
+def _settings(command: Command, policy: Policy, strength: float | None, seed: int) -> dict[str, Any]:
+    return {
+        "command": list(command.words),
+        "penalty": command.penalty,
+        "strength": strength,
+        "seed": seed,
+        "policy": policy.text,
+    }
 
 
-def _attempt(command: Command, asked: Instructions, show: bool) -> Attempt:
-    words = command.filled(asked)
-    outcome = run_child(words, command.environment(asked), show=show)
-    if not outcome.ended_itself:
-        raise InputError(outcome.complaint(words))
-    assert asked.out is not None
-    path = Path(asked.out)
-    if not path.exists():
-        raise InputError(
-            f"the command {' '.join(words)!r} ended without a record; does it call gradscope.record "
-            f"(and write to {{out}}, if it takes a path)?"
-        )
+_KEPT = ("strength", "penalty", "schedule", "seed", "resume", "resume_step")
+
+
+def _entry(asked: Instructions) -> dict[str, Any]:
+    """An attempt that is under way, for ``run.json``."""
+    return {"path": asked.out, "ended": "running", **{name: getattr(asked, name) for name in _KEPT}}
+
+
+def _stopped(path: Path) -> bool:
+    """Whether the record says that its recording has ended the process."""
+    return path.exists() and any(
+        event["kind"] == "stopped" and event["text"].startswith("stopped by gradscope") for event in events(path)
+    )
+
+
+def _finished(path: Path) -> bool:
     with open_run(path) as dataset:
-        diagnosis = diagnose(dataset)
-        steps = int(dataset["step"].values[-1]) + 1
-        if asked.strength is not None:
-            schedule = json.loads(dataset.attrs["config"])["schedule"]
-            found = recorded_strength(dataset)
-            check_strength(path, asked.strength, command.penalty, found, dataset.attrs["penalty"], schedule)
-    stopped = steps if outcome.code == EXIT_STOPPED else None
-    return Attempt(path, asked.strength, asked.schedule, diagnosis, steps, stopped)
-
-
-def _write(folder: Path, result: RunResult) -> None:
-    """Replace run.json in one go: at any moment it is whole."""
-    fresh = folder / "run.json.new"
-    with fresh.open("w") as file:
-        json.dump(result.as_dict(), file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / "run.json")
+        return bool(dataset.attrs["status"] == "finished")

@@ -20,8 +20,10 @@ from rich.table import Table
 
 from gradscope import checks
 from gradscope.child import Command
-from gradscope.control.policy import Attempt, DelayedRestart
-from gradscope.control.supervisor import RunResult, supervise
+from gradscope.control.attempt import Attempt
+from gradscope.control.history import RunResult
+from gradscope.control.policy import DelayedRestart
+from gradscope.control.supervisor import supervise
 from gradscope.demo import training
 from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.verdict import Diagnosis

@@ -46,6 +46,10 @@ class Attached:
     watched = False
     #: Set while the environment replaces this penalty by another.
     suspended = False
+    #: Put on by the environment, for the time of a recording: no part of the script's state.
+    temporary = False
+    #: The script's own schedule, while the environment multiplies it by another.
+    own_schedule: Schedule | None = None
 
     def __init__(
         self,
@@ -115,26 +119,35 @@ class Attached:
             self._agree_on_the_active_phase()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counter, schedule and what a controller has seen: with it a resumed run goes on bit for bit."""
+        """Counter, schedule and what a controller has seen: with it a resumed run goes on bit for bit.
+
+        What the environment asks of the schedule is left out: another attempt may be asked something else.
+        """
+        schedule = self.own_schedule or self.schedule
         return {
-            "schedule": self.schedule.text,
+            "schedule": schedule.text,
             "step": self.step,
             "epoch": self.epoch,
             "highest": dict(self._highest),
             "due": self._due,
             "seen": {name: float(value) for name, value in self._seen.items()},
-            "state": self.schedule.state_dict(),
+            "state": schedule.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`, on a handle with the same schedule."""
-        if state.get("schedule") != self.schedule.text:
-            raise InputError(f"the state is of schedule {state.get('schedule')!r}; this one is {self.schedule.text!r}")
+        schedule = self.own_schedule or self.schedule
+        if state.get("schedule") != schedule.text:
+            raise InputError(f"the state is of schedule {state.get('schedule')!r}; this one is {schedule.text!r}")
         self._step, self.epoch, self._due = state["step"], state["epoch"], state["due"]
         self._highest, self._seen = dict(state["highest"]), dict(state["seen"])
         self._norm = self._overflow = None
         self._settled = -1
-        self.schedule.load_state_dict(state["state"])
+        schedule.load_state_dict(state["state"])
+
+    def begin_at(self, step: int) -> None:
+        """Count steps from here: a run that goes on after a checkpoint."""
+        self._step, self._settled = step, -1
 
     def detach(self) -> None:
         """Remove the hooks; the optimizer is as it was."""

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.groups import parse_penalty
-from gradscope.regularizers.hooks import attached_to, is_decoupled
+from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
 from gradscope.regularizers.penalties import L2, Penalty
 from gradscope.regularizers.schedule import Schedule, Times
 from gradscope.regularizers.schedules import parse_schedule
@@ -70,11 +70,18 @@ def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:
         own = handle.schedule
         if not handle.penalises:
             continue
-        handle.schedule = Times(own, parse_schedule(schedule))
-        undo.append(lambda handle=handle, own=own: setattr(handle, "schedule", own))  # type: ignore[misc]
+        handle.schedule, handle.own_schedule = Times(own, parse_schedule(schedule)), own
+        undo.append(lambda handle=handle: _give_back(handle))  # type: ignore[misc]
     if any(group.get("weight_decay", 0.0) for group in optimizer.param_groups):
-        undo.append(ScheduledDecay(optimizer, parse_schedule(schedule)).detach)
+        made = ScheduledDecay(optimizer, parse_schedule(schedule))
+        made.temporary = True
+        undo.append(made.detach)
     return undo
+
+
+def _give_back(handle: Attached) -> None:
+    if handle.own_schedule is not None:
+        handle.schedule, handle.own_schedule = handle.own_schedule, None
 
 
 def _replace(optimizer: Optimizer, penalty: Penalty, schedule: Schedule) -> list[Undo]:
@@ -87,5 +94,6 @@ def _replace(optimizer: Optimizer, penalty: Penalty, schedule: Schedule) -> list
     if parameters := _matrices(optimizer):
         decoupled = isinstance(penalty, L2) and is_decoupled(optimizer, optimizer.param_groups[0])
         made = Regularization(optimizer, penalty, schedule, parameters, replaces_decay=True, decoupled=decoupled)
+        made.temporary = True
         undo.append(made.detach)
     return undo

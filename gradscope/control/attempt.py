@@ -1,0 +1,130 @@
+"""One attempt at a training: what was asked of it, how it ended, what its record shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from gradscope.child import Command, Instructions, check_strength
+from gradscope.diagnosis.post_hoc import diagnose
+from gradscope.diagnosis.tolerance import recorded_strength
+from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.store.reader import open_run
+from gradscope.types import InputError, Verdict
+
+#: How an attempt can end: by itself, stopped by its own recording on a failure, or broken off.
+ENDS = ("itself", "stopped", "crashed", "interrupted", "time limit")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of the training, over.
+
+    ``steps``: the step after the last recorded one; ``first_step``: the one it began with (above 0 after a restart from
+    a checkpoint). ``switched_on``: the step at which a penalty first acted, None if none ever did. ``stopped_step``:
+    ``steps``, where gradscope ended it.
+    """
+
+    path: Path
+    strength: float | None
+    schedule: str | None
+    diagnosis: Diagnosis
+    steps: int
+    stopped_step: int | None
+    first_step: int = 0
+    switched_on: int | None = None
+    ended: str = "itself"
+
+    @property
+    def completed(self) -> bool:
+        """It came to an end of its own, or gradscope ended it: its verdict counts."""
+        return self.ended in ("itself", "stopped")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in ``run.json``."""
+        return {
+            "path": str(self.path),
+            "strength": self.strength,
+            "schedule": self.schedule or "constant",
+            "stopped_step": self.stopped_step,
+            "steps": self.steps,
+            "first_step": self.first_step,
+            "switched_on": self.switched_on,
+            "ended": self.ended,
+            **self.diagnosis.as_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Attempt:
+        """The inverse of `as_dict`."""
+        found = {f.name: values[f.name] for f in fields(Diagnosis)}
+        own = {f.name: values[f.name] for f in fields(cls) if f.name != "diagnosis"}
+        schedule = None if own["schedule"] == "constant" else own["schedule"]
+        diagnosis = Diagnosis(**{**found, "verdict": Verdict(found["verdict"])})
+        return cls(**{**own, "path": Path(own["path"]), "schedule": schedule, "diagnosis": diagnosis})
+
+
+def read_attempt(asked: Instructions, ended: str, command: Command | None = None) -> Attempt:
+    """What the record at ``asked.out`` shows of an attempt.
+
+    Raises `InputError` where it shows another strength than the command was asked to use. An attempt that was broken
+    off before its first row is undecided.
+    """
+    assert asked.out is not None
+    path = Path(asked.out)
+    with open_run(path) as dataset:
+        if not dataset.sizes["step"]:
+            nothing = Diagnosis(Verdict.UNDECIDED, False, 0.5, None, None, None, evidence=["no step was recorded"])
+            return Attempt(path, asked.strength, asked.schedule, nothing, 0, None, ended=ended)
+        if command is not None and asked.strength is not None and ended in ("itself", "stopped"):
+            schedule = json.loads(dataset.attrs["config"])["schedule"]
+            found = recorded_strength(dataset)
+            check_strength(path, asked.strength, command.penalty, found, dataset.attrs["penalty"], schedule)
+        steps = int(dataset["step"].values[-1]) + 1
+        return Attempt(
+            path,
+            asked.strength,
+            asked.schedule,
+            diagnose(dataset),
+            steps,
+            stopped_step=steps if ended == "stopped" else None,
+            first_step=asked.resume_step or 0,
+            switched_on=switched_on(dataset),
+            ended=ended,
+        )
+
+
+def check_early(path: Path, asked: Instructions, command: Command) -> bool:
+    """Compare the strength as soon as rows are there, so that hours are not spent on the wrong one; True: done."""
+    if asked.strength is None or not command.takes_strength or asked.schedule is not None:
+        return True
+    try:
+        with open_run(path) as dataset:
+            if not dataset.sizes["step"]:
+                return False
+            schedule = json.loads(dataset.attrs["config"])["schedule"]
+            found, penalty = recorded_strength(dataset), dataset.attrs["penalty"]
+    except InputError:  # not there yet, or in the making
+        return False
+    check_strength(path, asked.strength, command.penalty, found, penalty, schedule)
+    return True
+
+
+def switched_on(dataset: xr.Dataset) -> int | None:
+    """The first recorded step at which a penalty acted."""
+    if "strength" not in dataset:
+        return None
+    acting = np.nan_to_num(dataset["strength"].values).max(1) > 0
+    return int(dataset["step"].values[acting.argmax()]) if acting.any() else None
+
+
+def missing_record(who: str) -> InputError:
+    """The training ended without the record that was asked for."""
+    return InputError(
+        f"{who} ended without a record; does it call gradscope.record (and write to {{out}}, if it takes a path)?"
+    )
