@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradscope import checks, child, resume
+from gradscope.card import card
 from gradscope.child import Stopped
 from gradscope.control.checkpoint import Kept
 from gradscope.diagnosis.judge import Judge
@@ -310,6 +311,13 @@ class Recording:
         if not self._closed and not self._recorder.on_accelerator:
             self._recorder.fetch()
         return self._live.diagnosis(finished=self._status == "finished")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the verdict so far."""
+        found = self.verdict
+        tone = "failed" if found.failed else str(found.verdict)
+        facts = {"record": self.path, "status": self._status, "rows judged": len(self._live.judge.series)}
+        return card(found.sentence, tone, found.evidence, facts)
 
     @property
     def active_step(self) -> int | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"types", "checks"}
+BASE = {"types", "checks", "card"}
 ROOMS = {
     "types": set(),
     "checks": {"types"},
+    "card": set(),
     "child": BASE,
     "termination": set(),
     "regularizers": BASE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradscope.card import card
 from gradscope.types import Verdict
 
 
@@ -54,6 +55,13 @@ class Diagnosis:
             return f"healthy: the run learns{since}"
         onset = "" if self.onset_step is None else f" from step {self.onset_step}"
         return f"{self.verdict}{onset}, decidable at step {self.decided_step}"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        tone = "failed" if self.failed else str(self.verdict)
+        layers = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
+        todo = [f"what to do: {self.remedy}"] if self.remedy else []
+        return card(self.sentence, tone, [*self.evidence, *layers, *todo])
 
 
 def remedy(verdict: Verdict, escaped_before: bool, penalised: bool) -> str:

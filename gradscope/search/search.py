@@ -19,6 +19,7 @@ from subprocess import Popen
 from typing import Any
 
 from gradscope import checks
+from gradscope.card import card
 from gradscope.child import Command
 from gradscope.diagnosis.tolerance import ToleranceEstimate
 from gradscope.search.asker import Plan, ToleranceSearch
@@ -106,6 +107,17 @@ class ToleranceResult:
             shown |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}
             shown |= {"delayed_slope": d.slope, "delayed_reason": d.reason}
         return shown
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        e = self.estimate
+        facts: dict[str, object] = {"penalty": self.penalty, "trials": len(self.trials) + len(self.delayed_trials)}
+        if e.determined and e.tolerance is not None and e.low is not None and e.high is not None:
+            facts["tolerance level"] = f"{e.tolerance:.3g}{_as_decay(self.penalty, e.tolerance)}"
+            facts[f"{e.confidence:.0%} interval"] = f"{e.low:.3g} to {e.high:.3g}"
+        if self.delayed is not None and self.delayed.tolerance is not None:
+            facts["with a delay"] = f"{self.delayed.tolerance:.3g}{_as_decay(self.penalty, self.delayed.tolerance)}"
+        return card(self.advice, "healthy" if e.determined else "undecided", facts=facts)
 
 
 def _as_decay(penalty: str, strength: float) -> str:

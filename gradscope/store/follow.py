@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ def follow(
     *,
     poll_seconds: float = POLL_SECONDS,
     block_rows: int = BLOCK_ROWS,
+    pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Blocks of at most ``block_rows`` rows, arrays by variable (``step`` and ``names``; all if not given).
 
     Waits for a file that is not there yet, and ends when the run does, or when its writer is gone. Where a
-    run was resumed and rows were dropped, it goes on with the new ones. Raises `InputError` for what is no record.
+    run was resumed and rows were dropped, it goes on with the new ones. ``pause`` waits between two looks; what it
+    raises ends the following. Raises `InputError` for what is no record.
     """
     path = Path(path)
     done, seen = 0, None
@@ -44,14 +46,14 @@ def follow(
         if state is None or state == seen:
             if state is not None and time.monotonic() - without_writer > PATIENCE:
                 return
-            time.sleep(poll_seconds)
+            pause(poll_seconds)
             continue
         try:
             dataset = open_run(path)
         except InputError:
             if time.monotonic() - without_writer > PATIENCE:
                 raise
-            time.sleep(poll_seconds)
+            pause(poll_seconds)
             continue
         with dataset:
             rows = dataset.sizes[schema.STEP]

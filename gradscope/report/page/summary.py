@@ -178,12 +178,15 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold) -> RunPage:
-    """The summary of a run from what was folded of it; `dataset` gives the attributes."""
+def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold, whole: bool = True) -> RunPage:
+    """The summary of a run from what was folded of it; ``dataset`` gives the attributes.
+
+    ``whole``: every row was folded, so that a finished run may be judged by its end.
+    """
     config, capture = json.loads(dataset.attrs["config"]), json.loads(dataset.attrs["capture"])
     windows, status = fold.windows, str(dataset.attrs["status"])
     steps = windows.envelope("step")
-    diagnosis = fold.judge.diagnosis(finished=status == "finished")
+    diagnosis = fold.judge.diagnosis(finished=whole and status == "finished")
     quantities = _quantities(fold)
     balance = _balance(fold)
     group = config["groups"][0] if config["groups"] else {}

@@ -1,0 +1,112 @@
+"""Follows a record in a thread of its own and answers, at any time, with the summary of what has been seen."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from gradscope.report.live.frame import Frame, frame
+from gradscope.report.page.fold import NAMES, Fold, fold_of, fold_record
+from gradscope.report.page.summary import VALUES, RunPage, run_page
+from gradscope.store.follow import follow
+from gradscope.store.reader import open_run
+from gradscope.store.writer_lock import writer_of
+from gradscope.types import InputError
+
+#: Rows read at a time, one chunk of the file.
+BLOCK_ROWS = 1024
+
+
+class _Stopped(Exception):
+    """Nobody wants to know any more."""
+
+
+class Follower:
+    """Reads rows as they are published, in bounded memory; the file is only read.
+
+    ``over``: no more rows will come; ``error``: what is there is no record. A context manager: its thread has to end
+    before the interpreter does, because HDF5 may not be left in the middle of a call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.over = False
+        self.error: InputError | None = None
+        self._fold: Fold | None = None
+        self._seen: tuple[int, bool] | None = None
+        self._latest: tuple[RunPage, float | None] | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def run(self) -> tuple[RunPage, float | None] | None:
+        """The summary so far and the steps a second; None before the first row, or while the file cannot be read."""
+        with self._lock:
+            if self._fold is None or not self._fold.windows.rows:
+                return None
+            key = self._fold.windows.rows, self.over
+            if key != self._seen:
+                try:
+                    with open_run(self.path) as dataset:
+                        run = run_page(self.path, self.path.name, dataset, self._fold, whole=self.over)
+                except (InputError, OSError):  # between two commits on a slow network; the next look will do
+                    return self._latest
+                self._seen, self._latest = key, (run, self._fold.steps_per_second)
+            return self._latest
+
+    def wait(self, seconds: float) -> None:
+        """Until the run is over, but no longer than this."""
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        try:
+            while not self._read():
+                pass
+        except InputError as error:
+            self.error = error
+        except _Stopped:
+            return
+        self.over = True
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise _Stopped
+
+    def _read(self) -> bool:
+        """Read to the end of the run; False where the run went back to an earlier step, and all is read anew."""
+        with self._lock:
+            self._fold = self._seen = None
+        last = -np.inf
+        for block in follow(self.path, NAMES, block_rows=BLOCK_ROWS, pause=self._pause):
+            self._pause(0)
+            if block["step"][0] <= last:
+                return False
+            last = float(block["step"][-1])
+            if self._fold is None:
+                with open_run(self.path) as dataset:
+                    fold = fold_of(dataset, VALUES)
+                with self._lock:
+                    self._fold = fold
+            with self._lock:
+                self._fold.update(block)
+        return True
+
+
+def run_now(path: Path) -> Frame:
+    """One look at what is in the file now. Raises `InputError` for what is no record, or holds no row yet."""
+    with open_run(path) as dataset:
+        if not dataset.sizes["step"]:
+            raise InputError(f"{path} holds no row yet; without --once, gradscope watch waits for the first")
+        fold = fold_record(dataset, VALUES)
+        run = run_page(path, path.name, dataset, fold)
+    return frame(run, fold.steps_per_second, over=run.status != "running" or writer_of(path) is None)

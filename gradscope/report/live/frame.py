@@ -1,0 +1,124 @@
+"""What one look at a run says, as typed values; `terminal.py` draws it, ``--json`` prints it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from gradscope.report.live.underflow import Underflow, duration, underflow
+from gradscope.report.page.summary import LayerRow, Mark, RunPage
+
+#: The lines with a sparkline: the series, its name, whether its height follows the logarithm.
+LINES = (
+    ("loss", "loss", False),
+    ("gradient", "|∂L/∂w|", True),
+    ("penalty", "|λ∂Ω/∂w|", True),
+    ("proportion", "proportion", False),
+    ("weight", "|w|", True),
+)
+WORST, EVENTS = 5, 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series over the whole run, [W]."""
+
+    name: str
+    values: tuple[float, ...]
+    last: float
+    log: bool
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A layer whose loss gradient has faded: what is left of it and of the weights, as shares of their start."""
+
+    name: str
+    gradient: float
+    gradient_left: float
+    weight_left: float
+    proportion: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One look. ``seconds_left``: to the horizon, None where either is unknown."""
+
+    label: str
+    status: str
+    sentence: str
+    verdict: str
+    probability_failed: float
+    step: int
+    rows: int
+    horizon: int | None
+    steps_per_second: float | None
+    seconds_left: float | None
+    lines: tuple[Line, ...]
+    worst: tuple[Worst, ...]
+    underflow: Underflow | None
+    events: tuple[Mark, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``gradscope watch --json`` prints it; the series as their last values."""
+        lines = {line.name: line.last for line in self.lines}
+        told = self.underflow.sentence if self.underflow else None
+        return {**asdict(self), "lines": lines, "underflow_sentence": told}
+
+    @property
+    def head(self) -> str:
+        """Where the run is, in one line."""
+        of = f" of {self.horizon:,}" if self.horizon else ""
+        pace = "" if self.steps_per_second is None else f" · {self.steps_per_second:,.3g} steps/s"
+        left = "" if self.seconds_left is None else f" · {duration(self.seconds_left)} left"
+        return f"{self.label} · {self.status} · step {self.step:,}{of}{pace}{left}"
+
+
+def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
+    """The summary of a run, as far as a terminal shows it. ``over``: it was read to its end, and nobody writes."""
+    status = run.status
+    if over != (status != "running"):
+        status = "left by its writer" if over else "reading"
+    step, going = int(run.end[-1]), status == "running"
+    left = None
+    if going and run.horizon and steps_per_second:
+        left = max(0.0, (run.horizon - 1 - step) / steps_per_second)
+    return Frame(
+        label=run.label,
+        status=status,
+        sentence=run.sentence,
+        verdict=str(run.diagnosis.verdict),
+        probability_failed=run.diagnosis.probability_failed,
+        step=step,
+        rows=run.rows,
+        horizon=run.horizon,
+        steps_per_second=steps_per_second,
+        seconds_left=left,
+        lines=tuple(_line(run, *line) for line in LINES),
+        worst=worst_off(run.table),
+        underflow=underflow(run, steps_per_second if going else None),
+        events=tuple(mark for mark in run.marks if mark.step >= 0)[-EVENTS:],
+    )
+
+
+def worst_off(table: tuple[LayerRow, ...]) -> tuple[Worst, ...]:
+    """The layers whose loss gradient has faded most, worst first; penalised ones where there are any."""
+    watched = [row for row in table if row.penalised] or list(table)
+    found = [
+        Worst(row.name, row.gradient[1], _share(row.gradient), _share(row.weight), row.proportion[1]) for row in watched
+    ]
+    faded = [one for one in found if one.gradient_left < 1]
+    return tuple(sorted(faded, key=lambda one: one.gradient_left)[:WORST])
+
+
+def _share(ends: tuple[float, float]) -> float:
+    return ends[1] / ends[0] if ends[0] > 0 else float("nan")
+
+
+def _line(run: RunPage, series: str, name: str, log: bool) -> Line:
+    envelope = run.network[series]
+    values = ((envelope.low.astype(np.float64) + envelope.high) / 2)[:, 0]
+    known = values[np.isfinite(values)]
+    return Line(name, tuple(values.tolist()), float(known[-1]) if len(known) else float("nan"), log)

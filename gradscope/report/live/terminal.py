@@ -1,0 +1,133 @@
+"""Draws a frame with rich, for any width; and shows a run until it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gradscope.report.live.follower import Follower
+from gradscope.report.live.frame import Frame, frame
+from gradscope.report.sparkline import sparkline
+
+#: Seconds between two looks.
+LOOK = 0.5
+#: Without a terminal: a line at each change of the verdict, and at this many rows, twice as many, and so on.
+TOLD_ROWS = 1000
+TONES = {"healthy": "green", "undecided": "yellow"}
+NARROW = 60
+
+
+def drawn(shown: Frame, width: int) -> RenderableType:
+    """A frame as lines of at most ``width`` characters; words of the record without control characters."""
+    tone = TONES.get(shown.verdict, "red")
+    verdict = Text.assemble(
+        (shown.verdict.upper(), f"bold {tone}"),
+        f"  probability of failure {100 * shown.probability_failed:.0f} %",
+    )
+    parts: list[RenderableType] = [Text(plain(shown.head), style="bold"), verdict, Text(plain(shown.sentence))]
+    parts += [Text(), _lines(shown, width)]
+    if shown.worst:
+        parts += [Text(), _worst(shown, width)]
+    coming = shown.underflow.sentence if shown.underflow else "no layer is on its way out of float32's range"
+    parts += [Text(), Text(plain(f"underflow: {coming}"), style="" if shown.underflow else "dim")]
+    if shown.events:
+        parts += [Text(), *(Text(plain(f"step {e.step:,}: {e.kind}: {e.text}"), style="dim") for e in shown.events)]
+    return Group(*parts)
+
+
+def plain(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _lines(shown: Frame, width: int) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for line in shown.lines:
+        row = sparkline(line.values, max(8, width - 24), log=line.log)
+        table.add_row(line.name, Text(row, style="cyan"), _number(line.last))
+    return table
+
+
+def _worst(shown: Frame, width: int) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), title="worst off", title_justify="left", title_style="bold")
+    table.add_column("layer", overflow="ellipsis", no_wrap=True)
+    names = (
+        ("|∂L/∂w| left", "|w| left")
+        if width < NARROW
+        else ("|∂L/∂w|", "of its start", "|w| of its start", "proportion")
+    )
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in shown.worst:
+        left = (_number(one.gradient_left), _number(one.weight_left))
+        row = left if width < NARROW else (_number(one.gradient), *left, _number(one.proportion))
+        table.add_row(Text(plain(one.name)), *row)
+    return table
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.3g}"
+
+
+def watch(path: Path, console: Console) -> Frame | None:
+    """Show the run until it ends; the last frame, None if there never was one.
+
+    Waits for a file that is not there yet. Raises `InputError` for what is no record.
+    """
+    last = None
+    with Follower(path) as follower:
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False, transient=True) as live:
+                for look in looks(follower):
+                    last = look or last
+                    live.update(drawn(last, console.width) if last else _waiting(path), refresh=True)
+        else:
+            last = _told(follower, path)
+    if last is not None:
+        console.print(drawn(last, console.width))
+    return last
+
+
+def looks(follower: Follower) -> Iterator[Frame | None]:
+    """One look after the other, until the run is over; None while there is nothing to see. Raises `InputError`."""
+    while True:
+        over = follower.over  # first: whatever was there then is in the look that follows
+        found = follower.run()
+        if over and follower.error is not None:
+            raise follower.error
+        yield frame(*found, over=over) if found else None
+        if over:
+            return
+        follower.wait(LOOK)
+
+
+def _waiting(path: Path) -> Text:
+    doing = "reading" if path.exists() else "waiting for"
+    return Text(f"{doing} {plain(str(path))} (Ctrl-C ends)", style="dim")
+
+
+def _told(follower: Follower, path: Path) -> Frame | None:
+    """Without a terminal: plain lines, few of them, as they become known."""
+    verdict, rows, last = "", TOLD_ROWS, None
+    waiting = False
+    for look in looks(follower):
+        if look is None and not waiting and not path.exists():
+            waiting = True
+            print(_waiting(path).plain, file=sys.stderr, flush=True)
+        last = look or last
+        if look is None or (look.verdict == verdict and look.rows < rows):
+            continue
+        while rows <= look.rows:
+            rows *= 2
+        verdict = look.verdict
+        print(f"{plain(look.head)}: {plain(look.sentence)}", flush=True)
+    return last
