@@ -132,7 +132,7 @@ def rows(start: int, n: int) -> dict[str, np.ndarray]:
 def until(follower: Follower, steps: int) -> Frame:
     from gradscope.report.live.frame import frame
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         found = follower.run()
         if found and found[0].rows >= steps:
@@ -238,7 +238,7 @@ class Terminal:
             self.text += piece.decode(errors="replace")
 
     def until(self, pattern: str) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
             self.read()
             if re.search(pattern, self.text):
@@ -246,7 +246,7 @@ class Terminal:
         raise AssertionError(f"{pattern!r} was not in {self.text[-2000:]!r}")
 
     def end(self) -> int:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while self.child.poll() is None and time.monotonic() < deadline:
             self.read()
         self.read()
@@ -295,7 +295,7 @@ def test_watching_a_training_process_in_terminals(training: tuple[subprocess.Pop
     assert child.stdin is not None
     child.stdin.write(b"\n")
     child.stdin.close()
-    assert child.wait(60) == 0
+    assert child.wait(200) == 0
     assert wide.end() == 0
     assert "finished · step" in wide.text
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", wide.text)  # no colours
