@@ -36,6 +36,8 @@ ROOMS = {
     "restarts": {"child", "control", "recording"} | BASE,
     "report": {"store", "diagnosis"} | BASE,
     "integrations": {"", "mirror", "recorder", "recording", "control", "regularizers", "store"} | BASE,
+    "export": {"store", "diagnosis"} | BASE,
+    "integrations": {"recorder", "control", "regularizers", "store"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
     "": {  # gradscope/__init__.py
         *(

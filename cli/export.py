@@ -1,0 +1,34 @@
+"""gradscope export: a record for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from gradscope_cli.output import Json, print_json, say
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A record: finished, running or left by a killed process.")],
+    to: Annotated[str, typer.Option(help="tensorboard, netcdf, zarr, parquet or csv.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File or folder to write; default: beside RUN.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hand a record to TensorBoard, netCDF, Zarr, Parquet or CSV.
+
+    The output appears when it is complete. Parquet and CSV have one row a step; parameters, epochs, events and
+    histograms are tables of their own beside it.
+    """
+    from gradscope.export.export import export as write
+
+    made = write(run, to, out, force=force)
+    if as_json:
+        beside = [str(path) for path in made.beside]
+        print_json({"path": str(made.path), "to": to, "rows": made.rows, "beside": beside})
+        return
+    more = f", and beside it {', '.join(path.name for path in made.beside)}" if made.beside else ""
+    say(f"wrote {made.path}: {made.rows} rows{more}")

@@ -1,0 +1,27 @@
+"""To CSV: one row a step. What does not fit into that is in further files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from gradscope.export.columns import long_blocks, long_variables, main_blocks, small_tables
+from gradscope.export.place import companion
+from gradscope.export.source import Source
+
+
+def write(source: Source, path: Path) -> None:
+    """Numbers have as many digits as it takes to read the same ones back; NaN is an empty field."""
+    _write(main_blocks(source), path)
+    for name in long_variables(source.dataset):
+        _write(long_blocks(source, name), companion(path, name))
+    for name, table in small_tables(source).items():
+        _write([table], companion(path, name))
+
+
+def _write(blocks: Iterable[pd.DataFrame], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for number, block in enumerate(blocks):
+            block.to_csv(file, index=False, header=number == 0)

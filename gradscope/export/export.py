@@ -1,0 +1,73 @@
+"""A record to a file of another tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from gradscope import checks
+from gradscope.export.place import whole_or_nothing
+from gradscope.export.source import opened
+from gradscope.types import InputError
+
+
+@dataclass(frozen=True)
+class Format:
+    """``suffix`` of the file or folder; ``module``: has ``write(source, path)``."""
+
+    suffix: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """``path``: the file or folder asked for. ``beside``: further tables, next to it."""
+
+    path: Path
+    beside: tuple[Path, ...]
+    rows: int
+
+
+FORMATS: Mapping[str, Format] = {
+    "tensorboard": Format(".tensorboard", "gradscope.export.tensorboard"),
+    "netcdf": Format(".nc", "gradscope.export.netcdf"),
+    "zarr": Format(".zarr", "gradscope.export.zarr"),
+    "parquet": Format(".parquet", "gradscope.export.parquet"),
+    "csv": Format(".csv", "gradscope.export.csv"),
+}
+
+
+def export(run: Path, to: str, out: Path | None = None, *, force: bool = False) -> Exported:
+    """Write the record ``run`` in the format ``to``; returns what was written.
+
+    Args:
+        run: a record: finished, running or left by a killed process. It is only read.
+        to: ``tensorboard`` (a log folder), ``netcdf``, ``zarr`` (a folder), ``parquet`` or ``csv``.
+        out: where to; without it beside ``run``, under its name with another suffix.
+        force: replace what an earlier export left there.
+
+    Rows are read and written in blocks, so that memory is bounded however long the record is. The output
+    appears under its name when it is complete.
+
+    Raises:
+        InputError: an unknown format, a record that cannot be read, something in the way, a disk that is full,
+            or a package that is not installed.
+    """
+    checks.one_of(to, FORMATS, "--to")
+    path = run.with_suffix(FORMATS[to].suffix) if out is None else out
+    try:
+        writer = import_module(FORMATS[to].module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package == "gradscope":
+            raise
+        raise InputError(
+            f"--to {to} needs the package {package}, which is not installed; pip install 'gradscope[export]'"
+        ) from None
+    with whole_or_nothing(path, run, force=force) as temporary, opened(run) as source:
+        writer.write(source, temporary)
+        made = sorted(item.name for item in temporary.parent.iterdir())
+        rows = source.rows
+    return Exported(path, tuple(path.with_name(name) for name in made if name != path.name), rows)
