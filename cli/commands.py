@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import typer
-from gradscope_cli import demo, diagnose, export, inspect, plot, recover, report, run, schedule, search, tolerance, watch
+from gradscope_cli import (
+    compare,
+    demo,
+    diagnose,
+    export,
+    inspect,
+    plot,
+    recover,
+    report,
+    run,
+    schedule,
+    search,
+    tolerance,
+    watch,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gradscope plot run.h5 --figure proportion -o proportion.png")(plot.plot)
     app.command(epilog="Example: gradscope report failed.h5 delayed.h5 -o report.html")(report.report)
     app.command(epilog="Example: gradscope watch run.h5")(watch.watch)
+    app.command(epilog="Example: gradscope compare failed.h5 delayed.h5 -o both.png")(compare.compare)
     app.command(epilog="Example: gradscope export run.h5 --to tensorboard -o logs/run")(export.export)
     app.command(epilog="Example: gradscope recover run.h5 -o saved.h5")(recover.recover)
     app.command(epilog="Example: gradscope schedule delayed:5 --strength 0.006 --steps 2000 --steps-per-epoch 40")(

@@ -2,25 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from gradscope_cli.output import Json, print_json, say
 
+from gradscope.types import InputError
+
+if TYPE_CHECKING:
+    from gradscope.report.curves import Curves
+
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Records.")],
-    figure: Annotated[str, typer.Option(help="accuracy, gradient, gradient-closeup, proportion, weight, loss.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, SVG or PDF file.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Records. penalty-shapes does without.")] = None,
+    figure: Annotated[str | None, typer.Option(help="Which figure; --list shows them.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, SVG or PDF file; default: FIGURE.png.")] = None,
+    style: Annotated[str, typer.Option(help="screen, or paper: the width of a column, small letters, 300 dpi.")] = (
+        "screen"
+    ),
+    dark: Annotated[bool, typer.Option("--dark", help="Light lines on a dark ground.")] = False,
+    metric: Annotated[str, typer.Option(help="The epoch metric that accuracy figures show.")] = "accuracy",
+    against: Annotated[
+        str | None, typer.Option(help="The axis of figures over time: step, epoch or strength (how the runs end).")
+    ] = None,
+    parameter: Annotated[str | None, typer.Option(help="histogram: of this parameter only.")] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List the figures and leave.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw one figure from one or several records."""
-    from gradscope.report.figures import draw
+    """Draw one figure from one or several records.
 
+    More than twelve runs of several strengths are drawn by how they end, against their strength.
+    """
+    from gradscope.report.kinds import FIGURES
+
+    if list_them:
+        return _list(FIGURES, as_json)
+    if figure is None:
+        raise InputError(f"no --figure was given; expected one of {', '.join(FIGURES)} (gradscope plot --list)")
+    from gradscope import checks
+    from gradscope.report.figures import check_target, figure_of, save
+    from gradscope.report.style import style as look
+
+    checks.one_of(figure, FIGURES, "figure")
+    if against is not None:
+        checks.one_of(against, ("step", "epoch", "strength"), "--against")
+    chosen = look(style, dark=dark)
     path = out or Path(f"{figure}.png")
-    shown = draw(runs, figure, path)
+    check_target(path)
+    panels = _panels(runs or [], figure, metric, against, parameter)
+    save(figure_of(panels, chosen), path, chosen)
     if as_json:
-        print_json({"path": str(path), "figure": figure, **shown.as_dict()})
-    else:
-        say(f"wrote {path}")
+        more = {"panels": [panel.as_dict() for panel in panels[1:]]} if len(panels) > 1 else {}
+        return print_json({"path": str(path), "figure": figure, **panels[0].as_dict(), **more})
+    for note in dict.fromkeys(note for panel in panels for note in panel.notes):
+        say(note)
+    return say(f"wrote {path}")
+
+
+def _panels(runs: Sequence[Path], figure: str, metric: str, against: str | None, parameter: str | None) -> list[Curves]:
+    from gradscope.report.kinds import SHAPES, Wanted, panels_of
+
+    if figure == SHAPES:
+        return _shapes(runs)
+    if not runs:
+        raise InputError(f"no record was given; figure {figure} is drawn from at least one")
+    from gradscope.report.summary import load_run
+
+    axis = cast('Literal["step", "epoch", "strength"] | None', against)
+    return panels_of([load_run(run) for run in runs], figure, Wanted(metric, axis, parameter))
+
+
+def _shapes(runs: Sequence[Path]) -> list[Curves]:
+    """Of the penalties that act in the records; without any, of a family of norms."""
+    from gradscope.regularizers.shapes import FAMILY, penalty_shape, penalty_words
+    from gradscope.report.weights import Shape, penalty_shapes
+    from gradscope.store.reader import open_run
+
+    words: list[str] = []
+    for run in runs:
+        with open_run(run) as dataset:
+            words += penalty_words(str(dataset.attrs["penalty"]))
+    found = [penalty_shape(word) for word in dict.fromkeys(words or FAMILY)]
+    return penalty_shapes([Shape(s.name, s.w, s.value, s.gradient, *s.ball) for s in found])
+
+
+def _list(figures: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print_json({"figures": figures})
+        return
+    width = max(map(len, figures))
+    for name, shows in figures.items():
+        print(f"{name:<{width}}  {shows}")

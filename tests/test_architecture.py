@@ -37,7 +37,6 @@ ROOMS = {
     "report": {"store", "diagnosis"} | BASE,
     "integrations": {"", "mirror", "recorder", "recording", "control", "regularizers", "store"} | BASE,
     "export": {"store", "diagnosis"} | BASE,
-    "integrations": {"recorder", "control", "regularizers", "store"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
     "": {  # gradscope/__init__.py
         *(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import zarr
 
 from gradscope.export.source import Source
 
 #: Zarr 3 has no agreed type for text yet; version 2 of the format has one, and every reader of 3 opens it.
-FORMAT = 2
+FORMAT: Final = 2
 
 
 def write(source: Source, path: Path) -> None:

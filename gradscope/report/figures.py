@@ -1,82 +1,143 @@
-"""Draws summaries with matplotlib. The only file of this room that knows it."""
+"""Draws summaries with matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from gradscope import checks
-from gradscope.report.summary import (
-    FIGURES,
-    Curves,
-    accuracy_by_strength,
-    load_run,
-    over_time,
-)
+from gradscope.report.curves import Curve, Curves
+from gradscope.report.style import COLOURS as COLOURS  # other figures of this room take it from here
+from gradscope.report.style import DASHES, MARKERS, SCALE, STYLES, Style
 from gradscope.types import InputError
 
-#: Okabe and Ito: told apart by people with any kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FORMATS = (".png", ".svg", ".pdf")
+#: From the weakest to the strongest, dark on light and light on dark; the far end of the scale would not be seen.
+SHADES = {False: (0.88, 0.0), True: (0.2, 1.0)}
 
 
-def draw_curves(axes: Axes, summary: Curves) -> None:
+def figure_of(panels: Sequence[Curves], style: Style = STYLES["screen"]) -> Figure:
+    """A figure with up to three panels side by side, more in two rows."""
+    rows = 1 if len(panels) <= 3 else 2
+    columns = -(-len(panels) // rows)
+    with rc_context(style.settings()):
+        figure = Figure(figsize=style.size(rows, columns), layout="constrained")
+        FigureCanvasAgg(figure)
+        places = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, panel in zip(places, panels, strict=False):
+            draw_curves(axes, panel, style)
+        for axes in places[len(panels) :]:
+            axes.remove()
+    return figure
+
+
+def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) -> None:
     """One summary into one set of axes."""
-    for number, curve in enumerate(summary.curves):
-        axes.plot(
-            curve.x,
-            curve.y,
-            label=curve.label,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle="--" if curve.failed else "-",
-            marker="o" if summary.points else None,
-            markersize=4,
-            linewidth=1.4,
-        )
-    axes.set_title(summary.title, fontsize=10, loc="left")
+    axes.set_title(summary.title, loc="left")
     axes.set_xlabel(summary.x_label)
     axes.set_ylabel(summary.y_label)
     if summary.log_x:
         axes.set_xscale("log")
     if summary.log_y:
         axes.set_yscale("log")
+    if summary.band is not None:
+        band = summary.band
+        axes.axvspan(band.low, band.high, color="#888888", alpha=0.35, linewidth=0, label=band.label)
+    for number, curve in enumerate(summary.curves):
+        _draw(axes, summary, curve, number, style)
+    for number, level in enumerate(summary.levels):
+        colour = style.colours[number % len(style.colours)] if len(summary.levels) > 1 else style.ink
+        axes.axhline(level.y, color=colour, linestyle=":", linewidth=style.line, label=level.label)
+    _frame(axes, summary, style)
+
+
+def _draw(axes: Axes, summary: Curves, curve: Curve, number: int, style: Style) -> None:
+    place = number if curve.colour is None else curve.colour
+    colour = style.colours[place % len(style.colours)] if curve.shade is None else _shade(curve.shade, style)
+    marker = MARKERS[place % len(MARKERS)]
+    dash = DASHES[(number if curve.dash is None else curve.dash) % len(DASHES)] if curve.shade is None else "-"
+    label = curve.label if summary.scale is None else "_"
+    if curve.dots_x is not None and curve.dots_y is not None:
+        axes.plot(curve.dots_x, curve.dots_y, marker, color=colour, markersize=style.marker * 0.6, alpha=0.3, mew=0)
+    width = style.line if curve.shade is None else style.line * 0.7
+    drawstyle = "steps-post" if summary.stairs else "default"
+    axes.plot(
+        curve.x, curve.y, label=label, color=colour, linestyle=dash, linewidth=width, drawstyle=drawstyle,
+        marker=marker if summary.points else None, markersize=style.marker,
+    )  # fmt: skip
+    if curve.low is not None and curve.high is not None:
+        ends = np.nan_to_num(np.stack([curve.y - curve.low, curve.high - curve.y]))
+        axes.errorbar(curve.x, curve.y, ends, fmt="none", ecolor=colour, elinewidth=width * 0.8, capsize=2)
+    finite = np.flatnonzero(np.isfinite(curve.y))
+    if curve.failed and len(finite):
+        axes.plot(curve.x[finite[-1]], curve.y[finite[-1]], "x", color=colour, markersize=style.marker * 1.4, mew=width)
+
+
+def _shade(place: float, style: Style) -> tuple[float, float, float, float]:
+    faint, strong = SHADES[style.dark]
+    red, green, blue, alpha = colormaps[SCALE](faint + (strong - faint) * place)
+    return (red, green, blue, alpha)
+
+
+def _frame(axes: Axes, summary: Curves, style: Style) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(summary.curves) > 1:
-        axes.legend(fontsize=8, frameon=False)
+    if summary.y_range is not None:
+        axes.set_ylim(*summary.y_range)
+    if summary.x_range is not None:
+        axes.set_xlim(*summary.x_range)
+    if summary.square:
+        axes.set_aspect("equal")
+    if any(curve.failed for curve in summary.curves):
+        axes.plot([], [], "x", color=style.ink, markersize=style.marker * 1.4, label="does not learn")
+    if summary.scale is not None:
+        _colour_bar(axes, summary.scale, style)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = [label for label in labels if not label.startswith("_")]
+    told_apart = len(shown) > 1 or summary.levels or summary.band or (shown and summary.keyed)
+    if not told_apart or summary.keyed == "never":
+        return
+    title = summary.legend or None
+    if summary.keyed == "outside":
+        _figure(axes).legend(handles, labels, loc="outside right upper", frameon=False, title=title, alignment="left")
+    else:
+        axes.legend(frameon=False, title=title, alignment="left")
 
 
-def figure_of(panels: Sequence[Curves], width: float = 4.6, height: float = 3.2) -> Figure:
-    """A figure with the panels side by side."""
-    figure = Figure(figsize=(width * len(panels), height), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw_curves(axes, panel)
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the suffix says the format."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot write {path}: expected a name that ends in {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+def _colour_bar(axes: Axes, scale: tuple[str, float, float], style: Style) -> None:
+    label, low, high = scale
+    colours = np.array([_shade(place, style) for place in np.linspace(0, 1, 256)])
+    bar = ScalarMappable(LogNorm(low, high), ListedColormap(colours))
+    _figure(axes).colorbar(bar, ax=axes, label=label, fraction=0.06, pad=0.02)
+
+
+def save(figure: Figure, path: Path, style: Style = STYLES["screen"]) -> None:
+    """Write a figure; the suffix says the format. The same figure gives the same bytes."""
+    check_target(path)
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}[path.suffix.lower()]
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context(style.settings()):
+            figure.savefig(path, metadata=dates)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
-def draw(runs: Sequence[Path], name: str, path: Path) -> Curves:
-    """Write the figure of this name from these records to ``path``; returns what it shows."""
-    checks.one_of(name, FIGURES, "figure")
+def check_target(path: Path) -> None:
+    """Raise `InputError` where no figure can be written, before it is computed."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"cannot write {path}: expected a name that ends in {', '.join(FORMATS)}")
-    loaded = [load_run(run) for run in runs]
-    summary = accuracy_by_strength({"runs": loaded}) if name == "accuracy" else over_time(loaded, name)
-    save(figure_of([summary]), path)
-    return summary
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")

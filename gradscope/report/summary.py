@@ -1,54 +1,35 @@
-"""Typed summaries: what a figure shows, computed before anything is drawn."""
+"""From records to the summaries of figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+import xarray as xr
 
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.series import Series
 from gradscope.diagnosis.tolerance import recorded_strength
+from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.report.curves import Array, Curve, Curves
+from gradscope.report.strengths import Sample, accuracy_against_strength
 from gradscope.store.reader import epoch_metrics, open_run
 from gradscope.types import InputError
 
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a figure. ``failed`` runs are drawn dashed."""
-
-    label: str
-    x: Array
-    y: Array
-    failed: bool = False
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A figure of lines."""
-
-    title: str
-    x_label: str
-    y_label: str
-    curves: tuple[Curve, ...]
-    log_x: bool = False
-    log_y: bool = False
-    points: bool = False
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values."""
-        curves = [{"label": c.label, "failed": c.failed, "x": c.x.tolist(), "y": c.y.tolist()} for c in self.curves]
-        return {"title": self.title, "x_label": self.x_label, "y_label": self.y_label, "curves": curves}
+#: So many lines have a colour and a dash of their own; more are told apart by a scale of colours.
+LINES = 7
 
 
 @dataclass(frozen=True)
 class RunSeries:
-    """One record, ready for figures."""
+    """One record, ready for figures. ``sparsity``: the share of penalised weights that are 0 at the end, or NaN.
+
+    ``epoch`` [N]: the epoch of each row with its fraction, NaN where epochs are unknown. ``attrs``: of the file.
+    """
 
     path: Path
     label: str
@@ -56,16 +37,27 @@ class RunSeries:
     failed: bool
     series: Series
     metrics: dict[str, Array]
+    penalty: str
+    schedule: str
+    sparsity: float
+    epoch: Array
+    diagnosis: Diagnosis
+    attrs: Mapping[str, Any]
 
 
+#: name: title, axis, whether it is logarithmic, how to record it where it is missing.
 QUANTITIES = {
-    "gradient": ("Mean |∂L/∂w|", "mean |∂L/∂w|", False),
-    "gradient-closeup": ("Mean |∂L/∂w|, log scale", "mean |∂L/∂w|", True),
-    "proportion": ("Share of ∂L/∂w in all gradients", "Σ|∂L/∂w| / (Σ|∂L/∂w| + Σ|λ∂Ω/∂w|)", False),
-    "weight": ("Mean |w|", "mean |w|", True),
-    "loss": ("Training loss", "loss", False),
+    "loss": ("Training loss", "loss", False, "call run.log(loss=loss) after each step"),
+    "gradient": ("Mean |∂L/∂w|", "mean |∂L/∂w|", False, "no parameter that counts got a gradient"),
+    "gradient-closeup": ("Mean |∂L/∂w|, log scale", "mean |∂L/∂w|", True, "no parameter that counts got a gradient"),
+    "proportion": (
+        "Share of ∂L/∂w in all gradients",
+        "Σ|g| / (Σ|g| + Σ|r|),  g = ∂L/∂w, r = λ∂Ω/∂w",
+        False,
+        "there was neither a loss gradient nor a penalty gradient",
+    ),
+    "weight": ("Mean |w|", "mean |w|", True, "no parameter that counts got a gradient"),
 }
-FIGURES = ("accuracy", *QUANTITIES)
 
 
 def load_run(path: Path, label: str | None = None) -> RunSeries:
@@ -73,19 +65,96 @@ def load_run(path: Path, label: str | None = None) -> RunSeries:
     with open_run(path) as dataset:
         judge = judge_record(dataset)
         strength = recorded_strength(dataset)
-        failed = judge.diagnosis(finished=dataset.attrs["status"] == "finished").failed
+        diagnosis = judge.diagnosis(finished=dataset.attrs["status"] == "finished")
+        attrs = dict(dataset.attrs)
+        config = json.loads(attrs["config"])
+        penalty = str(dataset.attrs["penalty"])
+        sparsity, epoch = _sparsity(dataset), _fractional_epoch(dataset["epoch"].values)
     metrics = {name: np.asarray(v, dtype=np.float64) for name, v in epoch_metrics(path).items()}
-    return RunSeries(path, label or f"λ = {strength:.3g} ({path.stem})", strength, failed, judge.series, metrics)
+    return RunSeries(
+        path, label or f"λ = {strength:.3g} ({path.stem})", strength, diagnosis.failed, judge.series, metrics,
+        penalty, str(config["schedule"]), sparsity, epoch, diagnosis, attrs,
+    )  # fmt: skip
 
 
-def over_time(runs: Sequence[RunSeries], quantity: str, points: int = 200) -> Curves:
-    """One quantity of the whole network over steps, averaged within at most ``points`` windows."""
-    title, label, log_y = QUANTITIES[quantity]
+def _sparsity(dataset: xr.Dataset) -> float:
+    """Zeros among the penalised weights (all, where none is penalised) in the last row that counts them."""
+    if "weight_zero_fraction" not in dataset:
+        return np.nan
+    penalised = dataset["penalised"].values.astype(bool)
+    watched = penalised if penalised.any() else np.ones_like(penalised)
+    shares = dataset["weight_zero_fraction"].values[-1, watched].astype(np.float64)
+    entries = dataset["numel"].values[watched]
+    return float((shares * entries).sum() / entries.sum())
+
+
+def _fractional_epoch(epoch: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Array:
+    """Rows are spread over their epoch evenly; the last one may be unfinished, and counts as long as the one before."""
+    starts = np.flatnonzero(np.diff(epoch, prepend=-2))
+    lengths = np.diff(np.append(starts, len(epoch)))
+    if len(lengths) > 1:
+        lengths[-1] = max(lengths[-1], lengths[-2])
+    which = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(epoch))))
+    within = (np.arange(len(epoch)) - starts[which]) / lengths[which]
+    return np.where(epoch >= 0, epoch + within, np.nan)
+
+
+def labelled(runs: Sequence[RunSeries]) -> list[str]:
+    """Short names: the strength, and as much more as it takes to tell the runs apart."""
+    parts = [[f"λ = {run.strength:.3g}" if run.strength > 0 else "no penalty"] for run in runs]
+    for more in ("penalty", "schedule"):
+        if len({getattr(run, more) for run in runs}) > 1:
+            for part, run in zip(parts, runs, strict=True):
+                text = getattr(run, more)
+                part.append("from the start" if text == "constant" else text)
+    names = [", ".join(part) for part in parts]
+    return [f"{n} ({r.path.stem})" if names.count(n) > 1 else n for n, r in zip(names, runs, strict=True)]
+
+
+def over_time(
+    runs: Sequence[RunSeries], quantity: str, points: int = 200, against: Literal["step", "epoch"] = "step"
+) -> Curves:
+    """One quantity of the whole network over steps or epochs, averaged within at most ``points`` windows.
+
+    More than seven runs of several strengths are told apart by shades instead of colours.
+    """
+    title, label, log_y, _ = QUANTITIES[quantity]
+    shades, scale = _shades(runs)
     curves = []
-    for run in runs:
-        x, y = _thinned(run.series.step, _quantity(run.series, quantity), points)
-        curves.append(Curve(run.label, x, y, run.failed))
-    return Curves(title, "optimizer step", label, tuple(curves), log_y=log_y)
+    for run, shade in zip(runs, shades, strict=True):
+        x, y = _thinned(_axis(run, against), values_of(run, quantity), points)
+        curves.append(Curve(run.label, x, y, run.failed, shade=shade))
+    x_label = "epoch" if against == "epoch" else "optimizer step"
+    return Curves(title, x_label, label, tuple(curves), log_y=log_y, scale=scale, legend=_legend(runs))
+
+
+def values_of(run: RunSeries, quantity: str) -> Array:
+    """One quantity of a run, [N]. Raises `InputError` if the record does not hold it, with how to record it."""
+    values = _quantity(run.series, quantity)
+    if not np.isfinite(values).any():
+        raise InputError(f"{run.path} holds no {quantity.partition('-')[0]}: {QUANTITIES[quantity][3]}")
+    return values
+
+
+def _axis(run: RunSeries, against: str) -> Array:
+    if against == "epoch" and not np.isfinite(run.epoch).any():
+        raise InputError(f"{run.path} knows no epochs: give record(…, steps_per_epoch=n), or call Recording.epoch")
+    return run.epoch if against == "epoch" else run.series.step
+
+
+def _legend(runs: Sequence[RunSeries]) -> str:
+    return "L2: weight_decay is 2λ" if len(runs) > 1 and all(run.penalty == "l2" for run in runs) else ""
+
+
+def _shades(runs: Sequence[RunSeries]) -> tuple[list[float | None], tuple[str, float, float] | None]:
+    strengths = np.array([run.strength for run in runs])
+    acting = strengths[strengths > 0]
+    if len(runs) <= LINES or len(np.unique(acting)) < 2:
+        return [None] * len(runs), None
+    low, high = float(acting.min()), float(acting.max())
+    place = np.log(np.maximum(strengths, low) / low) / np.log(high / low)
+    label = "strength λ (weight_decay is 2λ)" if all(run.penalty == "l2" for run in runs) else "strength λ"
+    return place.tolist(), (label, low, high)
 
 
 def _quantity(series: Series, quantity: str) -> Array:
@@ -109,21 +178,59 @@ def _thinned(x: Array, y: Array, points: int) -> tuple[Array, Array]:
     return centres[keep], sums[keep] / counts[keep]
 
 
-def accuracy_by_strength(groups: dict[str, Sequence[RunSeries]], metric: str = "accuracy") -> Curves:
+# -- against the strength ---------------------------------------------------------------------------
+
+
+def by_setting(runs: Sequence[RunSeries]) -> dict[str, list[RunSeries]]:
+    """The runs of each penalty and schedule, by what tells them apart; one group without a name if nothing does."""
+    names = [("penalty", {run.penalty for run in runs}), ("schedule", {run.schedule for run in runs})]
+    differing = [name for name, values in names if len(values) > 1]
+    groups: dict[str, list[RunSeries]] = {}
+    for run in runs:
+        words = [getattr(run, name) for name in differing]
+        groups.setdefault(", ".join("from the start" if w == "constant" else w for w in words), []).append(run)
+    return groups
+
+
+def sample(label: str, runs: Sequence[RunSeries], metric: str = "accuracy") -> Sample:
+    """Strength, last value of an epoch metric and sparsity of each run."""
+    values = [last_metric(run, metric) for run in runs]
+    return Sample.of(label, [run.strength for run in runs], values, [run.sparsity for run in runs])
+
+
+def last_metric(run: RunSeries, metric: str) -> float:
+    """The last finite value of an epoch metric. Raises `InputError` where there is none."""
+    values = run.metrics.get(metric, np.empty(0))
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        known = ", ".join(sorted(set(run.metrics) - {"epoch"}))
+        raise InputError(
+            f"{run.path} holds no epoch metric {metric!r}"
+            + (f", only {known}; choose one with --metric" if known else "")
+            + f"; call Recording.epoch(k, {metric}=…) to have one"
+        )
+    return float(finite[-1])
+
+
+def accuracy_by_strength(groups: Mapping[str, Sequence[RunSeries]], metric: str = "accuracy") -> Curves:
     """The last value of an epoch metric against the strength, one line a group; means over equal strengths."""
-    curves = []
+    penalties = {run.penalty for runs in groups.values() for run in runs}
+    samples = [sample(label, runs, metric) for label, runs in groups.items()]
+    return accuracy_against_strength(samples, quantity=metric, penalty="".join(penalties))
+
+
+def ends_by_strength(groups: Mapping[str, Sequence[RunSeries]], quantity: str) -> Curves:
+    """A quantity at the end of the runs (the mean of the last 5 % of the rows) against the strength."""
+    penalties = {run.penalty for runs in groups.values() for run in runs}
+    samples = []
     for label, runs in groups.items():
-        by_strength: dict[float, list[float]] = {}
-        for run in runs:
-            if metric not in run.metrics or not np.isfinite(run.metrics[metric]).any():
-                raise InputError(
-                    f"{run.path} holds no epoch metric {metric!r}; call Recording.epoch(k, {metric}=…) to have one"
-                )
-            values = run.metrics[metric]
-            if run.strength > 0:
-                by_strength.setdefault(run.strength, []).append(float(values[np.isfinite(values)][-1]))
-        x = np.array(sorted(by_strength))
-        if not len(x):
-            raise InputError("no run has a strength above 0, so there is nothing to set against the accuracy")
-        curves.append(Curve(label, x, np.array([np.mean(by_strength[value]) for value in x])))
-    return Curves("Accuracy against strength", "strength λ", metric, tuple(curves), log_x=True, points=True)
+        ends = [_end(values_of(run, quantity)) for run in runs]
+        samples.append(Sample.of(label, [run.strength for run in runs], ends))
+    title, axis, log_y, _ = QUANTITIES[quantity]
+    shown = accuracy_against_strength(samples, quantity=axis, penalty="".join(penalties), log_y=log_y)
+    return replace(shown, title=f"{title.partition(',')[0]} at the end")
+
+
+def _end(values: Array) -> float:
+    last = values[-max(1, len(values) // 20) :]
+    return float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else np.nan

@@ -11,6 +11,7 @@ from typing import Any
 from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance, recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.report.settings import flat
 from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
 
@@ -43,7 +44,7 @@ def tolerance_of_runs(paths: Sequence[Path], by: str | None = None) -> dict[str,
 def _summary(path: Path) -> RunSummary:
     with open_run(path) as dataset:
         config = json.loads(dataset.attrs["config"])
-        settings = _flat({name: value for name, value in config.items() if name != "seed"})
+        settings = flat({name: value for name, value in config.items() if name != "seed"})
         settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
         settings["penalty"] = dataset.attrs["penalty"]
         settings["horizon"] = str(int(dataset.attrs["horizon"]))
@@ -56,16 +57,6 @@ def _summary(path: Path) -> RunSummary:
             epochs=epoch + 1 if epoch >= 0 else None,
             settings=settings,
         )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        parts = [_flat(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()]
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        parts = [_flat(v, f"{name}.{k}") for k, v in enumerate(value)]
-    else:
-        return {name: json.dumps(value)}
-    return {k: v for part in parts for k, v in part.items()}
 
 
 def _check_alike(runs: Sequence[RunSummary], by: str | None) -> None:

@@ -1,0 +1,116 @@
+"""The figures there are: what each shows, what it needs, how it is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gradscope import checks
+from gradscope.report.curves import Curves
+from gradscope.report.strengths import accuracy_against_sparsity
+from gradscope.report.summary import (
+    RunSeries,
+    accuracy_by_strength,
+    by_setting,
+    ends_by_strength,
+    labelled,
+    over_time,
+    sample,
+)
+from gradscope.report.traces import learning_curves, strength_traces
+from gradscope.report.weights import weight_histograms
+from gradscope.types import InputError
+
+#: More runs than this are no longer told apart over time, so their ends are drawn against the strength.
+MANY = 12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a figure is asked to show. ``against`` None: whatever suits the number of runs."""
+
+    metric: str = "accuracy"
+    against: Literal["step", "epoch", "strength"] | None = None
+    parameter: str | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``shows``: in a line. ``against``: the axes it may have, the usual one first; empty where it has its own."""
+
+    shows: str
+    build: Callable[[Sequence[RunSeries], Wanted], list[Curves]]
+    against: tuple[str, ...] = ()
+
+
+def _accuracy(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
+    return [accuracy_by_strength(by_setting(runs), wanted.metric)]
+
+
+def _sparsity(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
+    for run in runs:
+        if run.sparsity != run.sparsity:
+            raise InputError(f"{run.path} holds no weight_zero_fraction: record with preset='standard' or 'full'")
+    samples = [sample(label, group, wanted.metric) for label, group in by_setting(runs).items()]
+    return [accuracy_against_sparsity(samples, quantity=wanted.metric)]
+
+
+def _over_time(quantity: str) -> Callable[[Sequence[RunSeries], Wanted], list[Curves]]:
+    def build(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
+        against = wanted.against
+        if against is None:
+            against = "strength" if len(runs) > MANY and len({run.strength for run in runs}) > 2 else "step"
+        if against == "strength":
+            return [ends_by_strength(by_setting(runs), quantity)]
+        return [over_time(runs, quantity, against=against)]
+
+    return build
+
+
+def _strength(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
+    return [strength_traces(runs, "epoch" if wanted.against == "epoch" else "step")]
+
+
+_TIMES = ("step", "epoch", "strength")
+KINDS: dict[str, Kind] = {
+    "accuracy": Kind("accuracy against strength, means over seeds with 95 % intervals", _accuracy),
+    "sparsity": Kind("accuracy against the share of weights that are exactly 0", _sparsity),
+    "loss": Kind("training loss, without the penalty", _over_time("loss"), _TIMES),
+    "gradient": Kind("mean |∂L/∂w|", _over_time("gradient"), _TIMES),
+    "gradient-closeup": Kind("mean |∂L/∂w| on a logarithmic scale", _over_time("gradient-closeup"), _TIMES),
+    "proportion": Kind("the share of the loss in all gradients", _over_time("proportion"), _TIMES),
+    "weight": Kind("mean |w|, the magnitude of the parameters", _over_time("weight"), _TIMES),
+    "strength": Kind("the strength over time, as schedules and Auto L2 move it", _strength, ("step", "epoch")),
+    "learning-curves": Kind(
+        "training and validation over epochs: the loss and another metric", lambda r, w: learning_curves(r, w.metric)
+    ),
+    "histogram": Kind(
+        "sizes of the weights at the first, middle and last sample (preset full)",
+        lambda r, w: [weight_histograms(r, w.parameter)],
+    ),
+}
+#: Drawn from the words of penalties alone; needs no record.
+SHAPES = "penalty-shapes"
+FIGURES = {**{name: kind.shows for name, kind in KINDS.items()}, SHAPES: "Ω, ∂Ω/∂w and the ball Ω = 1 of penalties"}
+
+
+def panels_of(runs: Sequence[RunSeries], name: str, wanted: Wanted) -> list[Curves]:
+    """The panels of the figure of this name.
+
+    Raises `InputError` for an unknown figure, an axis that it cannot have, and a record that does not hold what it
+    takes; the message says how to record that.
+    """
+    checks.one_of(name, KINDS, "figure")
+    kind = KINDS[name]
+    if wanted.against is not None and wanted.against not in kind.against:
+        raise InputError(
+            f"--against is {wanted.against!r}; "
+            + (
+                f"expected one of {', '.join(kind.against)}"
+                if kind.against
+                else f"figure {name} has an axis of its own"
+            )
+        )
+    named = [replace(run, label=label) for run, label in zip(runs, labelled(runs), strict=True)]
+    return kind.build(named, wanted)

@@ -1,0 +1,97 @@
+"""Summaries of populations of weights, and of what penalties ask of a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from gradscope.report.curves import Array, Curve, Curves
+from gradscope.report.summary import RunSeries
+from gradscope.store.reader import open_run
+from gradscope.types import InputError
+
+
+def weight_histograms(runs: Sequence[RunSeries], parameter: str | None = None) -> Curves:
+    """The share of weights of each size: of one run at its first, middle and last sample; of several, at the last.
+
+    Of the penalised weights, or of one ``parameter``. The share of exact zeros, which has no place on a
+    logarithmic axis, stands in the label.
+    """
+    curves = []
+    for run in runs:
+        with open_run(run.path) as dataset:
+            counts = _counts(dataset, run, parameter)
+            edges = np.asarray(dataset["bin"].values, dtype=np.float64)
+        samples = [0, len(counts) // 2, -1] if len(runs) == 1 else [-1]
+        for k in dict.fromkeys(i % len(counts) for i in samples):
+            share = counts.values[k] / counts.values[k].sum()
+            when = f"step {int(counts['step'][k])}" if len(runs) == 1 else run.label
+            label = f"{when} ({share[0]:.2%} are 0)" if share[0] > 0 else when
+            curves.append(Curve(label, edges[2:], share[2:]))
+    first, last = _filled(curves)
+    cut = tuple(Curve(c.label, c.x[first:last], c.y[first:last], c.failed) for c in curves)
+    where = parameter or "penalised weights"
+    return Curves(
+        f"Sizes of the weights ({where})", "|w|", "share of the weights, per factor of 4", cut,
+        log_x=True, stairs=True, notes=("weights below 9e-13 are counted, and not drawn",),
+    )  # fmt: skip
+
+
+def _counts(dataset: xr.Dataset, run: RunSeries, parameter: str | None) -> xr.DataArray:
+    """[samples, bin]: sums over the parameters that count, in the rows that hold a sample."""
+    if "weight_histogram" not in dataset:
+        raise InputError(f"{run.path} holds no weight histograms: record with preset='full'")
+    histogram = dataset["weight_histogram"]
+    names = [str(name) for name in dataset["parameter"].values]
+    if parameter is None:
+        penalised = dataset["penalised"].values.astype(bool)
+        chosen = histogram.isel(parameter=penalised if penalised.any() else ~penalised)
+    elif parameter in names:
+        chosen = histogram.sel(parameter=[parameter])
+    else:
+        raise InputError(f"{run.path} has no parameter {parameter!r}; expected one of {', '.join(names)}")
+    sampled: xr.DataArray = chosen.dropna("step", how="all").sum("parameter")
+    if not sampled.sizes["step"]:
+        raise InputError(f"{run.path} holds no weight histograms yet: they are sampled every 50th step by default")
+    return sampled
+
+
+def _filled(curves: Sequence[Curve]) -> tuple[int, int]:
+    """From the first to the last bin that holds anything, and one beyond, which closes the last stair."""
+    held = np.flatnonzero(np.max([curve.y for curve in curves], axis=0) > 0)
+    if not len(held):
+        return 0, len(curves[0].y)
+    return max(0, int(held[0]) - 1), min(len(curves[0].y), int(held[-1]) + 2)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A penalty as a function of one weight ``w`` [K]: ``value`` Ω, ``gradient`` ∂Ω/∂w (empty where there is none).
+
+    ``ball_x``, ``ball_y``: where Ω = 1 in the plane of two weights; empty for penalties that count.
+    """
+
+    name: str
+    w: Array
+    value: Array
+    gradient: Array
+    ball_x: Array
+    ball_y: Array
+
+
+def penalty_shapes(shapes: Sequence[Shape]) -> list[Curves]:
+    """Ω of one weight, its gradient, and the ball Ω = 1 of two weights, one line a penalty."""
+    value = [Curve(s.name, s.w, s.value) for s in shapes]
+    slope = [Curve(s.name, s.w, s.gradient) for s in shapes]
+    balls = [Curve(s.name, s.ball_x, s.ball_y) for s in shapes]
+    span = float(max(np.abs(s.w).max() for s in shapes))
+    return [
+        Curves("Penalty of one weight", "w", "Ω(w)", tuple(value), y_range=(-0.05, span**2), keyed="never"),
+        Curves("Its gradient", "w", "∂Ω/∂w", tuple(slope), y_range=(-2.2 * span, 2.2 * span), keyed="never"),
+        Curves(
+            "Two weights with Ω = 1", "w₁", "w₂", tuple(balls), x_range=(-1.5, 1.5), y_range=(-1.5, 1.5), square=True
+        ),
+    ]
