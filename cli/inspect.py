@@ -2,40 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from gradscope_cli.output import Json, print_json, shorter
 
+#: Lines of a table that are shown without --all.
+LINES = 24
+
 
 def inspect(
-    run: Annotated[Path, typer.Argument(help="A record.")],
+    run: Annotated[Path, typer.Argument(help="A record: finished, running or left by a killed process.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every parameter and event, however many.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a record holds: parameters, steps, ranges, and what each number means in this run."""
     from gradscope.report.overview import overview
-    from gradscope.store.reader import open_run
+    from gradscope.store.reader import epoch_metrics, events, open_run
 
     with open_run(run) as dataset:
         seen = overview(dataset)
+    seen["metrics"] = {name: values.tolist() for name, values in epoch_metrics(run).items()}
+    seen["events"] = events(run)
     if as_json:
         print_json({"path": str(run), **seen})
         return
-    print(f"{run}: {seen['status']}, {seen['rows']} rows, steps {seen['first_step']} to {seen['last_step']}")
-    print(f"  {seen['optimizer']}, penalty {seen['penalty']}, schedule {seen['schedule']}, preset {seen['preset']}")
-    strength = seen["strength"]
-    decay = f" (weight_decay {2 * strength:g})" if seen["penalty"] == "l2" else ""
-    print(f"  strength {strength:g}{decay}, baseline loss {shorter(seen['baseline_loss'], 4)}")
-    print(f"  {len(seen['parameters'])} parameters, {seen['entries']} entries:")
-    width = max(len(p["name"]) for p in seen["parameters"])
-    for p in seen["parameters"]:
-        mark = "penalised" if p["penalised"] else "free"
-        print(f"    {p['name']:<{width}}  {p['shape']!s:<16} {mark}")
-    print("  ranges (smallest and largest finite value):")
-    width = max(len(name) for name in seen["ranges"])
-    for name, (low, high) in seen["ranges"].items():
-        print(f"    {name:<{width}}  {shorter(low)} … {shorter(high)}")
-    print("  capture:")
+    most = None if everything else LINES
+    _head(run, seen)
+    print(f"\n{len(seen['parameters'])} parameters, {seen['entries']} entries; first → last row:")
+    _table([["", "shape", "", "mean |w|", "mean |∂L/∂w|"], *_parameters(seen)], most)
+    print("\nvariables, their smallest and largest finite value, and rows that hold any:")
+    _table(list(_variables(seen)), None)
+    _metrics(seen["metrics"])
+    print(f"\n{len(seen['events'])} events:")
+    _table([[f"step {event['step']}", event["kind"], event["text"]] for event in seen["events"]], most)
+    print("\ncapture, or what each number means in this run:")
     for name, value in seen["capture"].items():
-        print(f"    {name}: {value}")
+        print(f"  {name}: {_words(value)}")
+
+
+def _head(run: Path, seen: dict[str, Any]) -> None:
+    rows, seconds = seen["rows"], seen["seconds"]
+    epochs = f", {seen['epochs']} epochs" if seen["epochs"] else ""
+    pace = f", {seconds:.3g} s ({rows / seconds:.3g} rows a second)" if seconds > 0 else ""
+    print(f"{run}: {seen['status']}, {rows} rows, steps {seen['first_step']} to {seen['last_step']}{epochs}{pace}")
+    print(f"  {seen['optimizer']}, penalty {seen['penalty']}, schedule {seen['schedule']}, preset {seen['preset']}")
+    decay = f" (weight_decay {2 * seen['strength']:g})" if seen["penalty"] == "l2" else ""
+    print(f"  strength {seen['strength']:g}{decay}, baseline loss {shorter(seen['baseline_loss'], 4)}")
+
+
+def _parameters(seen: dict[str, Any]) -> Iterator[list[str]]:
+    for p in seen["parameters"]:
+        sizes = [p.get(name, []) for name in ("weight_mean_abs", "loss_gradient_mean_abs")]
+        ends = [" → ".join(map(shorter, size)) for size in sizes]
+        shape = "×".join(map(str, p["shape"])) or "scalar"
+        yield [p["name"], shape, "penalised" if p["penalised"] else "free", *ends]
+
+
+def _variables(seen: dict[str, Any]) -> Iterator[list[str]]:
+    for name, (low, high) in seen["ranges"].items():
+        held = "" if seen["samples"][name] == seen["rows"] else f"{seen['samples'][name]} of {seen['rows']} rows"
+        yield [name, f"{shorter(low)} … {shorter(high)}", held, seen["meanings"][name]]
+
+
+def _metrics(metrics: dict[str, list[float]]) -> None:
+    import math
+
+    for name, values in metrics.items():
+        known = [value for value in values if not math.isnan(value)]
+        if name != "epoch" and known:
+            print(f"\nepochs: {name} from {shorter(min(known))} to {shorter(max(known))}, last {shorter(known[-1])}")
+
+
+def _table(lines: Sequence[Sequence[str]], most: int | None) -> None:
+    if not lines:
+        print("  none")
+        return
+    shown = lines if most is None else lines[:most]
+    widths = [max(len(line[k]) for line in shown) for k in range(len(lines[0]))]
+    for line in shown:
+        print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    if len(lines) > len(shown):
+        print(f"  … and {len(lines) - len(shown)} more (--all shows them)")
+
+
+def _words(value: Any) -> str:
+    """A value of ``capture`` as text: lists and tables in one line, nothing as "none"."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(_words(inner) for inner in value) or "none"
+    return str(value)

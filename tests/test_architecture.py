@@ -72,7 +72,7 @@ LIBRARIES = {
     "matplotlib": {"report"},
     "lightning": {"integrations"},
     "transformers": {"integrations"},
-    "tensorboard": {"integrations", "report"},
+    "tensorboard": {"export", "integrations", "report"},
     "wandb": set(),
     "trackio": set(),
 }
