@@ -18,7 +18,12 @@ from gradscope.wiring import Penalties
 
 
 def run_info(
-    parameters: Mapping[str, Tensor], penalties: Penalties, baseline: float | None, source: str, horizon: int | None
+    parameters: Mapping[str, Tensor],
+    penalties: Penalties,
+    baseline: float | None,
+    source: str,
+    horizon: int | None,
+    activations: Activations | None,
 ) -> RunInfo:
     """What does not change from row to row."""
     groups = penalties.groups
@@ -34,6 +39,7 @@ def run_info(
         baseline_loss=math.nan if baseline is None else baseline,
         baseline_source=source,
         horizon=horizon,
+        modules=tuple(activations.names) if activations else (),
     )
 
 

@@ -214,7 +214,7 @@ class Recording:
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
                 baseline_loss, self._capture["baseline_loss"] = had
             source = self._capture.get("baseline_loss", "unknown")
-            judge = Judge(run_info(parameters, self._penalties, baseline_loss, source, horizon))
+            judge = Judge(run_info(parameters, self._penalties, baseline_loss, source, horizon, activations))
             self._live = LiveJudge(judge, self._settle_baseline)
             self._recorder = Recorder(
                 optimizers,

@@ -19,8 +19,8 @@ import torch
 
 import gradscope
 from analyses.common.digits import Setting, at_once, train
-from gradscope.diagnosis.judge import Thresholds
 from gradscope.diagnosis.post_hoc import judge_record
+from gradscope.diagnosis.thresholds import Thresholds
 
 HERE = Path(__file__).parent
 SHARES = (0.05, 0.2, 0.5, 0.8)

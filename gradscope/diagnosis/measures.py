@@ -79,6 +79,16 @@ def shrinking_since(series: Series, n: int) -> int:
     return start if np.isnan(size).all() else start + int(np.nanargmax(size))
 
 
+def fallen(series: Series, start: int, n: int, shortest: int) -> tuple[float, float]:
+    """ln of the factors by which mean |w| and mean |∂L/∂w| fell from row ``start`` to the last window."""
+    now, _ = last_windows(series, n, shortest)
+    first = slice(start, start + max(1, shortest // 4))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shrunk = np.log(series.weight[start] / series.weight[n - 1])
+        faded = np.log(series.gradient[first].mean() / series.gradient[now].mean())
+    return float(shrunk), float(faded)
+
+
 def e_foldings(series: Series, n: int) -> float:
     """How many e-folding times the penalty has acted."""
     every = np.diff(series.step[:n], prepend=series.step[0] - 1)

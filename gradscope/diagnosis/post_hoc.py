@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradscope.diagnosis.judge import Judge, Thresholds
+from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import RunInfo
+from gradscope.diagnosis.thresholds import Thresholds
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.types import InputError
 

@@ -22,6 +22,7 @@ Rows = Mapping[str, NDArray[Any]]
 class RunInfo:
     """What does not change from row to row.
 
+    ``modules``: names of the columns of the activations.
     ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``decoupled``,
     ``adaptive``: one entry a parameter group. ``baseline_loss`` is NaN where nothing is known of it.
     """
@@ -37,6 +38,7 @@ class RunInfo:
     baseline_loss: float = float("nan")
     baseline_source: str = "unknown"
     horizon: int | None = None
+    modules: tuple[str, ...] = ()
 
     @property
     def watched(self) -> NDArray[np.bool_]:
@@ -62,6 +64,7 @@ class RunInfo:
             baseline_loss=float(attrs.get("baseline_loss", np.nan)),
             baseline_source=str(capture.get("baseline_loss", "unknown")),
             horizon=horizon if horizon > 0 else None,
+            modules=tuple(str(name) for name in variables["module"].values) if "module" in variables else (),
         )
 
 
@@ -160,7 +163,7 @@ def network_series(rows: Rows, info: RunInfo) -> Series:
         weight_square=_total(square, nothing),
         pull=-np.nansum(dot, axis=1) if dot is not None else nothing,
         push=_total(push, nothing),
-        rate=_rate(rows, info, r_abs, w_abs, weights),
+        rate=_rate(rows, info, g_abs, r_abs, w_abs, weights),
         nonfinite=nonfinite.sum(1) if nonfinite is not None else np.zeros(n),
         strength=_strength(rows, info, r_abs),
         signal=_of_last_module(rows, "activation_std"),
@@ -219,11 +222,14 @@ def layer_push(rows: Rows, info: RunInfo) -> Array | None:
     return _push(info.penalty, table("penalty_gradient_mean_abs"), table("weight_mean_abs"), square, info.numel)
 
 
-def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, numel: Array) -> Array:
+def _rate(
+    rows: Rows, info: RunInfo, g_abs: Array | None, r_abs: Array | None, w_abs: Array | None, numel: Array
+) -> Array:
     """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
 
     SGD: lr·|r|/(|w|·(1 − momentum)); decoupled decay and proximal steps act once, without momentum.
-    Coupled decay under an adaptive optimizer has no such rate: it is scaled by the moments.
+    An adaptive optimizer makes steps of about lr whatever the gradient's size; of these, coupled decay has
+    the share |r|/(|g| + |r|).
     """
     if r_abs is None or w_abs is None or "learning_rate" not in rows:
         return np.full(len(rows["step"]), np.nan)
@@ -232,11 +238,13 @@ def _rate(rows: Rows, info: RunInfo, r_abs: Array | None, w_abs: Array | None, n
         np.asarray(values)[group] for values in (info.momentum, info.decoupled, info.adaptive)
     )
     at_once = decoupled | (info.penalty.split(":")[0] in ("l1", "l1l2", "group"))
-    gain = np.where(at_once, 1.0, np.where(adaptive, np.nan, 1.0 / (1.0 - np.minimum(momentum, 0.9999))))
+    gain = np.where(at_once, 1.0, 1.0 / (1.0 - np.minimum(momentum, 0.9999)))
     lr = np.asarray(rows["learning_rate"], dtype=np.float64)[:, group]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(w_abs > 0, r_abs / w_abs, 0.0)
-    # A parameter without a gradient counts for nothing; coupled decay under Adam makes the whole unknown.
-    took_part = ~np.isnan(w_abs)
-    each = np.where(took_part, lr * gain * share * numel, 0.0)
+        step = gain * r_abs
+        if g_abs is not None:
+            step = np.where(adaptive & ~at_once, np.where(r_abs > 0, r_abs / (g_abs + r_abs), 0.0), step)
+        share = np.where(w_abs > 0, step / w_abs, 0.0)
+    took_part = ~np.isnan(w_abs)  # a parameter without a gradient counts for nothing
+    each = np.where(took_part, lr * share * numel, 0.0)
     return np.asarray(each.sum(1) / np.maximum((took_part * numel).sum(1), 1.0))

@@ -62,23 +62,3 @@ class Diagnosis:
         layers = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         todo = [f"what to do: {self.remedy}"] if self.remedy else []
         return card(self.sentence, tone, [*self.evidence, *layers, *todo])
-
-
-def remedy(verdict: Verdict, escaped_before: bool, penalised: bool) -> str:
-    """What gradscope can do about it, or what the user can."""
-    if verdict is Verdict.COLLAPSED and escaped_before:
-        return (
-            "the run had left the baseline before the penalty crushed it: the strength is beyond what a "
-            "delay can save; use a lower strength (gradscope search --delayed finds it)"
-        )
-    if verdict is Verdict.COLLAPSED:
-        return (
-            "start again with the same strength and --schedule delayed:auto "
-            "(gradscope run does it), or find a strength that holds with gradscope search"
-        )
-    if verdict is Verdict.DIVERGED:
-        return "not a matter of the penalty: lower the learning rate, clip gradients, check the data"
-    if verdict is Verdict.VANISHING:
-        return "no gradient reaches the weights even without a penalty: change the initialisation or the depth"
-    cause = "without the penalty first" if penalised else "longer, or with another learning rate or initialisation"
-    return f"nothing in the record points to the penalty: try the run {cause}"

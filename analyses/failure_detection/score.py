@@ -1,0 +1,102 @@
+"""Every cached run judged by a model fitted on the other families: python -m analyses.failure_detection.score.
+
+Writes verdicts.csv (one line a run) and probabilities.csv.gz (one line a look); metrics.py and plot.py read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.failure_detection.baselines import RULES, median_pruner
+from analyses.failure_detection.fit import fit, probabilities, read_features
+from analyses.failure_detection.records import CACHE, HERE, Labelled, cause, labelled, load, look_rows
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.probability import Model
+from gradscope.diagnosis.series import RunInfo, Series
+from gradscope.types import Verdict
+
+
+def follow(rows: dict[str, Any], info: RunInfo, model: Model) -> tuple[Judge, dict[str, Any]]:
+    """One run as it grows: the judge that has seen all of it, and what it said at every look and at the end."""
+    judge = Judge(info, model=model)
+    said: list[Verdict] = []
+    start = 0
+    for n in [*look_rows(len(rows["step"])), len(rows["step"])]:
+        judge.update({name: values[start:n] for name, values in rows.items()})
+        said.append(judge.diagnosis().verdict)
+        start = n
+    live, final = judge.diagnosis(), judge.diagnosis(finished=True)
+    return judge, {
+        "live": str(live.verdict), "decided_step": live.decided_step if live.failed else None,
+        "onset_step": live.onset_step, "active_step": live.active_step, "holds": judge.holds,
+        "final": str(final.verdict), "changes": sum(a is not b for a, b in pairwise(said)),
+        "returned": any(a.failed and not b.failed for a, b in pairwise(said)),
+    }  # fmt: skip
+
+
+def switched_on(series: Series) -> int:
+    """The step at which the penalty came on; 0 without one."""
+    on = np.flatnonzero(np.nan_to_num(series.strength) > 0)
+    return int(series.step[on[0]]) if len(on) else 0
+
+
+def line(run: Labelled, model: Model, learns_without: bool, cache: Path) -> dict[str, Any]:
+    """Everything about one run."""
+    rows, info = load(run.run, cache)
+    judge, said = follow(rows, info, model)
+    series = judge.series
+    on = switched_on(series)
+    top = int(series.step[measures.shrinking_since(series, len(series))])
+    others = {**rows, "names": np.array(info.parameters), "numel": info.numel}
+    return {
+        "run": run.run, "family": run.family, "stratum": run.stratum, "optimizer": run.optimizer,
+        "strength": run.strength, "tolerance": run.tolerance, "steps": run.steps, "batches": run.batches,
+        "failed": run.failed, "cause": cause(run, series, learns_without), "began": max(on, top), "on": on,
+        "e_foldings": float(f"{measures.e_foldings(series, len(series)):.3g}"),
+        **said,
+        **{name: rule(others, run.batches) for name, rule in RULES.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    given = parser.parse_args()
+    table = read_features()
+    runs = [run for run in labelled() if run.run in set(table["run"])]
+    learns = {run.configuration: not run.failed for run in runs if run.stratum == "none"}
+    lines, held_out = [], pd.Series(np.nan, index=table.index)
+    for family in table["family"].unique():
+        held = table["family"] == family
+        model = fit(table[~held])
+        held_out[held] = probabilities(model, table[held])
+        of_it = [run for run in runs if run.family == family]
+        lines += [line(run, model, learns.get(run.configuration, True), given.cache) for run in of_it]
+        print(f"{family}: threshold {model.threshold}", flush=True)
+    verdicts = pd.DataFrame(lines)
+    verdicts["median pruner"] = pruned(runs, given.cache).reindex(verdicts["run"]).to_numpy()
+    verdicts.to_csv(HERE / "verdicts.csv", index=False)
+    seen = table[["run", "family", "failed", "n", "phase"]].assign(probability=held_out.round(4))
+    seen.to_csv(HERE / "probabilities.csv.gz", index=False)
+
+
+def pruned(runs: list[Labelled], cache: Path) -> pd.Series:
+    """Where Optuna's median pruner would have stopped each run."""
+    found: dict[str, int | None] = {}
+    for name in dict.fromkeys(run.configuration for run in runs):
+        same = [run for run in runs if run.configuration == name]
+        stops = median_pruner([load(run.run, cache)[0] for run in same], same[0].batches)
+        found |= {run.run: stop for run, stop in zip(same, stops, strict=True)}
+    return pd.Series(found, dtype="float64")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The ways down: a finding for every kind of failure, each a function of one look.
+
+*Collapse* is told by the weights: the penalty has shrunk them by a factor of e, the loss gradient has shrunk with
+them, and the **radial balance** B = −Σ⟨w, ∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ (what the loss does for the size of the weights
+over what the penalty does against it) is close to 0 and not rising. In a net of L layers the loss gradient falls
+like the (L−1)-th power of the weights, the penalty's like the first: with B near 0 the penalty wins a little more
+with every step (decision note 2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
+from gradscope.diagnosis.verdict import Failure
+from gradscope.types import Verdict
+
+
+def diverged(look: Look) -> Failure | None:
+    """Not finite for half a window, or a loss many times the baseline and what it was."""
+    s, n, limits = look.series, look.n, look.limits
+    if measures.not_finite(s, n)[-limits.window // 2 :].all():
+        return not_finite(look)
+    early = s.loss[: limits.window]
+    early = early[np.isfinite(early)]
+    usual = max(np.nan_to_num(look.baseline.loss), float(np.median(early)) if early.size else 0.0)
+    if look.level > limits.exploded * usual > 0:
+        evidence = [f"the loss is {look.level:.3g}, {look.level / usual:.0f} times what it was or the baseline is"]
+        return Failure(Verdict.DIVERGED, look.step, int(s.step[n - limits.window]), evidence)
+    return None
+
+
+def not_finite(look: Look) -> Failure:
+    """A loss or weights that are not finite."""
+    first = int(look.series.step[np.flatnonzero(measures.not_finite(look.series, look.n))[0]])
+    return Failure(Verdict.DIVERGED, look.step, first, [f"loss or weights are not finite from step {first}"])
+
+
+def collapsed(look: Look) -> Failure | None:
+    """Weights and loss gradients have shrunk together under the penalty, and the loss is at the baseline."""
+    s, n, limits = look.series, look.n, look.limits
+    if not look.pushed or np.isnan(s.gradient[n - 1]):
+        return None
+    start = measures.shrinking_since(s, n)
+    shrunk, faded = measures.fallen(s, start, n, limits.window)
+    silent = look.constant
+    if shrunk < limits.shrunk or not (silent or faded >= limits.shrunk / 2):
+        return None
+    now, before = measures.last_windows(s, n, limits.window)
+    balance, earlier = measures.radial_balance(s, now), measures.radial_balance(s, before)
+    held = balance > limits.balance or balance > limits.rising * np.nanmax([earlier, 0.01])
+    if held and not silent:
+        return None
+    return collapse_found(look, start, balance)
+
+
+def falls(look: Look) -> bool:
+    """Whether a penalty is taking weights and loss gradients down together, and the loss is at its baseline."""
+    s, n, limits = look.series, look.n, look.limits
+    if not look.pushed or look.improvement(limits.improved):
+        return False
+    _, before = measures.last_windows(s, n, limits.window)
+    size = measures.weight_size(s, n)
+    _, faded = measures.fallen(s, measures.shrinking_since(s, n), n, limits.window)
+    return bool(size[n - 1] < size[before.start] and faded > 0)
+
+
+def collapse_found(look: Look, start: int, balance: float) -> Failure | None:
+    """The finding with its evidence, unless the loss says that the run learns."""
+    s, n = look.series, look.n
+    now, _ = measures.last_windows(s, n, look.limits.window)
+    level = measures.loss_level(s, now.start, n)
+    improved = level < look.baseline.below(look.limits.improved)
+    if improved and (look.baseline.given or not look.constant):
+        return None
+    # What looks like progress is then the best constant, below a baseline that was assumed: classes
+    # need not be equal.
+    stands = Baseline(level, CONSTANT) if improved else look.baseline
+    shrunk, faded = measures.fallen(s, start, n, look.limits.window)
+    evidence = [
+        f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
+        f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",
+        f"the loss is {level:.4g}, the baseline {stands.loss:.4g} ({stands.source})",
+    ]
+    if look.constant:
+        evidence.append("the output no longer depends on the input")
+    evidence.append(about_balance(balance))
+    constant_loss = level if improved else None
+    return Failure(Verdict.COLLAPSED, look.step, int(s.step[start]), evidence, constant_loss=constant_loss)
+
+
+def about_balance(balance: float) -> str:
+    """The radial balance in words."""
+    if np.isnan(balance):
+        return "the radial balance could not be used: ⟨w, ∂L/∂w⟩ or ‖w‖ is not in the record"
+    share = f"{max(balance, 0) * 100:.1f} %"
+    return f"radial balance {balance:.2g}: the loss gives back {share} of what the penalty takes from the weights"
+
+
+def at_the_horizon(look: Look) -> Failure:
+    """Why a run that ended without having learned did so."""
+    found = collapsed(look)
+    if found:
+        return found
+    s, n, limits = look.series, look.n, look.limits
+    evidence = [
+        f"the loss ends at {look.end_level:.4g}, the baseline is {look.baseline.loss:.4g} ({look.baseline.source})"
+    ]
+    # The label is one definition; what the run looked like before the weights ran out is another.
+    size = measures.weight_size(s, n)
+    start = measures.shrinking_since(s, n)
+    shrunk = np.log(max(size[start], 1e-300) / max(size[n - 1], 1e-300))
+    if np.nanmax(s.strength) > 0 and shrunk >= limits.shrunk:
+        evidence.append(f"the weights fell to {np.exp(-shrunk):.3g} of what they were at step {s.step[start]:.0f}")
+        return Failure(Verdict.COLLAPSED, look.step, int(s.step[start]), evidence)
+    move = np.nansum(s.gradient) / max(float(s.weight[0]), 1e-300)
+    if move < limits.vanishing:
+        evidence.append(f"all loss gradients together are {move:.2g} of the size of the weights")
+        return Failure(Verdict.VANISHING, look.step, int(s.step[0]), evidence)
+    evidence.append("the weights did not collapse: no progress, for another reason than the penalty")
+    return Failure(Verdict.STALLED, look.step, int(s.step[0]), evidence)

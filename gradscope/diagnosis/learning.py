@@ -1,0 +1,71 @@
+"""The way up: when a run first learns, when it has left the start behind, when it holds under its penalty."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.looks import Look
+
+
+class Learning:
+    """Steps of the first look at which each held; None before. ``active_step`` is the escape, hence a delay γ."""
+
+    def __init__(self) -> None:
+        self.active_step: int | None = None
+        self.established_step: int | None = None
+        self.settled_step: int | None = None
+        self._best: tuple[float, float] = (np.inf, 0.0)
+
+    def see(self, look: Look) -> None:
+        """One more look."""
+        learns = look.improvement(look.limits.improved)
+        if self.active_step is None and learns:
+            self.active_step = look.step
+        if self.active_step is None:
+            return
+        established = look.improvement(look.limits.established) or self._levelled_off(look)
+        if self.established_step is None and established:
+            self.established_step = look.step
+        if self.settled_step is None and learns and self._holds(look):
+            self.settled_step = look.step
+
+    def never_happened(self) -> None:
+        """What looked like learning was a constant that fitted itself to the classes."""
+        self.active_step = self.established_step = self.settled_step = None
+
+    def _levelled_off(self, look: Look) -> bool:
+        """No better loss for a good share of the run: this is as active as it gets (noisy tasks)."""
+        best, at = self._best
+        if look.level < best - 0.01 * abs(look.baseline.loss):
+            self._best = (look.level, look.n)
+            return False
+        return look.n - at > look.limits.patience * look.n
+
+    def _holds(self, look: Look) -> bool:
+        """The run learns under its penalty, and has shown that the penalty does not undo it.
+
+        A run that learns before its penalty has had time to act (a delayed one, or one with large initial
+        weights) may be passing through. Two things show that it is not: half of the loss is gone while
+        the weights fall at less than half of the rate at which the penalty alone takes them down; or, after
+        five e-folding times, the weights have come to rest.
+        """
+        s, n, limits = look.series, look.n, look.limits
+        if not look.info.penalised.any():
+            return self.established_step is not None
+        if not look.pushed:
+            return False  # delayed, and not on yet
+        _, before = measures.last_windows(s, n, limits.window)
+        if measures.loss_level(s, before.start, n) >= look.baseline.below(limits.improved):
+            return False
+        rate = float(np.nan_to_num(s.rate[n - 1]))
+        size = measures.weight_size(s, n)
+        if measures.e_foldings(s, n) >= limits.settled:
+            return not np.log(size[n - 1] / size[before.start]) < -limits.rest
+        start = n - max(limits.window, int(limits.held / rate) if rate > 0 else 0)
+        if start < 0 or not (s.strength[start:n] > 0).all():
+            return False  # the penalty has not acted for long enough to show what it does
+        fall = -np.log(size[n - 1] / size[start])
+        alone = rate * (s.step[n - 1] - s.step[start])
+        deep = measures.loss_level(s, start, n) < look.baseline.below(limits.established)
+        return bool(deep and fall <= alone / 2)

@@ -1,0 +1,88 @@
+"""What is in front of the judge at one moment: the rows so far, and the loss that counts as no progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.series import RunInfo, Series
+from gradscope.diagnosis.thresholds import Thresholds
+
+CONSTANT = "the loss of the network once it predicted a constant"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The loss of the best constant predictor, and where the number is from."""
+
+    loss: float
+    source: str
+
+    def below(self, share: float) -> float:
+        """The loss that lies this share below it (it may be negative in tasks of other kinds)."""
+        return self.loss - share * abs(self.loss)
+
+    @property
+    def given(self) -> bool:
+        """Whether the user has said it."""
+        return self.source.startswith("given")
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is that of the task, given or read off a cross-entropy, and no guess."""
+        return self.source.startswith(("given", "assumed"))
+
+
+@dataclass(frozen=True)
+class Look:
+    """The first ``n`` rows of a run."""
+
+    series: Series
+    n: int
+    info: RunInfo
+    baseline: Baseline
+    limits: Thresholds
+
+    @property
+    def step(self) -> int:
+        """The optimizer step of the last row."""
+        return int(self.series.step[self.n - 1])
+
+    @property
+    def level(self) -> float:
+        """The mean loss of the last window."""
+        return measures.loss_level(self.series, self.n - self.limits.window, self.n)
+
+    @property
+    def end_level(self) -> float:
+        """The mean loss of the last 5 % of the rows: what the label is made of."""
+        return measures.loss_level(self.series, self.n - max(1, self.n // 20), self.n)
+
+    @property
+    def pushed(self) -> bool:
+        """Whether a penalty acts now."""
+        return bool(self.series.strength[self.n - 1] > 0)
+
+    @property
+    def constant(self) -> bool:
+        """Whether the output no longer depends on the input, as far as activations were recorded."""
+        return measures.output_is_constant(self.series, self.n, self.limits.silent, self.limits.balance)
+
+    @property
+    def learned(self) -> bool:
+        """The label of the contract, if the run ended here."""
+        return bool(self.end_level < self.baseline.below(self.limits.improved))
+
+    def improvement(self, share: float) -> bool:
+        """True if a window that ends here is clearly below (1 − share) of the baseline loss."""
+        known = measures.losses(self.series, self.n)
+        length = self.limits.window
+        while length <= min(len(known), max(len(known) // 2, self.limits.window)):
+            part = known[-length:]
+            spread = part.std(ddof=1) / np.sqrt(length)
+            if part.mean() + self.limits.standard_errors * spread < self.baseline.below(share):
+                return True
+            length *= 2
+        return False
