@@ -2,14 +2,16 @@
 
 P(a run fails at λ) = δ/2 + (1 − δ)·Φ((log₁₀ λ − log₁₀ λ*)/σ), with a small lapse δ for runs that end
 on the wrong side by other causes. The posterior over (log₁₀ λ*, σ) is held on a grid, so that the
-interval is that of the model and no approximation of it.
+interval is that of the model and no approximation of it. The model is the usual one of psychophysics
+(Kontsevich and Tyler 1999, "Bayesian adaptive estimation of psychometric slope and threshold").
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,24 +26,61 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 LAPSE = 0.02
-#: Prior of the slope σ, in decades: between these, with a density ∝ σ^−½. The widths seen lie between .015
-#: and .054. A log-uniform prior trusts steep curves too much: its intervals cover 93 % at σ = .1, these 98 %
-#: (300 simulated searches as in tests/test_tolerance.py, 2026-11-21).
+#: Prior of the slope σ, in decades: between these, with a density ∝ σ^(t − 1), t the tilt. The widths seen lie
+#: between .015 and .054. A log-uniform prior (t = 0) trusts steep curves too much; a larger tilt takes more trials
+#: where the curve is steep (docs/decisions/0035, analyses/tolerance_search).
 SLOPES = (0.005, 0.3)
+TILT = 0.25
 CONFIDENCE = 0.95
+_TAIL = (1 - CONFIDENCE) / 2
+#: Decades beyond the searched range in which the level may lie: else a range without the transition in it
+#: would get an interval at its edge.
+MARGIN = 0.5
+#: What was known of early outcomes before any audit of this search: one in a hundred wrong, with the weight of
+#: fifty audits (analyses/judge_first_look: 1 of 231 early outcomes was wrong).
+ERROR_PRIOR = (0.5, 49.5)
+#: Share of the runs that may fail at the strength that is advised.
+RISK = 0.05
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished trial. ``failed`` may be a probability where the judge is not sure."""
+    """One finished trial. ``failed`` may be a probability where the judge is not sure.
+
+    ``early``: told before the horizon, and so exposed to the judge's errors.
+    """
 
     strength: float
     failed: float
+    early: bool = False
+
+
+@dataclass(frozen=True)
+class EarlyErrors:
+    """How often the judge's early word is wrong: ``alarms`` of runs that learn, ``misses`` of runs that fail."""
+
+    alarms: float = ERROR_PRIOR[0] / sum(ERROR_PRIOR)
+    misses: float = ERROR_PRIOR[0] / sum(ERROR_PRIOR)
+
+    @classmethod
+    def from_audits(cls, audits: Iterable[tuple[bool, bool]]) -> EarlyErrors:
+        """Posterior means from pairs (told to fail early, failed at the horizon), each side on its own."""
+        pairs = list(audits)
+        wrong, right = ERROR_PRIOR
+
+        def rate(truth: bool) -> float:
+            told = [early for early, failed in pairs if failed == truth]
+            return (wrong + sum(early != truth for early in told)) / (wrong + right + len(told))
+
+        return cls(rate(False), rate(True))
 
 
 @dataclass(frozen=True)
 class ToleranceEstimate:
-    """λ* with its interval; all None and a sentence why, where the trials do not determine it."""
+    """λ* with its interval; all None and a sentence why, where the trials do not determine it.
+
+    ``slope``: σ in decades. ``safe``: the strength at which a run fails with 5 % probability.
+    """
 
     determined: bool
     reason: str
@@ -49,6 +88,7 @@ class ToleranceEstimate:
     low: float | None = None
     high: float | None = None
     slope: float | None = None
+    safe: float | None = None
     confidence: float = CONFIDENCE
 
     @property
@@ -60,27 +100,53 @@ class ToleranceEstimate:
 
 
 class Posterior:
-    """The posterior over (log₁₀ λ*, σ) on a grid, from trials between two strengths."""
+    """The posterior over (log₁₀ λ*, σ) on a grid, from trials between two strengths.
 
-    def __init__(self, low: float, high: float, points: int = 401) -> None:
+    ``level`` [M], ``slope`` [S]; ``weights`` [M, S] sums to 1. ``spacing``: of the levels, in decades.
+    """
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        *,
+        spacing: float = 0.01,
+        margin: float = MARGIN,
+        errors: EarlyErrors | None = None,
+    ) -> None:
         checks.strength_range(low, high)
         self.low, self.high = math.log10(low), math.log10(high)
-        self.level = np.linspace(self.low, self.high, points)
+        points = math.ceil((self.high - self.low + 2 * margin) / spacing) + 1
+        self.level = np.linspace(self.low - margin, self.high + margin, points)
         self.slope = np.geomspace(*SLOPES, 15)
-        self._log = np.tile(0.5 * np.log(self.slope), (points, 1))  # the grid itself is log-uniform
-        self._fails: Array | None = None
+        self.errors = errors or EarlyErrors()
+        self._log = np.tile(TILT * np.log(self.slope), (points, 1))  # the grid itself is log-uniform
 
-    def likelihood_failed(self, x: Array | float) -> Array:
-        """P(fail) at log₁₀ strengths ``x`` [K], on the grid: [K, M, S]."""
-        z = (np.reshape(x, (-1, 1, 1)) - self.level[:, None]) / self.slope
-        return np.asarray(LAPSE / 2 + (1 - LAPSE) * ndtr(z))
+    def probability_told(self, x: float, early: bool = False) -> Array:
+        """P(told to fail) at the log₁₀ strength ``x``, for each point of the grid: [M, S]."""
+        return self._told(ndtr((x - self.level[:, None]) / self.slope), early)
+
+    def _told(self, true: Array, early: bool) -> Array:
+        fails = LAPSE / 2 + (1 - LAPSE) * true
+        if not early:
+            return np.asarray(fails)
+        return np.asarray(self.errors.alarms + (1 - self.errors.alarms - self.errors.misses) * fails)
 
     def update(self, outcome: Outcome) -> None:
         """Take one trial into account."""
-        fails = self.likelihood_failed(math.log10(outcome.strength))[0]
+        fails = self.probability_told(math.log10(outcome.strength), outcome.early)
         self._log += np.log(outcome.failed * fails + (1 - outcome.failed) * (1 - fails))
+        self.__dict__.pop("weights", None)
 
-    @property
+    def supposing(self, x: float, failed: bool) -> Posterior:
+        """A copy that has seen this outcome as well."""
+        other = object.__new__(type(self))
+        other.__dict__ = {name: value for name, value in self.__dict__.items() if name != "weights"}
+        other._log = self._log.copy()
+        other.update(Outcome(float(10**x), float(failed), early=True))
+        return other
+
+    @cached_property
     def weights(self) -> Array:
         """The posterior, [M, S], summing to 1."""
         w = np.exp(self._log - self._log.max())
@@ -88,45 +154,98 @@ class Posterior:
 
     def quantile(self, q: float | Sequence[float]) -> Array:
         """Quantiles of log₁₀ λ*."""
-        cumulative = np.cumsum(self.weights.sum(1))
-        return np.asarray(np.interp(q, cumulative, self.level))
+        return _quantile(self.level, self.weights.sum(1), q)
 
     def mean_slope(self) -> float:
         return float((self.weights.sum(0) * self.slope).sum())
 
-    def information(self) -> tuple[Array, Array]:
-        """Expected information about λ* (in nats) from a trial at each level of the grid, and P(fail) there."""
-        if self._fails is None:
-            self._fails = self.likelihood_failed(self.level)
-        weights = self.weights
-        by_level = weights.sum(1)
+    def safe(self) -> float:
+        """The log₁₀ strength at which a run fails with 5 % probability, what is not known of λ* and σ included."""
+        below, above = float(self.level[0] - 1), float(self.level[-1])
+        for _ in range(24):
+            x = (below + above) / 2
+            fails = float((self.weights * ndtr((x - self.level[:, None]) / self.slope)).sum())
+            below, above = (below, x) if fails > RISK else (x, above)
+        return below
+
+    def decades(self) -> float:
+        """The width of the 95 % interval."""
+        low, high = self.quantile([_TAIL, 1 - _TAIL])
+        return float(high - low)
+
+    def inside(self) -> tuple[float, float]:
+        """The probabilities that the level lies below and above the searched range."""
+        by_level = self.weights.sum(1)
+        return float(by_level[self.level < self.low].sum()), float(by_level[self.level > self.high].sum())
+
+    # -- where to try -----------------------------------------------------------------------------
+
+    @cached_property
+    def _table(self) -> Array:
+        """Φ at every difference between two levels: [2M − 1, S]."""
+        steps = np.arange(1 - len(self.level), len(self.level)) * (self.level[1] - self.level[0])
+        return np.asarray(ndtr(steps[:, None] / self.slope))
+
+    def information(self, points: int = 40) -> tuple[Array, Array, Array]:
+        """Candidates [K] within the range, the expected information about λ* there (nats), and P(told to fail).
+
+        Looked at where the posterior has its mass, at ``points`` levels: placement needs no finer ones.
+        """
+        by_level = self.weights.sum(1)
+        held = np.flatnonzero(by_level > 1e-4 * by_level.max())
+        first, last = int(held[0]), int(held[-1])
+        stride = max(1, math.ceil((last - first + 1) / points))
+        count = (last - first) // stride + 1
+        weights = np.add.reduceat(self.weights[first : last + 1], np.arange(0, count * stride, stride))
+        at = first + stride * np.arange(count)
+        centre = np.minimum(at + stride // 2, last)
+        inside = np.flatnonzero((self.level[centre] >= self.low - 1e-9) & (self.level[centre] <= self.high + 1e-9))
+        if not inside.size:  # all mass beyond the range: its edge is what is left to try
+            inside = np.array([int(np.argmin(np.abs(self.level[centre] - (self.low + self.high) / 2)))])
+        tried = centre[inside]
+        fails = self._told(self._table[tried[:, None] - centre + len(self.level) - 1], True)  # [K, M, S]
         # About λ* alone: the slope is a nuisance, so it is averaged out within each level.
-        joint = np.einsum("kms,ms->km", self._fails, weights)
+        by_level = weights.sum(1)
+        joint = np.einsum("kms,ms->km", fails, weights)
         overall = joint.sum(1)
         within = joint / np.maximum(by_level, 1e-300)
-        return _entropy(overall) - _entropy(within) @ by_level, overall
+        x = np.clip(self.level[tried], self.low, self.high)
+        return x, _entropy(overall) - _entropy(within) @ by_level, overall
+
+    # -- what is known ----------------------------------------------------------------------------
 
     def estimate(self, outcomes: Sequence[Outcome]) -> ToleranceEstimate:
         """λ* and its interval, if the trials say where it is."""
-        failed = [o.strength for o in outcomes if o.failed >= 0.5]
+        if (why := self.undetermined(outcomes)) is not None:
+            return ToleranceEstimate(False, why)
+        low, middle, high = (float(10**q) for q in self.quantile([_TAIL, 0.5, 1 - _TAIL]))
+        failed = sum(o.failed > 0.5 for o in outcomes)
+        reason = f"{failed} of {len(outcomes)} trials fail"
+        return ToleranceEstimate(True, reason, middle, low, high, self.mean_slope(), float(10 ** self.safe()))
+
+    def undetermined(self, outcomes: Sequence[Outcome]) -> str | None:
+        """Why there is no estimate."""
+        failed = [o.strength for o in outcomes if o.failed > 0.5]
         learned = [o.strength for o in outcomes if o.failed < 0.5]
         if not outcomes:
-            return ToleranceEstimate(False, "there are no finished trials")
+            return "there are no finished trials"
+        if not failed and not learned:
+            return f"no outcome of the {len(outcomes)} trials says anything about the penalty"
         if not failed:
-            return ToleranceEstimate(
-                False,
-                f"all {len(learned)} trials learn, up to {max(learned):g}: the level lies above; try stronger ones",
-            )
+            return f"all {len(learned)} trials learn, up to {max(learned):g}: the level lies above; try stronger ones"
         if not learned:
-            return ToleranceEstimate(
-                False,
-                f"all {len(failed)} trials fail, down to {min(failed):g}: the level lies below; try weaker ones",
-            )
-        tail = (1 - CONFIDENCE) / 2
-        low, middle, high = (float(10**q) for q in self.quantile([tail, 0.5, 1 - tail]))
-        return ToleranceEstimate(
-            True, f"{len(failed)} of {len(outcomes)} trials fail", middle, low, high, self.mean_slope()
-        )
+            return f"all {len(failed)} trials fail, down to {min(failed):g}: the level lies below; try weaker ones"
+        below, above = self.inside()
+        if max(below, above) > CONFIDENCE:
+            edge, side, try_ = (self.low, "below", "weaker") if below > above else (self.high, "above", "stronger")
+            return f"the level lies {side} {10**edge:.3g}, the end of the range; try {try_} ones"
+        return None
+
+
+def _quantile(x: Array, weights: Array, q: float | Sequence[float]) -> Array:
+    """Quantiles of a distribution on a grid, each weight spread evenly around its point."""
+    middle = np.cumsum(weights) - weights / 2
+    return np.asarray(np.interp(q, middle, x))
 
 
 def _entropy(p: Array) -> Array:
@@ -134,16 +253,37 @@ def _entropy(p: Array) -> Array:
     return np.asarray(-p * np.log(p) - (1 - p) * np.log1p(-p))
 
 
+def advice(penalty: str, estimate: ToleranceEstimate, delayed: ToleranceEstimate | None) -> str:
+    """What to use from the start, and up to what with a delay."""
+    parts = []
+    if estimate.safe is not None:
+        parts.append(f"use at most {_strength(penalty, estimate.safe)} from the start")
+    if delayed is not None and delayed.safe is not None and delayed.safe > (estimate.safe or 0.0):
+        parts.append(f"up to {_strength(penalty, delayed.safe)} with a delay (--schedule delayed:auto)")
+    if not parts:
+        return f"not determined: {estimate.reason}"
+    return ", ".join(parts)
+
+
+def _strength(penalty: str, strength: float) -> str:
+    return f"{strength:.3g}" + (f" (weight_decay {2 * strength:.3g})" if penalty == "l2" else "")
+
+
 def estimate_tolerance(outcomes: Sequence[Outcome]) -> ToleranceEstimate:
     """λ* from any set of finished runs: the prior reaches a decade beyond them on both sides."""
     positive = [o for o in outcomes if o.strength > 0]
     if not positive:
         return ToleranceEstimate(False, "there is no run with a strength above 0")
-    strengths = [o.strength for o in positive]
-    posterior = Posterior(min(strengths) / 10, max(strengths) * 10, points=1201)
-    for outcome in positive:
+    return posterior_of(positive).estimate(positive)
+
+
+def posterior_of(outcomes: Sequence[Outcome]) -> Posterior:
+    """The posterior from runs of any strengths above 0."""
+    strengths = [o.strength for o in outcomes]
+    posterior = Posterior(min(strengths) / 1.001, max(strengths) * 1.001, spacing=0.005, margin=1.0)
+    for outcome in outcomes:
         posterior.update(outcome)
-    return posterior.estimate(positive)
+    return posterior
 
 
 def recorded_strength(dataset: xr.Dataset) -> float:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradscope import checks
-from gradscope.diagnosis.tolerance import Outcome, Posterior, ToleranceEstimate
+from gradscope.diagnosis.tolerance import CONFIDENCE, Array, EarlyErrors, Outcome, Posterior, ToleranceEstimate
 from gradscope.types import InputError
 
 #: Share of the trials that run to the horizon although their outcome is clear, to check the judge.
 AUDIT = 0.05
+#: Pairs of made-up outcomes for the trials under way, over which the worth of a further one is averaged.
+FANTASIES = 6
+#: Seeds of the trials of one search; another seed of the search draws others.
+SEEDS_APART = 100_000
 
 
 @dataclass(frozen=True)
@@ -25,65 +29,168 @@ class Plan:
     audit: bool
 
 
+@dataclass(frozen=True)
+class Told:
+    """What came of a trial: ``failed`` as a probability, its cost, and for an audit what the judge said early."""
+
+    strength: float
+    failed: float
+    steps: int
+    early: bool = False
+    audited: bool | None = None  # told to fail early; None: no audit, or no early word
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.strength, self.failed, self.early)
+
+
 class ToleranceSearch:
     """Places trials where they tell most about λ* per training step, until the interval is narrow enough.
 
-    ``precision``: the width of the 95 % interval to reach, in decades. Trials that run at the same time
-    are placed at draws from the posterior, so that a batch spreads as its uncertainty does.
+    ``precision``: the width of the 95 % interval to reach, in decades. Until both outcomes have been seen the
+    next trial halves the range; from there on it has the largest expected information per expected step.
+    Trials under way are taken into account by made-up outcomes drawn from the posterior, so that a batch does
+    not ask the same question twice. ``audit``: the share of trials that run to the horizon.
     """
 
-    def __init__(self, low: float, high: float, *, precision: float = 0.1, max_trials: int = 40, seed: int = 0) -> None:
-        checks.strength_range(low, high)
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        *,
+        precision: float = 0.1,
+        max_trials: int = 40,
+        seed: int = 0,
+        audit: float = AUDIT,
+    ) -> None:
+        low, high = checks.strength_range(low, high)
         checks.positive_int(max_trials, "max_trials")
         if not (math.isfinite(precision) and precision > 0):
             raise InputError(f"precision is {precision!r}; expected a width in decades, such as 0.1")
         if seed < 0:
             raise InputError(f"seed is {seed}; expected a whole number of at least 0")
-        self.posterior = Posterior(low, high)
+        self._range = low, high
+        self._spacing = min(0.01, max(0.002, precision / 10))  # the steepest curves are .005 wide
+        self.posterior = self._prior()
         self.precision = precision
         self.max_trials = max_trials
-        self.outcomes: list[Outcome] = []
-        self._random = np.random.default_rng(seed)
-        self._asked = 0
-        self._steps: dict[bool, list[int]] = {True: [], False: []}
+        self.told: list[Told] = []
+        self.lost = 0
+        self._seed = seed
+        self._audit = audit
+        self._pending: dict[int, float] = {}
+        self._next = 0
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [t.outcome for t in self.told]
 
     @property
     def done(self) -> bool:
-        """Enough is known, or enough was tried."""
-        return self._asked >= self.max_trials or self.estimate().decades <= self.precision
+        """Enough is known, or enough was tried, with what is under way."""
+        if len(self.told) + self.lost + len(self._pending) >= self.max_trials:
+            return True
+        if self.posterior.undetermined(self.outcomes) is None:
+            return self.posterior.decades() <= self.precision
+        return len(self.told) > 1 and max(self.posterior.inside()) > CONFIDENCE  # nothing to be found in this range
 
-    def ask(self, running: int = 0) -> Plan:
-        """The next trial, while ``running`` others are under way."""
-        x = self.posterior.level
-        if running:
-            weights = self.posterior.weights.sum(1)
-            chosen = float(self._random.choice(x, p=weights))
-        else:
-            gain, fails = self.posterior.information()
-            cost = fails * self._mean_steps(True) + (1 - fails) * self._mean_steps(False)
-            chosen = float(x[int(np.argmax(gain / cost))])
-        plan = Plan(self._asked, float(f"{10**chosen:.4g}"), self._asked, bool(self._random.random() < AUDIT))
-        self._asked += 1
+    # -- asking -----------------------------------------------------------------------------------
+
+    def ask(self) -> Plan:
+        """The next trial. Those asked for and not yet told count as under way."""
+        random = np.random.default_rng([self._seed, self._next])  # does not hang on what was asked before
+        low, high = self._range
+        strength = min(max(float(f"{10 ** self._place(random):.4g}"), low), high)
+        plan = Plan(self._next, strength, self._seed * SEEDS_APART + self._next, bool(random.random() < self._audit))
+        self._pending[plan.number] = strength
+        self._next += 1
         return plan
 
-    def _mean_steps(self, failed: bool) -> float:
-        """The mean cost of a trial that ends this way, once both ways were seen."""
-        if not (self._steps[True] and self._steps[False]):
-            return 1.0
-        return float(np.mean(self._steps[failed]))
+    def _place(self, random: np.random.Generator) -> float:
+        """The log₁₀ strength that tells most per expected step."""
+        posterior = self.posterior
+        if not self._pending and not self._bracketed:
+            return float(np.clip(posterior.quantile(0.5), posterior.low, posterior.high))
+        if not self._pending:
+            x, gain, fails = posterior.information()
+            return float(x[int(np.argmax(gain / self._cost(fails)))])
+        worth: dict[float, float] = {}
+        for _ in range(FANTASIES):
+            imagined = posterior
+            for strength in self._pending.values():
+                at = math.log10(strength)
+                failing = float((imagined.weights * imagined.probability_told(at, early=True)).sum())
+                imagined = imagined.supposing(at, bool(random.random() < failing))
+            x, gain, told = imagined.information()
+            best = int(np.argmax(gain / self._cost(told)))
+            worth[float(x[best])] = worth.get(float(x[best]), 0.0) + float(gain[best])
+        return max(worth, key=worth.__getitem__)
 
-    def tell(self, strength: float, failed: float, steps: int) -> None:
-        """A trial is over."""
-        outcome = Outcome(strength, failed)
-        self.outcomes.append(outcome)
-        self.posterior.update(outcome)
-        self._steps[failed >= 0.5].append(steps)
+    @property
+    def _bracketed(self) -> bool:
+        return any(t.failed > 0.5 for t in self.told) and any(t.failed < 0.5 for t in self.told)
 
-    def replay(self, number: int, strength: float, failed: float, steps: int) -> None:
-        """A trial of an earlier call, from the ledger."""
-        self._asked = max(self._asked, number + 1)
-        self._random.random()
-        self.tell(strength, failed, steps)
+    def _cost(self, fails: Array) -> Array:
+        """Expected steps of a trial that fails with this probability, once both ways were seen."""
+        steps = {way: [t.steps for t in self.told if (t.failed > 0.5) == way and t.early] for way in (True, False)}
+        if not (steps[True] and steps[False]):
+            return np.ones_like(fails)
+        return fails * float(np.mean(steps[True])) + (1 - fails) * float(np.mean(steps[False]))
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def tell(self, number: int, told: Told) -> None:
+        """Trial ``number`` is over."""
+        self._forget(number)
+        self.told.append(told)
+        errors = self.errors
+        if told.audited is not None and errors != self.posterior.errors:
+            self.posterior = self._prior(errors)  # all that was seen is worth something else now
+            for outcome in self.outcomes:
+                self.posterior.update(outcome)
+        else:
+            self.posterior.update(told.outcome)
+
+    def lose(self, number: int) -> None:
+        """Trial ``number`` came to no outcome: its worker died, or it hung."""
+        self._forget(number)
+        self.lost += 1
+
+    def skip(self, number: int) -> None:
+        """Trial ``number`` was asked for by a search that was killed; neither it nor its seed is used again."""
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._pending.pop(number, None)
+        self._next = max(self._next, number + 1)
+
+    @property
+    def errors(self) -> EarlyErrors:
+        """How often early outcomes are wrong, from the audits so far."""
+        return EarlyErrors.from_audits((t.audited, t.failed > 0.5) for t in self.told if t.audited is not None)
+
+    def _prior(self, errors: EarlyErrors | None = None) -> Posterior:
+        return Posterior(*self._range, spacing=self._spacing, errors=errors)
+
+    # -- what is known ----------------------------------------------------------------------------
 
     def estimate(self) -> ToleranceEstimate:
-        return self.posterior.estimate(self.outcomes)
+        """λ* so far; the reason says what kept the interval wider than asked for."""
+        found = self.posterior.estimate(self.outcomes)
+        tried = len(self.told) + self.lost
+        if found.determined and found.decades > self.precision and tried >= self.max_trials:
+            short = (
+                f"{found.decades:.2g} decades wide after {tried} trials, {self.precision:g} wanted: allow more trials"
+            )
+            return replace(found, reason=f"{found.reason}; {short}")
+        return found
+
+    def rest(self) -> int:
+        """About how many trials are still to come: what is left to learn, over what the next one teaches."""
+        if self.done:
+            return 0
+        left = self.max_trials - len(self.told) - self.lost
+        gain = float(self.posterior.information()[1].max())
+        # The gain of later trials is about that of the next: the curve is met at its own scale again.
+        wanted = math.log(max(self.posterior.decades() / self.precision, 1.0)) / max(gain, 1e-3)
+        return int(min(left, max(1, math.ceil(wanted))))
