@@ -1,0 +1,110 @@
+"""Trials on this machine: one process a trial, so many at a time, each slot with a device of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gradscope import checks
+from gradscope.search.worker import Running, TrialLostError, follow, packed, serve
+from gradscope.types import InputError
+
+
+def devices_here() -> list[str]:
+    """The CUDA devices of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    return [str(k) for k, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+class LocalExecutor(Executor):
+    """An executor whose calls run in processes of their own and can be cancelled while they run.
+
+    A process that dies, hangs for more than ``limit`` seconds or runs out of memory costs its own call
+    alone, which raises `TrialLostError`. ``devices``: handed out one a slot through ``CUDA_VISIBLE_DEVICES``
+    (default: those of the machine). ``preload``: modules that are imported once, for all processes.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        limit: float | None = None,
+        devices: Sequence[str] | None = None,
+        preload: Sequence[str] = (),
+    ) -> None:
+        checks.positive_int(workers, "workers")
+        self._limit = limit
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gradscope-trial")
+        self._futures: set[Future[Any]] = set()
+        found = devices_here() if devices is None else list(devices)
+        self._slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        for slot in range(workers):
+            self._slots.put(found[slot % len(found)] if found else None)
+        self._threads_each = max(1, (os.cpu_count() or 1) // workers)
+        # Forking a process that has only imported saves seconds a trial; but CUDA does not survive a fork, and
+        # a module may look for cards when it is imported: there, fresh interpreters.
+        self._context: Any = multiprocessing.get_context("spawn" if found else "forkserver")
+        if not found:
+            self._context.set_forkserver_preload(["__main__", "gradscope.search.trials", *preload])
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``function(*args)`` in a process of its own. The future stays pending while it runs."""
+        if kwargs:
+            raise InputError(f"{type(self).__name__} takes no keyword arguments for a call; bind them first")
+        call = packed(function, *args)
+        future: Future[Any] = Future()
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        self._threads.submit(self._run, future, call)
+        return future
+
+    def _run(self, future: Future[Any], call: bytes) -> None:
+        slot = self._slots.get()
+        try:
+            if future.cancelled():
+                return
+            answer = follow(self._start(), call, self._environment(slot), limit=self._limit, cancelled=future.cancelled)
+        except BaseException as error:
+            with contextlib.suppress(InvalidStateError):  # cancelled
+                future.set_exception(error if isinstance(error, Exception) else TrialLostError(repr(error)))
+        else:
+            with contextlib.suppress(InvalidStateError):
+                future.set_result(answer)
+        finally:
+            self._slots.put(slot)
+
+    def _start(self) -> Running:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs,))
+        process.start()
+        theirs.close()
+
+        def join(seconds: float | None) -> int | None:
+            process.join(seconds)
+            code: int | None = process.exitcode
+            return code
+
+        return Running(process.pid, ours, join)
+
+    def _environment(self, device: str | None) -> dict[str, str]:
+        """That of the search, with this slot's device and share of the cores."""
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(self._threads_each))
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        return environment
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more calls. ``cancel_futures`` ends those under way as well, unlike the pools of the library."""
+        if cancel_futures:
+            for future in list(self._futures):
+                future.cancel()
+        self._threads.shutdown(wait=wait)

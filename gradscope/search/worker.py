@@ -1,0 +1,176 @@
+"""One trial in a process of its own: what the process does, and how it is followed from outside.
+
+The two talk through one connection. It carries the surroundings (environment, folder), the call, and the
+answer; and its end tells each side that the other is gone. So a trial does not outlive the search that wanted
+it, whatever ended that one, and a trial that dies costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from gradscope.types import InputError
+
+#: Seconds between asking a trial to end and killing it.
+GRACE = 5.0
+#: Seconds between two looks at a trial under way.
+LOOK = 0.2
+
+
+class TrialLostError(RuntimeError):
+    """A trial came to no outcome: its process died, crashed or was out of time."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started trial. ``join`` waits for its process, at most so many seconds, and returns its exit code."""
+
+    pid: int
+    connection: Connection
+    join: Callable[[float | None], int | None]
+
+
+def packed(function: Callable[..., Any], *args: Any) -> bytes:
+    """A call as bytes; raises `InputError` where another process could not find the function."""
+    try:
+        return pickle.dumps((function, args))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"the training cannot be sent to another process ({error}); give a function of a module, "
+            f"or workers=1 to train in this process"
+        ) from None
+
+
+# -- inside the process ---------------------------------------------------------------------------
+
+
+def serve(connection: Connection) -> None:
+    """The life of a trial's process: be told what to do, do it, answer."""
+    os.setsid()  # a group of its own: ends together, and hears no interrupt meant for the search
+    surroundings = pickle.loads(connection.recv_bytes())
+    os.environ.clear()
+    os.environ.update(surroundings["environment"])
+    os.chdir(surroundings["folder"])
+    call = connection.recv_bytes()
+    threading.Thread(target=_end_with_the_search, args=(connection,), daemon=True).start()
+    answer: tuple[bool, Any]
+    try:
+        function, args = pickle.loads(call)
+        answer = True, function(*args)
+    except Exception as error:
+        answer = False, error
+    except BaseException as error:  # an exit of the training is none of whoever waits for it
+        answer = False, RuntimeError(f"{type(error).__name__}: {error}")
+    connection.send_bytes(_packed_answer(answer))
+
+
+def _packed_answer(answer: tuple[bool, Any]) -> bytes:
+    try:
+        packed_answer = pickle.dumps(answer)
+        pickle.loads(packed_answer)  # an exception with arguments of its own can be written and not read back
+        return packed_answer
+    except Exception:
+        return pickle.dumps((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
+
+
+def _end_with_the_search(connection: Connection) -> None:
+    """Nobody sends anything more; the end of the connection is the end of the search."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv_bytes()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
+    """``python -m gradscope.search.worker FD``: a trial at the other end of an inherited connection."""
+    serve(Connection(int(sys.argv[1])))
+
+
+# -- outside --------------------------------------------------------------------------------------
+
+
+def start_interpreter() -> Running:
+    """A trial in a fresh interpreter, for places where multiprocessing may not start processes."""
+    ours, theirs = Pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gradscope.search.worker", str(theirs.fileno())],
+        pass_fds=(theirs.fileno(),),
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    theirs.close()
+
+    def join(seconds: float | None) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(seconds)
+        return None
+
+    return Running(child.pid, ours, join)
+
+
+def follow(
+    trial: Running,
+    call: bytes,
+    environment: dict[str, str],
+    *,
+    limit: float | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Let a started trial do the call and return its result, or raise what it raised.
+
+    Raises `TrialLostError` where the process dies or takes more than ``limit`` seconds, or is cancelled.
+    """
+    deadline = time.monotonic() + (float("inf") if limit is None else limit)
+    try:
+        surroundings = {"environment": environment, "folder": str(Path.cwd())}
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # died at once: seen below
+            trial.connection.send_bytes(pickle.dumps(surroundings))
+            trial.connection.send_bytes(call)
+        while not trial.connection.poll(LOOK):
+            if cancelled():
+                raise TrialLostError("cancelled")
+            if time.monotonic() > deadline:
+                raise TrialLostError(f"not over after {limit:g} s, and stopped")
+        try:
+            well, answer = pickle.loads(trial.connection.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            code = trial.join(GRACE)
+            killed = code is not None and code < 0
+            how = f"was killed by signal {-(code or 0)}" if killed else f"ended with code {code} and no answer"
+            raise TrialLostError(f"its process {how}") from None
+        if well:
+            return answer
+        raise answer
+    finally:
+        _end(trial)
+
+
+def _end(trial: Running) -> None:
+    """The process and all it has started are gone when this returns."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(trial.pid, number)
+        if trial.join(GRACE) is not None:
+            break
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(trial.pid, signal.SIGKILL)  # whatever outlived its leader
+    trial.connection.close()
+
+
+if __name__ == "__main__":
+    main()
