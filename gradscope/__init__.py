@@ -53,7 +53,7 @@ _HOME = {
     "diagnose": "gradscope.diagnosis.post_hoc",
     "Diagnosis": "gradscope.diagnosis.verdict",
     "search_tolerance": "gradscope.search.search",
-    "ToleranceResult": "gradscope.search.search",
+    "ToleranceResult": "gradscope.search.result",
     "InputError": "gradscope.types",
     "LearningFailure": "gradscope.types",
     "RecordExistsError": "gradscope.types",
@@ -103,7 +103,7 @@ if TYPE_CHECKING:
     from gradscope.regularizers.timed import StrongFirst as StrongFirst
     from gradscope.regularizers.timed import Table as Table
     from gradscope.restarts import Restarts as Restarts
-    from gradscope.search.search import ToleranceResult as ToleranceResult
+    from gradscope.search.result import ToleranceResult as ToleranceResult
     from gradscope.search.search import search_tolerance as search_tolerance
     from gradscope.store.reader import open_run as open_run
     from gradscope.types import InputError as InputError

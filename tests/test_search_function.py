@@ -42,14 +42,17 @@ def silent(strength: float, seed: int, path: Path) -> None:
 
 def test_a_plain_function(tmp_path: Path) -> None:
     told = []
-    found = gradscope.search_tolerance(
-        train, 1e-4, 1.0, out=tmp_path / "s", max_trials=8, on_trial=lambda *now: told.append(now)
-    )
+    found = gradscope.search_tolerance(train, 1e-4, 1.0, out=tmp_path / "s", max_trials=8, on_trial=told.append)
+    assert [now.trials for now in told] == list(range(1, 9))
+    assert told[-1].steps == found.steps_run
+    assert all(sum(now.density) == pytest.approx(1) for now in told)
+    assert all(now.rest <= 8 - now.trials for now in told)
     assert len(told) == len(found.trials) == 8
     assert found.determined
     assert found.low is not None and found.tolerance is not None and found.high is not None
     assert found.low < found.tolerance < found.high
     assert {t.verdict for t in found.trials} >= {"collapsed", "healthy"}
+    assert all(t.early_failed is None for t in found.trials if not t.audit)
     assert any(t.stopped_early for t in found.trials)
     assert found.as_dict()["weight_decay"] == pytest.approx(2 * found.tolerance)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from gradscope import checks
@@ -30,7 +31,7 @@ from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.figures import figure_of, save
 from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
-from gradscope.search.search import ToleranceResult, search_tolerance
+from gradscope.search.search import Progress, ToleranceResult, search_tolerance
 from gradscope.store.reader import epoch_metrics, open_run
 from gradscope.types import InputError
 
@@ -51,7 +52,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
     workers = workers or min(2, os.cpu_count() or 1)
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Bars(*columns, console=console) as progress:
         task = progress.add_task("", total=STEPS)
 
         def say(line: str) -> None:
@@ -119,9 +120,10 @@ def _restarts(folder: Path, workers: int) -> list[RunResult]:
 
 
 def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> ToleranceResult:
-    def told(level: str, trial: Any, estimate: Any) -> None:
-        known = f"{estimate.low:.3g} … {estimate.high:.3g}" if estimate.determined else "not bracketed yet"
-        begin(f"3/{STEPS} searching the tolerance level: trial {trial.number + 1}, {known}")
+    def told(now: Progress) -> None:
+        e = now.estimate
+        known = f"{e.low:.3g} … {e.high:.3g}" if e.determined else "not bracketed yet"
+        begin(f"3/{STEPS} searching the tolerance level: {now.trials} trials, {known}, about {now.rest} to come")
 
     return search_tolerance(
         training.trial,

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from subprocess import Popen
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradscope import child
 from gradscope.child import Command, Instructions, Stopped, check_strength, instructed, run_child
-from gradscope.diagnosis.post_hoc import diagnose
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.tolerance import recorded_strength
-from gradscope.search.asker import Plan
+from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.search.asker import Plan, Told
+from gradscope.search.worker import TrialLostError
 from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 Train = Callable[[float, int, Path], object]
+
+#: What a trial is worth that says nothing about the penalty.
+SILENT = 0.5
+#: A delayed run has to be followed for so many e-folding times after its penalty came on.
+FOLLOWED = 5.0
+
+
+class TrialCrashedError(TrialLostError):
+    """The training itself ended with an error. ``exits``: of its own accord, not killed."""
+
+    def __init__(self, message: str, exits: bool = True) -> None:
+        super().__init__(message, exits)
+        self.exits = exits
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of a trial. ``fingerprint``: the sizes of the weights at the first row."""
+    """What came of a trial. ``failed``: the probability that it failed by the penalty.
+
+    ``early_failed``: for an audit, what the judge would have stopped it as. ``fingerprint``: the sizes of the
+    weights at the first row. ``note``: why its outcome says little, where it does.
+    """
 
     number: int
     strength: float
@@ -37,6 +63,8 @@ class TrialResult:
     epochs: int | None
     stopped_early: bool
     fingerprint: tuple[float, ...]
+    early_failed: bool | None = None
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,37 +73,36 @@ class TrialResult:
     def from_dict(cls, values: dict[str, Any]) -> TrialResult:
         return cls(**{**values, "fingerprint": tuple(values["fingerprint"])})
 
+    @property
+    def told(self) -> Told:
+        """As the search is told it."""
+        return Told(self.strength, self.failed, self.steps, self.stopped_early, self.early_failed)
 
-def run_command_trial(
-    command: Command,
-    plan: Plan,
-    path: Path,
-    schedule: str | None,
-    timeout: float | None,
-    on_start: Callable[[Popen[bytes]], None] | None = None,
-) -> TrialResult:
-    """A trial in a process of its own."""
-    asked = Instructions(
-        strength=plan.strength,
-        penalty=command.penalty,
-        schedule=schedule,
-        seed=plan.seed,
-        out=str(path.resolve()),
-        on_failure="stop",
-        on_success="ignore" if plan.audit else "stop",
+
+def _asked(plan: Plan, schedule: str | None, **more: Any) -> Instructions:
+    """An audit runs to the horizon whatever the judge thinks; the others stop at either outcome."""
+    stop = "ignore" if plan.audit else "stop"
+    return Instructions(schedule=schedule, on_failure=stop, on_success=stop, **more)
+
+
+def run_command_trial(command: Command, plan: Plan, path: Path, schedule: str | None) -> TrialResult:
+    """A trial of a training command, as a child of this process."""
+    asked = _asked(
+        plan, schedule, strength=plan.strength, penalty=command.penalty, seed=plan.seed, out=str(path.resolve())
     )
     words = command.filled(asked)
-    outcome = run_child(words, command.environment(asked), show=False, timeout=timeout, on_start=on_start)
+    path.unlink(missing_ok=True)  # of a worker that died
+    outcome = run_child(words, command.environment(asked), show=False)
     if not outcome.ended_itself:
-        raise InputError(outcome.complaint(words))
+        raise TrialCrashedError(outcome.complaint(words), exits=outcome.code > 0)
     return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words))
 
 
 def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, schedule: str | None) -> TrialResult:
     """A trial of a plain function ``train(strength, seed, path)`` in this process."""
-    asked = Instructions(schedule=schedule, on_failure="stop", on_success="ignore" if plan.audit else "stop")
     stopped = False
-    with instructed(asked):
+    path.unlink(missing_ok=True)
+    with instructed(_asked(plan, schedule)):
         try:
             train(plan.strength, plan.seed, path)
         except Stopped:
@@ -83,7 +110,7 @@ def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, sched
         except InputError:
             raise
         except Exception as error:
-            raise InputError(
+            raise TrialCrashedError(
                 f"train({plan.strength:g}, {plan.seed}, …) raised {type(error).__name__}: {error}"
             ) from error
     return _read(plan, path, stopped, penalty, "the training function")
@@ -96,30 +123,58 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str) -> Tria
             f"(and write to {{out}}, if it takes a path)?"
         )
     with open_run(path) as dataset:
-        diagnosis = diagnose(dataset)
+        judge = judge_record(dataset)
+        diagnosis = judge.diagnosis(finished=dataset.attrs["status"] == "finished")
         found = recorded_strength(dataset)
         when = json.loads(dataset.attrs["config"])["schedule"]
         check_strength(path, plan.strength, penalty, found, dataset.attrs["penalty"], when)
-        steps = int(dataset["step"].values[-1]) + 1
-        last_epoch = int(dataset["epoch"].values[-1])
-        first = dataset["weight_mean_abs"].isel(step=0).values
         if diagnosis.verdict is Verdict.DIVERGED and diagnosis.onset_step == 0:
             raise InputError(
                 f"{who!r} is not finite from its first step (seed {plan.seed}): no matter of the strength; "
                 f"check the data, the learning rate and the initialisation"
             )
-        if diagnosis.verdict is Verdict.UNDECIDED:
-            raise InputError(f"{path.name} shows no outcome: {'; '.join(diagnosis.evidence)}")
-    # Without the penalty's doing a failed run says nothing about the penalty.
-    blamed = diagnosis.verdict is Verdict.COLLAPSED or (diagnosis.failed and found > 0)
-    return TrialResult(
-        plan.number, plan.strength, plan.seed, plan.audit, str(path), str(diagnosis.verdict),
-        0.98 if blamed else 0.5 if diagnosis.failed else 0.02, steps,
-        last_epoch + 1 if last_epoch >= 0 else None, stopped, tuple(float(x) for x in np.nan_to_num(first)),
-    )  # fmt: skip
+        last_epoch = int(dataset["epoch"].values[-1])
+        first = dataset["weight_mean_abs"].isel(step=0).values
+        failed, note = _outcome(dataset, judge, diagnosis, stopped, delayed=schedule_waits(when))
+        return TrialResult(
+            plan.number, plan.strength, plan.seed, plan.audit, str(path), str(diagnosis.verdict), failed,
+            int(dataset["step"].values[-1]) + 1, last_epoch + 1 if last_epoch >= 0 else None, stopped,
+            tuple(float(x) for x in np.nan_to_num(first)), early_word(judge) if plan.audit else None, note,
+        )  # fmt: skip
 
 
-def check_seeds(results: list[TrialResult]) -> None:
+def schedule_waits(schedule: str) -> bool:
+    """True where the penalty is off at first."""
+    return "delayed:" in schedule
+
+
+def _outcome(
+    dataset: xr.Dataset, judge: Judge, diagnosis: Diagnosis, stopped: bool, delayed: bool
+) -> tuple[float, str]:
+    """The probability that the run failed by its penalty, and a note where the record does not say it."""
+    acted = recorded_strength(dataset) > 0
+    if diagnosis.verdict is Verdict.UNDECIDED:
+        return SILENT, "; ".join(diagnosis.evidence)
+    if diagnosis.failed and not acted:
+        return SILENT, "it failed before its penalty came on"
+    if diagnosis.failed or stopped:  # the judge's word
+        return diagnosis.probability_failed if stopped else 1.0, ""
+    followed = measures.e_foldings(judge.series, len(judge.series))
+    if delayed and judge.settled_step is None and followed < FOLLOWED:
+        return SILENT, f"it ends {followed:.1f} e-folding times after its penalty came on, {FOLLOWED:g} are needed"
+    return 0.0, ""
+
+
+def early_word(judge: Judge) -> bool | None:
+    """What the run would have been stopped as: True as a failure, False as learning, None not at all."""
+    failed = judge.failure.decided if judge.failure is not None else None
+    held = judge.settled_step
+    if failed is None and held is None:
+        return None
+    return held is None or (failed is not None and failed <= held)
+
+
+def check_seeds(results: Sequence[TrialResult]) -> None:
     """Two seeds that start from the same weights: the script does not use its seed."""
     seen: dict[tuple[float, ...], int] = {}
     for result in results:

@@ -1,0 +1,126 @@
+"""Runs the trials that a search asks for, on an executor, and enters what comes of them into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gradscope.search.asker import Plan, ToleranceSearch
+from gradscope.search.ledger import Ledger
+from gradscope.search.result import Progress, epochs_of
+from gradscope.search.trials import SILENT, TrialCrashedError, TrialResult, check_seeds
+from gradscope.search.worker import TrialLostError
+from gradscope.types import InputError, Verdict
+
+#: ``start(executor, plan, path, schedule)``
+Start = Callable[[Executor, Plan, Path, str | None], "Future[TrialResult]"]
+
+#: Trials lost in a row after which it is the command, and not bad luck.
+LOST_IN_A_ROW = 3
+BINS = 32
+
+
+@dataclass
+class Campaign:
+    """What all levels of a search share."""
+
+    start: Start
+    executor: Executor
+    workers: int
+    ledger: Ledger
+    folder: Path
+    told: Callable[[Progress], None] | None = None
+    _running: dict[Future[TrialResult], Plan] = field(default_factory=dict)
+    _lost_in_a_row: int = 0
+
+    def level(self, name: str, schedule: str | None, search: ToleranceSearch) -> None:
+        """Search one level to its end, going on with what the ledger holds."""
+        self._replay(name, search)
+        try:
+            while self._running or not search.done:
+                while len(self._running) < self.workers and not search.done:
+                    self._begin(name, schedule, search.ask())
+                finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    self._end(name, search, future, self._running.pop(future))
+        finally:  # an interrupt or a mistake: what is still training has nobody left to tell
+            for future in self._running:
+                future.cancel()
+            self._running.clear()
+
+    def _replay(self, name: str, search: ToleranceSearch) -> None:
+        for number in self.ledger.unfinished(name):
+            search.skip(number)
+            self._path(name, number).unlink(missing_ok=True)
+        for number in self.ledger.lost.get(name, ()):
+            search.lose(number)
+        for trial in self.ledger.trials.get(name, ()):
+            search.tell(trial.number, trial.told)
+
+    def _path(self, name: str, number: int) -> Path:
+        return self.folder / f"{name}-{number:03d}.h5"
+
+    def _begin(self, name: str, schedule: str | None, plan: Plan) -> None:
+        self.ledger.ask(name, plan)
+        try:
+            future = self.start(self.executor, plan, self._path(name, plan.number), schedule)
+        except InputError:
+            raise
+        except Exception as error:  # a broken pool, a scheduler that has gone
+            raise InputError(
+                f"the executor takes no more trials ({type(error).__name__}: {error}); the same command goes on "
+                f"where this one stopped"
+            ) from error
+        self._running[future] = plan
+
+    def _end(self, name: str, search: ToleranceSearch, future: Future[TrialResult], plan: Plan) -> None:
+        try:
+            trial = future.result()
+        except InputError:
+            raise
+        except Exception as error:  # the trial's, or the executor's way of saying that a worker died
+            self._lose(name, search, plan, error)
+            return
+        if trial.verdict == Verdict.UNDECIDED and not any(t.failed != SILENT for t in self._finished(name)):
+            raise InputError(f"{Path(trial.path).name} shows no outcome: {trial.note}")
+        self._lost_in_a_row = 0
+        self.ledger.add(name, trial)
+        check_seeds(self._finished(name))
+        search.tell(trial.number, trial.told)
+        self._tell(name, search, trial, None)
+
+    def _finished(self, name: str) -> list[TrialResult]:
+        return self.ledger.trials.get(name, [])
+
+    def _lose(self, name: str, search: ToleranceSearch, plan: Plan, error: Exception) -> None:
+        """A dead, hung or crashed trial costs that trial alone, unless nothing else ever comes of the command."""
+        text = str(error) if isinstance(error, TrialLostError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(text.split())
+        self._lost_in_a_row += 1
+        exits = isinstance(error, TrialCrashedError) and error.exits
+        if self._lost_in_a_row >= LOST_IN_A_ROW or (exits and not self._finished(name)):
+            again = f", {self._lost_in_a_row} times in a row" if self._lost_in_a_row > 1 else ""
+            raise InputError(f"a trial could not be run{again}: {reason}")
+        self.ledger.lose(name, plan, reason)
+        search.lose(plan.number)
+        self._tell(name, search, None, f"trial {plan.number} ({plan.strength:g}, seed {plan.seed}) is lost: {reason}")
+
+    def _tell(self, name: str, search: ToleranceSearch, trial: TrialResult | None, lost: str | None) -> None:
+        if self.told is None:
+            return
+        trials = tuple(self._finished(name))
+        rest, steps = search.rest(), sum(t.steps for t in trials)
+        found = search.estimate()
+        self.told(Progress(name, trial, lost, found, len(trials), steps, epochs_of(trials), rest, density(search)))
+
+
+def density(search: ToleranceSearch) -> tuple[float, ...]:
+    """The posterior of the level in equal parts of the searched range."""
+    posterior = search.posterior
+    where = np.clip(posterior.level, posterior.low, posterior.high)
+    counts, _ = np.histogram(where, BINS, (posterior.low, posterior.high), weights=posterior.weights.sum(1))
+    return tuple(float(c) for c in counts)

@@ -1,0 +1,112 @@
+"""What a search found, and what it says on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradscope.diagnosis.tolerance import EarlyErrors, ToleranceEstimate, advice
+from gradscope.search.trials import TrialResult
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After each trial. ``density`` [32]: the posterior of the level over the searched range, in equal parts of a
+    logarithmic axis. ``rest``: about how many trials are still to come. ``lost``: why the trial came to no outcome.
+    """
+
+    level: str
+    trial: TrialResult | None
+    lost: str | None
+    estimate: ToleranceEstimate
+    trials: int
+    steps: int
+    epochs: int | None
+    rest: int
+    density: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ToleranceResult:
+    """What a search found. ``delayed`` is None where the delayed tolerance was not asked for.
+
+    ``errors``: how often the judge's early word was wrong, by the audits of this search.
+    """
+
+    penalty: str
+    estimate: ToleranceEstimate
+    delayed: ToleranceEstimate | None
+    trials: tuple[TrialResult, ...]
+    delayed_trials: tuple[TrialResult, ...] = ()
+    out: Path | None = None
+    errors: EarlyErrors = field(default_factory=EarlyErrors)
+    lost: int = 0
+
+    @property
+    def determined(self) -> bool:
+        return self.estimate.determined
+
+    @property
+    def tolerance(self) -> float | None:
+        return self.estimate.tolerance
+
+    @property
+    def low(self) -> float | None:
+        return self.estimate.low
+
+    @property
+    def high(self) -> float | None:
+        return self.estimate.high
+
+    @property
+    def steps_run(self) -> int:
+        return sum(t.steps for t in (*self.trials, *self.delayed_trials))
+
+    @property
+    def epochs_run(self) -> int | None:
+        return epochs_of((*self.trials, *self.delayed_trials))
+
+    @property
+    def advice(self) -> str:
+        """The sentence a user came for: strengths at which 19 of 20 runs learn."""
+        return advice(self.penalty, self.estimate, self.delayed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``gradscope search --json`` prints it."""
+        e = self.estimate
+        shown: dict[str, Any] = {
+            "determined": e.determined,
+            "reason": e.reason,
+            "penalty": self.penalty,
+            "tolerance": e.tolerance,
+            "low": e.low,
+            "high": e.high,
+            "confidence": e.confidence,
+            "weight_decay": 2 * e.tolerance if self.penalty == "l2" and e.tolerance is not None else None,
+            "slope": e.slope,
+            "safe": e.safe,
+            "trials": len(self.trials) + len(self.delayed_trials),
+            "lost": self.lost,
+            "audits": sum(t.audit for t in (*self.trials, *self.delayed_trials)),
+            "early_errors": {"alarms": self.errors.alarms, "misses": self.errors.misses},
+            "steps_run": self.steps_run,
+            "epochs_run": self.epochs_run,
+            "advice": self.advice,
+            "runs": [_shown(t) for t in (*self.trials, *self.delayed_trials)],
+        }
+        if self.delayed is not None:
+            d = self.delayed
+            shown |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}
+            shown |= {"delayed_slope": d.slope, "delayed_safe": d.safe, "delayed_reason": d.reason}
+        return shown
+
+
+def epochs_of(trials: tuple[TrialResult, ...]) -> int | None:
+    """The epochs of all trials together, None where one of them does not know."""
+    counts = [t.epochs for t in trials]
+    return None if None in counts or not counts else sum(c for c in counts if c is not None)
+
+
+def _shown(trial: TrialResult) -> dict[str, Any]:
+    return {name: value for name, value in trial.as_dict().items() if name != "fingerprint"}
