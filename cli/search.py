@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,7 @@ import typer
 from gradscope_cli.output import Json, print_json, say, shorter
 
 if TYPE_CHECKING:
-    from gradscope.diagnosis.tolerance import ToleranceEstimate
-    from gradscope.search.trials import TrialResult
+    from gradscope.search.result import Progress, ToleranceResult
 
 
 def search(
@@ -19,12 +19,16 @@ def search(
     high: Annotated[float, typer.Option(help="The strongest strength to consider.")],
     penalty: Annotated[str, typer.Option(help="The penalty: l2, l1, l1l2, linf, l3 …")] = "l2",
     delayed: Annotated[bool, typer.Option("--delayed", help="Find the delayed tolerance too.")] = False,
-    workers: Annotated[int, typer.Option(help="Trials at a time.")] = 1,
-    executor: Annotated[str, typer.Option(help="Where trials run: local.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Trials at a time. Default: 1; on a cluster, as many as it has threads.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Where trials run: local, or dask://HOST:PORT.")] = "local",
     precision: Annotated[float, typer.Option(help="Width of the interval to reach, in decades.")] = 0.1,
     max_trials: Annotated[int, typer.Option(help="Trials at most, for each level.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the placement of trials.")] = 0,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which a trial counts as hung.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which a trial counts as hung and is lost.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The search folder; an interrupted search carries on there.")] = Path(
         "gradscope-search"
     ),
@@ -36,17 +40,16 @@ def search(
     command may hold {strength}, {weight_decay}, {seed} and {out}; gradscope.record in it obeys the environment.
     """
     from gradscope.child import Command
+    from gradscope.search.executors import checked
     from gradscope.search.search import search_command
-    from gradscope.types import InputError
 
-    if executor != "local":
-        raise InputError(f"executor is {executor!r}; this version runs trials on this machine: local")
     result = search_command(
-        Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, out=out,
-        precision=precision, max_trials=max_trials, seed=seed, timeout=timeout, on_trial=_progress,
+        Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, executor=checked(executor),
+        out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout, on_trial=_show,
     )  # fmt: skip
+    figure = _draw(result, low, high, out / "tolerance.png")
     if as_json:
-        print_json(result.as_dict())
+        print_json({**result.as_dict(), "figure": str(figure)})
         return
     for name, level in (("tolerance level", result.estimate), ("delayed tolerance level", result.delayed)):
         if level is not None and level.determined:
@@ -54,8 +57,38 @@ def search(
         elif level is not None:
             print(f"{name} not determined: {level.reason}")
     print(result.advice)
+    print(f"trials, curve and interval: {figure}")
 
 
-def _progress(level: str, trial: TrialResult, estimate: ToleranceEstimate) -> None:
-    known = f"{shorter(estimate.low)} … {shorter(estimate.high)}" if estimate.determined else "not bracketed yet"
-    say(f"{level} trial {trial.number}: {trial.strength:g} {trial.verdict} after {trial.steps} steps; level {known}")
+def _draw(result: ToleranceResult, low: float, high: float, path: Path) -> Path:
+    """Trials, fitted curve and interval, of both levels where both were searched."""
+    from gradscope.diagnosis.tolerance import Outcome
+    from gradscope.report.level import draw_levels, level_summary
+
+    levels = (("tolerance level", result.trials), ("delayed level", result.delayed_trials))
+    shown = [
+        level_summary(name, [Outcome(t.strength, t.failed, t.stopped_early) for t in trials], low, high)
+        for name, trials in levels
+        if trials
+    ]
+    return draw_levels(shown, result.penalty, path)
+
+
+def _show(now: Progress) -> None:
+    """One line a trial: what came of it, where the level may lie, what was spent, what is to come."""
+    e = now.estimate
+    if now.trial is None:
+        happened = now.lost or ""
+    else:
+        happened = f"{now.trial.strength:.4g} {now.trial.verdict} after {now.trial.steps} steps"
+        happened += ", audit" if now.trial.audit else ""
+    known = f"{shorter(e.low)} … {shorter(e.high)} ({e.decades:.2f} decades)" if e.determined else "not bracketed yet"
+    spent = f"{now.steps} steps" if now.epochs is None else f"{now.epochs} epochs"
+    rest = f"about {now.rest} to come" if now.rest else "done"
+    say(f"{now.level} {now.trials:2d} |{_bar(now.density)}| {known}; {spent}, {rest}; {happened}")
+
+
+def _bar(density: tuple[float, ...]) -> str:
+    """The posterior over the searched range, as a row of blocks."""
+    top = max(density) or 1.0
+    return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * d / top) if d > 0.002 else 0] for d in density)

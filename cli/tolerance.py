@@ -12,12 +12,20 @@ from gradscope_cli.output import Json, print_json, shorter
 def tolerance(
     runs: Annotated[list[Path], typer.Argument(help="Records that differ in strength and seed only.")],
     by: Annotated[str | None, typer.Option(help="A setting that differs: one level for each of its values.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A figure of runs, fitted curve and interval: .png, .svg, .pdf.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate, from runs already recorded, the strength beyond which learning fails."""
     from gradscope.report.tolerance import tolerance_of_runs
+    from gradscope.types import InputError
 
+    if out is not None and by is not None:
+        raise InputError("-o draws one level; leave out --by, and give the runs of one value")
     found = tolerance_of_runs(runs, by)
+    if out is not None:
+        _draw(runs, out)
     if as_json:
         print_json(found)
         return
@@ -30,5 +38,16 @@ def tolerance(
         print(
             f"{name}tolerance level {shorter(level['tolerance'])} "
             f"(95 % interval {shorter(level['low'])} … {shorter(level['high'])}{decay}), "
-            f"{level['penalty']}, {level['trials']} runs: {level['reason']}"
+            f"{level['penalty']}, {level['trials']} runs: {level['reason']}; {level['advice']}"
         )
+
+
+def _draw(runs: list[Path], out: Path) -> None:
+    from gradscope.report.level import draw_levels, level_summary
+    from gradscope.report.tolerance import outcomes_of
+
+    penalty, outcomes = outcomes_of(runs)
+    if not outcomes:
+        return
+    strengths = [o.strength for o in outcomes]
+    draw_levels([level_summary("tolerance level", outcomes, min(strengths) / 2, max(strengths) * 2)], penalty, out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradscope.diagnosis.post_hoc import diagnose
-from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance, recorded_strength
+from gradscope.diagnosis.tolerance import Outcome, advice, estimate_tolerance, recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.settings import flat
 from gradscope.store.reader import open_run
@@ -26,19 +26,38 @@ class RunSummary:
     steps: int
     epochs: int | None
     settings: dict[str, str]
+    early: bool  # ended before its horizon
+
+    @property
+    def outcome(self) -> Outcome:
+        """A label that was read at the horizon is certain; before it, the judge says how sure it is."""
+        found = self.diagnosis
+        return Outcome(self.strength, found.probability_failed if self.early else float(found.failed), self.early)
+
+    def value(self, by: str) -> str:
+        """The value of a setting; of a group of settings (``shapes``) all that is in it."""
+        if by in self.settings:
+            return self.settings[by].strip('"')
+        inside = [f"{k.removeprefix(by + '.')} {v}" for k, v in self.settings.items() if k.startswith(by + ".")]
+        return ", ".join(inside) or "none"
 
 
 def tolerance_of_runs(paths: Sequence[Path], by: str | None = None) -> dict[str, Any]:
     """The estimate that `gradscope tolerance --json` prints; with ``by``, one a value of that setting."""
     runs = [_summary(path) for path in paths]
-    if by is not None and not any(by in run.settings for run in runs):
+    if by is not None and all(run.value(by) == "none" for run in runs):
         raise InputError(f"--by is {by!r}; the runs have {', '.join(sorted(runs[0].settings))}")
     _check_alike(runs, by)
     if by is None:
         return _level(runs)
-    values = sorted({run.settings.get(by, "none") for run in runs})
-    levels = {value: _level([run for run in runs if run.settings.get(by, "none") == value]) for value in values}
-    return {"by": by, "levels": levels}
+    values = sorted({run.value(by) for run in runs})
+    return {"by": by, "levels": {value: _level([run for run in runs if run.value(by) == value]) for value in values}}
+
+
+def outcomes_of(paths: Sequence[Path]) -> tuple[str, list[Outcome]]:
+    """The penalty and the outcomes of these runs, for a figure of them."""
+    runs = _usable([_summary(path) for path in paths])
+    return runs[0].settings["penalty"] if runs else "none", [run.outcome for run in runs]
 
 
 def _summary(path: Path) -> RunSummary:
@@ -48,21 +67,26 @@ def _summary(path: Path) -> RunSummary:
         settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
         settings["penalty"] = dataset.attrs["penalty"]
         settings["horizon"] = str(int(dataset.attrs["horizon"]))
-        epoch = int(dataset["epoch"].values[-1]) if dataset.sizes["step"] else -1
+        diagnosis = diagnose(dataset)
+        epoch, steps = int(dataset["epoch"].values[-1]), int(dataset["step"].values[-1]) + 1
+        horizon = int(dataset.attrs["horizon"])
         return RunSummary(
             path=path,
             strength=recorded_strength(dataset),
-            diagnosis=diagnose(dataset),
-            steps=int(dataset["step"].values[-1]) + 1,
+            diagnosis=diagnosis,
+            steps=steps,
             epochs=epoch + 1 if epoch >= 0 else None,
             settings=settings,
+            early=steps < horizon if horizon > 0 else dataset.attrs["status"] != "finished",
         )
 
 
 def _check_alike(runs: Sequence[RunSummary], by: str | None) -> None:
     first = runs[0]
     for other in runs[1:]:
-        for name in {*first.settings, *other.settings} - {by}:
+        for name in sorted({*first.settings, *other.settings}):
+            if by is not None and (name == by or name.startswith(by + ".")):
+                continue
             here, there = first.settings.get(name, "none"), other.settings.get(name, "none")
             if here != there:
                 raise InputError(
@@ -71,9 +95,14 @@ def _check_alike(runs: Sequence[RunSummary], by: str | None) -> None:
                 )
 
 
+def _usable(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Runs with an outcome and a penalty."""
+    return [run for run in runs if run.diagnosis.verdict is not Verdict.UNDECIDED and run.strength > 0]
+
+
 def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
-    decided = [run for run in runs if run.diagnosis.verdict is not Verdict.UNDECIDED]
-    estimate = estimate_tolerance([Outcome(run.strength, 0.98 if run.diagnosis.failed else 0.02) for run in decided])
+    usable = _usable(runs)
+    estimate = estimate_tolerance([run.outcome for run in usable])
     penalty = runs[0].settings["penalty"]
     epochs = [run.epochs for run in runs]
     return {
@@ -86,7 +115,9 @@ def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
         "confidence": estimate.confidence,
         "weight_decay": 2 * estimate.tolerance if penalty == "l2" and estimate.tolerance is not None else None,
         "slope": estimate.slope,
-        "trials": len(decided),
+        "safe": estimate.safe,
+        "trials": len(usable),
+        "advice": advice(penalty, estimate, None),
         "steps_run": sum(run.steps for run in runs),
         "epochs_run": None if None in epochs else sum(e for e in epochs if e is not None),
         "runs": [

@@ -1,0 +1,96 @@
+"""A tolerance level as a figure: the trials, the fitted curve, the interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.special import ndtr
+
+from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate
+from gradscope.report.figures import COLOURS, save
+
+#: Draws from the posterior behind the band.
+DRAWS = 400
+
+
+@dataclass(frozen=True)
+class LevelSummary:
+    """What the figure shows: trials, and at ``strength`` [K] the mean curve ``failing`` with its 95 % band."""
+
+    label: str
+    outcomes: tuple[Outcome, ...]
+    estimate: ToleranceEstimate
+    strength: Array
+    failing: Array
+    low: Array
+    high: Array
+
+
+def level_summary(label: str, outcomes: Sequence[Outcome], low: float, high: float) -> LevelSummary:
+    """The curve that these trials leave, over the range from ``low`` to ``high``."""
+    posterior = Posterior(low, high)
+    for outcome in outcomes:
+        posterior.update(outcome)
+    x = np.linspace(posterior.low, posterior.high, 241)
+    weights = posterior.weights.ravel()
+    drawn = np.random.default_rng(0).choice(weights.size, DRAWS, p=weights)
+    level, slope = posterior.level[drawn // len(posterior.slope)], posterior.slope[drawn % len(posterior.slope)]
+    curves = ndtr((x - level[:, None]) / slope[:, None])
+    bounds = np.quantile(curves, [0.025, 0.975], axis=0)
+    estimate = posterior.estimate(outcomes)
+    return LevelSummary(label, tuple(outcomes), estimate, 10**x, curves.mean(0), bounds[0], bounds[1])
+
+
+def draw_level(axes: Axes, summary: LevelSummary, colour: str) -> None:
+    """One level into one set of axes."""
+    e = summary.estimate
+    if e.low is not None and e.high is not None:
+        axes.axvspan(e.low, e.high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(summary.strength, summary.low, summary.high, color=colour, alpha=0.18, linewidth=0)
+        text = f"{summary.label} {e.tolerance:.3g} ({e.low:.3g} … {e.high:.3g})"
+        axes.plot(summary.strength, summary.failing, color=colour, linewidth=1.6, label=text)
+    else:
+        axes.plot([], [], color=colour, label=f"{summary.label} not determined")
+    for early, face, name in ((True, colour, "stopped early"), (False, "none", "run to the end")):
+        chosen = [o for o in summary.outcomes if o.early == early]
+        if chosen:
+            # A little apart, so that trials at one strength can be counted.
+            apart = [0.012 * (k % 5) * (1 if o.failed < 0.5 else -1) for k, o in enumerate(chosen)]
+            at = [round(o.failed) if o.failed != 0.5 else 0.5 for o in chosen]
+            axes.scatter(
+                [o.strength for o in chosen], np.add(at, apart), s=22, facecolors=face, edgecolors=colour, alpha=0.85,
+                linewidths=1.0, label=f"trials, {name}", zorder=3,
+            )  # fmt: skip
+
+
+def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> Path:
+    """Write the figure; for L2 with a second axis in ``weight_decay``."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for summary, colour in zip(summaries, COLOURS, strict=False):
+        draw_level(axes, summary, colour)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"strength λ ({penalty})")
+    axes.set_ylabel("share of runs that fail")
+    axes.set_ylim(-0.06, 1.06)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines["right"].set_visible(False)
+    if penalty == "l2":
+        doubled: Any = (lambda x: 2 * x, lambda x: x / 2)
+        decay = axes.secondary_xaxis("top", functions=doubled)
+        decay.set_xlabel("weight_decay = 2λ")
+    else:
+        axes.spines["top"].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=2)
+    save(figure, path)
+    return path
