@@ -1,0 +1,1 @@
+"""How good is the tolerance search: simulated, on real training, and beside other ways."""

@@ -1,0 +1,69 @@
+"""What answers a search: a curve with known truth, or real training before the real judge. One interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy.special import ndtr
+
+from gradscope.search.asker import Plan, Told, ToleranceSearch
+from gradscope.search.trials import Train, run_function_trial
+
+#: Answers a plan with what came of it.
+Oracle = Callable[[Plan], Told]
+
+
+@dataclass
+class Simulated:
+    """Runs that fail with probability Φ((log₁₀ λ − level)/slope), and a judge that errs at these rates.
+
+    ``alarms``: of runs that learn, ``misses``: of runs that fail. Costs in steps are those of the small MLP: 50 epochs
+    of 23 steps to the horizon, 150 and 110 where a trial is ended early as failing and as learning.
+    """
+
+    level: float
+    slope: float
+    random: np.random.Generator
+    alarms: float = 0.0
+    misses: float = 0.0
+    horizon: int = 1150
+    early: tuple[int, int] = (110, 150)
+
+    def truth(self, strength: float) -> bool:
+        """Whether one more run at this strength fails."""
+        return bool(self.random.random() < ndtr((math.log10(strength) - self.level) / self.slope))
+
+    def __call__(self, plan: Plan) -> Told:
+        fails = self.truth(plan.strength)
+        wrong = self.random.random() < (self.misses if fails else self.alarms)
+        told = fails != bool(wrong)
+        if plan.audit:
+            return Told(plan.strength, float(fails), self.horizon, audited=told)
+        return Told(plan.strength, 0.98 if told else 0.02, self.early[told], early=True)
+
+
+@dataclass
+class Trained:
+    """Real training before the real judge, in this process. Every answer stays in ``answers``."""
+
+    train: Train
+    folder: Path
+    answers: list[Told] = field(default_factory=list)
+
+    def __call__(self, plan: Plan) -> Told:
+        path = self.folder / "trial.h5"
+        trial = run_function_trial(self.train, plan, path, "l2", None)
+        self.answers.append(trial.told)
+        return trial.told
+
+
+def driven(search: ToleranceSearch, oracle: Oracle) -> ToleranceSearch:
+    """Ask and tell until the search is done."""
+    while not search.done:
+        plan = search.ask()
+        search.tell(plan.number, oracle(plan))
+    return search
