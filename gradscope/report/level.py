@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from scipy.special import ndtr
 
 from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate
@@ -18,6 +20,7 @@ from gradscope.report.figures import COLOURS, save
 
 #: Draws from the posterior behind the band.
 DRAWS = 400
+GREY = "#555555"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def draw_level(axes: Axes, summary: LevelSummary, colour: str) -> None:
         axes.plot(summary.strength, summary.failing, color=colour, linewidth=1.6, label=text)
     else:
         axes.plot([], [], color=colour, label=f"{summary.label} not determined")
-    for early, face, name in ((True, colour, "stopped early"), (False, "none", "run to the end")):
+    for early, face in ((True, colour), (False, "none")):
         chosen = [o for o in summary.outcomes if o.early == early]
         if chosen:
             # A little apart, so that trials at one strength can be counted.
@@ -66,7 +69,7 @@ def draw_level(axes: Axes, summary: LevelSummary, colour: str) -> None:
             at = [round(o.failed) if o.failed != 0.5 else 0.5 for o in chosen]
             axes.scatter(
                 [o.strength for o in chosen], np.add(at, apart), s=22, facecolors=face, edgecolors=colour, alpha=0.85,
-                linewidths=1.0, label=f"trials, {name}", zorder=3,
+                linewidths=1.0, zorder=3,
             )  # fmt: skip
 
 
@@ -77,7 +80,11 @@ def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> 
     axes = figure.subplots()
     for summary, colour in zip(summaries, COLOURS, strict=False):
         draw_level(axes, summary, colour)
+    for face, name in ((GREY, "trials, stopped early"), ("none", "trials, run to the end")):
+        axes.scatter([], [], s=22, facecolors=face, edgecolors=GREY, label=name)
     axes.set_xscale("log")
+    axes.set_xlim(*_shown_range(summaries))
+    _plain_ticks(axes.xaxis)
     axes.set_xlabel(f"strength λ ({penalty})")
     axes.set_ylabel("share of runs that fail")
     axes.set_ylim(-0.06, 1.06)
@@ -86,11 +93,24 @@ def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> 
     if penalty == "l2":
         doubled: Any = (lambda x: 2 * x, lambda x: x / 2)
         decay = axes.secondary_xaxis("top", functions=doubled)
+        _plain_ticks(decay.xaxis)
         decay.set_xlabel("weight_decay = 2λ")
     else:
         axes.spines["top"].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True))
-    figure.legend(shown.values(), shown.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     save(figure, path)
     return path
+
+
+def _plain_ticks(axis: XAxis) -> None:
+    """1, 2 and 5 of each decade, as plain numbers: the range shown is often less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _shown_range(summaries: Sequence[LevelSummary]) -> tuple[float, float]:
+    """From the weakest to the strongest trial and interval, and a bit more; a searched range may be far wider."""
+    at = [o.strength for summary in summaries for o in summary.outcomes]
+    at += [x for summary in summaries for x in (summary.estimate.low, summary.estimate.high) if x is not None]
+    return min(at) / 1.5, max(at) * 1.5
