@@ -22,7 +22,7 @@ ROOMS = {
     "store": BASE,
     "diagnosis": BASE,
     "control": {"diagnosis", "regularizers", "store", "child"} | BASE,
-    "search": {"diagnosis", "store", "child"} | BASE,
+    "search": {"diagnosis", "store", "child", "card"} | BASE,
     "wiring": {"regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,
     "mirror": {"diagnosis"} | BASE,

@@ -11,7 +11,7 @@ import gradscope
 from gradscope.card import STROKES, card
 from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance
 from gradscope.report.page.colours import contrast
-from gradscope.search.search import ToleranceResult
+from gradscope.search.result import ToleranceResult
 from tests.loops import mlp, train
 
 

@@ -257,15 +257,16 @@ def advice(penalty: str, estimate: ToleranceEstimate, delayed: ToleranceEstimate
     """What to use from the start, and up to what with a delay."""
     parts = []
     if estimate.safe is not None:
-        parts.append(f"use at most {_strength(penalty, estimate.safe)} from the start")
+        parts.append(f"use at most {in_words(penalty, estimate.safe)} from the start")
     if delayed is not None and delayed.safe is not None and delayed.safe > (estimate.safe or 0.0):
-        parts.append(f"up to {_strength(penalty, delayed.safe)} with a delay (--schedule delayed:auto)")
+        parts.append(f"up to {in_words(penalty, delayed.safe)} with a delay (--schedule delayed:auto)")
     if not parts:
         return f"not determined: {estimate.reason}"
     return ", ".join(parts)
 
 
-def _strength(penalty: str, strength: float) -> str:
+def in_words(penalty: str, strength: float) -> str:
+    """A strength; for L2 with the ``weight_decay`` that it is."""
     return f"{strength:.3g}" + (f" (weight_decay {2 * strength:.3g})" if penalty == "l2" else "")
 
 

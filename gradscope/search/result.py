@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradscope.diagnosis.tolerance import EarlyErrors, ToleranceEstimate, advice
+from gradscope.card import card
+from gradscope.diagnosis.tolerance import EarlyErrors, ToleranceEstimate, advice, in_words
 from gradscope.search.trials import TrialResult
 
 
@@ -100,6 +101,17 @@ class ToleranceResult:
             shown |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}
             shown |= {"delayed_slope": d.slope, "delayed_safe": d.safe, "delayed_reason": d.reason}
         return shown
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        e = self.estimate
+        facts: dict[str, object] = {"penalty": self.penalty, "trials": len(self.trials) + len(self.delayed_trials)}
+        if e.determined and e.tolerance is not None and e.low is not None and e.high is not None:
+            facts["tolerance level"] = in_words(self.penalty, e.tolerance)
+            facts[f"{e.confidence:.0%} interval"] = f"{e.low:.3g} to {e.high:.3g}"
+        if self.delayed is not None and self.delayed.tolerance is not None:
+            facts["with a delay"] = in_words(self.penalty, self.delayed.tolerance)
+        return card(self.advice, "healthy" if e.determined else "undecided", facts=facts)
 
 
 def epochs_of(trials: tuple[TrialResult, ...]) -> int | None:
