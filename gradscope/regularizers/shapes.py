@@ -44,13 +44,13 @@ def penalty_shape(text: str, span: float = 1.5, half: int = 150) -> PenaltyShape
     return PenaltyShape(penalty.name, w.numpy(), value, gradient, _ball(penalty))
 
 
-def _ball(penalty: Penalty, points: int = 361) -> Array:
+def _ball(penalty: Penalty, points: int = 145) -> Array:
     """Two weights with Ω = 1, all the way round; found along each direction by halving, for Ω grows outwards."""
     angle = np.linspace(0, 2 * np.pi, points)
     direction = np.stack([np.cos(angle), np.sin(angle)])
     low, high = np.zeros(points), np.full(points, 2.0)
     layer = (2, 1) if penalty.name == "group:input" else (1, 2)  # both weights in one group
-    for _ in range(50):
+    for _ in range(36):
         middle = (low + high) / 2
         outside = (
             np.array([float(penalty.value(torch.from_numpy(w).reshape(layer))) for w in (direction * middle).T]) > 1

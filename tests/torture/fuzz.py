@@ -203,6 +203,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "inspect": [], "diagnose": ["--json"], "tolerance": [],
         "plot": ["--figure", "loss", "-o", str(folder / "plot.png")],
         "recover": ["-o", str(folder / "saved.h5"), "--json"],
+        "export": ["--to", "csv", "-o", str(folder / "out.csv"), "--force"],
     }  # fmt: skip
 
 
