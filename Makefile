@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 CODE = gradscope cli tests analyses
 
-.PHONY: demo install test test-slow torture lint format types check clean
+.PHONY: demo docs install test test-slow torture lint format types check clean
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -35,6 +35,10 @@ test-slow: install
 torture: install
 	"$(BIN)/python" -m tests.torture.run
 
+# The documentation, into site/; warnings are errors. It reads from disk.
+docs: install
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict --quiet
+
 lint: install
 	"$(BIN)/ruff" check $(CODE)
 	"$(BIN)/ruff" format --check $(CODE)
@@ -49,5 +53,5 @@ types: install
 check: lint types test
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis gradscope-demo
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis gradscope-demo
 	find gradscope cli tests analyses -name __pycache__ -type d -prune -exec rm -rf {} +

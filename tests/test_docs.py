@@ -1,0 +1,66 @@
+"""Every code block of the documentation runs, page by page; the pages that are generated hold what they should."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import gradscope
+from tests.doc_blocks import PAGES, ROOT, Session, blocks, commands
+
+pytestmark = [
+    # What examples show on purpose, and what the other libraries have to say.
+    pytest.mark.filterwarnings("ignore::gradscope.recording.LearningFailureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(?!gradscope)"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:(?!gradscope)"),
+    pytest.mark.filterwarnings("ignore:.*(does not have many workers|`isinstance\\(treespec|litlogger).*"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches.*smaller than the logging interval.*"),
+]
+WITH_CODE = [page for page in PAGES if any(True for _ in blocks(page.read_text()))]
+SLOW = [page for page in WITH_CODE if any(block.why == "slow" for block in blocks(page.read_text()))]
+
+
+def run_page(page: Path, slow: bool) -> None:
+    session = Session(page)
+    for block in blocks(page.read_text()):
+        if block.why != "not run" and (slow or block.why != "slow"):
+            session.run(block)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_code_blocks(page: Path) -> None:
+    run_page(page, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW, ids=lambda page: page.name)
+def test_all_code_blocks(page: Path) -> None:
+    run_page(page, slow=True)
+
+
+def test_every_fence_is_known() -> None:
+    """A block that no test runs is one of output, or says why."""
+    for page in PAGES:
+        languages = re.findall(r"^```(\w*)", page.read_text(), re.MULTILINE)[::2]
+        assert set(languages) <= {"python", "sh", "text", "json", ""}, page
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    named = set(re.findall(r"^::: gradscope\.(?:\w+\.)*(\w+)$", reference, re.MULTILINE))
+    assert set(gradscope.__all__) - {"__version__"} <= named
+
+
+def test_commands_are_split_as_a_shell_does() -> None:
+    assert commands("a b \\\n   c\n# note\n\nd # e\n") == ["a b     c", "d # e"]
