@@ -1,0 +1,111 @@
+"""All rules beside a run: takes rows as they come, live or from a record, and holds what was found.
+
+Every number follows from the rows up to its own, never from where blocks were cut: live and post hoc find the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.rules.catalogue import RULES, Chosen, chosen
+from gradscope.diagnosis.rules.columns import Columns
+from gradscope.diagnosis.rules.derived import VALIDATION, Evaluations, Losses, Rows, Weights
+from gradscope.diagnosis.rules.facts import Facts
+from gradscope.diagnosis.rules.finding import Finding, NotChecked, Symptom
+from gradscope.diagnosis.rules.options import Rule
+from gradscope.diagnosis.rules.streaks import Streaks
+
+
+class Checker:
+    """Follows one run. ``of_epochs``: validation losses by epoch, which may grow while the run goes on."""
+
+    def __init__(self, facts: Facts, rules: Chosen | None = None, of_epochs: Mapping[int, float] | None = None) -> None:
+        self.facts = facts
+        self.rules = chosen() if rules is None else rules
+        self.findings: list[Finding] = []
+        self._streaks: dict[tuple[str, str], Streaks] = {}
+        self._seen: set[str] = set()
+        self._count = 0
+        self._losses, self._weights, self._evaluations = Losses(), Weights(), Evaluations(of_epochs or {})
+
+    def update(self, rows: Rows) -> list[Finding]:
+        """Take a block of rows, in order, arrays by variable name; what is new."""
+        n = len(rows["step"])
+        if not n or not self.rules:
+            return []
+        columns = self._columns(rows, n)
+        new = [
+            finding
+            for name, options in self.rules.items()
+            for symptom in RULES[name].look(columns, self.facts, options)
+            for finding in self._lasting(RULES[name], symptom, rows["step"], columns.number, options)
+        ]
+        new.sort(key=lambda finding: finding.found_step)
+        self.findings += new
+        return new
+
+    def not_checked(self) -> list[NotChecked]:
+        """What could not be looked at in the rows so far, and what to record for it."""
+        return [
+            NotChecked(name, need.without)
+            for name in self.rules
+            for need in RULES[name].needs
+            if not need.met(self._seen, self.facts)
+        ]
+
+    def _columns(self, rows: Rows, n: int) -> Columns:
+        number = self._count + np.arange(n)
+        self._count += n
+        for name in {*NEEDED, *rows} - self._seen:
+            if name in rows and _says_something(rows[name]):
+                self._seen.add(name)
+        loss = np.asarray(rows["loss"], dtype=np.float64) if "loss" in rows else np.full(n, np.nan)
+        derived = self._losses.columns(loss) | self._weights.columns(rows, number)
+        derived |= self._evaluations.columns(rows, loss)
+        if np.isfinite(derived["validation"]).any():
+            self._seen.add("validation")
+        return Columns({**rows, **derived}, number)
+
+    def _lasting(
+        self, rule: Rule, symptom: Symptom, steps: Any, number: NDArray[np.int64], options: Mapping[str, float]
+    ) -> list[Finding]:
+        streaks = self._streaks.setdefault((rule.name, symptom.kind), Streaks(len(symptom.layers)))
+        steps = np.asarray(steps, dtype=np.int64)
+        found = []
+        for row, since, layers in streaks.advance(
+            symptom, steps, number >= options["warm_up"], int(options["patience"])
+        ):
+            values = symptom.values[row, layers]
+            numbers = {symptom.quantity: float(np.nanmax(values)), "limit": symptom.limit}
+            names = tuple(symptom.layers[i] for i in layers if symptom.layers[i])
+            found.append(
+                Finding(
+                    rule=rule.name,
+                    kind=symptom.kind,
+                    layers=names,
+                    since_step=since,
+                    found_step=int(steps[row]),
+                    numbers=numbers,
+                    text=symptom.text,
+                    suggestion=symptom.suggestion,
+                )
+            )
+        return found
+
+
+def _says_something(values: Any) -> bool:
+    values = np.asarray(values)
+    return values.dtype.kind in "iub" or bool(np.isfinite(values).any())
+
+
+#: The recorded variables that rules look at.
+NEEDED = (
+    *("step", "epoch", "skipped", "learning_rate", "loss", *VALIDATION),
+    *("loss_gradient_mean_abs", "loss_gradient_norm", "loss_gradient_max_abs", "nonfinite_count"),
+    *("weight_mean_abs", "weight_norm", "weight_max_abs", "update_mean_abs"),
+    *("activation_mean_abs", "activation_std", "activation_zero_fraction", "activation_dead_fraction"),
+)

@@ -1,0 +1,55 @@
+"""The rows that a rule looks at: recorded columns and those that follow from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.rules.derived import Rows
+from gradscope.diagnosis.rules.finding import Array
+
+
+class Columns:
+    """N rows by name. ``number``: of each row, counted from 0 at the start of the record."""
+
+    def __init__(self, rows: Rows, number: NDArray[np.int64]) -> None:
+        self._rows = rows
+        self.number = number
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def get(self, name: str) -> Array | None:
+        """The column, as float64; None where no row holds it."""
+        return np.asarray(self._rows[name], dtype=np.float64) if name in self._rows else None
+
+    def series(self, name: str) -> Array:
+        """A column along the rows alone, [N]; NaN where no row holds it."""
+        found = self.get(name)
+        return np.full(len(self), np.nan) if found is None else found
+
+    def like(self, name: str, other: Array) -> Array:
+        """A column of the same shape as another one; NaN where no row holds it."""
+        found = self.get(name)
+        return np.full(other.shape, np.nan) if found is None else found
+
+    @property
+    def stepped(self) -> NDArray[np.bool_]:
+        """Rows whose step was not skipped (by a GradScaler), [N, 1]."""
+        skipped = np.nan_to_num(self.series("skipped")) > 0
+        return np.asarray(~skipped[:, None])
+
+    @property
+    def progress(self) -> Array:
+        """The loss now over that of the start (medians of 16), [N, 1]; NaN without a positive loss to begin with."""
+        start = self.series("initial_loss")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(start > 0, self.series("loss_level") / start, np.nan)[:, None]
+
+
+def shown(condition: NDArray[Any], usable: NDArray[Any]) -> Array:
+    """1 where it is there, 0 where it is not, NaN where the row says nothing."""
+    condition, usable = np.broadcast_arrays(condition, usable)
+    return np.where(usable, condition.astype(np.float64), np.nan)

@@ -1,0 +1,173 @@
+"""Columns that rules need and no record holds: each follows from the rows so far, in bounded memory.
+
+Only order statistics, running maxima and sums taken strictly one after the other are used: how the rows were cut into
+blocks changes no bit of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.rules.finding import Array
+
+Rows = Mapping[str, NDArray[Any]]
+
+#: Rows, or logged losses, that a run begins with: what comes later is compared with these.
+FIRST = 16
+#: Logged losses that a spike is compared with.
+BEFORE = 32
+#: Names of a validation loss, in `Recording.epoch` or in `Recording.log`; the first that is there counts.
+VALIDATION = ("val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss")
+
+
+class Losses:
+    """`initial_loss`: median of the first 16 losses; `loss_level`: of the last 16; `loss_before`, `loss_spread`: the
+    median of the 32 before and their median distance from it. A loss may be logged less often than rows are recorded.
+    """
+
+    def __init__(self) -> None:
+        self._held = np.empty(0)
+        self._count = 0
+        self._first = np.empty(0)
+        self._level = np.nan
+
+    def columns(self, loss: Array) -> dict[str, Array]:
+        """[N] each."""
+        n = len(loss)
+        at = np.flatnonzero(np.isfinite(loss))
+        known = np.concatenate([self._held, loss[at]])
+        self._first = np.concatenate([self._first, loss[at]])[:FIRST] if len(self._first) < FIRST else self._first
+        before, spread, level = (np.full(n, np.nan) for _ in range(3))
+        old = len(self._held)
+        if len(known) > BEFORE:
+            windows = sliding_window_view(known, BEFORE)[:-1]
+            middle = np.median(windows, axis=1)
+            rows = at[BEFORE - old :] if old < BEFORE else at
+            before[rows] = middle
+            spread[rows] = np.median(np.abs(windows - middle[:, None]), axis=1)
+        if len(known) >= FIRST:
+            levels = np.median(sliding_window_view(known, FIRST), axis=1)
+            new = min(len(at), len(levels))
+            if new:
+                level[at[len(at) - new :]] = levels[len(levels) - new :]
+        self._held = known[-BEFORE:]
+        initial = np.where(self._count + np.cumsum(np.isfinite(loss)) >= FIRST, self._start, np.nan)
+        self._count += len(at)
+        return {
+            "loss_before": before,
+            "loss_spread": spread,
+            "loss_level": self._carried(level),
+            "initial_loss": initial,
+        }
+
+    @property
+    def _start(self) -> float:
+        return float(np.median(self._first)) if len(self._first) == FIRST else np.nan
+
+    def _carried(self, level: Array) -> Array:
+        """The last level that is known, in every row."""
+        whole = np.concatenate([[self._level], level])
+        at = np.maximum.accumulate(np.where(np.isnan(whole), 0, np.arange(len(whole))))
+        self._level = float(whole[at[-1]])
+        return np.asarray(whole[at][1:])
+
+
+class Weights:
+    """`weight_same` [N, P]: 1 where every number of a tensor is that of the row before. `weight_growth` [N, P]:
+    its norm over the largest of the first 16 rows.
+    """
+
+    NAMES = ("weight_mean_abs", "weight_norm", "weight_max_abs")
+
+    def __init__(self) -> None:
+        self._last: dict[str, Array] = {}
+        self._largest: Array | None = None
+
+    def columns(self, rows: Rows, number: NDArray[np.int64]) -> dict[str, Array]:
+        """``number``: of each row, counted from 0."""
+        found: dict[str, Array] = {}
+        same: Array | None = None
+        for name in self.NAMES:
+            if name not in rows or not len(number):
+                continue
+            values = np.asarray(rows[name], dtype=np.float64)
+            last = self._last.get(name, np.full(values.shape[1], np.nan))
+            before = np.concatenate([last[None], values[:-1]])
+            equal = np.where(np.isnan(before) | np.isnan(values), np.nan, before == values)
+            same = equal if same is None else np.fmin(same, equal)
+            self._last[name] = values[-1].copy()
+        if same is not None:
+            found["weight_same"] = same
+        if "weight_norm" in rows and len(number):
+            found["weight_growth"] = self._growth(np.asarray(rows["weight_norm"], dtype=np.float64), number)
+        return found
+
+    def _growth(self, norm: Array, number: NDArray[np.int64]) -> Array:
+        largest = np.zeros(norm.shape[1]) if self._largest is None else self._largest
+        early = norm[number < FIRST]
+        if len(early):
+            largest = np.fmax(largest, np.fmax.reduce(early, axis=0))
+        self._largest = largest
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            growth = np.where(largest > 0, norm / largest, np.nan)
+        return np.where((number >= FIRST)[:, None], growth, np.nan)
+
+
+class Evaluations:
+    """`validation`, `training`: the loss on other data, and the mean training loss since the one before it, in the rows
+    where one became known; `best_validation`, `training_at_best`: of those before.
+
+    A metric of epoch k (``of_epochs``) counts from the first row of a later epoch.
+    """
+
+    def __init__(self, of_epochs: Mapping[int, float]) -> None:
+        self._of_epochs = of_epochs
+        self._epoch: int | None = None
+        self._sum, self._count = 0.0, 0
+        self._best, self._training_at_best = np.nan, np.nan
+
+    def columns(self, rows: Rows, loss: Array) -> dict[str, Array]:
+        """[N] each."""
+        n = len(loss)
+        names = ("validation", "training", "best_validation", "training_at_best")
+        found = {name: np.full(n, np.nan) for name in names}
+        done = 0
+        for row, value, end in self._taken(rows, n):
+            self._add(loss[done:end])
+            done = end
+            mean = self._sum / self._count if self._count else np.nan
+            now = (value, mean, self._best, self._training_at_best)
+            for name, number in zip(names, now, strict=True):
+                found[name][row] = number
+            if not value >= self._best:
+                self._best, self._training_at_best = value, mean
+            self._sum, self._count = 0.0, 0
+        self._add(loss[done:])
+        return found
+
+    def _taken(self, rows: Rows, n: int) -> list[tuple[int, float, int]]:
+        """Row, value, and the row before which the training losses that belong to it end."""
+        taken: list[tuple[int, float, int]] = []
+        logged = next((rows[name] for name in VALIDATION if name in rows), None)
+        if logged is not None:
+            taken = [(int(i), float(logged[i]), int(i) + 1) for i in np.flatnonzero(np.isfinite(logged))]
+        if "epoch" in rows and n:
+            epoch = np.asarray(rows["epoch"], dtype=np.int64)
+            before = np.concatenate([[epoch[0] if self._epoch is None else self._epoch], epoch[:-1]])
+            for i in np.flatnonzero(epoch > before):
+                value = self._of_epochs.get(int(before[i]), np.nan)
+                if np.isfinite(value):
+                    taken.append((int(i), float(value), int(i)))
+            self._epoch = int(epoch[-1])
+        return sorted(taken)
+
+    def _add(self, loss: Array) -> None:
+        known = loss[np.isfinite(loss)]
+        if len(known):
+            self._sum = float(np.add.accumulate(np.concatenate([[self._sum], known]))[-1])
+            self._count += len(known)

@@ -1,0 +1,81 @@
+"""What a rule sees in some rows, and what it says once that has lasted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+#: Layers named in a line of text; the finding itself holds all.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """What a rule sees in N rows of L layers.
+
+    ``shows``: [N, L], 1 where it is there, 0 where it is not, NaN where the row says nothing of it. ``values``: [N, L],
+    the number it rests on, called ``quantity``. ``layers``: L names, ("",) for the whole network. ``at_once``: true
+    without patience.
+    """
+
+    kind: str
+    shows: Array
+    values: Array
+    layers: tuple[str, ...]
+    text: str
+    quantity: str
+    limit: float
+    suggestion: str
+    at_once: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A symptom that has lasted for the patience of its rule, in layers that it had not been found in before.
+
+    ``since_step``: the first step of that time. ``found_step``: its last, at which a live run is told.
+    ``numbers``: the quantity it rests on (of the layer where it is largest), its limit, the samples it lasted.
+    """
+
+    rule: str
+    kind: str
+    layers: tuple[str, ...]
+    since_step: int
+    found_step: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    text: str = ""
+    suggestion: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as ``gradscope diagnose --json`` prints them."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+    @property
+    def where(self) -> str:
+        """The layers in a few words; empty where it concerns the whole network."""
+        more = len(self.layers) - NAMED
+        return ", ".join(self.layers[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def sentence(self) -> str:
+        """The finding in one line, without what to do."""
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in self.numbers.items())
+        place = f" in {self.where}" if self.layers else ""
+        return f"{self.rule}: {self.text}{place} since step {self.since_step} ({numbers})"
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """A rule, or a part of one, that had nothing to look at, and what to do about it."""
+
+    rule: str
+    why: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Plain values, as ``gradscope diagnose --json`` prints them."""
+        return asdict(self)
