@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from gradscope_cli.output import Json, print_json, say
@@ -11,20 +11,40 @@ from gradscope_cli.output import Json, print_json, say
 from gradscope.types import InputError
 
 if TYPE_CHECKING:
+    from gradscope.diagnosis.rules.checker import Checker
     from gradscope.diagnosis.verdict import Diagnosis
 
 
 def diagnose(
-    runs: Annotated[list[Path], typer.Argument(help="Records, finished or still being written.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Records, finished or still being written.", show_default=False)
+    ] = None,
     follow: Annotated[bool, typer.Option(help="Follow one running record until it ends, telling each change.")] = False,
+    rules: Annotated[
+        str, typer.Option(metavar="NAME,...|all|none", help="The rules beside the verdict that are looked at.")
+    ] = "all",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="RULE.OPTION=VALUE", help="Set an option of a rule.")
+    ] = None,
+    list_rules: Annotated[bool, typer.Option("--list-rules", help="Print the rules, their options and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Say whether a recorded run learns, and if not why, since when, and what to do.
 
-    Exits with 3 if a learning failure was found in any run.
+    Exits with 3 if a learning failure was found in any run; what the rules find beside the verdict changes nothing
+    in that.
     """
+    from gradscope.diagnosis.rules.catalogue import chosen, parse_changes, parse_names
+
+    if list_rules:
+        _list_rules(as_json)
+        return
+    wanted = chosen(parse_names(rules), parse_changes(changes or []))
+    if not runs:
+        raise InputError("no record was given; expected at least one, such as gradscope diagnose run.h5")
     from gradscope.diagnosis.post_hoc import diagnose as judge
-    from gradscope.store.reader import open_run
+    from gradscope.diagnosis.rules.post_hoc import check
+    from gradscope.store.reader import epoch_metrics, open_run
 
     if follow:
         if len(runs) != 1:
@@ -33,14 +53,44 @@ def diagnose(
     found = []
     for path in runs:
         with open_run(path) as dataset:
-            found.append((path, judge(dataset)))
+            found.append((path, judge(dataset), check(dataset, wanted, epoch_metrics(path))))
     if as_json:
-        print_json({"runs": [{"path": str(path), **diagnosis.as_dict()} for path, diagnosis in found]})
+        print_json({"runs": [_as_dict(path, diagnosis, checker) for path, diagnosis, checker in found]})
     else:
-        for path, diagnosis in found:
+        for path, diagnosis, checker in found:
             _print(path, diagnosis)
-    if any(diagnosis.failed for _, diagnosis in found):
+            _print_findings(checker)
+    if any(diagnosis.failed for _, diagnosis, _ in found):
         raise typer.Exit(3)
+
+
+def _as_dict(path: Path, diagnosis: Diagnosis, checker: Checker) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        **diagnosis.as_dict(),
+        "findings": [finding.as_dict() for finding in checker.findings],
+        "not_checked": [left.as_dict() for left in checker.not_checked()],
+    }
+
+
+def _print_findings(checker: Checker) -> None:
+    for finding in checker.findings:
+        print(f"  {finding.sentence}")
+        print(f"    {finding.suggestion}")
+    for left in checker.not_checked():
+        print(f"  not checked, {left.rule}: {left.why}")
+
+
+def _list_rules(as_json: bool) -> None:
+    from gradscope.diagnosis.rules.page import listing
+
+    if as_json:
+        print_json({"rules": listing()})
+        return
+    for rule in listing():
+        print(f"{rule['rule']}: {rule['what']}")
+        for name, option in rule["options"].items():
+            print(f"  {rule['rule']}.{name}={option['default']:g}  {option['meaning']} ({option['source']})")
 
 
 def _follow(path: Path) -> None:

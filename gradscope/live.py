@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.rules.checker import Checker
+from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis, Failure
 
 Rows = dict[str, NDArray[Any]]
@@ -40,10 +42,17 @@ def border_after(border: int) -> int:
 
 
 class LiveJudge:
-    """``settle``: called with the first chunk, before it is judged, to say what the baseline is."""
+    """``settle``: called with the first chunk, before it is judged, to say what the baseline is.
 
-    def __init__(self, judge: Judge, settle: Callable[[Rows], None]) -> None:
+    ``rules``: the rules beside the judge; ``found`` is called with what is new.
+    """
+
+    def __init__(
+        self, judge: Judge, settle: Callable[[Rows], None], rules: Checker, found: Callable[[list[Finding]], None]
+    ) -> None:
         self.judge = judge
+        self.rules = rules
+        self._found = found
         self._settle = settle
         self._held: list[Rows] = []
         self._count = 0  # rows held
@@ -84,6 +93,8 @@ class LiveJudge:
             judge = self.judge
             diagnosis = judge.diagnosis() if judge.failure is not None else None
             self.latest = Decisions(judge.established_step, judge.settled_step, judge.failure, diagnosis)
+        if new := self.rules.update(rows):  # beside the lock: nothing that the training thread does hangs on it
+            self._found(new)
 
     def _cut(self, n: int) -> Rows:
         """The first n of the rows that are held; a name that some blocks lack is NaN there."""

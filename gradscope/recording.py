@@ -25,6 +25,10 @@ from gradscope.card import card
 from gradscope.child import Stopped
 from gradscope.control.checkpoint import Kept
 from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.rules.checker import Checker
+from gradscope.diagnosis.rules.derived import VALIDATION
+from gradscope.diagnosis.rules.facts import Facts
+from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
 from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
@@ -52,6 +56,10 @@ OnFailure = str | Callable[[Diagnosis], None]
 
 class LearningFailureWarning(UserWarning):
     """The run being recorded does not learn."""
+
+
+class FindingWarning(UserWarning):
+    """A rule beside the verdict has found something; given once a recording."""
 
 
 def record(
@@ -199,6 +207,7 @@ class Recording:
         self._status = "running"
         self._process = os.getpid()
         self._blind = False
+        self._warned_of_findings = False
         self._known_names = {"loss"}
         self._warnings: deque[str | Warning] = deque()  # for the training thread to give
         self._baseline_given = baseline_loss is not None
@@ -211,11 +220,15 @@ class Recording:
                 activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
+            self._config["modules"] = activations.types if activations else {}
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
                 baseline_loss, self._capture["baseline_loss"] = had
             source = self._capture.get("baseline_loss", "unknown")
             judge = Judge(run_info(parameters, self._penalties, baseline_loss, source, horizon, activations))
-            self._live = LiveJudge(judge, self._settle_baseline)
+            info, types = judge.info, self._config["modules"]
+            facts = Facts.of(parameters, types, info.numel, info.group, self._config, self._capture, info.baseline_loss)
+            rules = Checker(facts)
+            self._live = LiveJudge(judge, self._settle_baseline, rules, self._on_findings)
             self._recorder = Recorder(
                 optimizers,
                 parameters,
@@ -271,7 +284,7 @@ class Recording:
         """The judge sees the rows that were kept; the step that comes next."""
         try:
             first = self._ranks.told(resume.first_step(self.path, resume_step))
-            resume.remember(judge, self.path, first)
+            resume.remember(judge, self._live.rules, self.path, first)
             self._penalties.begin_at(first)
         except BaseException:
             self._writer.close("failed")
@@ -303,7 +316,10 @@ class Recording:
             self._kept.offer(self._recorder.step + 1)
         self._set_epoch(epoch)
         stored = _stored_names(metrics, "epoch")
-        self._writer.epoch(epoch, {name: float(value) for name, value in stored.items()})
+        numbers = {name: float(value) for name, value in stored.items()}
+        self._writer.epoch(epoch, numbers)
+        if (loss := next((numbers[name] for name in VALIDATION if name in numbers), None)) is not None:
+            self._live.rules.of_epochs[epoch] = loss
 
     @property
     def verdict(self) -> Diagnosis:
@@ -318,6 +334,13 @@ class Recording:
         tone = "failed" if found.failed else str(found.verdict)
         facts = {"record": self.path, "status": self._status, "rows judged": len(self._live.judge.series)}
         return card(found.sentence, tone, found.evidence, facts)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the rules beside the verdict have found so far, in the rows that have left the device."""
+        if not self._closed and not self._recorder.on_accelerator:
+            self._recorder.fetch()
+        return list(self._live.rules.findings)
 
     @property
     def active_step(self) -> int | None:
@@ -459,6 +482,15 @@ class Recording:
         self._live.feed(block)
         self._writer.append(block)
 
+    def _on_findings(self, new: list[Finding]) -> None:
+        """Each is an event in the file; the first ones are warned about."""
+        for finding in new:
+            self._writer.event(finding.found_step, "finding", f"{finding.sentence}: {finding.suggestion}")
+        if self._on_failure in ("warn", "raise") and self._ranks.writes and not self._warned_of_findings:
+            self._warned_of_findings = True
+            text = "; ".join(f"{finding.sentence}: {finding.suggestion}" for finding in new)
+            self._warnings.append(FindingWarning(f"{text}. Recording.findings and gradscope diagnose tell all"))
+
     def _settle_baseline(self, rows: Rows) -> None:
         """Once, with the first chunk of rows."""
         if "baseline_loss" in self._capture or "loss" not in rows:
@@ -467,6 +499,7 @@ class Recording:
         self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
         judge = self._live.judge
         judge.baseline, judge.baseline_source = baseline, source
+        self._live.rules.facts = self._live.rules.facts.with_baseline(baseline)
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import feed
-from gradscope.store.reader import open_run
+from gradscope.diagnosis.rules import post_hoc as rules_post_hoc
+from gradscope.diagnosis.rules.checker import Checker
+from gradscope.store.reader import epoch_metrics, open_run
 from gradscope.types import InputError
 
 
@@ -40,7 +42,10 @@ def first_step(path: Path, resume_step: int | None) -> int:
     return int(steps[-1]) + 1 if len(steps) else 0
 
 
-def remember(judge: Judge, path: Path, first: int) -> None:
-    """Show the judge the rows before ``first``, so that its verdict goes on where it was."""
+def remember(judge: Judge, rules: Checker, path: Path, first: int) -> None:
+    """Show the judge and the rules the rows before ``first``, so that they go on where they were."""
+    rules.of_epochs.update(rules_post_hoc.validation_losses(epoch_metrics(path)))
     with open_run(path) as kept:
-        feed(judge, kept.isel(step=kept["step"].values < first))
+        before = kept.isel(step=kept["step"].values < first)
+        feed(judge, before)
+        rules_post_hoc.feed(rules, before)

@@ -101,6 +101,7 @@ class Activations:
 
     def __init__(self, modules: Mapping[str, nn.Module], gradients: bool, root: nn.Module | None = None) -> None:
         self.names = list(modules)
+        self.types = {name: type(module).__name__ for name, module in modules.items()}
         self.quantities = FULL_QUANTITIES if gradients else QUANTITIES
         self.gradients = gradients
         self.root = root

@@ -21,16 +21,17 @@ from gradscope.diagnosis.rules.streaks import Streaks
 
 
 class Checker:
-    """Follows one run. ``of_epochs``: validation losses by epoch, which may grow while the run goes on."""
+    """Follows one run. ``of_epochs``: validation losses by epoch; it may be added to while the run goes on."""
 
-    def __init__(self, facts: Facts, rules: Chosen | None = None, of_epochs: Mapping[int, float] | None = None) -> None:
+    def __init__(self, facts: Facts, rules: Chosen | None = None, of_epochs: dict[int, float] | None = None) -> None:
         self.facts = facts
         self.rules = chosen() if rules is None else rules
         self.findings: list[Finding] = []
         self._streaks: dict[tuple[str, str], Streaks] = {}
         self._seen: set[str] = set()
         self._count = 0
-        self._losses, self._weights, self._evaluations = Losses(), Weights(), Evaluations(of_epochs or {})
+        self.of_epochs = {} if of_epochs is None else of_epochs
+        self._losses, self._weights, self._evaluations = Losses(), Weights(), Evaluations(self.of_epochs)
 
     def update(self, rows: Rows) -> list[Finding]:
         """Take a block of rows, in order, arrays by variable name; what is new."""

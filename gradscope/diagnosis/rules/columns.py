@@ -48,6 +48,10 @@ class Columns:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(start > 0, self.series("loss_level") / start, np.nan)[:, None]
 
+    def crushed(self, like: Array) -> NDArray[np.bool_]:
+        """Tensors that have lost a third of their norm: what is small there is the penalty's doing, [N, P]."""
+        return np.asarray(self.like("weight_kept", like) < 2 / 3)
+
 
 def shown(condition: NDArray[Any], usable: NDArray[Any]) -> Array:
     """1 where it is there, 0 where it is not, NaN where the row says nothing."""

@@ -79,7 +79,7 @@ class Losses:
 
 class Weights:
     """`weight_same` [N, P]: 1 where every number of a tensor is that of the row before. `weight_growth` [N, P]:
-    its norm over the largest of the first 16 rows.
+    its norm over the largest of the first 16 rows. `weight_kept` [N, P]: its norm over the largest so far.
     """
 
     NAMES = ("weight_mean_abs", "weight_norm", "weight_max_abs")
@@ -87,6 +87,7 @@ class Weights:
     def __init__(self) -> None:
         self._last: dict[str, Array] = {}
         self._largest: Array | None = None
+        self._peak: Array | None = None
 
     def columns(self, rows: Rows, number: NDArray[np.int64]) -> dict[str, Array]:
         """``number``: of each row, counted from 0."""
@@ -104,7 +105,8 @@ class Weights:
         if same is not None:
             found["weight_same"] = same
         if "weight_norm" in rows and len(number):
-            found["weight_growth"] = self._growth(np.asarray(rows["weight_norm"], dtype=np.float64), number)
+            norm = np.asarray(rows["weight_norm"], dtype=np.float64)
+            found |= {"weight_growth": self._growth(norm, number), "weight_kept": self._kept(norm)}
         return found
 
     def _growth(self, norm: Array, number: NDArray[np.int64]) -> Array:
@@ -116,6 +118,13 @@ class Weights:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             growth = np.where(largest > 0, norm / largest, np.nan)
         return np.where((number >= FIRST)[:, None], growth, np.nan)
+
+    def _kept(self, norm: Array) -> Array:
+        before = norm[:1] if self._peak is None else self._peak[None]
+        peak = np.fmax.accumulate(np.concatenate([before, norm]))[1:]
+        self._peak = peak[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(peak > 0, norm / peak, np.nan)
 
 
 class Evaluations:

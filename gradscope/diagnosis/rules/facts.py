@@ -39,6 +39,7 @@ class Facts:
         cls,
         parameters: Iterable[Any],
         modules: Iterable[Any],
+        numel: Any,
         group: Any,
         config: Mapping[str, Any],
         capture: Mapping[str, Any],
@@ -46,18 +47,18 @@ class Facts:
     ) -> Facts:
         """From the names and the ``config`` and ``capture`` of a record, or of one that is about to be made."""
         names = tuple(str(name) for name in parameters)
-        shapes = [config.get("shapes", {}).get(name, []) for name in names]
-        frozen = set(capture.get("frozen", ()))
+        shapes, kinds = _of_kind(config, "shapes", dict), _of_kind(config, "modules", dict)
+        frozen = _of_kind(capture, "frozen", list)
         return cls(
             parameters=names,
             modules=tuple(str(name) for name in modules),
-            numel=np.array([np.prod(shape, dtype=np.float64) for shape in shapes]),
-            matrices=np.array([len(shape) > 1 for shape in shapes], dtype=bool),
+            numel=np.asarray(numel, dtype=np.float64),
+            matrices=np.array([len(_of_kind(shapes, name, list)) > 1 for name in names], dtype=bool),
             frozen=np.array([name in frozen for name in names], dtype=bool),
             group=np.asarray(group, dtype=np.int64),
             momentum=tuple(float(g.get("momentum", 0.0)) for g in config["groups"]),
             adaptive=tuple(bool(g.get("adaptive", False)) for g in config["groups"]),
-            module_types=dict(config.get("modules", {})),
+            module_types={str(name): str(kind) for name, kind in kinds.items()},
             baseline_loss=float(baseline_loss),
         )
 
@@ -67,6 +68,7 @@ class Facts:
         return cls.of(
             dataset["parameter"].values,
             dataset["module"].values if "module" in dataset.variables else (),
+            dataset["numel"].values,
             dataset["group"].values,
             json.loads(dataset.attrs["config"]),
             json.loads(dataset.attrs["capture"]),
@@ -82,3 +84,9 @@ class Facts:
         values = np.asarray(values, dtype=np.float64)
         found = values[..., np.clip(self.group, 0, values.shape[-1] - 1)]
         return np.where((self.group >= 0) & (self.group < values.shape[-1]), found, np.nan)
+
+
+def _of_kind(values: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    """An entry, or an empty one where the file holds none or something else."""
+    value = values.get(name)
+    return value if isinstance(value, kind) else kind()

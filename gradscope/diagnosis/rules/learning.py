@@ -22,8 +22,8 @@ def poor_initialisation(rows: Columns, facts: Facts, o: Mapping[str, float]) -> 
     """What the first ``rows`` rows tell of the initial weights.
 
     A loss that begins far above that of a constant predictor; gradients of the first weight matrix many times smaller
-    or larger than of the last, while the loss stays where it began; a matrix whose entries are all equal, so that
-    its units stay copies of each other.
+    or larger than of the last, while the loss stays where it began and before a penalty has crushed the weights; a
+    matrix whose entries are all equal, so that its units stay copies of each other.
     """
     early = (rows.number < o["rows"])[:, None]
     return [*_loss_at_start(rows, facts, o, early), *_flow(rows, facts, o, early), *_equal_entries(rows, facts)]
@@ -56,7 +56,8 @@ def _flow(rows: Columns, facts: Facts, o: Mapping[str, float], early: NDArray[np
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(last > 0, first / last, np.nan)
     progress = rows.progress
-    usable = early & rows.stepped & ~np.isnan(ratio) & ~np.isnan(progress)
+    crushed = rows.crushed(norm)[:, matrices].any(1, keepdims=True)
+    usable = early & rows.stepped & ~np.isnan(ratio) & ~np.isnan(progress) & ~crushed
     stuck = progress > 0.95
     ends = f"first ({facts.parameters[matrices[0]]}) over last ({facts.parameters[matrices[-1]]}) gradient norm"
 

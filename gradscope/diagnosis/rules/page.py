@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from gradscope.diagnosis.rules import catalogue
 from gradscope.diagnosis.rules.options import Rule
@@ -28,7 +29,7 @@ def _section(rule: Rule) -> str:
     return "\n".join(lines)
 
 
-def listing() -> list[dict[str, object]]:
+def listing() -> list[dict[str, Any]]:
     """The catalogue as plain values, as ``gradscope diagnose --list-rules --json`` prints it."""
     return [
         {

@@ -30,8 +30,8 @@ def update_ratio(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Sy
     """mean |Δw| / mean |w| of weights with more than one dimension, far above or below the usual 1e-3.
 
     Where updates were not recorded (``preset="full"`` does), bounds stand in for SGD: lr · mean |∂L/∂w| from below,
-    1/(1 − momentum) of that from above. A small ratio counts only while the loss has not fallen: updates shrink at
-    the end of a good training too.
+    1/(1 − momentum) of that from above. A small ratio counts only while the loss has not fallen, for updates shrink at
+    the end of a good training too, and where the penalty has not crushed the weights, which the verdict tells.
     """
     weight = rows.get("weight_mean_abs")
     if weight is None:
@@ -47,7 +47,7 @@ def update_ratio(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Sy
         low, high = least / weight, most / weight
     exact = update is not None
     still = rows.progress > 0.95
-    moving = np.nan_to_num(_rate(rows, facts), nan=1.0) > 0
+    moving = (np.nan_to_num(_rate(rows, facts), nan=1.0) > 0) & ~rows.crushed(weight)
     return [
         Symptom(
             kind="large",
@@ -61,7 +61,7 @@ def update_ratio(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Sy
         ),
         Symptom(
             kind="small",
-            shows=shown((high < o["small"]) & still, usable & moving & ~np.isnan(high) & ~np.isnan(rows.progress)),
+            shows=shown((high < o["small"]) & (high > 0) & still, usable & moving & ~np.isnan(high + rows.progress)),
             values=high,
             layers=facts.parameters,
             text="updates are tiny beside the weights, and the loss stays where it began",
@@ -93,7 +93,6 @@ def exploding_tensor(rows: Columns, facts: Facts, o: Mapping[str, float]) -> lis
             quantity="entries",
             limit=0.0,
             suggestion="lower the learning rate, clip gradients, look for log(0), 0/0 and bad inputs at that step",
-            at_once=True,
         )
     ]
     growth = rows.get("weight_growth")
@@ -108,7 +107,6 @@ def exploding_tensor(rows: Columns, facts: Facts, o: Mapping[str, float]) -> lis
                 quantity="times as large as in the first rows",
                 limit=o["growth"],
                 suggestion="lower the learning rate, warm it up, or clip gradients",
-                at_once=True,
             )
         )
     return found
@@ -118,7 +116,8 @@ def unchanged_parameters(rows: Columns, facts: Facts, o: Mapping[str, float]) ->
     """Weights that are trained, under a learning rate above 0, and do not change.
 
     Told by the recorded updates (``preset="full"``), else by mean, norm and maximum of |w| that are equal to the last
-    bit from row to row, where either there is no gradient or the update would have to be visible in them.
+    bit from row to row, where either there is no gradient or the update would have to be visible in them. A gradient
+    of exactly 0 is the matter of `all_zero_gradients`.
     """
     weight = rows.get("weight_mean_abs")
     if weight is None:
@@ -132,8 +131,16 @@ def unchanged_parameters(rows: Columns, facts: Facts, o: Mapping[str, float]) ->
         size = np.where(facts.of_groups(np.array(facts.adaptive)) > 0, 1.0, gradient)
         with np.errstate(divide="ignore", invalid="ignore"):
             visible = rate * size / weight / np.sqrt(np.maximum(facts.numel, 1.0)) >= VISIBLE
-        still, known = (same == 1) & (np.isnan(gradient) | (gradient == 0) | visible), ~np.isnan(same)
-    usable = known & ~facts.frozen & rows.stepped & (weight > 0) & (np.nan_to_num(rate) > 0) & ~_learned(rows, o)
+        still, known = (same == 1) & (np.isnan(gradient) | visible), ~np.isnan(same)
+    usable = (
+        known
+        & (gradient != 0)
+        & ~facts.frozen
+        & rows.stepped
+        & (weight > 0)
+        & (np.nan_to_num(rate) > 0)
+        & ~_learned(rows, o)
+    )
     return [
         Symptom(
             kind="unchanged",
