@@ -1,0 +1,1 @@
+"""False alarms of the rules beside the verdict."""
