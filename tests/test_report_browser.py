@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from gradscope.report.live.web import served
 from gradscope.report.page.document import report
 from tests.handmade import handmade
+from tests.test_watch import open_writer, rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic"]
@@ -43,8 +45,8 @@ def opened(browser: Any, path: Path, **options: Any) -> Any:
     page.on("console", lambda m: page.trouble.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: page.trouble.append(str(error)))
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else page.trouble.append(r.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("body[data-ready]", timeout=60_000)
+    page.goto(path.as_uri(), timeout=200_000)
+    page.wait_for_selector("body[data-ready]", timeout=200_000)
     return page
 
 
@@ -207,3 +209,29 @@ def test_a_hostile_record_stays_text(browser: Any, tmp_path: Path) -> None:
     assert page.locator("#names label").first.inner_text().endswith(f"{HOSTILE}0.weight")
     assert page.trouble == []
     page.context.close()
+
+
+def test_a_live_page_follows_the_run(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    writer = open_writer(path)
+    writer.append(rows(0, 40))
+    writer.flush()
+    with served(path) as (address, view):
+        page = browser.new_page()
+        trouble: list[str] = []
+        page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        while view.follower.run() is None:
+            view.follower.wait(0.1)
+        page.goto(address, timeout=200_000)
+        page.wait_for_selector("body[data-ready]", timeout=200_000)
+        assert "40 rows" in page.locator("#verdicts").inner_text()
+        writer.append(rows(40, 80))
+        writer.close("finished")
+        page.wait_for_function("document.querySelector('#verdicts').innerText.includes('120 rows')", timeout=200_000)
+        page.wait_for_function("document.querySelector('#live').innerText.includes('finished')", timeout=200_000)
+        drawn = "Bokeh.documents[0].get_model_by_name('layer-gradient-source').data.xs[0].at(-1)"
+        assert page.evaluate(drawn) >= 118
+        assert page.locator("#tables h2").count() == 1
+        assert trouble == []
+        page.close()

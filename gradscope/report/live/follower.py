@@ -11,6 +11,7 @@ from gradscope.report.live.frame import Frame, frame
 from gradscope.report.page.fold import NAMES, Fold, fold_of, fold_record
 from gradscope.report.page.summary import VALUES, RunPage, run_page
 from gradscope.store.follow import follow
+from gradscope.store.interrupts import held_back
 from gradscope.store.reader import open_run
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError
@@ -57,7 +58,7 @@ class Follower:
             key = self._fold.windows.rows, self.over
             if key != self._seen:
                 try:
-                    with open_run(self.path) as dataset:
+                    with held_back(), open_run(self.path) as dataset:  # HDF5 would make an error of Ctrl-C
                         run = run_page(self.path, self.path.name, dataset, self._fold, whole=self.over)
                 except (InputError, OSError):  # between two commits on a slow network; the next look will do
                     return self._latest
