@@ -228,8 +228,8 @@ def test_a_live_page_follows_the_run(browser: Any, tmp_path: Path) -> None:
         assert "40 rows" in page.locator("#verdicts").inner_text()
         writer.append(rows(40, 80))
         writer.close("finished")
-        page.wait_for_function("document.querySelector('#verdicts').innerText.includes('120 rows')", timeout=200_000)
-        page.wait_for_function("document.querySelector('#live').innerText.includes('finished')", timeout=200_000)
+        page.locator("#verdicts", has_text="120 rows").wait_for(timeout=200_000)
+        page.locator("#live", has_text="finished").wait_for(timeout=200_000)
         drawn = "Bokeh.documents[0].get_model_by_name('layer-gradient-source').data.xs[0].at(-1)"
         assert page.evaluate(drawn) >= 118
         assert page.locator("#tables h2").count() == 1

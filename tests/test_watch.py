@@ -288,7 +288,7 @@ def test_watching_a_training_process_in_terminals(training: tuple[subprocess.Pop
         terminal.until("waiting for")
         terminal.until(r"running · step [1-9]\d")
     narrow.child.send_signal(signal.SIGINT)
-    assert narrow.end() == 130
+    assert narrow.end() == 130, narrow.text[-500:]
     assert "Traceback" not in narrow.text
     assert narrow.text.count("\x1b[?25h") >= narrow.text.count("\x1b[?25l") > 0  # the cursor is back
     assert child.poll() is None  # and the training goes on

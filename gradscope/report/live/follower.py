@@ -18,6 +18,8 @@ from gradscope.types import InputError
 
 #: Rows read at a time, one chunk of the file.
 BLOCK_ROWS = 1024
+#: How often a record that was just readable is tried again.
+TRIES = 20
 
 
 class _Stopped(Exception):
@@ -94,13 +96,23 @@ class Follower:
                 return False
             last = float(block["step"][-1])
             if self._fold is None:
-                with open_run(self.path) as dataset:
-                    fold = fold_of(dataset, VALUES)
+                fold = self._empty()
                 with self._lock:
                     self._fold = fold
             with self._lock:
                 self._fold.update(block)
         return True
+
+    def _empty(self) -> Fold:
+        """A fold for this record, which may be between two commits and so not to be had at the first try."""
+        for _ in range(TRIES):
+            try:
+                with open_run(self.path) as dataset:
+                    return fold_of(dataset, VALUES)
+            except InputError:
+                self._pause(0.25)
+        with open_run(self.path) as dataset:
+            return fold_of(dataset, VALUES)
 
 
 def run_now(path: Path) -> Frame:
