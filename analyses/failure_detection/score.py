@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     table = read_features()
-    runs = [run for run in labelled() if run.run in set(table["run"])]
+    runs = labelled()  # also those that were not finite at the first look, of which the table holds nothing
     learns = {run.configuration: not run.failed for run in runs if run.stratum == "none"}
     lines, held_out = [], pd.Series(np.nan, index=table.index)
     for family in table["family"].unique():
