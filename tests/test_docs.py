@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gradscope
+from gradscope.demo import training
 from tests.doc_blocks import PAGES, ROOT, Session, blocks, commands
 
 pytestmark = [
@@ -36,6 +37,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(training, "EPOCHS", training.EPOCHS)  # pages shorten it; put back for the tests that follow
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
