@@ -140,6 +140,15 @@ def test_a_running_trial_can_be_cancelled(executor: Executor, tmp_path: Path) ->
     assert executor.submit(trials.answer, 5).result() == 5
 
 
+def test_what_a_trial_has_started_ends_with_it(executor: Executor, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    future = executor.submit(trials.deaf_grandchild, note)
+    _until(note.exists)
+    assert future.cancel()
+    pid = int(note.read_text())
+    _until(lambda: _gone(pid))
+
+
 def test_what_waits_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:
     """Also with all slots taken; it never starts."""
     busy = [executor.submit(trials.answer, k, 1.0) for k in range(2)]
@@ -182,17 +191,20 @@ from gradscope.search.local import LocalExecutor
 from tests import trials
 
 if __name__ == "__main__":
-    LocalExecutor(1).submit(trials.writes_on, Path(sys.argv[1])).result()
+    executor = LocalExecutor(2)
+    executor.submit(trials.deaf_grandchild, Path(sys.argv[2]))
+    executor.submit(trials.writes_on, Path(sys.argv[1])).result()
 """
 
 
 def test_a_trial_does_not_outlive_a_killed_search(tmp_path: Path) -> None:
-    script, note = tmp_path / "orphan.py", tmp_path / "note"
+    """Nor does what it has started, be it deaf to SIGTERM."""
+    script, note, deaf = tmp_path / "orphan.py", tmp_path / "note", tmp_path / "deaf"
     script.write_text(ORPHAN)
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join([root, *sys.path])
-    search = subprocess.Popen([PYTHON, str(script), str(note)], env={**os.environ, "PYTHONPATH": path})
-    _until(note.exists)
+    search = subprocess.Popen([PYTHON, str(script), str(note), str(deaf)], env={**os.environ, "PYTHONPATH": path})
+    _until(lambda: note.exists() and deaf.exists())
     search.kill()
     search.wait()
 
@@ -201,7 +213,8 @@ def test_a_trial_does_not_outlive_a_killed_search(tmp_path: Path) -> None:
         time.sleep(0.5)
         return note.read_text() == before
 
-    _until(still, 20)
+    _until(still)
+    _until(lambda: _gone(int(deaf.read_text())))
 
 
 # -- a cluster ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError
+from gradscope.diagnosis.post_hoc import judge_record
+from gradscope.search.asker import Plan
+from gradscope.search.search import _name
+from gradscope.search.trials import _outcome, run_function_trial
 from tests.loops import batches
 
 
@@ -81,3 +86,28 @@ def test_mistakes_of_the_function(tmp_path: Path, function, message: str) -> Non
     with pytest.raises(InputError, match="expected low < high"):
         gradscope.search_tolerance(function, 1.0, 0.01, out=tmp_path / "t")
     assert not (tmp_path / "t").exists()
+
+
+def test_a_delayed_run_has_to_be_followed(healthy_run: Path) -> None:
+    """Too weak a penalty for five of its e-folding times to pass: the outcome says nothing, and the note why."""
+    with gradscope.open_run(healthy_run) as dataset:
+        judge = judge_record(dataset)
+        judge.settled_step = None
+        found = judge.diagnosis(finished=True)
+        failed, note = _outcome(dataset, judge, found, stopped=False, delayed=True)
+        assert failed == 0.5
+        assert note == "it ends 1.4 e-folding times after its penalty came on, 5 are needed"
+        assert _outcome(dataset, judge, found, stopped=False, delayed=False) == (0.0, "")
+        assert _outcome(dataset, judge, found, stopped=True, delayed=True) == (found.probability_failed, "")
+
+
+def test_an_audit_runs_to_the_horizon_and_notes_the_early_word(tmp_path: Path) -> None:
+    trial = run_function_trial(train, Plan(0, 0.3, 3, audit=True), tmp_path / "t.h5", "l2", None)
+    assert (trial.steps, trial.stopped_early, trial.failed, trial.early_failed) == (400, False, 1.0, True)
+    assert trial.told.audited is True
+
+
+def test_names_that_a_ledger_can_know_a_function_by() -> None:
+    assert _name(train) == "train"
+    assert _name(functools.partial(train, steps=3)) == "train(steps=3)"
+    assert "0x" not in _name(functools.partial(functools.partial(train, 0.1), 4))

@@ -139,6 +139,17 @@ def test_a_range_without_a_transition_ends_soon_and_says_the_side(answer: float,
     assert search.rest() == 0
 
 
+def test_trials_that_say_nothing_end_the_search_and_say_why() -> None:
+    search = ToleranceSearch(1e-4, 1.0)
+    while not search.done:
+        plan = search.ask()
+        search.tell(plan.number, Told(plan.strength, 0.5, 100, note="it ends too soon"))
+    assert len(search.told) == 3
+    found = search.estimate()
+    assert not found.determined
+    assert found.reason.endswith("3 trials says anything about the penalty: it ends too soon")
+
+
 def test_audits_enter_the_posterior() -> None:
     """An early word that audits find wrong is trusted less: the interval widens, to both sides or one."""
     told = [Told(s, float(s > 0.02), 100, early=True) for s in (0.001, 0.01, 0.018, 0.022, 0.03, 0.1)]

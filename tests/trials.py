@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,3 +56,13 @@ def writes_on(note: Path) -> None:
     for k in range(1200):
         note.write_text(str(k))
         time.sleep(0.1)
+
+
+def deaf_grandchild(note: Path) -> None:
+    """Starts a process that hears no SIGTERM, and waits for it."""
+    code = (
+        "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "note = pathlib.Path(sys.argv[1]); fresh = note.with_suffix('.new'); fresh.write_text(str(os.getpid())); "
+        "fresh.rename(note); time.sleep(120)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(note)], check=True)

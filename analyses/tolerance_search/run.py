@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from analyses.tolerance_search import peers, simulated, training
+from analyses.tolerance_search import peers, price, simulated, training
 
 #: The width that the first document's protocol gives (12 strengths over the same three decades: see the README).
 PROTOCOL = 0.27
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "long": lambda: training.run_long_grid(training.long_grid()),
     "optuna": lambda: training.run_optuna(training.optuna_runs()),
     "peers": lambda: peers.compare(peers.table()),
+    "price": lambda: price.price(price.table()),
     "simulated": lambda: simulated.simulate(simulated.table()),
 }
 

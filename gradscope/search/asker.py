@@ -15,6 +15,8 @@ from gradscope.types import InputError
 AUDIT = 0.05
 #: Pairs of made-up outcomes for the trials under way, over which the worth of a further one is averaged.
 FANTASIES = 6
+#: Trials without an outcome after which a search that has seen nothing else gives up.
+SILENT_AT_MOST = 3
 #: Seeds of the trials of one search; another seed of the search draws others.
 SEEDS_APART = 100_000
 
@@ -38,6 +40,7 @@ class Told:
     steps: int
     early: bool = False
     audited: bool | None = None  # told to fail early; None: no audit, or no early word
+    note: str = ""  # why the outcome says nothing, where it does
 
     @property
     def outcome(self) -> Outcome:
@@ -90,6 +93,8 @@ class ToleranceSearch:
         """Enough is known, or enough was tried, with what is under way."""
         if len(self.told) + self.lost + len(self._pending) >= self.max_trials:
             return True
+        if len(self.told) >= SILENT_AT_MOST and all(t.failed == 0.5 for t in self.told):
+            return True  # nothing to be learned from trials of this kind
         if self.posterior.undetermined(self.outcomes) is None:
             return self.posterior.decades() <= self.precision
         return len(self.told) > 1 and max(self.posterior.inside()) > CONFIDENCE  # nothing to be found in this range
@@ -183,6 +188,8 @@ class ToleranceSearch:
                 f"{found.decades:.2g} decades wide after {tried} trials, {self.precision:g} wanted: allow more trials"
             )
             return replace(found, reason=f"{found.reason}; {short}")
+        if self.told and all(t.failed == 0.5 for t in self.told):
+            return replace(found, reason=f"{found.reason}: {self.told[-1].note}")
         return found
 
     def rest(self) -> int:

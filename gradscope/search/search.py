@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -62,12 +63,20 @@ def search_tolerance(
     def start(where: Executor, plan: Plan, path: Path, schedule: str | None) -> Future[TrialResult]:
         return where.submit(run_function_trial, train, plan, path, penalty, schedule)
 
-    settings: dict[str, Any] = {"command": getattr(train, "__qualname__", repr(train)), "penalty": penalty}
+    settings: dict[str, Any] = {"command": _name(train), "penalty": penalty}
     settings |= {"low": float(low), "high": float(high), "seed": seed}
     if executor is None:
         executor = HereExecutor() if (workers or 1) == 1 and timeout is None else "local"
     preload = [getattr(train, "__module__", "__main__")]
     return _search(start, settings, delayed, workers, executor, out, precision, max_trials, timeout, on_trial, preload)
+
+
+def _name(train: Train) -> str:
+    """What a ledger knows a function by: no address in memory, which is another one in the next process."""
+    if isinstance(train, functools.partial):
+        given = [repr(a) for a in train.args] + [f"{k}={v!r}" for k, v in train.keywords.items()]
+        return f"{_name(train.func)}({', '.join(given)})"
+    return str(getattr(train, "__qualname__", type(train).__qualname__))
 
 
 def search_command(

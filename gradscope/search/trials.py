@@ -76,7 +76,7 @@ class TrialResult:
     @property
     def told(self) -> Told:
         """As the search is told it."""
-        return Told(self.strength, self.failed, self.steps, self.stopped_early, self.early_failed)
+        return Told(self.strength, self.failed, self.steps, self.stopped_early, self.early_failed, self.note)
 
 
 def _asked(plan: Plan, schedule: str | None, **more: Any) -> Instructions:

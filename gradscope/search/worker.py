@@ -65,7 +65,10 @@ def serve(connection: Connection) -> None:
     os.environ.update(surroundings["environment"])
     os.chdir(surroundings["folder"])
     call = connection.recv_bytes()
-    threading.Thread(target=_end_with_the_search, args=(connection,), daemon=True).start()
+    signal.signal(signal.SIGTERM, _asked_to_end)
+    orphaned = threading.Event()
+    watch = threading.Thread(target=_end_with_the_search, args=(connection, orphaned), daemon=True)
+    watch.start()
     answer: tuple[bool, Any]
     try:
         function, args = pickle.loads(call)
@@ -74,7 +77,10 @@ def serve(connection: Connection) -> None:
         answer = False, error
     except BaseException as error:  # an exit of the training is none of whoever waits for it
         answer = False, RuntimeError(f"{type(error).__name__}: {error}")
-    connection.send_bytes(_packed_answer(answer))
+    if not orphaned.is_set():
+        connection.send_bytes(_packed_answer(answer))
+    else:
+        watch.join()  # until everything that this trial has started is gone
 
 
 def _packed_answer(answer: tuple[bool, Any]) -> bytes:
@@ -86,11 +92,16 @@ def _packed_answer(answer: tuple[bool, Any]) -> bytes:
         return pickle.dumps((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
 
 
-def _end_with_the_search(connection: Connection) -> None:
+def _asked_to_end(*_: object) -> None:
+    """As an exception, so that a command that is under way gets the time to end as well."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _end_with_the_search(connection: Connection, orphaned: threading.Event) -> None:
     """Nobody sends anything more; the end of the connection is the end of the search."""
     with contextlib.suppress(EOFError, OSError):
         connection.recv_bytes()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    orphaned.set()
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE)
     os.killpg(0, signal.SIGKILL)
