@@ -26,11 +26,11 @@ DELAYS = (0, 2, 5, 10, 20)  # epochs; 0: from the start
 
 #: From below the tolerance level to above the delayed one, by a first look at both.
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "mlp-8": (0.075, 0.07, 0.09, 0.05),
-    "mlp-12": (0.06, 0.05, 0.09, 0.03),
-    "mlp-16": (0.06, 0.07, 0.09, 0.03),
-    "mlp-8-default-init": (0.01, 0.02, 0.06, 0.0005),
-    "conv-8": (0.1, 0.05, 0.4, 0.02),
+    "mlp-8": (0.075, 0.09, 0.07, 0.05),
+    "mlp-12": (0.06, 0.09, 0.05, 0.03),
+    "mlp-16": (0.06, 0.09, 0.07, 0.03),
+    "mlp-8-default-init": (0.01, 0.06, 0.02, 0.0005),
+    "conv-8": (0.1, 0.4, 0.05, 0.02),
 }
 
 

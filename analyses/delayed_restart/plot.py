@@ -1,0 +1,134 @@
+"""The tables and the figure: python -m analyses.delayed_restart.plot (seconds)."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from analyses.delayed_restart.training import SETTINGS, data
+
+HERE = Path(__file__).parent
+ALLOWED = 1.15
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting at one strength. ``shares``: steps of first attempt and restart together, of one full run each.
+
+    ``fixed``: the share of runs that learned by delay in epochs, by brute force; empty where it was not run.
+    """
+
+    setting: str
+    strength: float
+    runs: int
+    failed: int
+    learned_again: int
+    attempts: int
+    shares: list[float]
+    accuracy: float
+    fixed: dict[int, float]
+    fixed_accuracy: dict[int, float]
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """A recorded result; none if it is not there."""
+    path = HERE / name
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def cells() -> list[Cell]:
+    """Everything that was recorded, by setting and strength."""
+    restarts, fixed = _by_cell(rows("restarts.csv")), _by_cell(rows("brute_force.csv"))
+    found = []
+    for (setting, strength), runs in sorted(restarts.items()):
+        failed = [run for run in runs if int(run["attempts"]) > 1 or run["first_verdict"] != "healthy"]
+        again = [run for run in failed if run["learned"] == "True"]
+        delays = defaultdict(list)
+        for run in fixed.get((setting, strength), []):
+            delays[int(run["delay"])].append(run)
+        found.append(
+            Cell(
+                setting, strength, len(runs), len(failed), len(again), max(int(run["attempts"]) for run in runs),
+                [int(run["steps"]) / horizon(setting) for run in failed],
+                median(float(run["accuracy"]) for run in again) if again else np.nan,
+                {d: float(np.mean([r["learned"] == "True" for r in of])) for d, of in sorted(delays.items())},
+                {d: median(float(r["accuracy"]) for r in of) for d, of in sorted(delays.items())},
+            )
+        )  # fmt: skip
+    return found
+
+
+def _by_cell(table: Iterable[dict[str, str]]) -> dict[tuple[str, float], list[dict[str, str]]]:
+    grouped: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
+    for row in table:
+        grouped[row["setting"], float(row["strength"])].append(row)
+    return grouped
+
+
+def horizon(setting: str) -> int:
+    """Steps of one full run."""
+    made = SETTINGS[setting]
+    return made.epochs * -(-len(data(made.task).x) // made.batch)
+
+
+def table(found: list[Cell]) -> str:
+    """As it stands in the README."""
+    lines = [
+        "| setting | λ | failed | learned after restart | steps, of a full run | accuracy | best fixed γ |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for cell in found:
+        delays = [d for d in cell.fixed if d > 0]
+        best = max(delays, key=lambda d: (cell.fixed[d], cell.fixed_accuracy[d]), default=None)
+        fixed = "–" if best is None else f"{best} epochs: {cell.fixed[best]:.0%}, {cell.fixed_accuracy[best]:.2f}"
+        steps = f"{median(cell.shares):.2f} (at most {max(cell.shares):.2f})" if cell.shares else "–"
+        lines.append(
+            f"| {cell.setting} | {cell.strength:g} | {cell.failed} of {cell.runs} "
+            f"| {cell.learned_again} of {cell.failed} | {steps} | {cell.accuracy:.2f} | {fixed} |"
+        )
+    return "\n".join(lines).replace("nan", "–")
+
+
+def figure(found: list[Cell], path: Path) -> None:
+    """What a failed run and its restart cost together, and what came of it."""
+    shown = [cell for cell in found if cell.failed]
+    drawing, axes = plt.subplots(figsize=(8, 0.42 * len(shown) + 1.4), layout="constrained")
+    for y, cell in enumerate(shown):
+        learned = cell.learned_again == cell.failed
+        axes.plot(
+            cell.shares, np.full(len(cell.shares), y), "o", ms=6, alpha=0.7, mec="none",
+            color="#1f6f8b" if learned else "#b3462c",
+        )  # fmt: skip
+        axes.annotate(
+            f"{cell.learned_again} of {cell.failed} learned", (1.01, y), xycoords=("axes fraction", "data"),
+            va="center", fontsize=8,
+        )  # fmt: skip
+    axes.axvline(ALLOWED, color="#777777", lw=1, ls="--")
+    axes.annotate("goal: 1.15", (ALLOWED, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
+    axes.set_yticks(range(len(shown)), [f"{cell.setting}, λ = {cell.strength:g}" for cell in shown], fontsize=8)
+    axes.set_xlim(0, 1.3)
+    axes.invert_yaxis()
+    axes.set_xlabel("steps of the failed attempt and its restart together, in steps of one full run")
+    axes.spines[["top", "right"]].set_visible(False)
+    drawing.savefig(path, dpi=150)
+    plt.close(drawing)
+
+
+def main() -> None:
+    found = cells()
+    print(table(found))
+    figure(found, HERE / "restarts.png")
+
+
+if __name__ == "__main__":
+    main()
