@@ -194,17 +194,19 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 def test_killed_in_the_middle_of_an_attempt(tmp_path: Path) -> None:
     """The child goes on; the same call waits for it, and restarts it as if nothing had been."""
-    out = tmp_path / "o"
-    words = (PYTHON, SCRIPT, "--epochs", "3")
+    out, go = tmp_path / "o", tmp_path / "go"
+    words = ("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.1; done; exec {PYTHON} {SCRIPT} --epochs 4")
     options = ("--strength", "0.05", "--restart", "none")
     process = supervised(out, *words, options=options)
     until(lambda: (out / "run.json").exists() and "pid" in (out / "run.json").read_text(), process)
     process.kill()
     process.communicate()
     process = supervised(out, *words, options=options)
+    assert process.stderr is not None
+    assert "attempt 1 of an earlier call is still running (process " in process.stderr.readline()
+    go.touch()
     _, said = process.communicate(timeout=300)
     assert process.returncode == 3, said
-    assert "attempt 1 of an earlier call is still running (process " in said
     (only,) = status(out)["attempts"]
     assert only["verdict"] == "collapsed"
     assert only["stopped_step"] == only["steps"]
