@@ -148,7 +148,7 @@ def test_no_reader_ever_sees_half_a_commit(tmp_path: Path) -> None:
     for start in range(0, 6000, 100):
         w.append(scenario.block(start, 100))
         w.flush()
-        while not seen and not wrong:  # the first look takes longest
+        while len(seen) <= start // 1000 and not wrong:  # on a busy machine a look takes long
             time.sleep(0.01)
         time.sleep(0.02)
     stop.set()
