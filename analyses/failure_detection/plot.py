@@ -31,6 +31,7 @@ def detection(verdicts: pd.DataFrame) -> Figure:
             share = 100 * np.arange(len(step) + 1) / max(members.sum(), 1)
             style = "-" if name == "judge" else STYLES[OTHERS.index(name)]
             colour = COLOURS["judge"] if name == "judge" else "#444444"
+            step, share = np.append(step, 400), np.append(share, share[-1])
             ax.step(np.append(0, step), share, where="post", ls=style, color=colour, label=name)
         ax.set(title=title, xlabel="steps after onset or switch-on", xlim=(0, 400), ylim=(0, 102))
     axes[0].set_ylabel("share of the runs, %")
@@ -65,6 +66,7 @@ def latencies(verdicts: pd.DataFrame) -> Figure:
         ax.hist(
             of, bins=np.linspace(0, 60, 31), histtype="step", lw=1.8, color=COLOURS[name], label=f"{name} ({len(of)})"
         )
+    ax.set_ylim(top=1.15 * ax.get_ylim()[1])
     for share, text in ((3, "goal, median"), (15, "goal, 95 %")):
         ax.axvline(share, color="#888888", lw=1, ls=":")
         ax.text(share + 0.4, 0.97, text, fontsize=8, color="#555555", transform=ax.get_xaxis_transform(), va="top")
