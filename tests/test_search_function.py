@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError
+from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.search.asker import Plan
 from gradscope.search.search import _name
@@ -92,8 +95,8 @@ def test_a_delayed_run_has_to_be_followed(healthy_run: Path) -> None:
     """Too weak a penalty for five of its e-folding times to pass: the outcome says nothing, and the note why."""
     with gradscope.open_run(healthy_run) as dataset:
         judge = judge_record(dataset)
-        judge.settled_step = None
         found = judge.diagnosis(finished=True)
+        judge = cast(Judge, SimpleNamespace(series=judge.series, settled_step=None))
         failed, note = _outcome(dataset, judge, found, stopped=False, delayed=True)
         assert failed == 0.5
         assert note == "it ends 1.4 e-folding times after its penalty came on, 5 are needed"
