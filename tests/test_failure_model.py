@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from analyses.failure_detection.fit import NEEDS, SHIPPED, as_json, fit, fit_table, read_features
+from gradscope.diagnosis.failing import collapsed
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.looks import Baseline, Look
 from gradscope.diagnosis.origin import Origin
@@ -147,3 +148,10 @@ def test_coupled_decay_under_adam_has_a_clock() -> None:
     series = network_series(table, replace(INFO, adaptive=(True,)))
     g, r, w = (table[n][:, 0] for n in ("loss_gradient_mean_abs", "penalty_gradient_mean_abs", "weight_mean_abs"))
     np.testing.assert_allclose(series.rate, 0.1 * r / (g + r) / w)
+
+
+def test_the_radial_balance_does_not_speak_for_adaptive_optimizers() -> None:
+    table = {name: values for name, values in rows(250).items() if not name.startswith("activation")}
+    table["weight_gradient_dot"] *= 0
+    assert collapsed(look(table)) is not None
+    assert collapsed(look(table, replace(INFO, adaptive=(True,)))) is None
