@@ -8,9 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from gradscope_cli import commands
+from gradscope_cli.output import say
 
 from gradscope import __version__
 from gradscope.types import InputError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="gradscope",
@@ -67,17 +70,19 @@ def run(arguments: list[str] | None = None) -> int:
         return _complain(
             f"unexpected {type(error).__name__}: {error}; please report it with what GRADSCOPE_TRACEBACK=1 shows"
         )
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word, where it is the one to catch it
+        return _interrupted()
     return code if isinstance(code, int) else 0
 
 
 def _complain(message: str) -> int:
-    print("gradscope: " + " ".join(message.split()), file=sys.stderr)
+    say("gradscope: " + " ".join(message.split()))
     return 2
 
 
 def _interrupted() -> int:
-    print("gradscope: interrupted", file=sys.stderr)
-    return 130
+    say("gradscope: interrupted")
+    return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +20,22 @@ def print_json(value: Any) -> None:
 
 
 def say(line: str) -> None:
-    """Progress and messages."""
-    print(line, file=sys.stderr, flush=True)
+    """A message on standard error, broken between words where a terminal is narrower."""
+    print(_fitted(line), file=sys.stderr, flush=True)
+
+
+def progress(line: str) -> None:
+    """What concerns only somebody who watches: nothing where standard error is no terminal."""
+    if sys.stderr.isatty():
+        say(line)
+
+
+def _fitted(line: str) -> str:
+    """As it is in a file or pipe, where one message is one line."""
+    if not sys.stderr.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _plain(value: Any) -> Any:

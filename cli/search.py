@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, say, shorter
+from gradscope_cli.output import Json, print_json, progress, shorter
 
 if TYPE_CHECKING:
     from gradscope.search.result import Progress, ToleranceResult
@@ -85,7 +85,7 @@ def _show(now: Progress) -> None:
     known = f"{shorter(e.low)} … {shorter(e.high)} ({e.decades:.2f} decades)" if e.determined else "not bracketed yet"
     spent = f"{now.steps} steps" if now.epochs is None else f"{now.epochs} epochs"
     rest = f"about {now.rest} to come" if now.rest else "done"
-    say(f"{now.level} {now.trials:2d} |{_bar(now.density)}| {known}; {spent}, {rest}; {happened}")
+    progress(f"{now.level} {now.trials:2d} |{_bar(now.density)}| {known}; {spent}, {rest}; {happened}")
 
 
 def _bar(density: tuple[float, ...]) -> str:
