@@ -222,6 +222,7 @@ def test_a_restart_from_the_last_healthy_checkpoint(tmp_path: Path) -> None:
     assert first["first_step"] == 0
     assert 0 < second["first_step"] <= first["onset_step"], said
     assert f"from the checkpoint of step {second['first_step']}" in said
+    assert second["ended"] == ("stopped" if process.returncode == 3 else "itself")
     with gradscope.open_run(second["path"]) as whole, gradscope.open_run(first["path"]) as failed:
         assert whole["step"].values.tolist() == list(range(second["steps"]))
         count = second["first_step"] + 1  # the first row after the restart holds the weights of the checkpoint

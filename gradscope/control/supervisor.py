@@ -126,7 +126,8 @@ class Supervisor:
         """
         path = Path(asked.out or "")
         words = self.command.filled(asked)
-        stopped = outcome.code == EXIT_STOPPED or _stopped(path)
+        copied = _stops(self.history.attempts[-1].path) if asked.resume_step is not None else 0
+        stopped = outcome.code == EXIT_STOPPED or _stops(path) > copied
         if known and not stopped and not outcome.ended_itself:
             raise InputError(outcome.complaint(words))
         if not path.exists():
@@ -189,11 +190,10 @@ def _entry(asked: Instructions) -> dict[str, Any]:
     return {"path": asked.out, "ended": "running", **{name: getattr(asked, name) for name in _KEPT}}
 
 
-def _stopped(path: Path) -> bool:
-    """Whether the record says that its recording has ended the process."""
-    return path.exists() and any(
-        event["kind"] == "stopped" and event["text"].startswith("stopped by gradscope") for event in events(path)
-    )
+def _stops(path: Path) -> int:
+    """How often the record says that its recording has ended the process; a copied one brings those of the first."""
+    found = events(path) if path.exists() else []
+    return sum(event["kind"] == "stopped" and event["text"].startswith("stopped by gradscope") for event in found)
 
 
 def _finished(path: Path) -> bool:
