@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gradscope.diagnosis.rules.finding import Finding
+from gradscope.diagnosis.rules.post_hoc import check
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.page.fold import BY_MODULE, BY_PARAMETER, NETWORK, Fold, fold_record
 from gradscope.report.page.windows import Envelope
@@ -97,6 +99,7 @@ class RunPage:
     marks: tuple[Mark, ...]
     metrics: dict[str, Array]
     capture: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As ``gradscope report --json`` prints it."""
@@ -163,7 +166,8 @@ def page_of(paths: Sequence[Path], labels: Sequence[str] | None = None) -> Page:
         with open_run(path) as dataset:
             if not dataset.sizes["step"]:
                 raise InputError(f"{path} is empty: no training step was recorded, so there is nothing to report")
-            runs.append(run_page(path, label, dataset, fold_record(dataset, values)))
+            run = run_page(path, label, dataset, fold_record(dataset, values))
+            runs.append(replace(run, findings=tuple(check(dataset, None, run.metrics).findings)))
             settings.append(_settings(dataset))
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
     return Page(title, tuple(runs), differences(settings))
