@@ -243,6 +243,8 @@ class Terminal:
             self.read()
             if re.search(pattern, self.text):
                 return
+            if self.child.poll() is not None:
+                break
         raise AssertionError(f"{pattern!r} was not in {self.text[-2000:]!r}")
 
     def end(self) -> int:

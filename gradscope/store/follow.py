@@ -41,7 +41,7 @@ def follow(
     without_writer = time.monotonic()
     while True:
         state = _state(path)
-        if writer_of(path) is not None:
+        if state is None or writer_of(path) is not None:
             without_writer = time.monotonic()
         if state is None or state == seen:
             if state is not None and time.monotonic() - without_writer > PATIENCE:
@@ -51,7 +51,8 @@ def follow(
         try:
             dataset = open_run(path)
         except InputError:
-            if time.monotonic() - without_writer > PATIENCE:
+            # On a loaded machine the attempt alone can have taken that long.
+            if writer_of(path) is None and time.monotonic() - without_writer > PATIENCE:
                 raise
             pause(poll_seconds)
             continue
