@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from fcntl import ioctl
+from html import unescape
 from io import StringIO
 from pathlib import Path
 
@@ -278,9 +279,9 @@ with gradscope.record(model, optimizer, sys.argv[1], on_failure="ignore") as run
 def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     path = tmp_path / "run.h5"
     child = subprocess.Popen([sys.executable, "-c", TRAINING, str(path)], stdin=subprocess.PIPE)
-    yield child, path
-    child.kill()
-    child.wait()
+    with child:
+        yield child, path
+        child.kill()
 
 
 def test_watching_a_training_process_in_terminals(training: tuple[subprocess.Popen[bytes], Path]) -> None:
@@ -325,7 +326,7 @@ def test_the_page_is_served_to_this_machine(record: Path) -> None:
         code, html = fetched(address)
         assert code == 200
         assert "run.h5 does not learn" in html
-        assert "connect-src 'self'" in html
+        assert "connect-src 'self'" in unescape(html)
         code, text = fetched(f"{address}live.json")
         fresh = json.loads(text)
         assert fresh["over"]

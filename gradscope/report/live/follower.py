@@ -11,7 +11,6 @@ from gradscope.report.live.frame import Frame, frame
 from gradscope.report.page.fold import NAMES, Fold, fold_of, fold_record
 from gradscope.report.page.summary import VALUES, RunPage, run_page
 from gradscope.store.follow import follow
-from gradscope.store.interrupts import held_back
 from gradscope.store.reader import open_run
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError
@@ -30,7 +29,7 @@ class Follower:
     """Reads rows as they are published, in bounded memory; the file is only read.
 
     ``over``: no more rows will come; ``error``: what is there is no record. A context manager: its thread has to end
-    before the interpreter does, because HDF5 may not be left in the middle of a call.
+    before the interpreter does, because HDF5 may not be left in the middle of a call: that hung it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +40,7 @@ class Follower:
         self._seen: tuple[int, bool] | None = None
         self._latest: tuple[RunPage, float | None] | None = None
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -60,7 +59,7 @@ class Follower:
             key = self._fold.windows.rows, self.over
             if key != self._seen:
                 try:
-                    with held_back(), open_run(self.path) as dataset:  # HDF5 would make an error of Ctrl-C
+                    with open_run(self.path) as dataset:
                         run = run_page(self.path, self.path.name, dataset, self._fold, whole=self.over)
                 except (InputError, OSError):  # between two commits on a slow network; the next look will do
                     return self._latest
@@ -69,7 +68,8 @@ class Follower:
 
     def wait(self, seconds: float) -> None:
         """Until the run is over, but no longer than this."""
-        self._thread.join(seconds)
+        # Not `join`: up to Python 3.12 a Ctrl-C in it makes the thread count as ended while it goes on.
+        self._ended.wait(seconds)
 
     def _work(self) -> None:
         try:
@@ -80,6 +80,7 @@ class Follower:
         except _Stopped:
             return
         self.over = True
+        self._ended.set()
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):

@@ -14,6 +14,7 @@ from rich.text import Text
 from gradscope.report.live.follower import Follower
 from gradscope.report.live.frame import Frame, frame
 from gradscope.report.sparkline import sparkline
+from gradscope.store.interrupts import held_back
 
 #: Seconds between two looks.
 LOOK = 0.5
@@ -98,13 +99,17 @@ def watch(path: Path, console: Console) -> Frame | None:
 
 
 def looks(follower: Follower) -> Iterator[Frame | None]:
-    """One look after the other, until the run is over; None while there is nothing to see. Raises `InputError`."""
+    """One look after the other, until the run is over; None while there is nothing to see. Raises `InputError`.
+
+    Ctrl-C arrives between two looks, when the last one has been drawn: HDF5 would make another error of it.
+    """
     while True:
-        over = follower.over  # first: whatever was there then is in the look that follows
-        found = follower.run()
-        if over and follower.error is not None:
-            raise follower.error
-        yield frame(*found, over=over) if found else None
+        with held_back():
+            over = follower.over  # first: whatever was there then is in the look that follows
+            found = follower.run()
+            if over and follower.error is not None:
+                raise follower.error
+            yield frame(*found, over=over) if found else None
         if over:
             return
         follower.wait(LOOK)

@@ -97,7 +97,7 @@ class RunPage:
     balance: Array
     table: tuple[LayerRow, ...]
     marks: tuple[Mark, ...]
-    metrics: dict[str, Array]
+    metrics: dict[str, NDArray[np.float64]]
     capture: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...] = ()
 
