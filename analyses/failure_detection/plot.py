@@ -64,7 +64,7 @@ def latencies(verdicts: pd.DataFrame) -> Figure:
     for name in ("collapsed", "diverged"):
         of = late[verdicts["cause"].reindex(late.index) == name]
         ax.hist(
-            of, bins=np.linspace(0, 60, 31), histtype="step", lw=1.8, color=COLOURS[name], label=f"{name} ({len(of)})"
+            of, bins=list(range(0, 62, 2)), histtype="step", lw=1.8, color=COLOURS[name], label=f"{name} ({len(of)})"
         )
     ax.set_ylim(top=1.15 * ax.get_ylim()[1])
     for share, text in ((3, "goal, median"), (15, "goal, 95 %")):

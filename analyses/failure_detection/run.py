@@ -93,8 +93,8 @@ def around_the_level(table: Table, c: Configuration, cache: Path, delayed: bool)
         posterior.update(Outcome(run.strength, float(row["failed"] == "True")))
 
     for i in range(TRIALS):
-        gain, _ = posterior.information()
-        take(Run(c, "search", i, round_to(10 ** posterior.level[int(np.argmax(gain))])))
+        candidates, gain, _ = posterior.information()
+        take(Run(c, "search", i, round_to(10 ** candidates[int(np.argmax(gain))])))
     offsets = np.random.default_rng(0).permutation(np.linspace(-1, 1, NEAR)) * math.log(1 + NEAR_WIDTH)
     for i, offset in enumerate(offsets):
         at = level()

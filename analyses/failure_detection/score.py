@@ -1,6 +1,7 @@
 """Every cached run judged by a model fitted on the other families: python -m analyses.failure_detection.score.
 
 Writes verdicts.csv (one line a run) and probabilities.csv.gz (one line a look); metrics.py and plot.py read them.
+With --in-sample, in_sample.csv instead: the verdicts of one model that was fitted on every family.
 """
 
 from __future__ import annotations
@@ -69,10 +70,16 @@ def main() -> None:
     """Both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--in-sample", action="store_true")
     given = parser.parse_args()
     table = read_features()
     runs = labelled()  # also those that were not finite at the first look, of which the table holds nothing
     learns = {run.configuration: not run.failed for run in runs if run.stratum == "none"}
+    if given.in_sample:
+        model = fit(table)
+        judged = [line(run, model, learns.get(run.configuration, True), given.cache) for run in runs]
+        pd.DataFrame(judged)[["run", "failed", "cause", "live"]].to_csv(HERE / "in_sample.csv", index=False)
+        return
     lines, held_out = [], pd.Series(np.nan, index=table.index)
     for family in table["family"].unique():
         held = table["family"] == family
