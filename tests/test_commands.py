@@ -134,7 +134,7 @@ def test_unreadable_records(command: str, tmp_path: Path, capsys: pytest.Capture
 
 def test_usage_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such command" in refused(["diagnoze"], capsys)
-    assert "--help" in refused(["diagnose"], capsys)
+    assert "no record was given; expected at least one, such as gradscope diagnose" in refused(["diagnose"], capsys)
     assert "No such option" in refused(["diagnose", "--jsn", "x"], capsys)
     assert "the training command goes after --" in refused(["run", "python", "train.py", "--lr", "1"], capsys)
     assert run([]) == 0

@@ -17,7 +17,7 @@ from torch import Tensor
 def configuration(
     parameters: Mapping[str, Tensor], groups: Sequence[dict[str, Any]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record's ``config``: everything that two runs of one search have to share, and the seed."""
+    """The record's ``config``: all that two runs of one search have to share, the seed, and the revision."""
     first = next(iter(parameters.values()))
     return {
         "groups": list(groups),

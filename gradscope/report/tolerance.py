@@ -16,6 +16,10 @@ from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
 
 
+#: What runs of one level need not share. A commit between two runs is no other training: the settings tell that.
+MAY_DIFFER = ("seed", "git_revision")
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """One record, as far as a tolerance level is concerned."""
@@ -63,7 +67,7 @@ def outcomes_of(paths: Sequence[Path]) -> tuple[str, list[Outcome]]:
 def _summary(path: Path) -> RunSummary:
     with open_run(path) as dataset:
         config = json.loads(dataset.attrs["config"])
-        settings = flat({name: value for name, value in config.items() if name != "seed"})
+        settings = flat({name: value for name, value in config.items() if name not in MAY_DIFFER})
         settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
         settings["penalty"] = dataset.attrs["penalty"]
         settings["horizon"] = str(int(dataset.attrs["horizon"]))
