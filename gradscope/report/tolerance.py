@@ -15,7 +15,6 @@ from gradscope.report.settings import flat
 from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
 
-
 #: What runs of one level need not share. A commit between two runs is no other training: the settings tell that.
 MAY_DIFFER = ("seed", "git_revision")
 
