@@ -23,6 +23,7 @@ class AssumedBaseline:
         self.loss_function = ""
         self.shape: tuple[int, ...] = ()
         self._whole = False
+        self._scaled = False
 
     def watch(self, model: nn.Module) -> list[RemovableHandle]:
         """Hooks on the model, and on its children for a model that is never called itself (a LightningModule)."""
@@ -49,7 +50,7 @@ class AssumedBaseline:
         if not self.loss_function and loss is not None:
             node = loss.grad_fn if isinstance(loss, Tensor) else None
             while type(node).__name__ in _SCALED and node is not None:  # for accumulation, or by a GradScaler
-                node = node.next_functions[0][0]
+                node, self._scaled = node.next_functions[0][0], True
             self.loss_function = "unknown" if node is None else type(node).__name__
 
     def settle(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str]:
@@ -61,7 +62,8 @@ class AssumedBaseline:
         entropy = math.log(classes) if classes > 1 else math.nan
         first = float(early.mean()) if early.size else math.nan
         equal = f"entropy of {classes} equal classes, the width of the output"
-        if known.startswith("Nll") and classes > 1:
+        small = self._scaled and first < 0.5 * entropy  # the factor may be in the logged loss as well
+        if known.startswith("Nll") and classes > 1 and not small:
             return entropy, f"assumed: {equal}"
         if not known.startswith("Mse") and first >= 0.5 * entropy:
             return entropy, f"guessed: {equal}"
