@@ -346,7 +346,8 @@ def test_a_killed_search_carries_on(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_interrupt_is_130(tmp_path: Path, command: list[str]) -> None:
     """Also where the signal reaches the supervisor alone: its children end with it."""
     marker = tmp_path / "up"
-    wait = f"import pathlib, signal, time; signal.signal(2, signal.SIG_DFL); pathlib.Path({str(marker)!r}).touch(); time.sleep(120)"
+    quiet = "import pathlib, signal, time; signal.signal(2, signal.SIG_DFL);"
+    wait = f"{quiet} pathlib.Path({str(marker)!r}).touch(); time.sleep(120)"
     arguments = [*command, "--out", str(tmp_path / "o"), "--", PYTHON, "-c", wait]
     child = subprocess.Popen(
         [PYTHON, "-m", "gradscope_cli.main", *arguments], stderr=subprocess.PIPE, start_new_session=True
