@@ -38,7 +38,8 @@ def plot(
     from gradscope.report.kinds import FIGURES
 
     if list_them:
-        return _list(FIGURES, as_json)
+        _list(FIGURES, as_json)
+        return
     if figure is None:
         raise InputError(f"no --figure was given; expected one of {', '.join(FIGURES)} (gradscope plot --list)")
     from gradscope import checks
@@ -55,10 +56,11 @@ def plot(
     save(figure_of(panels, chosen), path, chosen)
     if as_json:
         more = {"panels": [panel.as_dict() for panel in panels[1:]]} if len(panels) > 1 else {}
-        return print_json({"path": str(path), "figure": figure, **panels[0].as_dict(), **more})
+        print_json({"path": str(path), "figure": figure, **panels[0].as_dict(), **more})
+        return
     for note in dict.fromkeys(note for panel in panels for note in panel.notes):
         say(note)
-    return say(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 def _panels(runs: Sequence[Path], figure: str, metric: str, against: str | None, parameter: str | None) -> list[Curves]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradscope.report.curves import Curve, Curves
-from gradscope.report.settings import flat
+from gradscope.report.settings import differing, settings_of, table
 from gradscope.report.summary import RunSeries, labelled, load_run, over_time
 from gradscope.types import InputError
 
@@ -67,20 +66,10 @@ def compare(paths: Sequence[Path]) -> Comparison:
         raise InputError(f"{len(paths)} record was given; compare takes at least two")
     runs = [load_run(path) for path in paths]
     runs = [replace(run, label=label) for run, label in zip(runs, labelled(runs), strict=True)]
-    settings = [settings_of(run) for run in runs]
-    names = list(dict.fromkeys(name for values in settings for name in values))
-    table = {name: tuple(values.get(name) for values in settings) for name in names}
-    differing = {name: values for name, values in table.items() if len(set(values)) > 1}
+    settings = table([settings_of(run.attrs) for run in runs])
+    apart = differing(settings)
     curves, notes = _curves(runs)
-    return Comparison(tuple(map(_side, runs)), differing, len(table) - len(differing), curves, tuple(notes))
-
-
-def settings_of(run: RunSeries) -> dict[str, str]:
-    """Everything that a record says of how it was made, flat: ``groups.0.lr``, ``capture.environment.…``."""
-    attrs = run.attrs
-    plain = {name: str(attrs[name]) for name in ("penalty", "horizon", "baseline_loss") if name in attrs}
-    config, capture = json.loads(attrs["config"]), json.loads(attrs["capture"])
-    return {**plain, **flat(config), **flat(capture, "capture")}
+    return Comparison(tuple(map(_side, runs)), apart, len(settings) - len(apart), curves, tuple(notes))
 
 
 def _side(run: RunSeries) -> Side:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -15,3 +16,20 @@ def flat(value: Any, name: str = "") -> dict[str, str]:
     else:
         return {name: json.dumps(value, ensure_ascii=False)}
     return {k: v for part in parts for k, v in part.items()}
+
+
+def settings_of(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """Everything that a record's attributes say of how it was made: ``groups.0.lr``, ``capture.environment.…``."""
+    plain = {name: str(attrs[name]) for name in ("penalty", "horizon", "baseline_loss") if name in attrs}
+    return {**plain, **flat(json.loads(attrs["config"])), **flat(json.loads(attrs["capture"]), "capture")}
+
+
+def table(settings: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:
+    """By name, one value a record; None where a record has no such setting."""
+    names = dict.fromkeys(name for values in settings for name in values)
+    return {name: tuple(values.get(name) for values in settings) for name in names}
+
+
+def differing(values: Mapping[str, tuple[str | None, ...]]) -> dict[str, tuple[str | None, ...]]:
+    """Those settings that are not the same in all records."""
+    return {name: row for name, row in values.items() if len(set(row)) > 1}

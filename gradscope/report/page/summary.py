@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from gradscope.diagnosis.rules.post_hoc import check
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.report.page.fold import BY_MODULE, BY_PARAMETER, NETWORK, Fold, fold_record
 from gradscope.report.page.windows import Envelope
+from gradscope.report.settings import differing, settings_of, table
 from gradscope.store.reader import epoch_metrics, events, open_run
 from gradscope.types import InputError, Verdict
 
@@ -168,7 +169,7 @@ def page_of(paths: Sequence[Path], labels: Sequence[str] | None = None) -> Page:
                 raise InputError(f"{path} is empty: no training step was recorded, so there is nothing to report")
             run = run_page(path, label, dataset, fold_record(dataset, values))
             runs.append(replace(run, findings=tuple(check(dataset, None, run.metrics).findings)))
-            settings.append(_settings(dataset))
+            settings.append(settings_of(dataset.attrs))
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
     return Page(title, tuple(runs), differences(settings))
 
@@ -316,24 +317,7 @@ def _text(value: Any) -> str:
 # -- how runs differ --------------------------------------------------------------------------------
 
 
-def _settings(dataset: xr.Dataset) -> dict[str, str]:
-    config = json.loads(dataset.attrs["config"])
-    whole = {**config, "penalty": dataset.attrs["penalty"], "horizon": int(dataset.attrs["horizon"])}
-    return _flat(whole)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        parts = [_flat(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()]
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        parts = [_flat(v, f"{name}.{k}") for k, v in enumerate(value)]
-    else:
-        return {name: _text(value)}
-    return {k: v for part in parts for k, v in part.items()}
-
-
-def differences(settings: Sequence[dict[str, str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The settings that are not equal in all runs: a name, and one value a run."""
-    names = dict.fromkeys(name for one in settings for name in one)
-    table = [(name, tuple(one.get(name, "–") for one in settings)) for name in names]
-    return tuple((name, values) for name, values in table if len(set(values)) > 1)
+def differences(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The settings that are not equal in all runs: a name, and one value a run, as a page shows it."""
+    found = differing(table(settings))
+    return tuple((n, tuple("–" if v is None else v.strip('"') for v in row)) for n, row in found.items())
