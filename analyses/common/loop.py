@@ -1,0 +1,107 @@
+"""The training loop of the studies: one epoch after the other, so that the caller may act between two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+
+import gradscope
+from analyses.common.images import ImageSet
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to: the mean training loss (nats, without penalty), and accuracies as shares.
+
+    ``train_accuracy`` is counted over the epoch's own batches, while the weights move and dropout is on.
+    """
+
+    number: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+
+
+def epochs(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: ImageSet,
+    count: int,
+    batch: int,
+    *,
+    run: gradscope.Recording | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    extra: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Iterator[Epoch]:
+    """Train ``count`` epochs on cross-entropy in random order, and yield each when it is done.
+
+    ``run``: the recording, which gets the loss of every step and the epoch's metrics. ``augment``: of a batch
+    of images. ``extra(x, y)``: added to the loss (a penalty on activations, an adversarial part).
+    The order of the batches comes from torch's CPU generator.
+    """
+    for number in range(count):
+        if run is not None:
+            run.epoch(number)
+        model.train()
+        losses = torch.zeros((), device=data.x.device)
+        right = torch.zeros((), device=data.x.device)
+        for chosen in torch.randperm(len(data.x)).to(data.x.device).split(batch):
+            x, y = data.x[chosen], data.y[chosen]
+            output = model(x if augment is None else augment(x))
+            loss = cross_entropy(output, y)
+            optimizer.zero_grad()
+            (loss if extra is None else loss + extra(x, y)).backward()
+            optimizer.step()
+            if run is not None:
+                run.log(loss=loss)
+            with torch.no_grad():
+                losses += loss * len(y)
+                right += (output.argmax(1) == y).sum()
+        done = Epoch(
+            number,
+            (losses / len(data.x)).item(),
+            (right / len(data.x)).item(),
+            accuracy(model, data.x_test, data.y_test),
+        )
+        if run is not None:
+            run.epoch(number, accuracy=done.test_accuracy, train_accuracy=done.train_accuracy)
+        yield done
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
+    """The share of images that are classified correctly, in evaluation mode."""
+    return float((predictions(model, x, batch) == y).float().mean())
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, x: Tensor, batch: int = 1000) -> Tensor:
+    """The class of each image [N], in evaluation mode; the model is left in the mode it was in."""
+    before = model.training
+    model.eval()
+    found = torch.cat([model(part).argmax(1) for part in x.split(batch)])
+    model.train(before)
+    return found
+
+
+def crops(padding: int, flips: bool) -> Callable[[Tensor], Tensor]:
+    """Random crops of zero-padded images, one offset an image, and horizontal flips where they make sense."""
+
+    def augment(x: Tensor) -> Tensor:
+        count, _, rows, columns = x.shape
+        padded = pad(x, (padding,) * 4)
+        down, right = (torch.randint(0, 2 * padding + 1, (count, 1), device=x.device) for _ in range(2))
+        row = (down + torch.arange(rows, device=x.device))[:, None, :, None]
+        column = (right + torch.arange(columns, device=x.device))[:, None, None, :]
+        if flips:
+            mirrored = torch.rand(count, 1, 1, 1, device=x.device) < 0.5
+            column = torch.where(mirrored, column.flip(-1), column)
+        one = torch.arange(count, device=x.device)[:, None, None, None]
+        channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        return padded[one, channel, row, column]
+
+    return augment

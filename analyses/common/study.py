@@ -1,0 +1,174 @@
+"""The frame of a study: its command line, and its cells trained once each, several at a time, and never twice."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradscope.search.executors import checked, open_executor
+from gradscope.types import InputError
+
+#: What identifies a training (strength, seed, ...), and what was measured in it: plain JSON values by name.
+Cell = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a study was asked for. ``results`` holds a row a trained cell, as JSON lines."""
+
+    dataset: str
+    scale: str
+    seeds: int
+    device: str
+    data: Path
+    workers: int
+    executor: str
+    only: tuple[str, ...]
+    results: Path
+
+    @property
+    def paper(self) -> bool:
+        """The document's own protocol, not the small one."""
+        return self.scale == "paper"
+
+
+def options(description: str, folder: Path, parts: Sequence[str], datasets: tuple[str, str], seeds: int) -> Options:
+    """The command line that every study has. ``datasets``: the default at small and at paper scale.
+
+    Exits with code 2 and one line for what cannot be.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--scale", choices=("small", "paper"), default="small", help="minutes on two cores, or days")
+    parser.add_argument("--dataset", help=f"default: {datasets[0]}, at paper scale {datasets[1]}")
+    parser.add_argument("--seeds", type=int, default=seeds, help="seeds a cell; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda; default: %(default)s")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where torchvision's files are")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="trainings at a time")
+    parser.add_argument("--executor", default="local", help="local, or dask://HOST:PORT")
+    parser.add_argument("--only", nargs="+", choices=tuple(parts), default=tuple(parts), help="parts of the study")
+    parser.add_argument("--out", type=Path, default=folder, help="where the results go")
+    given = parser.parse_args()
+    dataset = given.dataset or datasets[given.scale == "paper"]
+    try:
+        checked(given.executor)
+        if given.seeds < 1:
+            raise InputError(f"--seeds is {given.seeds}; expected at least 1")
+        if given.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"--device is {given.device}, and no CUDA device is here; expected cpu")
+    except InputError as error:
+        parser.error(str(error))
+    return Options(
+        dataset, given.scale, given.seeds, given.device, given.data, given.workers, given.executor,
+        tuple(given.only), given.out / f"{given.scale}-{dataset}.jsonl",
+    )  # fmt: skip
+
+
+def rows_of(results: Path) -> list[Row]:
+    """What was trained so far. A last line that was cut off while it was written is left out."""
+    if not results.exists():
+        return []
+    lines = results.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def complete(train: Callable[[Cell, Options], Row], cells: Iterable[Cell], asked: Options) -> list[Row]:
+    """The row of every cell, in their order; what the results do not hold is trained and appended to them.
+
+    ``train(cell, asked)`` is a function of a module, as it runs in a process of its own; it returns what it
+    measured. A row is ``{**cell, **measured, seconds, machine, torch, date}``. A training that fails costs its own
+    cell: it is named on standard error, and stays missing.
+    """
+    cells = list(cells)
+    names = sorted({name for cell in cells for name in cell})
+    found = {_key(row, names): row for row in rows_of(asked.results)}
+    missing = [cell for cell in cells if _key(cell, names) not in found]
+    if missing:
+        for row in _trained(train, missing, asked):
+            found[_key(row, names)] = row
+    return [found[_key(cell, names)] for cell in cells if _key(cell, names) in found]
+
+
+def _key(values: Row, names: Sequence[str]) -> str:
+    return json.dumps([values.get(name) for name in names])
+
+
+def _trained(train: Callable[[Cell, Options], Row], cells: Sequence[Cell], asked: Options) -> Iterable[Row]:
+    executor, workers = open_executor(asked.executor, asked.workers, None, preload=("torch", train.__module__))
+    started, done, failed = time.monotonic(), 0, 0
+    waiting = list(cells)
+    running: dict[Future[Row], Cell] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                cell = waiting.pop(0)
+                running[executor.submit(_measured, train, cell, asked)] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                done += 1
+                error = future.exception()
+                if error is None:
+                    row = {**cell, **future.result()}
+                    _append(asked.results, row)
+                    yield row
+                else:
+                    failed += 1
+                    print(f"failed: {json.dumps(cell)}: {error}", file=sys.stderr)
+                _progress(done, len(cells), failed, time.monotonic() - started)
+    finally:
+        for future in running:
+            future.cancel()
+        executor.shutdown()
+
+
+def _measured(train: Callable[[Cell, Options], Row], cell: Cell, asked: Options) -> Row:
+    if asked.device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // asked.workers))
+    started = time.perf_counter()
+    row = train(cell, asked)
+    return {
+        **row,
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": machine(asked.device),
+        "torch": torch.__version__,
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+    }
+
+
+def machine(device: str = "cpu") -> str:
+    """The card, or the processor and its cores."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores of {model}"
+
+
+def _append(results: Path, row: Row) -> None:
+    """One line, whole: a torn line of a killed run before it is cut off first."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a+b") as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def _progress(done: int, of: int, failed: int, seconds: float) -> None:
+    rest = seconds / done * (of - done) / 60
+    line = f"{done} of {of} trained, {failed} failed, about {rest:.0f} min to go"
+    terminal = sys.stderr.isatty()
+    print(line, end="\r" if terminal and done < of else "\n", file=sys.stderr, flush=True)

@@ -1,0 +1,147 @@
+"""What the studies share: image sets, the loop, cells that are trained once, and statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+from torch import nn
+
+from analyses.common import images, statistics, study
+from analyses.common.loop import crops, epochs
+from gradscope.types import InputError
+
+
+def options(folder: Path) -> study.Options:
+    return study.Options("digits", "small", 1, "cpu", folder, 2, "local", (), folder / "small-digits.jsonl")
+
+
+def squared(cell: study.Cell, asked: study.Options) -> study.Row:
+    """A training, as a study gives it."""
+    if cell["value"] == 3:
+        raise ValueError("three cannot be trained")
+    marks = asked.results.with_name("marks")
+    with marks.open("a") as file:
+        file.write("x")
+    return {"square": cell["value"] ** 2}
+
+
+def test_cells_are_trained_once_and_a_failed_one_stays_missing(tmp_path: Path) -> None:
+    asked = options(tmp_path)
+    cells = [{"value": value, "seed": 0} for value in (1, 2, 3)]
+    rows = study.complete(squared, cells, asked)
+    assert [row["square"] for row in rows] == [1, 4]
+    assert {"seconds", "machine", "torch", "date"} <= set(rows[0])
+    asked.results.write_bytes(asked.results.read_bytes() + b'{"value": 9, "se')  # killed in the middle of a line
+    again = study.complete(squared, [*cells, {"value": 4, "seed": 0}], asked)
+    assert [row["square"] for row in again] == [1, 4, 16]
+    assert (tmp_path / "marks").read_text() == "xxx"
+    assert [json.loads(line)["value"] for line in asked.results.read_text().splitlines()] == [1, 2, 4]
+
+
+def test_the_command_line_of_a_study(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def parse(*words: str) -> study.Options:
+        monkeypatch.setattr(sys, "argv", ["run", *words])
+        return study.options("A study.", tmp_path, ("curves", "table"), ("pairs", "cifar100"), seeds=3)
+
+    assert parse().dataset == "pairs"
+    paper = parse("--scale", "paper", "--only", "table")
+    assert (paper.dataset, paper.paper, paper.only) == ("cifar100", True, ("table",))
+    assert paper.results == tmp_path / "paper-cifar100.jsonl"
+    for wrong in (["--seeds", "0"], ["--executor", "slurm"], ["--only", "figures"]):
+        with pytest.raises(SystemExit) as left:
+            parse(*wrong)
+        assert left.value.code == 2
+        assert wrong[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "classes", "count"), [("digits", 10, 1437), ("pairs", 100, 5120)])
+def test_embedded_images(name: str, classes: int, count: int) -> None:
+    data = images.load(name)
+    assert data.shape == (3, 32, 32)
+    assert (len(data.x), data.classes, data.flips) == (count, classes, False)
+    assert data.y.max() == classes - 1
+    assert data.x.mean().abs() < 1e-5
+    assert data.x.std() == pytest.approx(1, abs=1e-3)
+    assert images.load("digits", size=8, channels=1).shape == (1, 8, 8)
+
+
+def cifar_files(folder: Path, fine: bool) -> None:
+    """Files as the CIFAR site ships them, with twenty images each."""
+    inside = folder / ("cifar-100-python" if fine else "cifar-10-batches-py")
+    inside.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    label, names = ("fine_labels", "fine_label_names") if fine else ("labels", "label_names")
+    parts = ["train", "test"] if fine else [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+    for part in parts:
+        content = {
+            "data": generator.integers(0, 256, (20, 3072), dtype=np.uint8),
+            label: generator.integers(0, 100 if fine else 10, 20).tolist(),
+        }
+        (inside / part).write_bytes(pickle.dumps(content))
+    names_of = {names: [str(k) for k in range(100 if fine else 10)]}
+    (inside / ("meta" if fine else "batches.meta")).write_bytes(pickle.dumps(names_of))
+
+
+@pytest.mark.parametrize("name", images.DOWNLOADED)
+def test_torchvisions_sets_are_read_where_they_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    with pytest.raises(InputError, match=f"{name} is not in .*download=True"):
+        images.load(name, folder=tmp_path / "empty")
+    if name == "svhn":
+        for split in ("train", "test"):
+            pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+            savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.arange(20)[:, None] % 10 + 1})
+        check = torchvision.datasets.svhn
+    else:
+        cifar_files(tmp_path, fine=name == "cifar100")
+        check = torchvision.datasets.cifar
+    monkeypatch.setattr(check, "check_integrity", lambda path, md5=None: Path(path).exists())
+    data = images.load(name, folder=tmp_path)
+    assert data.shape == (3, 32, 32)
+    assert (len(data.x), len(data.x_test)) == (100 if name == "cifar10" else 20, 20)
+    assert data.x.mean((0, 2, 3)).abs().max() < 1e-5
+    assert data.flips == (name != "svhn")
+
+
+def test_the_loop_learns_the_digits() -> None:
+    torch.manual_seed(0)
+    data = images.load("digits", size=8, channels=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    found = list(epochs(model, optimizer, data, 5, 64))
+    assert [epoch.number for epoch in found] == list(range(5))
+    assert found[-1].test_accuracy > 0.9
+    assert found[-1].loss < found[0].loss
+
+
+def test_crops_shift_and_flip_whole_images() -> None:
+    torch.manual_seed(0)
+    x = torch.arange(2 * 3 * 5 * 5, dtype=torch.float32).reshape(2, 3, 5, 5) + 1
+    assert torch.equal(crops(0, flips=False)(x), x)
+    seen = {tuple(crops(0, flips=True)(x)[0, 0, 0].tolist()) for _ in range(40)}
+    assert seen == {(1, 2, 3, 4, 5), (5, 4, 3, 2, 1)}
+    shifted = crops(1, flips=False)(x)
+    places = {(d, r) for d in range(3) for r in range(3)}
+    padded = nn.functional.pad(x, (1, 1, 1, 1))
+    for image, whole in zip(shifted, padded, strict=True):
+        assert any(torch.equal(image, whole[:, d : d + 5, r : r + 5]) for d, r in places)
+
+
+def test_means_and_t_tests() -> None:
+    found = statistics.mean([0.1, 0.2, 0.3])
+    assert (found.value, found.std) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert found.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
+    assert math.isnan(statistics.mean([0.5]).half_width)
+    assert statistics.p_value([1, 2, 3], [11, 12, 13]) < 0.001
+    assert math.isnan(statistics.p_value([1], [2, 3]))
