@@ -50,6 +50,11 @@ class ImageSet:
         return replace(self, **moved)
 
 
+def few(data: ImageSet, count: int) -> tuple[ImageSet, Tensor, Tensor]:
+    """The set with its first ``count`` training images only, and the images and labels that this leaves over."""
+    return replace(data, x=data.x[:count], y=data.y[:count]), data.x[count:], data.y[count:]
+
+
 @cache
 def load(name: str, size: int = 32, channels: int = 3, folder: Path = Path("data")) -> ImageSet:
     """A set by its name. ``digits`` and ``pairs`` are enlarged to ``size`` pixels and repeated over ``channels``.

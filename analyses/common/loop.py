@@ -15,15 +15,16 @@ from analyses.common.images import ImageSet
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to: the mean training loss (nats, without penalty), and accuracies as shares.
+    """What an epoch came to: mean losses (nats, without penalty), and accuracies as shares.
 
-    ``train_accuracy`` is counted over the epoch's own batches, while the weights move and dropout is on.
+    ``loss`` and ``train_accuracy`` are taken over the epoch's own batches, while the weights move and dropout is on.
     """
 
     number: int
     loss: float
     train_accuracy: float
     test_accuracy: float
+    test_loss: float
 
 
 def epochs(
@@ -61,29 +62,35 @@ def epochs(
             with torch.no_grad():
                 losses += loss * len(y)
                 right += (output.argmax(1) == y).sum()
+        outputs = answers(model, data.x_test)
         done = Epoch(
             number,
             (losses / len(data.x)).item(),
             (right / len(data.x)).item(),
-            accuracy(model, data.x_test, data.y_test),
+            float((outputs.argmax(1) == data.y_test).float().mean()),
+            float(cross_entropy(outputs, data.y_test)),
         )
         if run is not None:
-            run.epoch(number, accuracy=done.test_accuracy, train_accuracy=done.train_accuracy)
+            run.epoch(number, accuracy=done.test_accuracy, train_accuracy=done.train_accuracy, test_loss=done.test_loss)
         yield done
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
     """The share of images that are classified correctly, in evaluation mode."""
     return float((predictions(model, x, batch) == y).float().mean())
 
 
-@torch.no_grad()
 def predictions(model: nn.Module, x: Tensor, batch: int = 1000) -> Tensor:
-    """The class of each image [N], in evaluation mode; the model is left in the mode it was in."""
+    """The class of each image [N], in evaluation mode."""
+    return answers(model, x, batch).argmax(1)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, x: Tensor, batch: int = 1000) -> Tensor:
+    """The outputs [N, classes] in evaluation mode; the model is left in the mode it was in."""
     before = model.training
     model.eval()
-    found = torch.cat([model(part).argmax(1) for part in x.split(batch)])
+    found = torch.cat([model(part) for part in x.split(batch)])
     model.train(before)
     return found
 
