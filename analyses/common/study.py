@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import sys
@@ -84,19 +85,21 @@ def rows_of(results: Path) -> list[Row]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def complete(train: Callable[[Cell, Options], Row], cells: Iterable[Cell], asked: Options) -> list[Row]:
+def complete(
+    train: Callable[[Cell, Options], Row], cells: Iterable[Cell], asked: Options, minutes: float = math.inf
+) -> list[Row]:
     """The row of every cell, in their order; what the results do not hold is trained and appended to them.
 
     ``train(cell, asked)`` is a function of a module, as it runs in a process of its own; it returns what it
     measured. A row is ``{**cell, **measured, seconds, machine, torch, date}``. A training that fails costs its own
-    cell: it is named on standard error, and stays missing.
+    cell: it is named on standard error, and stays missing. After so many ``minutes`` no training begins.
     """
     cells = list(cells)
     names = sorted({name for cell in cells for name in cell})
     found = {_key(row, names): row for row in rows_of(asked.results)}
     missing = [cell for cell in cells if _key(cell, names) not in found]
     if missing:
-        for row in _trained(train, missing, asked):
+        for row in _trained(train, missing, asked, minutes):
             found[_key(row, names)] = row
     return [found[_key(cell, names)] for cell in cells if _key(cell, names) in found]
 
@@ -105,13 +108,18 @@ def _key(values: Row, names: Sequence[str]) -> str:
     return json.dumps([values.get(name) for name in names])
 
 
-def _trained(train: Callable[[Cell, Options], Row], cells: Sequence[Cell], asked: Options) -> Iterable[Row]:
+def _trained(
+    train: Callable[[Cell, Options], Row], cells: Sequence[Cell], asked: Options, minutes: float
+) -> Iterable[Row]:
     executor, workers = open_executor(asked.executor, asked.workers, None, preload=("torch", train.__module__))
     started, done, failed = time.monotonic(), 0, 0
     waiting = list(cells)
     running: dict[Future[Row], Cell] = {}
     try:
         while waiting or running:
+            if waiting and time.monotonic() - started > 60 * minutes:
+                print(f"{len(waiting)} not begun, as {minutes:g} min are over", file=sys.stderr)
+                waiting = []
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
                 running[executor.submit(_measured, train, cell, asked)] = cell

@@ -1,0 +1,144 @@
+"""Draw the figures from the results: ``python -m analyses.strong_regularization.plot [--dataset digits]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from analyses.common import study
+from analyses.common.study import Row
+from analyses.strong_regularization.plan import DELAYED, PARTS, Setup, setup
+from analyses.strong_regularization.reading import chosen, sample
+from gradscope.report.curves import Curve, Curves
+from gradscope.report.figures import figure_of, save
+from gradscope.report.strengths import accuracy_against_sparsity, accuracy_against_strength
+
+HERE = Path(__file__).parent
+LABELS = {"constant": "baseline", DELAYED: "delayed, γ = 5"}
+
+
+def against_strength(rows: Sequence[Row], net: str, penalty: str) -> Curves | None:
+    """A panel of Figures 1, 3, 4, 6, 7; None without runs."""
+    samples = [sample(rows, label, net, penalty, schedule) for schedule, label in LABELS.items()]
+    samples = [one for one in samples if len(one.value)]
+    if not samples:
+        return None
+    none = sample(rows, "", net, "none", "constant")
+    word = penalty.partition("-")[0]
+    drawn = accuracy_against_strength([*samples, none] if len(none.value) else samples, penalty=word)
+    return replace(drawn, title=f"{net}, {penalty}")
+
+
+def against_sparsity(rows: Sequence[Row], net: str, penalty: str) -> Curves | None:
+    """Figures 3c and 7d to f."""
+    samples = [sample(rows, label, net, penalty, schedule) for schedule, label in LABELS.items()]
+    samples = [one for one in samples if len(one.value)]
+    return replace(accuracy_against_sparsity(samples), title=f"{net}, {penalty}") if samples else None
+
+
+def over_epochs(runs: Sequence[tuple[str, Row]], name: str, title: str, y_label: str, log: bool = False) -> Curves:
+    """One quantity of some runs, epoch by epoch."""
+    curves = []
+    for label, row in runs:
+        y = np.asarray(row[name], dtype=np.float64)
+        curves.append(Curve(label, np.arange(1.0, len(y) + 1), y, failed=row["failed"]))
+    return Curves(title, "epoch", y_label, tuple(curves), log_y=log)
+
+
+def inside(rows: Sequence[Row], plan: Setup, penalty: str) -> list[Curves]:
+    """Figures 1c, 2 and 5: loss, gradients, weights and proportion below and above the tolerance level, seed 0."""
+    strong = plan.strong[penalty]
+    moderate = max(s for s in plan.strengths(penalty) if s < strong / 2)
+    runs: list[tuple[str, Row]] = []
+    for strength, schedule in ((moderate, "constant"), (strong, "constant"), (strong, DELAYED)):
+        found = chosen(rows, net=plan.main, penalty=penalty, strength=strength, schedule=schedule, seed=0)
+        runs += [(f"λ = {strength:g}, {LABELS[schedule]}", row) for row in found]
+    if not runs:
+        return []
+    name = f"{plan.main}, {penalty}"
+    return [
+        over_epochs(runs, "losses", f"{name}: training loss", "cross-entropy"),
+        over_epochs(runs, "gradients", "Loss gradients", "mean |∂L/∂w|", log=True),
+        over_epochs(runs, "weights", "Weights", "mean |w|", log=True),
+        over_epochs(runs, "proportions", "Share of the loss in all gradients", "proportion"),
+    ]
+
+
+def by_schedule(rows: Sequence[Row], net: str, penalty: str, strength: float) -> Curves | None:
+    """Accuracy epoch by epoch, the mean over seeds, of every schedule at one strength."""
+    found = [r for r in chosen(rows, net=net, penalty=penalty) if r["strength"] == strength]
+    found += [r for r in chosen(rows, net=net, penalty=penalty) if r["schedule"].startswith("cpr")]
+    curves = []
+    for schedule in dict.fromkeys(row["schedule"] for row in found):
+        some = [row for row in found if row["schedule"] == schedule]
+        y = np.mean([row["accuracies"] for row in some], axis=0)
+        all_fail = all(row["failed"] for row in some)
+        curves.append(Curve(schedule, np.arange(1.0, len(y) + 1), y, failed=all_fail))
+    if not curves:
+        return None
+    title = f"{net}, {penalty}, λ = {strength:g}"
+    return Curves(title, "epoch", "accuracy", tuple(curves), keyed="outside")
+
+
+def products(rows: Sequence[Row]) -> list[Curves]:
+    """Equations 3 to 7: gradients of each layer against products of norms, in a collapse; slopes in the labels."""
+    panels = []
+    for row in (row for row in rows if row.get("layers")):
+        for x, slope, what in (("x_later", "later", "later"), ("x", "others", "all other")):
+            found = [layer for layer in row["of_layers"] if layer.get(slope) is not None]
+            places = [(k / max(1, len(found) - 1), layer) for k, layer in enumerate(found)]
+            curves = tuple(
+                Curve(
+                    f"{k + 1}: {layer[slope]:.2f}", 10 ** np.asarray(layer[x]), 10 ** np.asarray(layer["y"]), colour=k
+                )
+                for k, (_, layer) in enumerate(places)
+            )
+            biases = "" if row.get("biases", True) else ", without biases"
+            panels.append(Curves(
+                f"{row['net']}{biases}", f"product of the norms of {what} layers", "‖∂L/∂W‖ of a layer", curves,
+                log_x=True, log_y=True, legend="layer: slope",
+            ))  # fmt: skip
+    return panels
+
+
+def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
+    """The panels of every figure by its name; None where nothing was trained."""
+    drawn: dict[str, list[Curves | None]] = {
+        "figure3": [
+            against_strength(rows, plan.main, "l2"),
+            against_strength(rows, plan.main, "l1"),
+            against_sparsity(rows, plan.main, "l1"),
+        ],
+        "figure4": [
+            against_strength(rows, plan.second, "l2"),
+            against_strength(rows, plan.second, "l1"),
+            against_sparsity(rows, plan.second, "l1"),
+        ],
+        "figure6": [against_strength(rows, net, "l2") for net in plan.depth],
+        "figure7": [against_strength(rows, net, "l1") for net in plan.depth]
+        + [against_sparsity(rows, net, "l1") for net in plan.depth],
+        "figure2_5_l2": [*inside(rows, plan, "l2")],
+        "figure2_5_l1": [*inside(rows, plan, "l1")],
+        "subgradient": [against_strength(rows, plan.main, penalty) for penalty in ("l1", "l1-subgradient")],
+        "schedules": [by_schedule(rows, plan.main, penalty, strength) for penalty, strength in plan.strong.items()],
+        "equations": [*products(rows)],
+    }
+    return drawn
+
+
+def main() -> None:
+    """Every figure of a scale and data set of which something was trained."""
+    asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
+    rows = study.rows_of(asked.results)
+    for name, panels in figures(rows, setup(asked)).items():
+        if shown := [panel for panel in panels if panel is not None]:
+            path = asked.results.with_name(f"{name}-{asked.results.stem}.png")
+            save(figure_of(shown), path)
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The trained rows by what they are: series over strengths, the best of them, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analyses.common.statistics import Mean, mean
+from analyses.common.study import Cell, Row
+from gradscope.report.strengths import Sample
+
+
+@dataclass(frozen=True)
+class Point:
+    """The runs of one net, penalty, strength and schedule: accuracies and sparsities by seed."""
+
+    strength: float
+    accuracies: tuple[float, ...]
+    sparsities: tuple[float, ...]
+    failed: int
+
+    @property
+    def accuracy(self) -> Mean:
+        return mean(self.accuracies)
+
+    @property
+    def sparsity(self) -> float:
+        return mean(self.sparsities).value
+
+
+def chosen(rows: Sequence[Row], **wanted: object) -> list[Row]:
+    """The trainings with these values; searches and traced repetitions of a cell are no trainings of it."""
+    plain = (row for row in rows if not row.get("search") and not row.get("layers"))
+    return [row for row in plain if all(row[name] == value for name, value in wanted.items())]
+
+
+def series(rows: Sequence[Row], net: str, penalty: str, schedule: str) -> list[Point]:
+    """One point a strength, weakest first."""
+    found = chosen(rows, net=net, penalty=penalty, schedule=schedule)
+    points = []
+    for strength in sorted({row["strength"] for row in found}):
+        some = [row for row in found if row["strength"] == strength]
+        accuracies, sparsities = (tuple(row[name] for row in some) for name in ("accuracy", "sparsity"))
+        points.append(Point(strength, accuracies, sparsities, sum(row["failed"] for row in some)))
+    return points
+
+
+def best(points: Sequence[Point]) -> Point | None:
+    """The point of the highest mean accuracy: a baseline is as well tuned as the document's."""
+    return max(points, key=lambda point: point.accuracy.value, default=None)
+
+
+def sparsest(points: Sequence[Point], accuracy: float) -> Point | None:
+    """The sparsest point whose mean accuracy is at least ``accuracy``: the document's "sparse" row."""
+    return max((p for p in points if p.accuracy.value >= accuracy), key=lambda point: point.sparsity, default=None)
+
+
+def sample(rows: Sequence[Row], label: str, net: str, penalty: str, schedule: str) -> Sample:
+    """The same as `series`, run by run, for the figures of gradscope."""
+    found = chosen(rows, net=net, penalty=penalty, schedule=schedule)
+    columns = ([row[name] for row in found] for name in ("strength", "accuracy", "sparsity"))
+    return Sample.of(label, *columns)
+
+
+def trained(rows: Sequence[Row], planned: Sequence[Cell]) -> int:
+    """How many of the planned cells there are."""
+    return sum(any(all(row.get(name) == value for name, value in cell.items()) for row in rows) for cell in planned)

@@ -1,0 +1,37 @@
+"""Tolerance levels of the study's nets, by gradscope's own search: from initialisation, and with a delay."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import gradscope
+from analyses.common.study import Cell, Options, Row
+from analyses.strong_regularization.plan import cell
+from analyses.strong_regularization.training import run
+
+#: Where to look, by penalty: wide enough for every net here and for the document's readings.
+RANGES = {"l2": (1e-4, 0.3), "l1": (1e-5, 0.1), "l1-subgradient": (1e-6, 0.1)}
+#: Width of the interval to reach, in decades, and trials at most a level.
+PRECISION, TRIALS = 0.15, 25
+
+
+def trial(net: str, penalty: str, asked: Options, strength: float, seed: int, path: Path) -> None:
+    """One trial, which the search ends as soon as its outcome is clear; its seeds meet no other cell's."""
+    run(cell(net, penalty, strength, "constant", 10_000 + seed), asked, path, sparse=False)
+
+
+def search(wanted: Cell, asked: Options) -> Row:
+    """Both levels of one net and penalty, with their 95 % intervals."""
+    net, penalty = wanted["net"], wanted["penalty"]
+    low, high = RANGES[penalty]
+    with tempfile.TemporaryDirectory() as folder:
+        found = gradscope.search_tolerance(
+            functools.partial(trial, net, penalty, asked), low, high, penalty=penalty.partition("-")[0],
+            delayed=True, out=Path(folder) / "search", precision=PRECISION, max_trials=TRIALS,
+        )  # fmt: skip
+    shown = found.as_dict()
+    names = ("determined", "reason", "tolerance", "low", "high", "slope", "delayed_tolerance", "delayed_low")
+    kept = {name: shown[name] for name in (*names, "delayed_high", "delayed_reason", "trials", "steps_run")}
+    return {**kept, "trials_of": [[t["strength"], round(t["failed"], 3)] for t in shown["runs"]]}

@@ -1,0 +1,150 @@
+"""The tables of the study, in Markdown: ``python -m analyses.strong_regularization.tables [--dataset digits]``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from analyses.common import study
+from analyses.common.statistics import Mean, mean, p_value
+from analyses.common.study import Options, Row
+from analyses.strong_regularization import document
+from analyses.strong_regularization.plan import DELAYED, PARTS, cells, protocol, setup
+from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
+
+HERE = Path(__file__).parent
+MISSING = "–"
+
+
+def markdown(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table; None is shown as missing."""
+    shown = [[MISSING if value is None else str(value) for value in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(columns), ["---"] * len(columns), *shown])
+
+
+def percent(found: Mean) -> str | None:
+    """``91.2 ± 0.4``; None for a mean of nothing."""
+    if not found.count:
+        return None
+    return f"{100 * found.value:.1f}" + ("" if math.isnan(found.half_width) else f" ± {100 * found.half_width:.1f}")
+
+
+def overall(rows: Sequence[Row], nets: Iterable[str]) -> str:
+    """Tables 2 and 3: for each net none, and of each penalty the best baseline, the best delayed and its sparse one."""
+    lines: list[list[object]] = []
+    for net in nets:
+        none = best(series(rows, net, "none", "constant"))
+        found = [None, None] if none is None else [f"{none.sparsity:.3f}", percent(none.accuracy)]
+        lines.append([net, "no penalty", None, *found, None, None])
+        for penalty in ("l2", "l1"):
+            base = best(series(rows, net, penalty, "constant"))
+            late = series(rows, net, penalty, DELAYED)
+            ours = best(late)
+            if base is None or ours is None:
+                continue
+            p = p_value(ours.accuracies, base.accuracies)
+            gain = f"{100 * (ours.accuracy.value / base.accuracy.value - 1):+.2f} % (p = {p:.3f})"
+            named: list[tuple[str, Point, str | None, str | None]]
+            named = [("baseline", base, None, None), ("delayed", ours, gain, None)]
+            if penalty == "l1" and (sparse := sparsest(late, base.accuracy.value)) is not None:
+                named.append(("delayed (sparse)", sparse, None, f"{(1 - base.sparsity) / (1 - sparse.sparsity):.1f}×"))
+            for name, point, *rest in named:
+                shown = [f"{point.strength:g}", f"{point.sparsity:.3f}", percent(point.accuracy)]
+                lines.append([net, f"{penalty} {name}", *shown, *rest])
+    columns = ("net", "method", "λ", "sparsity", "accuracy, %", "over the baseline", "compression")
+    return markdown(columns, lines)
+
+
+def strengths(rows: Sequence[Row], net: str, penalty: str) -> str:
+    """The panels of Figures 3, 4, 6 and 7 in numbers: accuracy, runs that fail, sparsity, at every strength."""
+    both = [{p.strength: p for p in series(rows, net, penalty, schedule)} for schedule in ("constant", DELAYED)]
+    lines = []
+    for strength in sorted(both[0].keys() | both[1].keys()):
+        line: list[object] = [f"{strength:g}"]
+        for points in both:
+            p = points.get(strength)
+            line += [None, None, None] if p is None else [
+                percent(p.accuracy), f"{p.failed} of {len(p.accuracies)}", f"{p.sparsity:.3f}"
+            ]  # fmt: skip
+        lines.append(line)
+    names = [f"{which}{name}" for which in ("", "delayed: ") for name in ("accuracy, %", "fail", "sparsity")]
+    return markdown(("λ", *names), lines)
+
+
+def schedules(rows: Sequence[Row], net: str, penalty: str, strength: float) -> str:
+    """Every schedule that was tried at one strength: γ, the adaptive ones, Appendix B."""
+    found = [row for row in chosen(rows, net=net, penalty=penalty) if row["strength"] == strength]
+    found += [row for row in chosen(rows, net=net, penalty=penalty) if row["schedule"].startswith("cpr")]
+    lines: list[list[object]] = []
+    for schedule in dict.fromkeys(row["schedule"] for row in found):
+        some = [row for row in found if row["schedule"] == schedule]
+        on = [row["on"] for row in some]
+        began = ", ".join(MISSING if step is None else str(step) for step in on)
+        weights = mean([row["weights"][-1] / row["weights"][0] for row in some]).value
+        share = f"{sum(row['failed'] for row in some)} of {len(some)}"
+        accuracy = percent(mean([row["accuracy"] for row in some]))
+        lines.append([schedule, share, accuracy, f"{mean([r['sparsity'] for r in some]).value:.3f}", began])
+        lines[-1].append(f"{weights:.2g}")
+    columns = (
+        "schedule",
+        "fail",
+        "accuracy, %",
+        "sparsity",
+        "penalty from step",
+        "mean \\|w\\|, last over first epoch",
+    )
+    return markdown(columns, lines)
+
+
+def tolerance(rows: Sequence[Row]) -> str:
+    """The levels that were searched, with their 95 % intervals."""
+    lines = []
+    for row in (row for row in rows if row.get("search")):
+        levels = []
+        for prefix in ("", "delayed_"):
+            level, low, high = (row[name] for name in (prefix + "tolerance" if prefix else "tolerance",
+                                                       f"{prefix}low", f"{prefix}high"))  # fmt: skip
+            levels.append(None if level is None else f"{level:.3g} ({low:.3g} … {high:.3g})")
+        reason = row["reason"] or row["delayed_reason"] or ""
+        lines.append([row["net"], row["penalty"], *levels, row["trials"], reason])
+    return markdown(("net", "penalty", "λ*", "λ* with a delay", "trials", "not determined because"), lines)
+
+
+def document_p() -> str:
+    """The document's p values beside what its printed means and intervals give."""
+    lines = []
+    for row in document.REPORTED:
+        one, other = (document.p_again(row, quantile) for quantile in (document.NORMAL, document.STUDENT))
+        lines.append([row.dataset, row.net, row.penalty, row.p, f"{one:.3f}", f"{2 * one:.3f}", f"{other:.4f}"])
+    columns = ("data", "net", "penalty", "p, printed", "normal ±, one-sided", "two-sided", "Student's ±, one-sided")
+    return markdown(columns, lines)
+
+
+def missing(rows: Sequence[Row], asked: Options) -> str:
+    """How much of each part there is."""
+    lines = []
+    for part in PARTS:
+        planned = cells(part, asked)
+        lines.append([part, f"{trained(rows, planned)} of {len(planned)}"])
+    return markdown(("part", "cells trained"), lines)
+
+
+def main() -> None:
+    """All tables of a scale and data set."""
+    asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
+    rows, plan = study.rows_of(asked.results), setup(asked)
+    seconds = sum(row["seconds"] for row in rows)
+    print(f"{asked.results.name}: {len(rows)} rows, {seconds / 60:.0f} min; {protocol(plan.main, asked)}\n")
+    print(missing(rows, asked), overall(rows, dict.fromkeys((plan.main, plan.second, *plan.depth))), sep="\n\n")
+    for net in dict.fromkeys((plan.main, plan.second, *plan.depth)):
+        for penalty in ("l2", "l1", "l1-subgradient"):
+            if chosen(rows, net=net, penalty=penalty):
+                print(f"\n{net}, {penalty}\n\n{strengths(rows, net, penalty)}")
+    for penalty, strength in plan.strong.items():
+        print(f"\n{plan.main}, {penalty}, λ = {strength:g}\n\n{schedules(rows, plan.main, penalty, strength)}")
+    print(f"\n{tolerance(rows)}\n\n{document_p()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""One cell of the study: a recorded training at full length, and what its record says epoch by epoch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+import gradscope
+from analyses.common import images
+from analyses.common.loop import Epoch, crops, epochs
+from analyses.common.penalties import subgradient
+from analyses.common.study import Cell, Options, Row
+from analyses.strong_regularization import equations
+from analyses.strong_regularization.networks import build, count, zeros
+from analyses.strong_regularization.plan import Protocol, protocol
+
+#: The penalties of the plan; ``l1-subgradient`` goes through the optimizer's gradient, where momentum multiplies it.
+KINDS = {"l2": gradscope.L2(), "l1": gradscope.L1(), "l1-subgradient": subgradient(gradscope.L1())}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its model, what each epoch came to, and the judge's verdict."""
+
+    model: nn.Module
+    epochs: list[Epoch]
+    verdict: gradscope.Diagnosis
+
+
+def schedule(text: str, strength: float, how: Protocol, steps: int, size: float) -> gradscope.Schedule:
+    """A schedule of the plan, whose lengths are shares of the run, as one of gradscope's.
+
+    ``strong``: to 0 at the end of the run. ``ivanov:0.5``: bounded by so much of ``size``, ‖w‖₁ at the start.
+    ``cpr:5``: bounds set after as many epochs, of ``steps`` each; the strength is then CPR's own rate of 1.
+    """
+    word, _, given = text.partition(":")
+    if word == "strong":
+        return gradscope.StrongFirst(strength, epochs=how.epochs)
+    if word == "ivanov":
+        return gradscope.Ivanov(strength, float(given) * size)
+    if word == "cpr":
+        return gradscope.CPR(warm_start=None if given == "inflection" else int(given) * steps)
+    return gradscope.parse_schedule(text, strength)
+
+
+def run(cell: Cell, asked: Options, path: Path, sparse: bool = True) -> Trained:
+    """Train a cell as the protocol of its scale has it, to the last epoch, and record to ``path``.
+
+    ``sparse``: every fourth step is recorded, unless somebody has to follow the run closely.
+    """
+    net, penalty, text = cell["net"], cell["penalty"], cell["schedule"]
+    if asked.device == "cpu":
+        torch.set_num_threads(1)  # nets this small gain nothing from a second core, which another training can use
+    how = protocol(net, asked)
+    data = images.load(asked.dataset, how.size, how.channels, asked.data).to(asked.device)
+    torch.manual_seed(cell["seed"])
+    model = build(net, data.shape, data.classes, how.width, how.dropout).to(asked.device)
+    if not cell.get("biases", True):
+        for bias in (p for p in model.parameters() if p.ndim == 1):
+            bias.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=0.9)
+    rates = torch.optim.lr_scheduler.StepLR(optimizer, how.halve, 0.5)
+    steps = -(-len(data.x) // how.batch)
+    if penalty != "none":
+        size = sum(float(p.detach().abs().sum()) for p in model.parameters() if p.ndim > 1)
+        gradscope.regularize(optimizer, KINDS[penalty], schedule(text, cell["strength"], how, steps, size))
+    augment = crops(how.padding, data.flips) if how.padding else None
+    settings: dict[str, Any] = {"horizon": how.epochs * steps, "on_failure": "ignore", "mode": "overwrite"}
+    if sparse and text != "delayed:auto" and not cell.get("layers"):
+        settings["every"] = {"rows": 4, "activations": 12}
+    done = []
+    with gradscope.record(model, optimizer, path, steps_per_epoch=steps, **settings) as recording:
+        for epoch in epochs(model, optimizer, data, how.epochs, how.batch, run=recording, augment=augment):
+            done.append(epoch)
+            rates.step()
+    return Trained(model, done, recording.verdict)
+
+
+def train(cell: Cell, asked: Options) -> Row:
+    """One cell, with its record in a folder that goes with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.h5"
+        trained = run(cell, asked, path)
+        with gradscope.open_run(path) as dataset:
+            seen = traces(dataset)
+            if cell.get("layers"):
+                seen["of_layers"] = equations.layers(dataset)
+    last = trained.epochs[-1]
+    return {
+        "accuracy": round(last.test_accuracy, 4),
+        "loss": _short([last.loss])[0],
+        "sparsity": round(zeros(trained.model), 4),
+        "parameters": count(trained.model),
+        "verdict": str(trained.verdict.verdict),
+        "failed": trained.verdict.failed,
+        "epochs": len(trained.epochs),
+        "accuracies": [round(e.test_accuracy, 3) for e in trained.epochs],
+        "losses": _short([e.loss for e in trained.epochs]),
+        **seen,
+    }
+
+
+def traces(dataset: xr.Dataset) -> Row:
+    """Means over the penalised weights together and over each epoch, as in the document's Figures 2 and 5.
+
+    ``gradients``: mean |∂L/∂w|. ``weights``: mean |w|. ``proportions``: Σ|∂L/∂w| over itself and λΣ|∂Ω/∂w|.
+    ``on``: the first step with a penalty, None where none ever acted.
+    """
+    counted = dataset["penalised"] if bool(dataset["penalised"].any()) else dataset["numel"] > 0
+    chosen = dataset.where(counted, drop=True)
+    numel = chosen["numel"].isel(step=0) if "step" in chosen["numel"].dims else chosen["numel"]
+    sums = {name: (chosen[f"{name}_mean_abs"] * numel).sum("parameter") for name in ("loss_gradient", "weight")}
+    pull = (chosen["penalty_gradient_mean_abs"].fillna(0) * numel).sum("parameter")
+    proportion = sums["loss_gradient"] / (sums["loss_gradient"] + pull)
+    epoch = dataset["epoch"].values
+    acting = np.flatnonzero((dataset["strength"] > 0).any("group").values)
+
+    def by_epoch(values: xr.DataArray) -> list[float]:
+        return _short([float(values.values[epoch == k].mean()) for k in np.unique(epoch)])
+
+    total = float(numel.sum())
+    return {
+        "gradients": by_epoch(sums["loss_gradient"] / total),
+        "weights": by_epoch(sums["weight"] / total),
+        "proportions": by_epoch(proportion),
+        "on": int(dataset["step"].values[acting[0]]) if len(acting) else None,
+    }
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]

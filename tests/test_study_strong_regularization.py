@@ -1,0 +1,171 @@
+"""Study 1: the document's networks and protocol, what is said of rows, and that its figures are drawn from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradscope
+from analyses.common import study
+from analyses.strong_regularization import document, equations, gpu, plan, plot, reading, run, tables, training
+from analyses.strong_regularization.networks import build, count, zeros
+from gradscope.types import InputError
+from tests.test_studies import cifar_files
+
+TABLE_1 = [
+    ("alexnet", 10, 2.6), ("alexnet", 100, 2.6), ("vgg16", 10, 15.2), ("vgg16", 100, 15.3), ("vgg11", 10, 9.8),
+    ("vgg19", 10, 20.6),
+]  # fmt: skip
+
+
+def asked(folder: Path, dataset: str = "digits", scale: str = "small") -> study.Options:
+    results = folder / f"{scale}-{dataset}.jsonl"
+    return study.Options(dataset, scale, 2, "cpu", folder, 1, "local", (), results)
+
+
+@pytest.mark.parametrize(("name", "classes", "millions"), TABLE_1)
+def test_parameters_as_in_table_1(name: str, classes: int, millions: float) -> None:
+    with torch.device("meta"):
+        assert round(count(build(name, (3, 32, 32), classes)) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg16"])
+def test_narrow_nets_read_small_images_and_keep_two_dropouts(name: str) -> None:
+    model = build(name, (1, 16, 16), 100, width=1 / 16)
+    assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 100)
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    assert zeros(model) == pytest.approx(1 - sum(w.numel() for w in weights) / count(model))  # the biases
+    assert float(weights[1].detach().std()) == pytest.approx((2 / weights[1][0].numel()) ** 0.5, rel=0.1)
+
+
+def test_schedules_that_are_shares_of_the_run() -> None:
+    def text(word: str) -> str:
+        return training.schedule(word, 0.1, plan.DEEP, 23, 200.0).text
+
+    found = [text(word) for word in ("strong", "ivanov:0.5", "cpr:5", "cpr:inflection", "delayed:5")]
+    assert found == [f"strong:{plan.DEEP.epochs}", "ivanov:100", "cpr:115steps", "cpr:inflection", "delayed:5"]
+
+
+def test_every_part_has_cells_that_are_different_trainings(tmp_path: Path) -> None:
+    for options in (asked(tmp_path), asked(tmp_path, "pairs"), asked(tmp_path, "cifar100", "paper")):
+        for part in plan.PARTS:
+            cells = plan.cells(part, options)
+            assert len({json.dumps(cell) for cell in cells}) == len(cells) > 0
+    with pytest.raises(InputError, match="--dataset is svhn; at small scale expected one of pairs, digits"):
+        plan.setup(asked(tmp_path, "svhn"))
+
+
+def test_the_documents_protocol_on_files_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    cifar_files(tmp_path, fine=True)
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).exists())
+    options = asked(tmp_path, "cifar100", "paper")
+    how = plan.protocol("alexnet", options)
+    assert (how.lr, how.epochs, how.halve, how.batch, how.dropout) == (0.05, 300, 30, 128, 0.5)
+    assert plan.protocol("vgg16", asked(tmp_path, "svhn", "paper")).padding == 0
+    short = dataclasses.replace(how, width=1 / 32, epochs=3, halve=1, batch=5)
+    monkeypatch.setattr(training, "protocol", lambda net, asked: short)
+    row = training.train(plan.cell("alexnet", "l1", 0.01, "delayed:1", 0), options)
+    assert (row["on"], row["epochs"], len(row["gradients"])) == (4, 3, 3)
+    assert 0 <= row["sparsity"] < 1
+
+
+def test_a_cell_tells_what_its_record_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "protocol", lambda net, asked: dataclasses.replace(plan.DEEP, epochs=4))
+    collapse = {**plan.cell("mlp10", "l2", 0.075, "constant", 0), "layers": True, "biases": False}
+    row = training.train(collapse, asked(tmp_path))
+    assert row["weights"][-1] < row["weights"][0] / 5
+    assert row["on"] == 0
+    assert row["proportions"][0] < 0.5
+    slopes = [layer["others"] for layer in row["of_layers"]]
+    assert len(slopes) == 10
+    assert np.mean(slopes[:5]) == pytest.approx(1, abs=0.3)
+    none = training.train(plan.cell("mlp4", "none", 0.0, "constant", 0), asked(tmp_path))
+    assert none["on"] is None
+    assert set(none["proportions"]) == {1.0}
+
+
+def test_slopes_of_made_up_layers() -> None:
+    shrink = np.linspace(0, -6, 50)[:, None]
+    weight = 10 ** (shrink * np.array([1.0, 2.0, 1.0]))
+    gradient = 10 ** np.concatenate([shrink * 3, shrink * 1, shrink * 0], axis=1)  # exactly the later layers
+    found = equations.slopes(["a", "b", "c"], gradient, weight)
+    assert [row["later"] for row in found] == [1.0, 1.0, None]
+    assert found[0]["own"] == 3.0
+    assert found[1]["others"] == 0.5
+
+
+def test_the_documents_p_values_are_one_sided() -> None:
+    printed = [(row.p, document.p_again(row, document.NORMAL)) for row in document.REPORTED if row.p is not None]
+    assert np.median([abs(p - again) / p for p, again in printed]) < 0.1
+
+
+def rows() -> list[study.Row]:
+    """A made-up panel: the baseline fails at the stronger of two strengths, and the delayed one learns."""
+    made = []
+    for seed, accuracy in ((0, 0.70), (1, 0.72)):
+        outcomes = {
+            ("none", 0.0, "constant"): (accuracy, 0.0), ("l2", 0.01, "constant"): (accuracy + 0.1, 0.0),
+            ("l2", 0.05, "constant"): (0.1, 0.0), ("l2", 0.05, "delayed:5"): (accuracy + 0.2, 0.0),
+            ("l1", 0.01, "constant"): (accuracy, 0.2), ("l1", 0.02, "delayed:5"): (accuracy + 0.01, 0.6),
+        }  # fmt: skip
+        for (penalty, strength, schedule), (value, sparsity) in outcomes.items():
+            made.append({
+                **plan.cell("mlp10", penalty, strength, schedule, seed), "accuracy": value, "sparsity": sparsity,
+                "failed": value < 0.2, "on": 0, "seconds": 1.0, "accuracies": [0.1, value], "losses": [2.3, 1.0],
+                "gradients": [1e-3, 1e-4], "weights": [0.1, 0.05], "proportions": [0.9, 0.5],
+            })  # fmt: skip
+    return made
+
+
+def test_tables_say_what_is_better_and_what_is_missing() -> None:
+    text = tables.overall(rows(), ["mlp10", "mlp4"])
+    assert "| mlp10 | l2 delayed | 0.05 | 0.000 | 91.0 ± 12.7 | +12.35 % (p =" in text
+    assert "| mlp10 | l1 delayed (sparse) | 0.02 | 0.600 |" in text
+    assert "| 2.0× |" in text  # 80 % of the weights against 40 %
+    assert "| mlp4 | no penalty | – | – | – | – | – |" in text
+    assert "| 0.05 | 10.0 ± 0.0 | 2 of 2 | 0.000 | 91.0 ± 12.7 | 0 of 2 | 0.000 |" in tables.strengths(
+        rows(), "mlp10", "l2"
+    )
+    assert [p.strength for p in reading.series(rows(), "mlp10", "l2", "constant")] == [0.01, 0.05]
+
+
+def test_commands_from_training_to_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small-digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    monkeypatch.setattr(sys, "argv", ["plot", "--dataset", "digits", "--out", str(tmp_path)])
+    plot.main()
+    tables.main()
+    assert {path.name for path in tmp_path.glob("*.png")} >= {"figure3-small-digits.png", "figure6-small-digits.png"}
+    assert re.search(r"figure3 \| \d+ of \d+ ", capsys.readouterr().out)
+    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "cifar10", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        run.main()
+    assert left.value.code == 2
+    assert "--dataset is cifar10" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_plan_for_a_card_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--at-once", "1", "--out", str(tmp_path)])
+    gpu.main()
+    assert [row["schedule"] for row in study.rows_of(tmp_path / "tiny-pairs.jsonl")] == [
+        "constant", "constant", "delayed:5",
+    ]  # fmt: skip
+    assert len(gpu.cells("vgg16")) == 72 + 3
+
+
+def test_no_training_begins_after_the_time_is_up(tmp_path: Path) -> None:
+    assert study.complete(training.train, gpu.cells("vgg16"), asked(tmp_path), minutes=-1) == []
+    assert gradscope.L1().proximal_step and not training.KINDS["l1-subgradient"].proximal_step
