@@ -1,7 +1,7 @@
 """What recording to disk costs: python -m analyses.store_cost.run (about five minutes on two cores).
 
 Writes writing.csv (µs a step, bytes a value, by store and window), reading.csv (10⁶ rows, one variable) and
-training.csv (a training step with its record on disk against one whose rows end in memory).
+training.csv (a training step whose rows go to disk against one whose rows end in memory).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import itertools
 import os
 import platform
 import statistics
@@ -35,22 +36,30 @@ from gradscope.store.writer import Writer
 HERE = Path(__file__).parent
 LAYERS, STEPS, COPIES = 25, 4096, 4  # 25 weight layers: 50 parameters
 READ_ROWS = 1_000_000
+Spent = tuple[float, float]
+#: How one variable is read whole: ours, and h5py itself, which does nothing but inflate the same chunks.
+READERS = {
+    "gradscope": ("open_run(sys.argv[2]).close()", 'with open_run(sys.argv[1]) as d: d["weight_norm"].values'),
+    "plain h5py": ("h5py.File(sys.argv[2]).close()", 'with h5py.File(sys.argv[1]) as f: f["weight_norm"][...]'),
+}
 READ = """
 import re, sys, time
 from pathlib import Path
+import h5py
 from gradscope.store.reader import open_run
-open_run(sys.argv[2]).close()  # loads what is loaded on first use
+{once}  # loads what is loaded on first use
 began = time.perf_counter()
-with open_run(sys.argv[1]) as dataset:
-    dataset["weight_norm"].values
+{whole}
 seconds = time.perf_counter() - began
 # Not ru_maxrss: a process inherits that of the one that started it.
 print(seconds, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 
-def train(path: Path, steps: int) -> Callable[[], float]:
-    """A network of 50 parameters under a recording; the function makes some steps: seconds a step."""
+def train(path: Path, steps: int) -> Callable[[], Spent]:
+    """A network of 50 parameters under a recording. The function makes some steps and says what one took: seconds
+    on the clock, and of the processor.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data, model = digits(), training.network(LAYERS)
@@ -60,8 +69,8 @@ def train(path: Path, steps: int) -> Callable[[], float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.003, momentum=0.9, weight_decay=0.002)
     run = gradscope.record(model, optimizer, path, on_failure="ignore")
 
-    def some() -> float:
-        began = time.perf_counter()
+    def some() -> Spent:
+        began, busy = time.perf_counter(), time.process_time()
         for _ in range(steps):
             batch = torch.randint(len(data.x), (64,))
             loss = cross_entropy(model(data.x[batch]), data.y[batch])
@@ -69,7 +78,7 @@ def train(path: Path, steps: int) -> Callable[[], float]:
             loss.backward()
             optimizer.step()
             run.log(loss=loss)
-        return (time.perf_counter() - began) / steps
+        return (time.perf_counter() - began) / steps, (time.process_time() - busy) / steps
 
     some.close = run.close  # type: ignore[attr-defined]
     return some
@@ -127,6 +136,13 @@ def writing(rows: Rows, repeats: int) -> list[dict[str, Any]]:
     return [row | {"ratio_to_ours": round(row["us_per_step"] / base, 2)} for row in table]
 
 
+def _forget(path: Path) -> None:
+    """Drop a file from the page cache."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def reading(repeats: int) -> list[dict[str, Any]]:
     """One variable of 10⁶ rows and 50 parameters, in a fresh process, cold and warm."""
     table = []
@@ -146,39 +162,49 @@ def reading(repeats: int) -> list[dict[str, Any]]:
         small.parent.mkdir()
         ours()(small.parent, iter([next(long())]))
         for state in ("cold", "warm"):
-            found = []
-            for _ in range(repeats):
+            found: dict[str, list[tuple[float, float]]] = {reader: [] for reader in READERS}
+            for _, (reader, (once, whole)) in itertools.product(range(repeats), READERS.items()):
                 if state == "cold":
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
-                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    _forget(path)
+                program = READ.format(once=once, whole=whole)
                 done = subprocess.run(
-                    [sys.executable, "-c", READ, str(path), str(small)], capture_output=True, text=True
+                    [sys.executable, "-c", program, str(path), str(small)], capture_output=True, text=True, check=True
                 )
-                found.append(tuple(float(word) for word in done.stdout.split()))
+                seconds, megabytes = map(float, done.stdout.split())
+                found[reader].append((seconds, megabytes))
+            ours_s, plain_s = ([f[0] for f in found[reader]] for reader in READERS)
             table.append({"state": state, "rows": READ_ROWS, "parameters": 50,
-                          "seconds": round(statistics.median(f[0] for f in found), 3),
-                          "process_megabytes": round(max(f[1] for f in found))})  # fmt: skip
+                          "seconds": round(statistics.median(ours_s), 3),
+                          "plain_h5py_seconds": round(statistics.median(plain_s), 3),
+                          "ratio": round(statistics.median(a / b for a, b in zip(ours_s, plain_s, strict=True)), 2),
+                          "process_megabytes": round(max(f[1] for f in found["gradscope"]))})  # fmt: skip
     return table
 
 
 def training_cost(repeats: int) -> list[dict[str, Any]]:
-    """The same training, interleaved in short stretches: its record on disk, and rows that end in memory."""
+    """One recorded training in short stretches, whose writer takes the rows in turn and lets them fall.
+
+    The processor's time counts the writer's thread as well: what the step would cost if there were no second core.
+    """
     with tempfile.TemporaryDirectory(dir=HERE) as name:
-        disk = train(Path(name) / "disk.h5", 256)
-        memory = train(Path(name) / "memory.h5", 256)
-        seen: dict[str, list[float]] = {"disk": [], "memory": []}
-        keep = mock.patch.multiple(Writer, append=lambda *_: None, tick=lambda _: None)
-        for _ in range(repeats):
-            seen["disk"].append(disk())
-            with keep:
-                seen["memory"].append(memory())
-        disk.close(), memory.close()  # type: ignore[attr-defined]
-    ratios = [a / b for a, b in zip(seen["disk"], seen["memory"], strict=True)]
-    return [{"us_disk": round(statistics.median(seen["disk"]) * 1e6), "pairs": repeats,
-             "us_memory": round(statistics.median(seen["memory"]) * 1e6),
-             "median_ratio": round(statistics.median(ratios), 4),
-             "standard_error": round(1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5, 4)}]  # fmt: skip
+        some = train(Path(name) / "run.h5", 256)
+        dropped = mock.patch.multiple(Writer, append=lambda *_: None, tick=lambda _: None)
+        pairs: list[tuple[Spent, Spent]] = []
+        for turn in range(repeats):
+            first = some() if turn % 2 else None
+            with dropped:
+                memory = some()
+            pairs.append((first or some(), memory))
+        some.close()  # type: ignore[attr-defined]
+    table = []
+    for which, clock in enumerate(("wall", "processor, all threads")):
+        ratios = [a[which] / b[which] for a, b in pairs]
+        table.append({"clock": clock, "pairs": repeats,
+                      "us_disk": round(statistics.median(a[which] for a, _ in pairs) * 1e6),
+                      "us_memory": round(statistics.median(b[which] for _, b in pairs) * 1e6),
+                      "median_ratio": round(statistics.median(ratios), 4),
+                      "standard_error": round(1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5, 4)})  # fmt: skip
+    return table
 
 
 def write_table(name: str, table: list[dict[str, Any]]) -> None:
