@@ -1,0 +1,1 @@
+"""The Shapes of Regularization (SortaSota, 2021): norms as penalties on perceptrons without biases."""

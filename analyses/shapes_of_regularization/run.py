@@ -1,0 +1,46 @@
+"""Train what the results do not hold yet: python -m analyses.shapes_of_regularization.run [--scale paper]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from analyses.common import study
+from analyses.shapes_of_regularization.networks import IN_ORDER, NETS, SEEDS
+from analyses.shapes_of_regularization.training import VARIANTS, train
+
+PARTS = (*NETS, "sensitivity")
+#: Varied on the net of experiment 2a.
+SENSITIVE = ("none", "l1", "l2", "dropout")
+
+
+def cells(asked: study.Options) -> list[study.Cell]:
+    """In the order of the tables. L0 has no gradient: where every run is seeded it is the run without a penalty."""
+    seeds = SEEDS[: asked.seeds] if asked.paper else tuple(range(asked.seeds))
+    found = [
+        {"net": net, "penalty": penalty, "seed": seed, "variant": ""}
+        for seed in seeds
+        for net in NETS
+        if net in asked.only
+        for penalty in IN_ORDER
+        if penalty != "l0" or (asked.paper and net == "shallow")
+        if not (asked.paper and net == "shallow" and penalty in ("linf", "dropout"))  # not in experiment 1
+    ]
+    if "sensitivity" in asked.only and not asked.paper:
+        found += [
+            {"net": "deep-32", "penalty": penalty, "seed": seed, "variant": variant}
+            for seed in seeds
+            for variant in VARIANTS
+            for penalty in SENSITIVE
+            if not variant.startswith("strength") or penalty in ("l1", "l2")
+        ]
+    return found
+
+
+def main() -> None:
+    folder = Path(__file__).parent
+    asked = study.options(__doc__ or "", folder, PARTS, ("digits", "digits"), seeds=3)
+    study.complete(train, cells(asked), asked)
+
+
+if __name__ == "__main__":
+    main()
