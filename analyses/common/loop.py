@@ -37,11 +37,13 @@ def epochs(
     run: gradscope.Recording | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     extra: Callable[[Tensor, Tensor], Tensor] | None = None,
+    log_error: bool = False,
 ) -> Iterator[Epoch]:
     """Train ``count`` epochs on cross-entropy in random order, and yield each when it is done.
 
     ``run``: the recording, which gets the loss of every step and the epoch's metrics. ``augment``: of a batch
-    of images. ``extra(x, y)``: added to the loss (a penalty on activations, an adversarial part).
+    of images. ``extra(x, y)``: added to the loss (a penalty on activations, an adversarial part). ``log_error``: the
+    recording gets the error of every batch too, for controllers that look at it.
     The order of the batches comes from torch's CPU generator.
     """
     for number in range(count):
@@ -57,11 +59,12 @@ def epochs(
             optimizer.zero_grad()
             (loss if extra is None else loss + extra(x, y)).backward()
             optimizer.step()
-            if run is not None:
-                run.log(loss=loss)
             with torch.no_grad():
                 losses += loss * len(y)
-                right += (output.argmax(1) == y).sum()
+                hits = (output.argmax(1) == y).sum()
+                right += hits
+            if run is not None:
+                run.log(loss=loss, **({"error": 1 - hits / len(y)} if log_error else {}))
         outputs = answers(model, data.x_test)
         done = Epoch(
             number,

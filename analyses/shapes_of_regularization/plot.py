@@ -11,6 +11,7 @@ from analyses.common.study import Row, rows_of
 from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS
 from analyses.shapes_of_regularization.tables import NAMES, accuracies, of, sensitivity, weights
+from gradscope.recorder.histograms import HISTOGRAM_EDGES
 from gradscope.regularizers.shapes import FAMILY, penalty_shape
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.figures import figure_of, save
@@ -52,8 +53,8 @@ def histograms(rows: Sequence[Row], net: str) -> Curves:
     found = []
     for colour, penalty in enumerate(IN_ORDER):
         if penalty != "l0" and (runs := of(rows, net, penalty)):
-            sizes = runs[0]["histogram"]
-            x, y = np.asarray(sizes["size"]), np.asarray(sizes["share"])
+            counts = np.asarray(runs[0]["histogram"])  # of zeros, then from bin to bin
+            x, y = np.asarray(HISTOGRAM_EDGES), counts[2:] / counts.sum()
             zeros = runs[0]["weights"]["zeros"]
             label = NAMES[penalty] + (f" ({zeros} are 0)" if zeros else "")
             found.append(Curve(label, x, y, colour=colour))
