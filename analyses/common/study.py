@@ -26,6 +26,10 @@ Cell = dict[str, Any]
 Row = dict[str, Any]
 
 
+#: Imported once for all trainings, each of which runs in a process of its own: a second or two a cell.
+PRELOADED = ("torch", "gradscope.recording", "gradscope.report.summary")
+
+
 @dataclass(frozen=True)
 class Options:
     """What a study was asked for. ``results`` holds a row a trained cell, as JSON lines."""
@@ -111,7 +115,7 @@ def _key(values: Row, names: Sequence[str]) -> str:
 def _trained(
     train: Callable[[Cell, Options], Row], cells: Sequence[Cell], asked: Options, minutes: float
 ) -> Iterable[Row]:
-    executor, workers = open_executor(asked.executor, asked.workers, None, preload=("torch", train.__module__))
+    executor, workers = open_executor(asked.executor, asked.workers, None, preload=(*PRELOADED, train.__module__))
     started, done, failed = time.monotonic(), 0, 0
     waiting = list(cells)
     running: dict[Future[Row], Cell] = {}
@@ -142,7 +146,7 @@ def _trained(
 
 
 def _measured(train: Callable[[Cell, Options], Row], cell: Cell, asked: Options) -> Row:
-    if asked.device == "cpu":
+    if asked.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # on a shared machine, its user says how many
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // asked.workers))
     started = time.perf_counter()
     row = train(cell, asked)

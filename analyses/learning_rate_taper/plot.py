@@ -1,0 +1,172 @@
+"""Draws Figures 1 to 6 and writes tables.md from the results: python -m analyses.learning_rate_taper.plot."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analyses.common.statistics import mean, p_value
+from analyses.common.study import Row, rows_of
+from analyses.learning_rate_taper.protocol import FIXED, PAPER, READINGS, SMALL, SPARSE, TAPERED, WEAKEST, Protocol
+from analyses.learning_rate_taper.run import DEEP, HERE, SHALLOW
+from gradscope.report.style import COLOURS
+
+#: number: whether of the set with a hundred classes, layers, settings, readings.
+DECAYS = (*TAPERED, *FIXED)
+FIGURES = {
+    1: (False, SHALLOW, DECAYS, tuple(READINGS)),
+    2: (False, DEEP, DECAYS, tuple(READINGS)),
+    3: (True, SHALLOW, DECAYS, tuple(READINGS)),
+    4: (True, DEEP, DECAYS, tuple(READINGS)),
+    5: (False, DEEP, ("fixed 1e-4", *SPARSE), ("table",)),
+    6: (True, SHALLOW, ("fixed 1e-4", *SPARSE), ("table",)),
+}
+COLOUR = dict(
+    zip(
+        (*DECAYS, *SPARSE),
+        (COLOURS[1], COLOURS[4], COLOURS[0], COLOURS[2], COLOURS[3], COLOURS[6], *COLOURS[1:4]),
+        strict=True,
+    )
+)
+
+
+def chosen(rows: Sequence[Row], layers: int, setting: str, reading: str) -> list[Row]:
+    """The runs of one setting, one a seed."""
+    return [r for r in rows if (r["layers"], r["setting"], r["reading"]) == (layers, setting, reading)]
+
+
+def ends(runs: Sequence[Row], phase: int, quantity: str) -> list[float]:
+    """What the runs came to at the end of a phase (0 to 2): ``loss`` or ``error``."""
+    return [float(r["ends"][phase][quantity]) for r in runs]
+
+
+def label(setting: str, reading: str, how: Protocol) -> str:
+    """A setting with the decays that acted, in PyTorch's ``weight_decay``."""
+    if setting in SPARSE:
+        return f"{setting}: {SPARSE[setting].sparse:.0%} held back"
+    base = {**TAPERED, **FIXED}[setting].decay * READINGS[reading] * how.stronger
+    top = {"sch01": 16, "sch02": 8}.get({**TAPERED, **FIXED}[setting].taper)
+    return f"{setting}: {base:g}" + (f" to {top * base:g}" if top else "")
+
+
+def draw(axes: Axes, rows: Sequence[Row], number: int, reading: str, column: int, how: Protocol) -> None:
+    """Mean and range over the runs of a figure's settings, by epoch; ``column``: 1 test loss, 2 test error."""
+    _, layers, settings, _ = FIGURES[number]
+    for setting in settings:
+        runs = chosen(rows, layers, setting, reading)
+        if not runs:
+            continue
+        values = np.array([[row[column] for row in run["curve"]] for run in runs])
+        epoch = np.arange(1, values.shape[1] + 1)
+        wide = 1.6 if setting in TAPERED else 1.0
+        axes.plot(epoch, values.mean(0), color=COLOUR[setting], linewidth=wide, label=label(setting, reading, how))
+        axes.fill_between(epoch, values.min(0), values.max(0), color=COLOUR[setting], alpha=0.12, linewidth=0)
+    for end in how.ends[:-1]:
+        axes.axvline(end + 0.5, color="#888888", linewidth=0.8, linestyle=":")
+    axes.set_yscale("log")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(("test loss, nats", "test error")[column - 1])
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def figure(rows: Sequence[Row], number: int, how: Protocol, name: str, path: Path) -> None:
+    """One of the document's figures: test loss and test error, a row a reading."""
+    _, layers, settings, readings = FIGURES[number]
+    readings = tuple(r for r in readings if any(chosen(rows, layers, s, r) for s in settings))
+    if not readings:
+        return
+    made = Figure(figsize=(9.2, 3.1 * len(readings)), layout="constrained")
+    FigureCanvasAgg(made)
+    places = made.subplots(len(readings), 2, squeeze=False)
+    for reading, (loss, error) in zip(readings, places, strict=True):
+        for column, axes in enumerate((loss, error), start=1):
+            draw(axes, rows, number, reading, column, how)
+        title = f"Figure {number}: {layers} layers, {name}"
+        loss.set_title(title + (f", decays of the {reading}" if len(READINGS) > 1 else ""), fontsize=9, loc="left")
+        error.legend(fontsize=7, frameon=False, title="weight_decay" if number < 5 else "gradients", loc="best")
+    made.savefig(path, dpi=100)
+
+
+def table(rows: Sequence[Row], number: int, how: Protocol, name: str) -> list[str]:
+    """Test loss and test error at the end of each phase: mean and, in brackets, best and worst run."""
+    _, layers, settings, readings = FIGURES[number]
+    lines = [f"## Figure {number}: {layers} layers, {name}", ""]
+    lines += [
+        "| decays of the | setting | runs | "
+        + " | ".join(f"{q}, phase {k + 1}" for q in ("loss", "error") for k in range(3))
+        + " |",
+        "|---|" + "---|" * 8,
+    ]
+    for reading in readings:
+        for setting in settings:
+            runs = chosen(rows, layers, setting, reading)
+            cells = [spread(ends(runs, k, q)) for q in ("loss", "error") for k in range(3)]
+            lines.append(f"| {reading} | {label(setting, reading, how)} | {len(runs)} | " + " | ".join(cells) + " |")
+    return [*lines, "", *comparisons(rows, number), ""]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean [best, worst], or that it is missing."""
+    return f"{np.mean(values):.4f} [{min(values):.4f}, {max(values):.4f}]" if values else "missing"
+
+
+def comparisons(rows: Sequence[Row], number: int) -> list[str]:
+    """Each setting against the weakest fixed decay: differences of means at the end of phases 1 and 3, with p."""
+    _, layers, settings, readings = FIGURES[number]
+    lines = []
+    for reading in readings:
+        weakest = chosen(rows, layers, WEAKEST, reading)
+        for setting in settings:
+            runs = chosen(rows, layers, setting, reading)
+            if setting == WEAKEST or not runs or not weakest:
+                continue
+            parts = []
+            for phase in (0, 2):
+                for quantity in ("loss", "error"):
+                    ours, theirs = ends(runs, phase, quantity), ends(weakest, phase, quantity)
+                    change = mean(ours).value - mean(theirs).value
+                    parts.append(f"{quantity} {change:+.4f} (p {p_value(ours, theirs):.2g})")
+            lines.append(
+                f"* {reading}, {setting} against {WEAKEST}: after phase 1 {', '.join(parts[:2])}; "
+                f"after phase 3 {', '.join(parts[2:])}."
+            )
+        gain = [ends(weakest, 2, q) for q in ("loss", "error")], [ends(weakest, 0, q) for q in ("loss", "error")]
+        if weakest:
+            changes = [mean(after).value - mean(before).value for after, before in zip(*gain, strict=True)]
+            tests = [p_value(after, before) for after, before in zip(*gain, strict=True)]
+            lines.append(
+                f"* {reading}, {WEAKEST}, phase 3 against phase 1: loss {changes[0]:+.4f} (p {tests[0]:.2g}), "
+                f"error {changes[1]:+.4f} (p {tests[1]:.2g})."
+            )
+    return lines
+
+
+def main() -> None:
+    """Of the results at one scale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", choices=("small", "paper"), default="small")
+    scale = parser.parse_args().scale
+    sets = ("cifar10", "cifar100") if scale == "paper" else ("digits", "pairs")
+    text = [
+        "Written by `python -m analyses.learning_rate_taper.plot` from the results: mean [best, worst run]; "
+        "Welch's t-test, two-sided.",
+        "",
+    ]
+    for number, (many, *_) in FIGURES.items():
+        name = sets[many]
+        how = PAPER if scale == "paper" else SMALL[name]
+        rows = rows_of(HERE / f"{scale}-{name}.jsonl")
+        figure(rows, number, how, name, HERE / f"figure{number}.png")
+        text += table(rows, number, how, name)
+    (HERE / "tables.md").write_text("\n".join(text).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

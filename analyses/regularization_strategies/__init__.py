@@ -1,0 +1,1 @@
+"""The tables of "Regularization Strategies in Deep Learning" (Srivastava)."""
