@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ def test_run_remedies_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.
     assert not Path("unseen.h5").exists()
 
 
+@pytest.mark.slow
 def test_run_abstains_where_a_delay_cannot_help(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--strength", "1.5", "--max-restarts", "5", "--out", str(tmp_path / "o")]
     found = ok(["run", *options, "--", PYTHON, SCRIPT], capsys, code=3)
@@ -178,7 +180,7 @@ def test_run_abstains_where_a_delay_cannot_help(tmp_path: Path, capsys: pytest.C
     assert "beyond what a delay can save" in found["reason"]
 
 
-@pytest.mark.parametrize("placeholders", [True, False])
+@pytest.mark.parametrize("placeholders", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_run_remedies_a_failed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], placeholders: bool) -> None:
     words = [*DEMO, "--seed", "{seed}", "--out", "{out}"]
     words += ["--weight-decay", "{weight_decay}"] if placeholders else []
@@ -234,12 +236,20 @@ def test_run_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "strength is -1" in go(PYTHON, SCRIPT, options=("--strength", "-1"))
     assert "exited with code 1: the data set is missing" in go(PYTHON, SCRIPT, "--fault", "crash")
     assert "ended without a record" in go(PYTHON, SCRIPT, "--fault", "no record")
-    wrong = go(PYTHON, SCRIPT, "--fault", "no epochs", options=("--strength", "0.1", "--schedule", "delayed:2"))
-    assert "give it in steps" in wrong
     halved = go(PYTHON, SCRIPT, "--decay", "{strength}", options=("--strength", "0.1"))
     assert "0.1 was asked for, and the record shows 0.05" in halved
     assert "{weight_decay}" in halved
-    ignored = go(PYTHON, SCRIPT, "--epochs", "2", "--fault", "{strength}", options=("--strength", "0.1"))
+
+
+@pytest.mark.slow
+def test_run_mistakes_that_a_training_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def go(*words: str, options: tuple[str, ...]) -> str:
+        out = tmp_path / str(time.monotonic_ns())
+        return refused(["run", "--out", str(out), *options, "--", PYTHON, SCRIPT, *words], capsys)
+
+    wrong = go("--fault", "no epochs", options=("--strength", "0.1", "--schedule", "delayed:2"))
+    assert "give it in steps" in wrong
+    ignored = go("--epochs", "2", "--fault", "{strength}", options=("--strength", "0.1"))
     assert "the record shows 0, the script does not use what it is given" in ignored
 
 
@@ -291,20 +301,29 @@ def test_search_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.Captur
     assert ok(["tolerance", *records], capsys)["determined"]
 
 
-def test_search_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def go(*words: str, low: str = "1e-3", high: str = "1", options: tuple[str, ...] = ()) -> str:
-        out = tmp_path / str(time.monotonic_ns())
-        arguments = ["search", "--low", low, "--high", high, "--out", str(out), "--max-trials", "3", *options]
-        return refused([*arguments, "--", *words], capsys)
+def search_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], *words: str, low: str = "1e-3", high: str = "1", options: str = ""
+) -> str:
+    out = folder / str(time.monotonic_ns())
+    limits = ["--low", low, "--high", high, "--out", str(out), "--max-trials", "3", *options.split()]
+    return refused(["search", *limits, "--", *words], capsys)
 
+
+def test_search_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go = partial(search_refused, tmp_path, capsys)
     assert "low is 1 and high is 0.1; expected low < high" in go(PYTHON, SCRIPT, low="1", high="0.1")
     assert "low is -1" in go(PYTHON, SCRIPT, low="-1")
-    assert "workers is 0" in go(PYTHON, SCRIPT, options=("--workers", "0"))
-    assert "seed is -1" in go(PYTHON, SCRIPT, options=("--seed", "-1"))
-    assert "executor is 'slurm'" in go(PYTHON, SCRIPT, options=("--executor", "slurm"))
+    assert "workers is 0" in go(PYTHON, SCRIPT, options="--workers 0")
+    assert "seed is -1" in go(PYTHON, SCRIPT, options="--seed -1")
+    assert "executor is 'slurm'" in go(PYTHON, SCRIPT, options="--executor slurm")
     assert "no command 'pyton'" in go("pyton")
     assert "{weightdecay}; expected" in go(PYTHON, SCRIPT, "{weightdecay}")
     assert "exited with code 1: the data set is missing" in go(PYTHON, SCRIPT, "--fault", "crash")
+
+
+@pytest.mark.slow
+def test_search_mistakes_that_a_training_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go = partial(search_refused, tmp_path, capsys)
     assert "the training ignores its seed" in go(PYTHON, SCRIPT, "--fault", "ignores the seed")
     assert "not finite from its first step" in go(PYTHON, SCRIPT, "--fault", "nan")
     assert "shows no outcome" in go(PYTHON, SCRIPT, "--fault", "no loss", "--epochs", "2", low="1e-6", high="1e-5")
@@ -313,6 +332,7 @@ def test_search_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "half of it" in message
 
 
+@pytest.mark.slow
 def test_search_says_on_which_side_the_level_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "s")
     arguments = ["search", "--low", "0.2", "--high", "1", "--max-trials", "2", "--out", out, "--", PYTHON, SCRIPT]

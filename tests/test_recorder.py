@@ -439,7 +439,15 @@ OF_A_BATCH = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "sabotage"), [("ddp", ""), ("fsdp", ""), ("ddp", "local"), ("fsdp", "own shard")])
+@pytest.mark.parametrize(
+    ("kind", "sabotage"),
+    [
+        ("ddp", ""),
+        ("fsdp", ""),
+        pytest.param("ddp", "local", marks=pytest.mark.slow),
+        pytest.param("fsdp", "own shard", marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_write_what_one_would(tmp_path: Path, kind: str, sabotage: str) -> None:
     mp.start_processes(rank, (kind, tmp_path, sabotage), nprocs=2, start_method="spawn")
     ranked_loop(ranked_net(), tmp_path / "one.h5", 0, 1)

@@ -231,6 +231,7 @@ def test_a_restart_from_the_last_healthy_checkpoint(tmp_path: Path) -> None:
     assert list(out.glob("*.stopped.pt")), "the callback is called before a run is ended"
 
 
+@pytest.mark.slow
 def test_a_script_that_does_not_take_its_checkpoint_back(tmp_path: Path) -> None:
     process = supervised(tmp_path / "o", PYTHON, CHECKPOINTED, "--forgets", options=("--restart-from", "checkpoint"))
     _, said = process.communicate(timeout=300)

@@ -26,7 +26,7 @@ _MAGNITUDE, _INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 _LOWEST, _HIGHEST = np.float32(1e-26), np.float32(1e37)
 
 #: Entries that are summed in float32 before the sum is carried over to float64.
-BLOCK = 4096
+BLOCK = 1024
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:

@@ -28,6 +28,8 @@ class Trace:
         def noting_open(path: Any, flags: int, mode: int = 0o777, **named: Any) -> int:
             descriptor = opened(path, flags, mode, **named)
             self.descriptors[descriptor] = str(path)
+            if flags & os.O_CREAT:
+                self.operations.append(("create", str(path)))
             return descriptor
 
         def noting_unlink(path: Any, **named: Any) -> None:
@@ -62,17 +64,24 @@ def crash(trace: Trace, record: Path, folder: Path, random_source: random.Random
     moment = random_source.randrange(first + 1, len(trace.operations) + 1)
     durable: dict[str, bytearray] = {}
     waiting: dict[str, list[tuple[Any, ...]]] = {}
+    created: set[str] = set()
     rows = 0
     for operation in trace.operations[:moment]:
         what, path = operation[0], operation[1]
         if what == "published":
             rows = operation[2]
+        elif what == "create":
+            created.add(path)
         elif what == "sync":
+            for name in created:  # a synced folder knows its files, however little of them is on the disk
+                if str(Path(name).parent) == path:
+                    durable.setdefault(name, bytearray())
             for earlier in waiting.pop(path, []):
                 _do(durable.setdefault(path, bytearray()), earlier)
         elif what == "unlink":
             waiting.pop(path, None)
             durable.pop(path, None)
+            created.discard(path)
         else:
             waiting.setdefault(path, []).append(operation)
     for path, operations in waiting.items():
