@@ -2,85 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import gradscope
-from analyses.auto_l2.methods import ALL, CONTROLS, SMALL, schedule_of
-from analyses.auto_l2.networks import Size, lecun, network
-from analyses.common import images, loop, study
-from gradscope.report.summary import load_run
-from gradscope.report.traces import strength_traces
+from analyses.auto_l2.methods import ALL
+from analyses.auto_l2.training import train
+from analyses.common import study
 
 #: Without and with batch normalisation: its Figures 1 to 4 show both.
 PARTS = ("plain", "batch-norm")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """SGD without momentum, learning rate .01, measured every 5 steps: both scales. ``pixels``: of embedded digits."""
-
-    pixels: int
-    size: Size
-    batch: int
-    epochs: int
-    lr: float = 0.01
-
-
-#: The batch is smaller than the document's 128, so that an epoch of 1,437 digits has 45 steps.
-SMALL_SCALE = Protocol(pixels=16, size=Size(32, 64), batch=32, epochs=40)
-PAPER_SCALE = Protocol(pixels=32, size=Size(), batch=128, epochs=200)
-
-
-def train(cell: study.Cell, asked: study.Options) -> study.Row:
-    """One training, recorded."""
-    torch.set_num_threads(1 if asked.device == "cpu" and not asked.paper else torch.get_num_threads())
-    protocol = PAPER_SCALE if asked.paper else SMALL_SCALE
-    embedded = asked.dataset in images.EMBEDDED and not asked.paper
-    size, channels = (protocol.pixels, 1) if embedded else (32, 3)
-    data = images.load(asked.dataset, size=size, channels=channels, folder=asked.data).to(asked.device)
-    torch.manual_seed(cell["seed"])
-    model = network(data.shape, data.classes, protocol.size, norm=cell["net"] == "batch-norm")
-    lecun(model, 2**0.5 * (SMALL if cell["method"] == CONTROLS[2] else 1))
-    model.to(asked.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=protocol.lr)
-    per_epoch = -(-len(data.x) // protocol.batch)
-    if (schedule := schedule_of(cell["method"], per_epoch)) is not None:
-        # Biases and normalisation too: the published code sums over all parameters.
-        gradscope.regularize(optimizer, gradscope.L2(), schedule, list(model.parameters()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.h5"
-        with gradscope.record(
-            model, optimizer, path, preset="cheap", horizon=protocol.epochs * per_epoch, on_failure="ignore"
-        ) as run:
-            steps = loop.epochs(model, optimizer, data, protocol.epochs, protocol.batch, run=run, log_error=True)
-            found = list(steps)
-        return {
-            "steps_per_epoch": per_epoch,
-            "accuracy": [round(epoch.test_accuracy, 4) for epoch in found],
-            "loss": [round(epoch.loss, 5) for epoch in found],
-            "train_accuracy": loop.accuracy(model, data.x, data.y),
-            "verdict": str(run.verdict.verdict),
-            **_seen(path, penalised=schedule is not None),
-        }
-
-
-def _seen(path: Path, penalised: bool) -> dict[str, Any]:
-    """From the record: where the strength changed, and how small the weights were at their smallest, of the start."""
-    found: dict[str, Any] = {"strength": {"step": [], "value": []}}
-    series = load_run(path)
-    if penalised:
-        trace = strength_traces([series]).curves[0]
-        found["strength"] = {"step": trace.x.astype(int).tolist(), "value": [float(f"{y:.6g}") for y in trace.y]}
-    with gradscope.open_run(path) as dataset:
-        norm = (dataset["weight_norm"] ** 2).sum("parameter").values ** 0.5
-    found["smallest_norm"] = round(float(norm.min() / norm[0]), 5)
-    found["last_norm"] = round(float(norm[-1] / norm[0]), 5)
-    return found
 
 
 def cells(asked: study.Options) -> list[study.Cell]:

@@ -17,6 +17,8 @@ from analyses.shapes_of_regularization.networks import NETS, Arctan, as_publishe
 from analyses.shapes_of_regularization.published import Split, batch_accuracy, batch_loss, constant_loss, split
 from analyses.shapes_of_regularization.weights import LargestOfAll, statistics
 from gradscope.recorder.histograms import COLUMNS, histogram
+from gradscope.recording import Recording, record
+from gradscope.regularizers.attach import regularize
 from gradscope.regularizers.groups import parse_penalty
 from gradscope.types import InputError
 
@@ -88,7 +90,7 @@ def _chosen(cell: Cell, asked: Options, path: Path) -> Row:
     optimizer = _optimizer(model, choice)
     if cell["penalty"] in STRENGTHS:
         strength = gradscope.Constant(STRENGTHS[cell["penalty"]] * choice.factor)
-        gradscope.regularize(optimizer, parse_penalty(cell["penalty"]), strength)
+        regularize(optimizer, parse_penalty(cell["penalty"]), strength)
     steps = choice.epochs * -(-len(data.x) // choice.batch)
     with _record(model, optimizer, path, steps, every=10) as run:
         found = list(loop.epochs(model, optimizer, data, choice.epochs, choice.batch, run=run))
@@ -138,17 +140,17 @@ def penalise(optimizer: torch.optim.Optimizer, matrices: list[Tensor], net: str,
     """Attach the notebook's penalty. L0 has no gradient, and dropout is none."""
     coefficient = PUBLISHED.coefficient
     if penalty == "linf":
-        gradscope.regularize(optimizer, LargestOfAll(), gradscope.Constant(coefficient), matrices)
+        regularize(optimizer, LargestOfAll(), gradscope.Constant(coefficient), matrices)
     elif penalty not in ("l1", "l2", "l3"):
         return
     elif net == "shallow":
         strength = coefficient / 100 if penalty == "l1" else coefficient
-        gradscope.regularize(optimizer, parse_penalty(penalty), gradscope.Constant(strength), matrices[:1])
+        regularize(optimizer, parse_penalty(penalty), gradscope.Constant(strength), matrices[:1])
     else:
         each = coefficient / (sum(matrix.numel() for matrix in matrices) + matrices[1].numel())
         once = [matrices[0], *matrices[2:]]
-        gradscope.regularize(optimizer, parse_penalty(penalty), gradscope.Constant(each), once)
-        gradscope.regularize(optimizer, parse_penalty(penalty), gradscope.Constant(2 * each), matrices[1:2])
+        regularize(optimizer, parse_penalty(penalty), gradscope.Constant(each), once)
+        regularize(optimizer, parse_penalty(penalty), gradscope.Constant(2 * each), matrices[1:2])
 
 
 @torch.no_grad()
@@ -169,13 +171,13 @@ def _record(
     steps: int,
     every: int,
     baseline: float | None = None,
-) -> gradscope.Recording:
-    return gradscope.record(
+) -> Recording:
+    return record(
         model, optimizer, path, preset="cheap", every=every, horizon=steps, baseline_loss=baseline, on_failure="ignore"
     )
 
 
-def _ends(model: nn.Module, run: gradscope.Recording) -> dict[str, Any]:
+def _ends(model: nn.Module, run: Recording) -> dict[str, Any]:
     """The verdict, what the tables say of the weights, and their histogram in the record's bins, counted at the end."""
     matrices = list(model.parameters())
     counts = torch.zeros(len(matrices), COLUMNS)
