@@ -14,7 +14,7 @@ import torch
 
 from analyses.common import study
 from analyses.common.study import Cell, Options
-from analyses.strong_regularization.plan import DELAYED, cell
+from analyses.strong_regularization.plan import cell
 from analyses.strong_regularization.training import train
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ def cells(net: str, strengths: tuple[float, ...] = STRENGTHS, seeds: int = SEEDS
     found = []
     for seed in range(seeds):
         found.append(cell(net, "none", 0.0, "constant", seed))
-        found += [cell(net, "l2", s, schedule, seed) for s in strengths for schedule in ("constant", DELAYED)]
+        found += [cell(net, "l2", s, schedule, seed) for s in strengths for schedule in ("constant", "delayed:5")]
     return found
 
 

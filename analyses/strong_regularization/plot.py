@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +10,27 @@ import numpy as np
 
 from analyses.common import study
 from analyses.common.study import Row
-from analyses.strong_regularization.plan import DELAYED, PARTS, Setup, setup
+from analyses.strong_regularization.plan import PARTS, Setup, setup
 from analyses.strong_regularization.reading import chosen, sample
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.figures import figure_of, save
-from gradscope.report.strengths import accuracy_against_sparsity, accuracy_against_strength
+from gradscope.report.strengths import Sample, accuracy_against_sparsity, accuracy_against_strength
+from gradscope.report.style import STYLES
 
 HERE = Path(__file__).parent
-LABELS = {"constant": "baseline", DELAYED: "delayed, γ = 5"}
+STYLE = replace(STYLES["screen"], dpi=76)
 
 
-def against_strength(rows: Sequence[Row], net: str, penalty: str) -> Curves | None:
+def compared(rows: Sequence[Row], net: str, penalty: str, plan: Setup) -> list[Sample]:
+    """Baseline and delayed, as far as there are runs."""
+    names = {"constant": "baseline", plan.delayed: f"delayed, γ = {plan.gamma}"}
+    samples = [sample(rows, label, net, penalty, schedule) for schedule, label in names.items()]
+    return [one for one in samples if len(one.value)]
+
+
+def against_strength(rows: Sequence[Row], net: str, penalty: str, plan: Setup) -> Curves | None:
     """A panel of Figures 1, 3, 4, 6, 7; None without runs."""
-    samples = [sample(rows, label, net, penalty, schedule) for schedule, label in LABELS.items()]
-    samples = [one for one in samples if len(one.value)]
+    samples = compared(rows, net, penalty, plan)
     if not samples:
         return None
     none = sample(rows, "", net, "none", "constant")
@@ -32,10 +39,9 @@ def against_strength(rows: Sequence[Row], net: str, penalty: str) -> Curves | No
     return replace(drawn, title=f"{net}, {penalty}")
 
 
-def against_sparsity(rows: Sequence[Row], net: str, penalty: str) -> Curves | None:
+def against_sparsity(rows: Sequence[Row], net: str, penalty: str, plan: Setup) -> Curves | None:
     """Figures 3c and 7d to f."""
-    samples = [sample(rows, label, net, penalty, schedule) for schedule, label in LABELS.items()]
-    samples = [one for one in samples if len(one.value)]
+    samples = compared(rows, net, penalty, plan)
     return replace(accuracy_against_sparsity(samples), title=f"{net}, {penalty}") if samples else None
 
 
@@ -51,11 +57,11 @@ def over_epochs(runs: Sequence[tuple[str, Row]], name: str, title: str, y_label:
 def inside(rows: Sequence[Row], plan: Setup, penalty: str) -> list[Curves]:
     """Figures 1c, 2 and 5: loss, gradients, weights and proportion below and above the tolerance level, seed 0."""
     strong = plan.strong[penalty]
-    moderate = max(s for s in plan.strengths(penalty) if s < strong / 2)
+    moderate = max(s for s in plan.grids[penalty] if s < strong / 2)
     runs: list[tuple[str, Row]] = []
-    for strength, schedule in ((moderate, "constant"), (strong, "constant"), (strong, DELAYED)):
+    for strength, schedule in ((moderate, "constant"), (strong, "constant"), (strong, plan.delayed)):
         found = chosen(rows, net=plan.main, penalty=penalty, strength=strength, schedule=schedule, seed=0)
-        runs += [(f"λ = {strength:g}, {LABELS[schedule]}", row) for row in found]
+        runs += [(f"λ = {strength:g}, {schedule}", row) for row in found]
     if not runs:
         return []
     name = f"{plan.main}, {penalty}"
@@ -106,27 +112,26 @@ def products(rows: Sequence[Row]) -> list[Curves]:
 
 def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
     """The panels of every figure by its name; None where nothing was trained."""
-    drawn: dict[str, list[Curves | None]] = {
-        "figure3": [
-            against_strength(rows, plan.main, "l2"),
-            against_strength(rows, plan.main, "l1"),
-            against_sparsity(rows, plan.main, "l1"),
-        ],
-        "figure4": [
-            against_strength(rows, plan.second, "l2"),
-            against_strength(rows, plan.second, "l1"),
-            against_sparsity(rows, plan.second, "l1"),
-        ],
-        "figure6": [against_strength(rows, net, "l2") for net in plan.depth],
-        "figure7": [against_strength(rows, net, "l1") for net in plan.depth]
-        + [against_sparsity(rows, net, "l1") for net in plan.depth],
+
+    def three(net: str) -> list[Curves | None]:
+        both = [against_strength(rows, net, penalty, plan) for penalty in ("l2", "l1")]
+        return [*both, against_sparsity(rows, net, "l1", plan)]
+
+    def of_depth(penalty: str, draw: Callable[..., Curves | None]) -> list[Curves | None]:
+        panels = [draw(rows, net, penalty, plan) for net in plan.depth]
+        return panels if sum(panel is not None for panel in panels) > 1 else []
+
+    return {
+        "figure3": three(plan.main),
+        "figure4": [panel for net in plan.second for panel in three(net)],
+        "figure6": of_depth("l2", against_strength),
+        "figure7": of_depth("l1", against_strength) + of_depth("l1", against_sparsity),
         "figure2_5_l2": [*inside(rows, plan, "l2")],
         "figure2_5_l1": [*inside(rows, plan, "l1")],
-        "subgradient": [against_strength(rows, plan.main, penalty) for penalty in ("l1", "l1-subgradient")],
+        "subgradient": [against_strength(rows, plan.main, penalty, plan) for penalty in ("l1", "l1-subgradient")],
         "schedules": [by_schedule(rows, plan.main, penalty, strength) for penalty, strength in plan.strong.items()],
         "equations": [*products(rows)],
     }
-    return drawn
 
 
 def main() -> None:
@@ -136,7 +141,7 @@ def main() -> None:
     for name, panels in figures(rows, setup(asked)).items():
         if shown := [panel for panel in panels if panel is not None]:
             path = asked.results.with_name(f"{name}-{asked.results.stem}.png")
-            save(figure_of(shown), path)
+            save(figure_of(shown, STYLE), path, STYLE)
             print(path)
 
 

@@ -10,7 +10,7 @@ from analyses.common import study
 from analyses.common.statistics import Mean, mean, p_value
 from analyses.common.study import Options, Row
 from analyses.strong_regularization import document
-from analyses.strong_regularization.plan import DELAYED, PARTS, cells, protocol, setup
+from analyses.strong_regularization.plan import PARTS, PENALTIES, cells, protocol, setup
 from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
 
 HERE = Path(__file__).parent
@@ -30,7 +30,7 @@ def percent(found: Mean) -> str | None:
     return f"{100 * found.value:.1f}" + ("" if math.isnan(found.half_width) else f" ± {100 * found.half_width:.1f}")
 
 
-def overall(rows: Sequence[Row], nets: Iterable[str]) -> str:
+def overall(rows: Sequence[Row], nets: Iterable[str], delayed: str) -> str:
     """Tables 2 and 3: for each net none, and of each penalty the best baseline, the best delayed and its sparse one."""
     lines: list[list[object]] = []
     for net in nets:
@@ -39,7 +39,7 @@ def overall(rows: Sequence[Row], nets: Iterable[str]) -> str:
         lines.append([net, "no penalty", None, *found, None, None])
         for penalty in ("l2", "l1"):
             base = best(series(rows, net, penalty, "constant"))
-            late = series(rows, net, penalty, DELAYED)
+            late = series(rows, net, penalty, delayed)
             ours = best(late)
             if base is None or ours is None:
                 continue
@@ -56,9 +56,9 @@ def overall(rows: Sequence[Row], nets: Iterable[str]) -> str:
     return markdown(columns, lines)
 
 
-def strengths(rows: Sequence[Row], net: str, penalty: str) -> str:
+def strengths(rows: Sequence[Row], net: str, penalty: str, delayed: str) -> str:
     """The panels of Figures 3, 4, 6 and 7 in numbers: accuracy, runs that fail, sparsity, at every strength."""
-    both = [{p.strength: p for p in series(rows, net, penalty, schedule)} for schedule in ("constant", DELAYED)]
+    both = [{p.strength: p for p in series(rows, net, penalty, schedule)} for schedule in ("constant", delayed)]
     lines = []
     for strength in sorted(both[0].keys() | both[1].keys()):
         line: list[object] = [f"{strength:g}"]
@@ -136,11 +136,11 @@ def main() -> None:
     rows, plan = study.rows_of(asked.results), setup(asked)
     seconds = sum(row["seconds"] for row in rows)
     print(f"{asked.results.name}: {len(rows)} rows, {seconds / 60:.0f} min; {protocol(plan.main, asked)}\n")
-    print(missing(rows, asked), overall(rows, dict.fromkeys((plan.main, plan.second, *plan.depth))), sep="\n\n")
-    for net in dict.fromkeys((plan.main, plan.second, *plan.depth)):
-        for penalty in ("l2", "l1", "l1-subgradient"):
+    print(missing(rows, asked), overall(rows, plan.nets, plan.delayed), sep="\n\n")
+    for net in plan.nets:
+        for penalty in PENALTIES:
             if chosen(rows, net=net, penalty=penalty):
-                print(f"\n{net}, {penalty}\n\n{strengths(rows, net, penalty)}")
+                print(f"\n{net}, {penalty}\n\n{strengths(rows, net, penalty, plan.delayed)}")
     for penalty, strength in plan.strong.items():
         print(f"\n{plan.main}, {penalty}, λ = {strength:g}\n\n{schedules(rows, plan.main, penalty, strength)}")
     print(f"\n{tolerance(rows)}\n\n{document_p()}")
