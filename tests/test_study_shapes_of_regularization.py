@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 
 import gradscope
 from analyses.common import study
-from analyses.shapes_of_regularization import plot, tables, training
+from analyses.shapes_of_regularization import plot, recount, tables, training
 from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import NETS, SEEDS, Arctan, as_published, network
 from analyses.shapes_of_regularization.published import batch_accuracy, batch_loss, constant_loss, split
@@ -142,3 +144,23 @@ def test_the_documents_protocol_is_for_digits(tmp_path: Path) -> None:
     cell = {"net": "deep-16", "penalty": "none", "seed": 13, "variant": ""}
     with pytest.raises(gradscope.InputError, match="'pairs'; the document's own protocol is for digits"):
         training.train(cell, asked(tmp_path, "paper", dataset="pairs"))
+
+
+def test_files_of_strangers_give_arrays_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrices = np.empty(2, dtype=object)
+    matrices[:] = [np.ones((2, 3)), np.zeros(4)]
+    np.save(tmp_path / "weights.npy", matrices, allow_pickle=True)
+    assert [matrix.shape for matrix in recount.arrays(tmp_path / "weights.npy")] == [(2, 3), (4,)]
+    np.save(tmp_path / "plain.npy", np.arange(3))
+    assert recount.arrays(tmp_path / "plain.npy").tolist() == [0, 1, 2]
+    matrices[1] = Fraction(1, 2)
+    np.save(tmp_path / "other.npy", matrices, allow_pickle=True)
+    with pytest.raises(pickle.UnpicklingError, match=r"fractions\.Fraction"):
+        recount.arrays(tmp_path / "other.npy")
+    monkeypatch.setattr("sys.argv", ["recount", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        recount.main()
+    assert left.value.code == 2
+    assert "a checkout of" in capsys.readouterr().err

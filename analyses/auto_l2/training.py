@@ -31,7 +31,7 @@ class Protocol:
 
 
 #: The batch is smaller than the document's 128, so that an epoch of 1,437 digits has 45 steps.
-SMALL_SCALE = Protocol(pixels=16, size=Size(16, 32), batch=32, epochs=12)
+SMALL_SCALE = Protocol(pixels=16, size=Size(16, 32), batch=32, epochs=30)
 PAPER_SCALE = Protocol(pixels=32, size=Size(), batch=128, epochs=200)
 
 

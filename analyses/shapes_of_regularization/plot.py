@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from gradscope.recorder.histograms import HISTOGRAM_EDGES
 from gradscope.regularizers.shapes import FAMILY, penalty_shape
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.figures import figure_of, save
+from gradscope.report.style import STYLES
 from gradscope.report.weights import Shape, penalty_shapes
 
 HERE = Path(__file__).parent
+STYLE = replace(STYLES["screen"], dpi=100)  # small files
 #: Drawn in the learning curves; the others look alike.
 SHOWN = ("none", "l1", "dropout")
 
@@ -117,8 +120,12 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _draw(panels: Sequence[Curves], name: str) -> None:
+    save(figure_of(panels, STYLE), HERE / name, STYLE)
+
+
 def main() -> None:
-    save(figure_of(shapes()), HERE / "shapes.png")
+    _draw(shapes(), "shapes.png")
     for scale in ("small", "paper"):
         rows = rows_of(HERE / f"{scale}-digits.jsonl")
         if not rows:
@@ -126,9 +133,9 @@ def main() -> None:
         (HERE / f"tables-{scale}.md").write_text(tables(rows))
         trained = [net for net in NETS if of(rows, net, "none")]
         drawn = [net for net in ("deep-32", "deep-256") if net in trained]
-        save(figure_of([panel for net in drawn for panel in learning_curves(rows, net)]), HERE / f"curves-{scale}.png")
-        save(figure_of([histograms(rows, net) for net in trained]), HERE / f"weights-{scale}.png")
-        save(figure_of(enrichment(rows)), HERE / f"enrichment-{scale}.png")
+        _draw([panel for net in drawn for panel in learning_curves(rows, net)], f"curves-{scale}.png")
+        _draw([histograms(rows, net) for net in trained], f"weights-{scale}.png")
+        _draw(enrichment(rows), f"enrichment-{scale}.png")
 
 
 if __name__ == "__main__":
