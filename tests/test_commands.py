@@ -356,7 +356,7 @@ def test_a_killed_search_carries_on(tmp_path: Path, capsys: pytest.CaptureFixtur
         file.write('{"level": "tolerance", "tri')  # killed in the middle of a line
     before = ledger.read_text().splitlines()[:-1]
     found = ok(arguments, capsys)
-    assert found["trials"] >= 4
+    assert found["determined"] or "lies below" in found["reason"]
     assert ledger.read_text().splitlines()[: len(before)] == before
     numbers = [r["number"] for r in found["runs"]]
     assert len(set(numbers)) == len(numbers)
