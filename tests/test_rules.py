@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.rules.page import page
 from gradscope.diagnosis.rules.post_hoc import check, validation_losses
 from gradscope.recording import FindingWarning
+from gradscope.report.live.web import served
 from gradscope.store.reader import epoch_metrics, events
 from tests.rule_runs import RUNS, load, mlp, train
 from tests.rules_page import PAGE, whole
@@ -233,6 +236,16 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [(f.since_step, f.found_step) for f in recording.findings] == [(1, 16)]
     assert recording.findings == check(load(path)).findings
     assert len([event for event in events(path) if event["kind"] == "finding"]) == 1
+
+
+def test_a_live_page_lists_the_same_findings(runs: dict[str, Any]) -> None:
+    path, live = runs["masked"]
+    with served(path) as (address, view):
+        view.follower.wait(60)
+        with urllib.request.urlopen(f"{address}live.json") as answer:
+            news = json.loads(answer.read())
+    assert live
+    assert all(finding.sentence in unescape(news["blocks"]["findings"]) for finding in live)
 
 
 # -- the command line -----------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def _numbers(run: RunSeries) -> dict[str, float | None]:
         "steps": series.step[-1] + 1,
         "active_step": _or_nan(run.diagnosis.active_step),
         "decided_step": _or_nan(run.diagnosis.decided_step),
-        "baseline_loss": float(run.attrs["baseline_loss"]),
+        "baseline_loss": float(run.attrs.get("baseline_loss", np.nan)),
         "loss at the end": _mean(series.loss[last]),
         "mean |∂L/∂w| at the end": _mean(series.gradient[last]),
         "share of ∂L/∂w at the end": _mean(series.gradient[last] / np.where(both > 0, both, np.nan)),

@@ -24,7 +24,7 @@ def overview(dataset: xr.Dataset) -> dict[str, Any]:
         raise InputError("the record is empty: no training step was recorded")
     config, capture = json.loads(dataset.attrs["config"]), json.loads(dataset.attrs["capture"])
     group = config["groups"][0]
-    baseline = float(dataset.attrs["baseline_loss"])
+    baseline = float(dataset.attrs.get("baseline_loss", np.nan))
     epochs = int(dataset["epoch"][-1]) + 1
     ranges, samples = _ranges(dataset)
     return {

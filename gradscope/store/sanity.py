@@ -16,7 +16,8 @@ from gradscope.types import InputError
 #: gzip's best is about 1:1032; a kilobyte is there for what is stored without any chunk.
 MOST_PER_BYTE = 1100
 CHUNK_LIMIT = 1 << 28
-GROUPS = ("events", "epochs")
+#: The two tables beside the rows, and the columns that they cannot be without.
+GROUPS = {"events": ("event", "step", "kind", "text"), "epochs": ("epoch",)}
 STATUS = ("running", "finished", "failed")
 _ATTRIBUTES: dict[str, tuple[type, ...]] = {
     "gradscope_version": (str,), "penalty": (str,), "status": (str,), "schema_version": (int,), "rows": (int,),
@@ -77,9 +78,12 @@ def _check_meaning(path: Path, file: h5py.File) -> None:
     for name in (schema.STEP, schema.PARAMETER, schema.GROUP, *fixed):
         if name not in file or not isinstance(file[name], h5py.Dataset) or file[name].ndim != 1:
             raise _wrong(path, f"it has no list {name!r}")
-    for name in GROUPS:
+    for name, columns in GROUPS.items():
         if name not in file or not isinstance(file[name], h5py.Group):
             raise _wrong(path, f"it has no group {name!r}")
+        for column in columns:
+            if column not in file[name]:
+                raise _wrong(path, f"its {name} have no column {column!r}")
     if file[schema.STEP].dtype.kind != "i" or file[schema.PARAMETER].dtype.kind != "O":
         raise _wrong(path, "step or parameter has a wrong type")
     rows, parameters = len(file[schema.STEP]), len(file[schema.PARAMETER])

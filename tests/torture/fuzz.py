@@ -197,13 +197,14 @@ def make(path: Path, seed: int, good: Path, crashed: tuple[bytes, bytes]) -> str
     return kind
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
-    """Every command that reads records, with what it has to be given after the path."""
+def commands(folder: Path, good: Path) -> dict[str, list[str]]:
+    """Every command that reads records, with what it has to be given after the path. ``good``: a sound record."""
     return {
         "inspect": [], "diagnose": ["--json"], "tolerance": [],
         "plot": ["--figure", "loss", "-o", str(folder / "plot.png")],
         "recover": ["-o", str(folder / "saved.h5"), "--json"],
         "export": ["--to", "csv", "-o", str(folder / "out.csv"), "--force"],
+        "compare": [str(good)], "report": ["-o", str(folder / "page.html")], "watch": ["--once"],
     }  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def worker(seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: i
         path = folder / "r.h5"
         for seed in seeds:
             kind = make(path, seed, good, crashed)
-            for command, options in commands(folder).items():
+            for command, options in commands(folder, good).items():
                 os.write(report, f"{json.dumps(['begin', kind, seed, command])}\n".encode())
                 signal.alarm(3 * LIMIT_SECONDS)
                 outcome = judge(path, command, options)

@@ -113,7 +113,7 @@ def power_losses(folder: Path, count: int) -> dict[str, Any]:
 
 def fuzzed(folder: Path, count: int, minutes: float) -> dict[str, Any]:
     good, crashed = records.good_and_crashed(folder)
-    for command, options in fuzz.commands(folder).items():  # loads here what each forked worker would load again
+    for command, options in fuzz.commands(folder, good).items():  # loads here what each forked worker would load again
         fuzz.judge(good, command, options)
     found: list[fuzz.Finding] = []
     end = time.monotonic() + 60 * minutes
@@ -124,7 +124,12 @@ def fuzzed(folder: Path, count: int, minutes: float) -> dict[str, Any]:
     outcomes = collections.Counter(finding.outcome for finding in found)
     bad = [vars(finding) for finding in found if finding.bad]
     tried = len({finding.seed for finding in found})
-    return {"tried": tried, "commands": sorted(fuzz.commands(folder)), "outcomes": dict(outcomes), "bad": bad[:50]}
+    return {
+        "tried": tried,
+        "commands": sorted(fuzz.commands(folder, good)),
+        "outcomes": dict(outcomes),
+        "bad": bad[:50],
+    }
 
 
 def main() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from gradscope.diagnosis.rules.checker import NEEDED, Checker
+from gradscope.diagnosis.rules.facts import Facts
+from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.report.live.frame import Frame, frame
 from gradscope.report.page.fold import NAMES, Fold, fold_of, fold_record
 from gradscope.report.page.summary import VALUES, RunPage, run_page
@@ -37,6 +41,7 @@ class Follower:
         self.over = False
         self.error: InputError | None = None
         self._fold: Fold | None = None
+        self._rules: Checker | None = None
         self._seen: tuple[int, bool] | None = None
         self._latest: tuple[RunPage, float | None] | None = None
         self._lock = threading.Lock()
@@ -54,7 +59,7 @@ class Follower:
     def run(self) -> tuple[RunPage, float | None] | None:
         """The summary so far and the steps a second; None before the first row, or while the file cannot be read."""
         with self._lock:
-            if self._fold is None or not self._fold.windows.rows:
+            if self._fold is None or self._rules is None or not self._fold.windows.rows:
                 return None
             key = self._fold.windows.rows, self.over
             if key != self._seen:
@@ -63,6 +68,8 @@ class Follower:
                         run = run_page(self.path, self.path.name, dataset, self._fold, whole=self.over)
                 except (InputError, OSError):  # between two commits on a slow network; the next look will do
                     return self._latest
+                self._rules.of_epochs.update(validation_losses(run.metrics))
+                run = replace(run, findings=tuple(self._rules.findings))
                 self._seen, self._latest = key, (run, self._fold.steps_per_second)
             return self._latest
 
@@ -89,31 +96,35 @@ class Follower:
     def _read(self) -> bool:
         """Read to the end of the run; False where the run went back to an earlier step, and all is read anew."""
         with self._lock:
-            self._fold = self._seen = None
+            self._fold = self._rules = self._seen = None
         last = -np.inf
-        for block in follow(self.path, NAMES, block_rows=BLOCK_ROWS, pause=self._pause):
+        for block in follow(
+            self.path, tuple(dict.fromkeys((*NAMES, *NEEDED))), block_rows=BLOCK_ROWS, pause=self._pause
+        ):
             self._pause(0)
             if block["step"][0] <= last:
                 return False
             last = float(block["step"][-1])
-            if self._fold is None:
-                fold = self._empty()
+            if self._fold is None or self._rules is None:
+                fold, rules = self._empty()
                 with self._lock:
-                    self._fold = fold
+                    self._fold, self._rules = fold, rules
             with self._lock:
                 self._fold.update(block)
+                self._rules.update({name: block[name] for name in NEEDED if name in block})
         return True
 
-    def _empty(self) -> Fold:
-        """A fold for this record, which may be between two commits and so not to be had at the first try."""
-        for _ in range(TRIES):
+    def _empty(self) -> tuple[Fold, Checker]:
+        """What takes the rows of this record, which may be between two commits and not be had at the first try."""
+        for attempt in range(TRIES + 1):
             try:
                 with open_run(self.path) as dataset:
-                    return fold_of(dataset, VALUES)
+                    return fold_of(dataset, VALUES), Checker(Facts.from_record(dataset))
             except InputError:
+                if attempt == TRIES:
+                    raise
                 self._pause(0.25)
-        with open_run(self.path) as dataset:
-            return fold_of(dataset, VALUES)
+        raise AssertionError("the last try returns or raises")
 
 
 def run_now(path: Path) -> Frame:
