@@ -98,9 +98,9 @@ def _check_meaning(path: Path, file: h5py.File) -> None:
     for name in fixed:
         if file[name].shape != (parameters,):
             raise _wrong(path, f"{name} has the shape {file[name].shape}, there are {parameters} parameters")
-    for name, columns in _widths(file).items():
-        if columns[0] != columns[1]:
-            raise _wrong(path, f"{name} has the width {columns[0]}, expected {columns[1]}")
+    for name, (width, expected) in _widths(file).items():
+        if width != expected:
+            raise _wrong(path, f"{name} has the width {width}, expected {expected}")
 
 
 def _check_attributes(path: Path, file: h5py.File) -> None:
