@@ -15,7 +15,18 @@ from torch import nn
 
 import gradscope
 from analyses.common import study
-from analyses.strong_regularization import document, equations, gpu, plan, plot, reading, run, tables, training
+from analyses.strong_regularization import (
+    document,
+    equations,
+    gpu,
+    plan,
+    plot,
+    reading,
+    run,
+    search,
+    tables,
+    training,
+)
 from analyses.strong_regularization.networks import build, count, zeros
 from gradscope.types import InputError
 from tests.test_studies import cifar_files
@@ -147,13 +158,25 @@ def test_commands_from_training_to_figures(
     monkeypatch.setattr(sys, "argv", ["plot", "--dataset", "digits", "--out", str(tmp_path)])
     plot.main()
     tables.main()
-    assert {path.name for path in tmp_path.glob("*.png")} >= {"figure3-small-digits.png", "figure6-small-digits.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} >= {"figure3-small-digits.png"}
     assert re.search(r"figure3_l2 \| \d+ of \d+ ", capsys.readouterr().out)
     monkeypatch.setattr(sys, "argv", ["run", "--dataset", "cifar10", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as left:
         run.main()
     assert left.value.code == 2
     assert "--dataset is cifar10" in capsys.readouterr().err
+
+
+def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "protocol", lambda net, asked: dataclasses.replace(plan.DEEP, epochs=1))
+    monkeypatch.setattr(search, "RANGES", {"l1-subgradient": (0.01, 0.03)})
+    monkeypatch.setattr(search, "TRIALS", 2)
+    row = search.search({"net": "mlp4", "penalty": "l1-subgradient", "search": True}, asked(tmp_path))
+    assert row["trials"] == 4
+    assert not row["determined"]
+    assert all(0.01 <= strength <= 0.03 for strength, _ in row["trials_of"])
+    shown = tables.tolerance([{**row, "net": "mlp4", "penalty": "l1-subgradient", "search": True}])
+    assert shown.splitlines()[-1].startswith("| mlp4 | l1-subgradient | – | – | 4 |")
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ _DEEP = Setup(
         "l1-subgradient": (3e-4, 1e-3, 3e-3, 6e-3, 0.01, 0.02),
     },
     {"l2": 0.056, "l1": 0.1},
-    (*((net, "l2") for net in ("mlp6", "mlp10", "mlp16")), ("mlp10", "l1"), ("mlp10", "l1-subgradient")),
+    (*(("mlp10", penalty) for penalty in PENALTIES), ("mlp16", "l2"), ("mlp6", "l2")),
 )  # fmt: skip
 
 
@@ -136,8 +136,8 @@ def panel(plan: Setup, net: str, penalty: str, seed: int) -> Iterator[Cell]:
 
 #: Beside the fixed delay: ours, and CPR, which sets its own strengths and has a rate of 1 in the place of λ.
 ADAPTIVE = (("delayed:auto", None), ("cpr:5", 1.0), ("cpr:inflection", 1.0))
-#: Appendix B. ``ivanov:0.5``: while ‖w‖₁ is above half of what it was at the start; ``strong``: to 0 at the end.
-APPENDIX = ("constant", "ramp:5", "ivanov:0.5", "strong")
+#: Appendix B. ``ivanov:0.5``: while ‖w‖₁ is above half of its first value; ``strong``: to 0 at the end.
+APPENDIX = ("constant", "ramp:5", "ivanov:0.5", "ivanov:0.1", "strong")
 
 
 def cells(part: str, asked: Options) -> list[Cell]:

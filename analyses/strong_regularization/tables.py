@@ -116,7 +116,9 @@ def document_p() -> str:
     lines = []
     for row in document.REPORTED:
         one, other = (document.p_again(row, quantile) for quantile in (document.NORMAL, document.STUDENT))
-        lines.append([row.dataset, row.net, row.penalty, row.p, f"{one:.3f}", f"{2 * one:.3f}", f"{other:.4f}"])
+        lines.append(
+            [row.dataset, row.net, row.penalty, row.p, f"{one:.3f}", f"{2 * min(one, 1 - one):.3f}", f"{other:.4f}"]
+        )
     columns = ("data", "net", "penalty", "p, printed", "normal ±, one-sided", "two-sided", "Student's ±, one-sided")
     return markdown(columns, lines)
 
