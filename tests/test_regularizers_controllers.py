@@ -128,6 +128,18 @@ def test_the_ceiling_holds_and_the_strength_never_leaves_the_floats() -> None:
     assert math.isfinite(free.strength)
 
 
+def test_at_the_ceiling_the_minima_follow_so_that_a_crushed_net_is_noticed() -> None:
+    """Crushed from 1.5 to 2.3, the loss stays below the 2.6 of the start: against that it would never rise."""
+    state = State(0.1)
+    trace = []
+    for step, loss in enumerate((2.6, 2.4, 2.2, 2.0, 1.8, 1.6, 1.5, 2.3, 2.3, 2.3, 2.3)):
+        state = decide(Rule(increase=True, ceiling=10.0), state, 5 * step, loss)
+        trace.append(round(state.strength, 6))
+    assert max(trace) == 10
+    assert state.min_loss == 1.5
+    assert state.strength < 10
+
+
 # -- CPR ------------------------------------------------------------------------------------------
 
 

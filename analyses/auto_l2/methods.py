@@ -38,13 +38,17 @@ class AdvanceWithinEpoch(gradscope.AdvanceL2):
 
 #: Strengths that stay as they are: the document's three, and none.
 FIXED = {"none": 0.0, "1e-5": 1e-5, "1e-4": 1e-4, "5e-4": 5e-4}
-#: From the steps of an epoch to a controller.
+#: The highest strength of its own runs with batch norm; its section 5 suggests a bound, and it tries none.
+CEILING = 10.0
+#: From the steps of an epoch to a controller; the last two are Advance L2 with that bound.
 MOVING: dict[str, Callable[[int], Controller]] = {
     "Auto L2": lambda steps: gradscope.AutoL2(START),
     "method 1, 5 %": lambda steps: gradscope.AutoL2(START, threshold=5),
     "method 1, 10 %": lambda steps: gradscope.AutoL2(START, threshold=10),
     "method 2, Advance L2": lambda steps: gradscope.AdvanceL2(START),
     "method 3, 5 %": lambda steps: gradscope.AdvanceL2(START, threshold=5),
+    "method 2, λ ≤ 10": lambda steps: gradscope.AdvanceL2(START, ceiling=CEILING),
+    "method 3, 5 %, λ ≤ 10": lambda steps: gradscope.AdvanceL2(START, threshold=5, ceiling=CEILING),
 }
 #: Not in the document. The last one starts every weight at a tenth, and has the fixed strength that Auto L2 comes to.
 CONTROLS = ("Auto L2, within the epoch", "Advance L2, within the epoch", "1e-4, small start")

@@ -24,7 +24,7 @@ REACHED = 0.9
 #: The figures: 1 and 3, fixed strengths and Auto L2 with thresholds; 2 and 4, Advance L2.
 FIGURES = {
     "figures-1-and-3": (*FIXED, *list(MOVING)[:3]),
-    "figures-2-and-4": ("5e-4", "Auto L2", *list(MOVING)[3:], "Advance L2, within the epoch", "1e-4, small start"),
+    "figures-2-and-4": ("5e-4", *list(MOVING)[3:], "1e-4, small start"),
 }
 
 

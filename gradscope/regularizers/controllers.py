@@ -61,7 +61,8 @@ def decide(rule: Rule, state: State, step: int, loss: float, error: float = math
     falls = any(now * share < least and before * share < least for now, before, least in pairs)
     if rises and step > state.min_step:
         return _changed(rule, measured, step, state.strength * rule.decay)
-    if falls and rule.increase and step > state.min_step:
+    # At the ceiling nothing changes, so the minima follow again: otherwise every later loss is held against an old one.
+    if falls and rule.increase and step > state.min_step and state.strength < rule.ceiling:
         return _changed(rule, measured, step, min(state.strength / rule.decay, rule.ceiling))
     return replace(
         measured,
