@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from analyses.auto_l2.methods import ALL
-from analyses.auto_l2.training import train
+from analyses.auto_l2.training import LONG, train
 from analyses.common import study
 
-#: Without and with batch normalisation: its Figures 1 to 4 show both.
-PARTS = ("plain", "batch-norm")
+#: Without and with batch normalisation: its Figures 1 to 4 show both. The last: four times as long.
+PARTS = ("plain", "batch-norm", LONG)
+#: What is trained long at small scale: whether Advance L2 ends best, once its weights have grown again.
+PATIENT = ("5e-4", "method 2, λ ≤ 10", "1e-4, small start")
 
 
 def cells(asked: study.Options) -> list[study.Cell]:
@@ -19,7 +21,8 @@ def cells(asked: study.Options) -> list[study.Cell]:
         for seed in range(asked.seeds)
         for net in PARTS
         if net in asked.only
-        for method in ALL
+        for method in (PATIENT if net == LONG else ALL)
+        if net != LONG or not asked.paper
     ]
 
 

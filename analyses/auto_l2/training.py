@@ -33,17 +33,20 @@ class Protocol:
 #: The batch is smaller than the document's 128, so that an epoch of 1,437 digits has 45 steps.
 SMALL_SCALE = Protocol(pixels=16, size=Size(16, 32), batch=32, epochs=30)
 PAPER_SCALE = Protocol(pixels=32, size=Size(), batch=128, epochs=200)
+#: Batch norm at small scale, four times as many epochs.
+LONG = "batch-norm-long"
 
 
 def train(cell: study.Cell, asked: study.Options) -> study.Row:
     """One training, recorded."""
     torch.set_num_threads(1 if asked.device == "cpu" and not asked.paper else torch.get_num_threads())
     protocol = PAPER_SCALE if asked.paper else SMALL_SCALE
+    epochs = protocol.epochs * (4 if cell["net"] == LONG else 1)
     embedded = asked.dataset in images.EMBEDDED and not asked.paper
     size, channels = (protocol.pixels, 1) if embedded else (32, 3)
     data = images.load(asked.dataset, size=size, channels=channels, folder=asked.data).to(asked.device)
     torch.manual_seed(cell["seed"])
-    model = network(data.shape, data.classes, protocol.size, norm=cell["net"] == "batch-norm")
+    model = network(data.shape, data.classes, protocol.size, norm=cell["net"] != "plain")
     lecun(model, 2**0.5 * (SMALL if cell["method"] == CONTROLS[2] else 1))
     model.to(asked.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=protocol.lr)
@@ -53,10 +56,8 @@ def train(cell: study.Cell, asked: study.Options) -> study.Row:
         regularize(optimizer, gradscope.L2(), schedule, list(model.parameters()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.h5"
-        with record(
-            model, optimizer, path, preset="cheap", horizon=protocol.epochs * per_epoch, on_failure="ignore"
-        ) as run:
-            steps = loop.epochs(model, optimizer, data, protocol.epochs, protocol.batch, run=run, log_error=True)
+        with record(model, optimizer, path, preset="cheap", horizon=epochs * per_epoch, on_failure="ignore") as run:
+            steps = loop.epochs(model, optimizer, data, epochs, protocol.batch, run=run, log_error=True)
             found = list(steps)
         return {
             "steps_per_epoch": per_epoch,
