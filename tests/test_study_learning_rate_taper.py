@@ -11,7 +11,7 @@ from torch import nn
 
 import gradscope
 from analyses.common import images, study
-from analyses.learning_rate_taper import run
+from analyses.learning_rate_taper import plot, run
 from analyses.learning_rate_taper.networks import residual
 from analyses.learning_rate_taper.protocol import PAPER, SETTINGS, SMALL, SPARSE, attach, schedule, sgd
 from gradscope.regularizers.masks import SCHEMES
@@ -110,7 +110,7 @@ def test_what_acts_in_a_training_is_what_the_table_says(tmp_path: Path) -> None:
 
 def test_cells_of_both_scales(tmp_path: Path) -> None:
     small, paper = run.cells(asked(tmp_path)), run.cells(asked(tmp_path, "paper", "cifar100"))
-    assert len(small) == 2 * (8 + 4 + 3)
+    assert len(small) == 2 * (8 + 4 + 3 + 3)
     assert len(paper) == 2 * (12 + 12 + 3)
     assert {c["layers"] for c in small if c["setting"] in SPARSE} == {32}  # Figure 5
     assert {c["layers"] for c in paper if c["setting"] in SPARSE} == {14}  # Figure 6
@@ -139,3 +139,19 @@ def test_the_protocol_of_the_document_on_files_of_its_format(tmp_path: Path, mon
                     asked(tmp_path, "paper", "cifar100"))  # fmt: skip
     assert len(row["curve"]) == 15
     assert all(end["loss"] > 0 for end in row["ends"])
+
+
+def test_tables_and_figures(tmp_path: Path) -> None:
+    def row(setting: str, seed: int, loss: float) -> study.Row:
+        end = {"loss": loss + 0.01 * seed, "error": loss / 10}
+        cell = {"layers": 14, "setting": setting, "reading": "table", "seed": seed}
+        return {**cell, "ends": [end] * 3, "curve": [[0.1, loss, 0.05]] * 40}
+
+    rows = [row(name, seed, loss) for name, loss in (("fixed 1e-4", 0.5), ("scheme 01", 0.4)) for seed in (0, 1)]
+    text = "\n".join(plot.table(rows, 1, SMALL["digits"], "digits"))
+    assert "| table | scheme 01: 0.003 to 0.048 | 2 | 0.4050 [0.4000, 0.4100]" in text
+    assert "| table | fixed 8e-4: 0.024 | 0 | missing" in text
+    assert "scheme 01 against fixed 1e-4: after phase 1 loss -0.1000 (p " in text
+    plot.figure(rows, 1, SMALL["digits"], "digits", tmp_path / "figure1.png")
+    plot.figure(rows, 2, SMALL["digits"], "digits", tmp_path / "figure2.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure1.png"]  # nothing to show of Figure 2

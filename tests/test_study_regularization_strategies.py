@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from analyses.common import images, study
-from analyses.regularization_strategies import run
+from analyses.regularization_strategies import plot, run
 from analyses.regularization_strategies.networks import FILTERS, Whitening, network
 from analyses.regularization_strategies.strategies import STRATEGIES, TABLE_1, Strategy, adversarial, attach, moves
 from gradscope import GaussianNoise
@@ -134,3 +134,30 @@ def test_the_protocol_of_the_document_on_files_of_its_format(tmp_path: Path, mon
     row = run.train({"strategy": "all", "seed": 1}, asked(tmp_path, "paper", "cifar10"))
     assert set(row["best"]) == {"training", "validation", "unseen"}
     assert "traces" not in row
+
+
+def row(strategy: str, seed: int, accuracy: float) -> study.Row:
+    """A row as `run.train` makes it."""
+    scores = {"accuracy": accuracy, "precision": accuracy}
+    weights = {"training": {**scores, "accuracy": 1.0}, "validation": scores, "unseen": scores}
+    trace = {"step": [0.0, 9.0], "value": [1.0, 0.5]}
+    return {
+        "strategy": strategy, "seed": seed, "best": weights, "last": weights, "epochs": 30,
+        "attacked": {str(e): accuracy / 2 for e in run.ATTACKS}, "diagnosis": {"verdict": "healthy", "failed": False},
+        "traces": {"proportion": trace, "weight": trace},
+    }  # fmt: skip
+
+
+def test_tables_and_figures(tmp_path: Path) -> None:
+    rows = [row(name, seed, value + 0.01 * seed) for name, value in (("none", 0.8), ("L2", 0.9)) for seed in (0, 1)]
+    lines = plot.table_2(rows, ["none", "L2", "L1"])
+    assert "0.7785, 0.7790" in lines[2]
+    assert "+0.100 (" in lines[3]
+    assert lines[4].count("missing") == lines[0].count("|") - 2
+    summary, names = plot.strategies_figure(rows)
+    assert names == ["L2"]
+    assert summary.curves[0].y == pytest.approx([0.1])
+    assert summary.curves[2].y == pytest.approx([0.022])
+    assert "0.4025" in plot.attacks(rows)[2]
+    plot.figures(rows, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"table2.png", "table3.png"}

@@ -26,8 +26,8 @@ Cell = dict[str, Any]
 Row = dict[str, Any]
 
 
-#: Imported once for all trainings, each of which runs in a process of its own: a second or two a cell.
-PRELOADED = ("torch", "gradscope.recording", "gradscope.report.summary")
+#: Imported once for all trainings, each in a process of its own: four seconds a cell, two of them for kernels.
+PRELOADED = ("torch", "gradscope.recording", "gradscope.report.summary", "gradscope.recorder.host_statistics")
 
 
 @dataclass(frozen=True)

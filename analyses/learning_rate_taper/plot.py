@@ -13,14 +13,27 @@ from matplotlib.figure import Figure
 
 from analyses.common.statistics import mean, p_value
 from analyses.common.study import Row, rows_of
-from analyses.learning_rate_taper.protocol import FIXED, PAPER, READINGS, SMALL, SPARSE, TAPERED, WEAKEST, Protocol
+from analyses.learning_rate_taper.protocol import (
+    FIXED,
+    LONG,
+    LONGER,
+    PAPER,
+    RATES,
+    READINGS,
+    SMALL,
+    SPARSE,
+    TAPERED,
+    WEAKEST,
+    Protocol,
+    schedule,
+)
 from analyses.learning_rate_taper.run import DEEP, HERE, SHALLOW
 from gradscope.report.style import COLOURS
 
 #: number: whether of the set with a hundred classes, layers, settings, readings.
 DECAYS = (*TAPERED, *FIXED)
 FIGURES = {
-    1: (False, SHALLOW, DECAYS, tuple(READINGS)),
+    1: (False, SHALLOW, DECAYS, (*READINGS, LONG)),
     2: (False, DEEP, DECAYS, tuple(READINGS)),
     3: (True, SHALLOW, DECAYS, tuple(READINGS)),
     4: (True, DEEP, DECAYS, tuple(READINGS)),
@@ -50,9 +63,9 @@ def label(setting: str, reading: str, how: Protocol) -> str:
     """A setting with the decays that acted, in PyTorch's ``weight_decay``."""
     if setting in SPARSE:
         return f"{setting}: {SPARSE[setting].sparse:.0%} held back"
-    base = {**TAPERED, **FIXED}[setting].decay * READINGS[reading] * how.stronger
-    top = {"sch01": 16, "sch02": 8}.get({**TAPERED, **FIXED}[setting].taper)
-    return f"{setting}: {base:g}" + (f" to {top * base:g}" if top else "")
+    planned = schedule({**TAPERED, **FIXED}[setting], reading, how)
+    first, last = (2 * planned.at(learning_rate=rate, highest_rate=RATES[0]) for rate in (RATES[0], RATES[-1]))
+    return f"{setting}: {first:.3g}" + (f" to {last:.3g}" if last != first else "")
 
 
 def draw(axes: Axes, rows: Sequence[Row], number: int, reading: str, column: int, how: Protocol) -> None:
@@ -87,11 +100,11 @@ def figure(rows: Sequence[Row], number: int, how: Protocol, name: str, path: Pat
     places = made.subplots(len(readings), 2, squeeze=False)
     for reading, (loss, error) in zip(readings, places, strict=True):
         for column, axes in enumerate((loss, error), start=1):
-            draw(axes, rows, number, reading, column, how)
-        title = f"Figure {number}: {layers} layers, {name}"
-        loss.set_title(title + (f", decays of the {reading}" if len(READINGS) > 1 else ""), fontsize=9, loc="left")
-        error.legend(fontsize=7, frameon=False, title="weight_decay" if number < 5 else "gradients", loc="best")
-    made.savefig(path, dpi=100)
+            draw(axes, rows, number, reading, column, LONGER if reading == LONG else how)
+        which = "the table's, long runs" if reading == LONG else f"those of the {reading}"
+        loss.set_title(f"Figure {number}: {layers} layers, {name}; decays: {which}", fontsize=9, loc="left")
+        error.legend(fontsize=7, loc="upper right", framealpha=0.6, edgecolor="none")
+    made.savefig(path, dpi=72)
 
 
 def table(rows: Sequence[Row], number: int, how: Protocol, name: str) -> list[str]:
@@ -107,8 +120,13 @@ def table(rows: Sequence[Row], number: int, how: Protocol, name: str) -> list[st
     for reading in readings:
         for setting in settings:
             runs = chosen(rows, layers, setting, reading)
+            if reading == LONG and not runs:
+                continue
             cells = [spread(ends(runs, k, q)) for q in ("loss", "error") for k in range(3)]
-            lines.append(f"| {reading} | {label(setting, reading, how)} | {len(runs)} | " + " | ".join(cells) + " |")
+            how_long = LONGER if reading == LONG else how
+            lines.append(
+                f"| {reading} | {label(setting, reading, how_long)} | {len(runs)} | " + " | ".join(cells) + " |"
+            )
     return [*lines, "", *comparisons(rows, number), ""]
 
 

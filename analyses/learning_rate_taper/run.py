@@ -16,6 +16,8 @@ from analyses.common.loop import answers, crops, epochs
 from analyses.learning_rate_taper.networks import residual
 from analyses.learning_rate_taper.protocol import (
     FIXED,
+    LONG,
+    LONGER,
     PAPER,
     READINGS,
     SETTINGS,
@@ -32,8 +34,8 @@ from gradscope.types import InputError
 
 HERE = Path(__file__).parent
 SHALLOW, DEEP = 14, 32
-#: Figures 1 and 3; 2 and 4; 5 and 6.
-PARTS = ("shallow", "deep", "sparse")
+#: Figures 1 and 3; 2 and 4; 5 and 6; Figure 1 with more steps, at small scale.
+PARTS = ("shallow", "deep", "sparse", "long")
 
 
 @cache
@@ -58,7 +60,7 @@ def protocol(asked: study.Options) -> Protocol:
 
 def train(cell: study.Cell, asked: study.Options) -> study.Row:
     """One training: its curve, what it came to at the end of each phase, and gradscope's verdict."""
-    how = protocol(asked)
+    how = LONGER if cell["reading"] == LONG else protocol(asked)
     data, test_x, test_y = prepared(asked)
     torch.manual_seed(cell["seed"])
     model = residual(cell["layers"], data.shape[0], data.classes, how.width).to(asked.device)
@@ -100,6 +102,7 @@ def cells(asked: study.Options) -> list[study.Cell]:
         "deep": [(DEEP, name, reading) for reading in (READINGS if asked.paper else ("table",)) for name in decays],
         # The comparison is a fixed decay of 1e-4, with no gradient held back.
         "sparse": [(sparse, name, "table") for name in (WEAKEST, *SPARSE)],
+        "long": [(SHALLOW, name, LONG) for name in ("scheme 01", WEAKEST, STRONGEST) if asked.dataset == "digits"],
     }
     wanted = dict.fromkeys(kind for part in PARTS if part in asked.only for kind in kinds[part])
     return [
