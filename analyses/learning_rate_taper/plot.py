@@ -103,6 +103,7 @@ def figure(rows: Sequence[Row], number: int, how: Protocol, name: str, path: Pat
             draw(axes, rows, number, reading, column, LONGER if reading == LONG else how)
         which = "the table's, long runs" if reading == LONG else f"those of the {reading}"
         loss.set_title(f"Figure {number}: {layers} layers, {name}; decays: {which}", fontsize=9, loc="left")
+        error.set_ylim(top=10)  # room for the legend
         error.legend(fontsize=7, loc="upper right", framealpha=0.6, edgecolor="none")
     made.savefig(path, dpi=72)
 
