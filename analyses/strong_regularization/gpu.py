@@ -14,8 +14,10 @@ import torch
 
 from analyses.common import study
 from analyses.common.study import Cell, Options
-from analyses.strong_regularization.plan import cell
+from analyses.strong_regularization.plan import cell, setup
+from analyses.strong_regularization.plot import STYLE, against_strength
 from analyses.strong_regularization.training import train
+from gradscope.report.figures import figure_of, save
 
 HERE = Path(__file__).parent
 #: Twelve, around the level that the narrow nets have at this learning rate.
@@ -55,6 +57,8 @@ def main() -> None:
     planned = cells(given.net, STRENGTHS[:1], 1) if given.tiny else cells(given.net)
     found = study.complete(train, planned, asked, minutes=given.minutes)
     print(f"{len(found)} of {len(planned)} trained: {asked.results}")
+    if (panel := against_strength(found, given.net, "l2", setup(asked))) is not None:
+        save(figure_of([panel], STYLE), asked.results.with_name(f"figure3-{asked.results.stem}.png"), STYLE)
 
 
 if __name__ == "__main__":

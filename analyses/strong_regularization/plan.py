@@ -116,6 +116,8 @@ def setup(asked: Options) -> Setup:
     plans = {"pairs": _CONV, "digits": _DEEP}
     if asked.paper:
         plans = dict.fromkeys(("cifar10", "cifar100", "svhn"), _DOCUMENT)
+    elif asked.scale in ("card", "tiny"):
+        plans = {"pairs": _DOCUMENT}
     if asked.dataset not in plans:
         raise InputError(f"--dataset is {asked.dataset}; at {asked.scale} scale expected one of {', '.join(plans)}")
     return plans[asked.dataset]

@@ -129,7 +129,7 @@ def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
         "figure2_5_l2": [*inside(rows, plan, "l2")],
         "figure2_5_l1": [*inside(rows, plan, "l1")],
         "subgradient": [against_strength(rows, plan.main, penalty, plan) for penalty in ("l1", "l1-subgradient")],
-        "schedules": [by_schedule(rows, plan.main, penalty, strength) for penalty, strength in plan.strong.items()],
+        **{f"schedules_{p}": [by_schedule(rows, plan.main, p, strength)] for p, strength in plan.strong.items()},
         "equations": [*products(rows)],
     }
 

@@ -12,7 +12,7 @@ from analyses.strong_regularization.plan import cell
 from analyses.strong_regularization.training import run
 
 #: Where to look, by penalty: wide enough for every net here and for the document's readings.
-RANGES = {"l2": (1e-4, 0.3), "l1": (1e-5, 0.1), "l1-subgradient": (1e-6, 0.1)}
+RANGES = {"l2": (1e-4, 0.3), "l1": (1e-5, 1.0), "l1-subgradient": (1e-6, 0.1)}
 #: Width of the interval to reach, in decades, and trials at most a level.
 PRECISION, TRIALS = 0.2, 16
 
