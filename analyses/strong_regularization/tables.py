@@ -108,7 +108,7 @@ def tolerance(rows: Sequence[Row]) -> str:
             levels.append(None if level is None else f"{level:.3g} ({low:.3g} … {high:.3g})")
         reason = row["reason"] or row["delayed_reason"] or ""
         lines.append([row["net"], row["penalty"], *levels, row["trials"], reason])
-    return markdown(("net", "penalty", "λ*", "λ* with a delay", "trials", "not determined because"), lines)
+    return markdown(("net", "penalty", "λ*", "λ* with a delay", "trials", "note"), lines)
 
 
 def document_p() -> str:
