@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fcntl import ioctl
 from html import unescape
 from io import StringIO
@@ -275,20 +276,25 @@ with gradscope.record(model, optimizer, sys.argv[1], on_failure="ignore") as run
 """
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    path = tmp_path / "run.h5"
+@contextmanager
+def training(path: Path) -> Iterator[subprocess.Popen[bytes]]:
     child = subprocess.Popen([sys.executable, "-c", TRAINING, str(path)], stdin=subprocess.PIPE)
     with child:
-        yield child, path
+        yield child
         child.kill()
 
 
-def test_watching_a_training_process_in_terminals(training: tuple[subprocess.Popen[bytes], Path]) -> None:
-    child, path = training
+def test_watching_a_training_process_in_terminals(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
     narrow, wide = Terminal([*WATCH, str(path)], 40), Terminal([*WATCH, str(path)], 120, NO_COLOR="1")
     for terminal in (narrow, wide):
         terminal.until("waiting for")
+    with training(path) as child:
+        _watched(child, narrow, wide)
+
+
+def _watched(child: subprocess.Popen[bytes], narrow: Terminal, wide: Terminal) -> None:
+    for terminal in (narrow, wide):
         terminal.until(r"running · step [1-9]\d")
     narrow.child.send_signal(signal.SIGINT)
     assert narrow.end() == 130, narrow.text[-500:]
