@@ -17,7 +17,7 @@ from gradscope_cli.main import run as command
 
 import gradscope
 from gradscope import InputError, RecordExistsError
-from gradscope.store import redo_log, schema
+from gradscope.store import bulk, redo_log, schema
 from gradscope.store.columns import bits_for, rounded
 from gradscope.store.follow import follow
 from gradscope.store.reader import open_run
@@ -296,3 +296,36 @@ def test_recover_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_long_file_is_read_quickly_because_of_few_pieces(tmp_path: Path) -> None:
     """What the reading time hangs on: a variable of 50 parameters comes in chunks of 1,024 rows."""
     assert h5py.File(finished(tmp_path / "r.h5"))["weight_norm"].chunks == (1024, scenario.PARAMETERS)
+
+
+@pytest.fixture(scope="module")
+def long_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve chunks and a bit; a variable that comes late, and one that has whole chunks of fill values."""
+    path = tmp_path_factory.mktemp("long") / "r.h5"
+    scenario.live(path, lambda _: None, flushes=(700, 3000, 5000, 4000, 10))
+    return path
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1, 5000), slice(1024, 9216), slice(3, 12000), slice(100, 200)])
+def test_many_rows_read_at_once_are_those_of_hdf5(long_record: Path, rows: slice) -> None:
+    with open_run(long_record) as dataset, h5py.File(long_record, locking=False) as file:
+        for name in (*scenario.NAMES, "late", "loss"):
+            np.testing.assert_array_equal(dataset[name][rows].values, file[name][rows])
+            assert bulk.rows(long_record, file[name], 0, 5000) is not None
+            assert bulk.rows(long_record, file[name], 0, 4000) is None
+
+
+def test_rows_that_cannot_be_inflated_are_left_to_hdf5(long_record: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.h5"
+    path.write_bytes(long_record.read_bytes())
+    with h5py.File(path) as file:
+        chunk = file["loss"].id.get_chunk_info(3)
+    with path.open("r+b") as raw:
+        raw.seek(chunk.byte_offset + 20)
+        raw.write(bytes(range(200)))
+    with h5py.File(path) as file:
+        assert bulk.rows(path, file["loss"], 0, 12000) is None
+    with open_run(path) as dataset:
+        with pytest.raises(InputError, match="damaged record at loss"):
+            _ = dataset["loss"].values
+        assert dataset["loss"][:3072].values.shape == (3072,)

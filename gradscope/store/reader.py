@@ -63,8 +63,8 @@ def open_run(
         raise damaged(path, error) from None
     try:
         rows = _identify(path, source)
-        dataset = _opened(source, group)
-        dataset = guarded(path, dataset)
+        dataset, stored = _opened(source, group)
+        dataset = guarded(path, dataset, stored if isinstance(source, Path) else None)
         if chunks is not None:
             dataset = dataset.chunk(chunks)
         if group is None:
@@ -90,7 +90,8 @@ class _Sized(Dimension):  # type: ignore[misc]
     size: int = 0
 
 
-def _opened(source: Path | Overlay, group: str | None) -> xr.Dataset:
+def _opened(source: Path | Overlay, group: str | None) -> tuple[xr.Dataset, h5py.Group]:
+    """The dataset, and where its variables are stored."""
     options: dict[str, Any] = {} if isinstance(source, Overlay) else {"driver_kwds": {"locking": False}}
     store = H5NetCDFStore.open(source, group=group, decode_vlen_strings=True, **options)
     for dimension in store.ds.dimensions.values():
@@ -101,7 +102,7 @@ def _opened(source: Path | Overlay, group: str | None) -> xr.Dataset:
     dataset = xr.open_dataset(store, mask_and_scale=False, cache=False)
     if isinstance(source, Path):
         dataset.encoding["source"] = str(source)
-    return dataset
+    return dataset, store.ds._h5group
 
 
 def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
