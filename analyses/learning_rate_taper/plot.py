@@ -105,7 +105,7 @@ def figure(rows: Sequence[Row], number: int, how: Protocol, name: str, path: Pat
         loss.set_title(f"Figure {number}: {layers} layers, {name}; decays: {which}", fontsize=9, loc="left")
         error.set_ylim(top=10)  # room for the legend
         error.legend(fontsize=7, loc="upper right", framealpha=0.6, edgecolor="none")
-    made.savefig(path, dpi=72)
+    made.savefig(path, dpi=64)
 
 
 def table(rows: Sequence[Row], number: int, how: Protocol, name: str) -> list[str]:
@@ -132,8 +132,10 @@ def table(rows: Sequence[Row], number: int, how: Protocol, name: str) -> list[st
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean [best, worst], or that it is missing."""
-    return f"{np.mean(values):.4f} [{min(values):.4f}, {max(values):.4f}]" if values else "missing"
+    """Mean [best, worst] of several runs, or that there is none."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}" if values else "missing"
+    return f"{np.mean(values):.4f} [{min(values):.4f}, {max(values):.4f}]"
 
 
 def comparisons(rows: Sequence[Row], number: int) -> list[str]:
