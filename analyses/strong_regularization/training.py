@@ -90,6 +90,7 @@ def train(cell: Cell, asked: Options) -> Row:
         path = Path(folder) / "run.h5"
         trained = run(cell, asked, path)
         with gradscope.open_run(path) as dataset:
+            dataset.load()
             seen = traces(dataset)
             if cell.get("layers"):
                 seen["of_layers"] = equations.layers(dataset)
