@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import threading
@@ -313,6 +314,16 @@ def test_many_rows_read_at_once_are_those_of_hdf5(long_record: Path, rows: slice
             np.testing.assert_array_equal(dataset[name][rows].values, file[name][rows])
             assert bulk.rows(long_record, file[name], 0, 5000) is not None
             assert bulk.rows(long_record, file[name], 0, 4000) is None
+
+
+def test_a_finished_record_can_be_copied_and_sent_to_other_processes(long_record: Path) -> None:
+    with open_run(long_record) as dataset:
+        loss = dataset["loss"].values
+        there = pickle.loads(pickle.dumps(dataset))
+        np.testing.assert_array_equal(there["loss"].values, loss)
+        np.testing.assert_array_equal(dataset.copy(deep=True)["loss"].values, loss)
+        assert dataset.where(dataset["step"] >= 0)["loss"].sizes == dataset["loss"].sizes
+        there.close()
 
 
 def test_rows_that_cannot_be_inflated_are_left_to_hdf5(long_record: Path, tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ class _Guarded(BackendArray):
         self._path, self._name, self._variable, self._stored = path, name, variable, stored
         self.shape, self.dtype = variable.shape, variable.dtype
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and for other processes, which an open file cannot follow to: they read through HDF5."""
+        return {**self.__dict__, "_stored": None}
+
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
