@@ -15,8 +15,8 @@ import gradscope
 from gradscope import InputError
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.search.asker import Plan
-from gradscope.search.search import _name
+from gradscope.search.asker import Plan, Told, ToleranceSearch
+from gradscope.search.search import _name, _start_of_delayed
 from gradscope.search.trials import _outcome, run_function_trial
 from tests.loops import batches
 
@@ -77,6 +77,17 @@ def test_the_delayed_level_too(tmp_path: Path) -> None:
     assert set(found.as_dict()) >= {"delayed_tolerance", "delayed_low", "delayed_high", "delayed_reason"}
     assert found.delayed_trials
     assert sorted(p.name for p in (tmp_path / "s").glob("delayed-*.h5"))
+
+
+@pytest.mark.parametrize(("fails_from", "begins"), [(100.0, 5.0), (0.0001, 0.001)])
+def test_the_delayed_level_begins_where_the_first_one_cannot_be(fails_from: float, begins: float) -> None:
+    """All strengths were borne: near the upper end; none was: at the lower one."""
+    first = ToleranceSearch(0.001, 10.0, seed=1)
+    while not first.done:
+        plan = first.ask()
+        first.tell(plan.number, Told(plan.strength, float(plan.strength > fails_from), 10))
+    assert not first.estimate().determined
+    assert _start_of_delayed(first, 0.001, 10.0) == begins
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,7 @@ def _search(
             campaign = Campaign(start, where, count, ledger, folder.resolve(), on_trial)
             campaign.level("tolerance", None, first)
             if delayed:
-                # A delay moves the level up, if anywhere.
-                second = ToleranceSearch(max(low, min(first.estimate().low or low, high / 2)), high, **how)
+                second = ToleranceSearch(_start_of_delayed(first, low, high), high, **how)
                 campaign.level("delayed", "delayed:auto", second)
         finally:
             ledger.close()
@@ -141,3 +140,12 @@ def _search(
         tuple(ledger.trials.get("tolerance", ())), tuple(ledger.trials.get("delayed", ())), folder,
         first.errors, sum(len(numbers) for numbers in ledger.lost.values()),
     )  # fmt: skip
+
+
+def _start_of_delayed(first: ToleranceSearch, low: float, high: float) -> float:
+    """Where the range of the delayed level begins: a delay moves the level up, if anywhere.
+
+    That is the lower end of the first level; where there is none, the strongest penalty that was borne.
+    """
+    borne = first.estimate().low or max((t.strength for t in first.told if t.failed < 0.5), default=low)
+    return max(low, min(borne, high / 2))
