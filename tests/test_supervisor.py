@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -195,7 +196,11 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 def test_killed_in_the_middle_of_an_attempt(tmp_path: Path) -> None:
     """The child goes on; the same call waits for it, and restarts it as if nothing had been."""
     out, go = tmp_path / "o", tmp_path / "go"
-    words = ("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.1; done; exec {PYTHON} {SCRIPT} --epochs 4")
+    words = (
+        "sh",
+        "-c",
+        f"while [ ! -e {go} ]; do sleep 0.1; done; exec {PYTHON} {shlex.quote(str(SCRIPT))} --epochs 4",
+    )
     options = ("--strength", "0.05", "--restart", "none")
     process = supervised(out, *words, options=options)
     until(lambda: (out / "run.json").exists() and "pid" in (out / "run.json").read_text(), process)

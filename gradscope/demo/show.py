@@ -130,8 +130,8 @@ def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> Toleran
         *SEARCHED,
         workers=workers,
         out=folder / "search",
-        precision=0.2,
-        max_trials=24,
+        precision=0.25,
+        max_trials=14,
         on_trial=told,
     )
 

@@ -32,17 +32,21 @@ class _Chunk:
     size: int
 
 
-def rows(path: Path, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any] | None:
+def rows(path: Path, name: str, start: int, stop: int) -> NDArray[Any] | None:
     """Rows [start, stop, …] of a growing variable; None where HDF5 has to do it."""
-    if not _ours(dataset) or stop - start < FEWEST * dataset.chunks[0]:
-        return None
-    found: list[_Chunk] = []
-    dataset.id.chunk_iter(lambda c: found.append(_Chunk(c.chunk_offset[0], c.filter_mask, c.byte_offset, c.size)))
-    length = dataset.chunks[0]
+    # Opened here, and closed: an object of h5py that outlives its file can bring the process down.
+    with h5py.File(path, "r", locking=False) as record:
+        dataset = record[name]
+        if not _ours(dataset) or stop - start < FEWEST * dataset.chunks[0]:
+            return None
+        found: list[_Chunk] = []
+        dataset.id.chunk_iter(lambda c: found.append(_Chunk(c.chunk_offset[0], c.filter_mask, c.byte_offset, c.size)))
+        shape, dtype, fill = dataset.chunks, dataset.dtype, dataset.fillvalue
+    length = shape[0]
     wanted = [chunk for chunk in found if start - length < chunk.first < stop]
     if any(chunk.mask not in (_FILTERED, _PLAIN) for chunk in wanted):
         return None
-    out = np.full((stop - start, *dataset.shape[1:]), dataset.fillvalue, dataset.dtype)
+    out = np.full((stop - start, *shape[1:]), fill, dtype)
     with _opened(path) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
 
         def one(chunk: _Chunk) -> None:
@@ -51,7 +55,7 @@ def rows(path: Path, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[An
             if start <= first and last <= stop:
                 _decode(data, chunk.mask, out[first - start : last - start])
             else:
-                values = np.empty(dataset.chunks, dataset.dtype)
+                values = np.empty(shape, dtype)
                 _decode(data, chunk.mask, values)
                 out[max(first, start) - start : last - start] = values[max(first, start) - first : stop - first]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -26,14 +25,14 @@ def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
     return InputError(f"{path} is a damaged record{where}: {said}; see what can be saved: gradscope recover {path}")
 
 
-def guarded(path: Path, dataset: xr.Dataset, stored: h5py.Group | None = None) -> xr.Dataset:
+def guarded(path: Path, dataset: xr.Dataset, in_bulk: bool = False) -> xr.Dataset:
     """The same lazy dataset; a part of it that cannot be read raises `InputError`.
 
-    ``stored``: where the variables are in the file, if nobody writes it: many rows are then read faster.
+    ``in_bulk``: nobody writes the file, and many rows may be read past HDF5.
     """
 
     def lazily(name: str, variable: xr.Variable) -> indexing.LazilyIndexedArray:
-        return indexing.LazilyIndexedArray(_Guarded(path, name, variable, None if stored is None else stored[name]))
+        return indexing.LazilyIndexedArray(_Guarded(path, name, variable, in_bulk))
 
     lazy = {
         name: (variable.dims, lazily(str(name), variable), _shown(variable.attrs))
@@ -56,13 +55,9 @@ def _shown(attributes: dict[Any, Any]) -> dict[Any, Any]:
 class _Guarded(BackendArray):
     """One variable behind xarray's own door for backends."""
 
-    def __init__(self, path: Path, name: str, variable: xr.Variable, stored: h5py.Dataset | None) -> None:
-        self._path, self._name, self._variable, self._stored = path, name, variable, stored
+    def __init__(self, path: Path, name: str, variable: xr.Variable, in_bulk: bool) -> None:
+        self._path, self._name, self._variable, self._in_bulk = path, name, variable, in_bulk
         self.shape, self.dtype = variable.shape, variable.dtype
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and for other processes, which an open file cannot follow to: they read through HDF5."""
-        return {**self.__dict__, "_stored": None}
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
@@ -76,8 +71,8 @@ class _Guarded(BackendArray):
 
     def _many(self, key: tuple[Any, ...]) -> NDArray[Any] | None:
         """Whole rows, where they are many and can be read past HDF5."""
-        if self._stored is None or not all(isinstance(part, slice) for part in key):
+        if not self._in_bulk or not all(isinstance(part, slice) for part in key):
             return None
         (start, stop, step), *rest = (part.indices(n) for part, n in zip(key, self.shape, strict=True))
         whole = all(found == (0, n, 1) for found, n in zip(rest, self.shape[1:], strict=True))
-        return bulk.rows(self._path, self._stored, start, stop) if step == 1 and whole else None
+        return bulk.rows(self._path, self._name, start, stop) if step == 1 and whole else None

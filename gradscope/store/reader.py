@@ -63,8 +63,7 @@ def open_run(
         raise damaged(path, error) from None
     try:
         rows = _identify(path, source)
-        dataset, stored = _opened(source, group)
-        dataset = guarded(path, dataset, stored if isinstance(source, Path) else None)
+        dataset = guarded(path, _opened(source, group), in_bulk=group is None and isinstance(source, Path))
         if chunks is not None:
             dataset = dataset.chunk(chunks)
         if group is None:
@@ -90,8 +89,7 @@ class _Sized(Dimension):  # type: ignore[misc]
     size: int = 0
 
 
-def _opened(source: Path | Overlay, group: str | None) -> tuple[xr.Dataset, h5py.Group]:
-    """The dataset, and where its variables are stored."""
+def _opened(source: Path | Overlay, group: str | None) -> xr.Dataset:
     options: dict[str, Any] = {} if isinstance(source, Overlay) else {"driver_kwds": {"locking": False}}
     store = H5NetCDFStore.open(source, group=group, decode_vlen_strings=True, **options)
     for dimension in store.ds.dimensions.values():
@@ -102,7 +100,7 @@ def _opened(source: Path | Overlay, group: str | None) -> tuple[xr.Dataset, h5py
     dataset = xr.open_dataset(store, mask_and_scale=False, cache=False)
     if isinstance(source, Path):
         dataset.encoding["source"] = str(source)
-    return dataset, store.ds._h5group
+    return dataset
 
 
 def events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
