@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import pickle
@@ -64,6 +65,34 @@ def test_the_command_line_of_a_study(
             parse(*wrong)
         assert left.value.code == 2
         assert wrong[1] in capsys.readouterr().err
+
+
+STUDIES = (
+    "auto_l2", "learning_rate_taper", "regularization_strategies", "shapes_of_regularization", "strong_regularization",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("wrong", [["--dataset", "cifr"], ["--scale", "paper", "--dataset", "svhn"]])
+def test_a_set_that_is_not_there_is_said_before_anything_is_trained(
+    name: str, wrong: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = importlib.import_module(f"analyses.{name}.run")
+    monkeypatch.setattr(sys, "argv", ["run", *wrong, "--out", str(tmp_path), "--data", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as left:
+        run.main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert wrong[-1] in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_with_missing_cells_ends_with_1() -> None:
+    study.command(lambda: 0)()
+    with pytest.raises(SystemExit) as left:
+        study.command(lambda: 2)()
+    assert left.value.code == 1
 
 
 @pytest.mark.parametrize(("name", "classes", "count"), [("digits", 10, 1437), ("pairs", 100, 5120)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,20 @@ PAPER_SCALE = Protocol(pixels=32, size=Size(), batch=128, epochs=200)
 LONG = "batch-norm-long"
 
 
+@cache
+def prepared(asked: study.Options) -> images.ImageSet:
+    """The images. Raises `InputError` for a set that is not there."""
+    embedded = asked.dataset in images.EMBEDDED and not asked.paper
+    size, channels = (SMALL_SCALE.pixels, 1) if embedded else (PAPER_SCALE.pixels, 3)
+    return images.load(asked.dataset, size=size, channels=channels, folder=asked.data).to(asked.device)
+
+
 def train(cell: study.Cell, asked: study.Options) -> study.Row:
     """One training, recorded."""
     torch.set_num_threads(1 if asked.device == "cpu" and not asked.paper else torch.get_num_threads())
     protocol = PAPER_SCALE if asked.paper else SMALL_SCALE
     epochs = protocol.epochs * (4 if cell["net"] == LONG else 1)
-    embedded = asked.dataset in images.EMBEDDED and not asked.paper
-    size, channels = (protocol.pixels, 1) if embedded else (32, 3)
-    data = images.load(asked.dataset, size=size, channels=channels, folder=asked.data).to(asked.device)
+    data = prepared(asked)
     torch.manual_seed(cell["seed"])
     model = network(data.shape, data.classes, protocol.size, norm=cell["net"] != "plain")
     lecun(model, 2**0.5 * (SMALL if cell["method"] == CONTROLS[2] else 1))

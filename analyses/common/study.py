@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import math
 import os
@@ -79,6 +80,25 @@ def options(description: str, folder: Path, parts: Sequence[str], datasets: tupl
         dataset, given.scale, given.seeds, given.device, given.data, given.workers, given.executor,
         tuple(given.only), given.out / f"{given.scale}-{dataset}.jsonl",
     )  # fmt: skip
+
+
+def command(main: Callable[[], int | None]) -> Callable[[], None]:
+    """A study's command, from one that may return how many cells are missing at its end: then the exit code is 1.
+
+    What was asked for and cannot be is one line and exit code 2, as with gradscope's own commands.
+    """
+
+    @functools.wraps(main)
+    def ends() -> None:
+        try:
+            missing = main()
+        except InputError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        if missing:
+            sys.exit(1)
+
+    return ends
 
 
 def rows_of(results: Path) -> list[Row]:

@@ -169,11 +169,13 @@ def cells(asked: study.Options) -> list[study.Cell]:
     return [{"strategy": name, "seed": seed} for seed in range(asked.seeds) for name in names]
 
 
-def main() -> None:
+@study.command
+def main() -> int:
     """Train what is missing."""
     asked = study.options(__doc__, HERE, tuple(PARTS), ("digits", "cifar10"), seeds=3)
     prepared(asked)  # what cannot be read is said here, once
-    study.complete(train, cells(asked), asked)
+    planned = cells(asked)
+    return len(planned) - len(study.complete(train, planned, asked))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,17 @@ def train(cell: Cell, asked: Options) -> Row:
         return (_published if asked.paper else _chosen)(cell, asked, Path(folder) / "run.h5")
 
 
+@cache
+def prepared(asked: Options) -> images.ImageSet:
+    """The images of the small scale. Raises `InputError` for a set that is not there, or not of the document."""
+    if asked.paper and asked.dataset != "digits":
+        raise InputError(f"--dataset is {asked.dataset}; the document's own protocol is for digits")
+    return images.load(asked.dataset, size=8, channels=1, folder=asked.data).to(asked.device)
+
+
 def _chosen(cell: Cell, asked: Options, path: Path) -> Row:
     choice = VARIANTS.get(cell["variant"], CHOICE)
-    data = images.load(asked.dataset, size=8, channels=1, folder=asked.data).to(asked.device)
+    data = prepared(asked)
     torch.manual_seed(cell["seed"])
     dropout = DROPOUT if cell["penalty"] == "dropout" else 0.0
     model = network(NETS[cell["net"]], choice.hidden, classes=data.classes, dropout=dropout).to(asked.device)
@@ -111,8 +120,6 @@ def _optimizer(model: nn.Module, choice: Choice) -> torch.optim.Optimizer:
 
 
 def _published(cell: Cell, asked: Options, path: Path) -> Row:
-    if asked.dataset != "digits":
-        raise InputError(f"dataset is {asked.dataset!r}; the document's own protocol is for digits")
     data = split().to(asked.device)
     torch.manual_seed(cell["seed"])
     dropout = PUBLISHED.dropout if cell["penalty"] == "dropout" else 0.0

@@ -134,6 +134,7 @@ def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
     }
 
 
+@study.command
 def main() -> None:
     """Every figure of a scale and data set of which something was trained."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)

@@ -132,6 +132,7 @@ def missing(rows: Sequence[Row], asked: Options) -> str:
     return markdown(("part", "cells trained"), lines)
 
 
+@study.command
 def main() -> None:
     """All tables of a scale and data set."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
