@@ -5,6 +5,7 @@ Each of these tests is shown to fail when the handling of its regime is taken ou
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch.utils.checkpoint import checkpoint
 
 import gradscope
 from gradscope.recorder import scaler as scaler_watch
+from gradscope.recorder import statistics
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.recorder import Recorder
 from tests import exact
@@ -62,6 +65,11 @@ class Regime:
     micro: int = 1
     scaled: bool = False
     overflows: int | None = None
+
+
+def noticed(sabotaged: bool) -> contextlib.AbstractContextManager[object]:
+    """What follows holds, or does not where the handling was taken out."""
+    return pytest.raises(AssertionError) if sabotaged else contextlib.nullcontext()
 
 
 def at_the_step(patch: Patch) -> None:
@@ -280,17 +288,16 @@ def test_optimizers_inside_the_backward_pass(tmp_path: Path, model: str, handled
         for batches in exact.micro_batches(STEPS):
             rows.append(exact.row(net, exact.gradients(net, batches), DECAY))
             exact.loss_of(net, batches[0]).backward()
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
-        if handled:
-            exact.equal(dataset, rows)
-        else:
-            with pytest.raises(AssertionError):
-                exact.equal(dataset, rows)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset, noticed(not handled):
+        exact.equal(dataset, rows)
 
 
+@pytest.mark.parametrize("handled", [True, False])
 @pytest.mark.parametrize("model", ["mlp", "convnet", "recurrent"])
-def test_weights_in_bfloat16(tmp_path: Path, model: str) -> None:
+def test_weights_in_bfloat16(tmp_path: Path, model: str, handled: bool, monkeypatch: Patch) -> None:
     """The statistics of the gradients as they are, accumulated in float32 or better."""
+    if not handled:  # sums in the weights' own precision
+        monkeypatch.setattr(statistics, "_wide", lambda dtype, device: dtype)
     torch.manual_seed(0)
     net = MODELS[model]().bfloat16()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, weight_decay=DECAY)
@@ -302,19 +309,32 @@ def test_weights_in_bfloat16(tmp_path: Path, model: str) -> None:
             rows.append(exact.row(net, [p.grad for p in net.parameters()], DECAY))
             nn.utils.clip_grad_norm_(net.parameters(), 0.05)
             optimizer.step()
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+    with gradscope.open_run(tmp_path / "r.h5") as dataset, noticed(not handled):
         exact.equal(dataset, rows)
 
 
+@pytest.mark.parametrize("handled", [True, False])
 @pytest.mark.parametrize("compiled", ["before", "after"])
-def test_compiled_models(tmp_path: Path, compiled: str) -> None:
+def test_compiled_models(tmp_path: Path, compiled: str, handled: bool, monkeypatch: Patch) -> None:
     """Plain names, right numbers, and not one graph break more."""
+    if not handled:  # the hooks do in compiled code what they do outside
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
+        with pytest.raises(Unsupported):
+            compiled_run(tmp_path / "r.h5", compiled)
+        return
+    net, rows = compiled_run(tmp_path / "r.h5", compiled)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        exact.equal(dataset, rows)
+        assert dataset["parameter"].values.tolist() == [name for name, _ in net.named_parameters()]
+
+
+def compiled_run(path: Path, compiled: str) -> tuple[nn.Module, list[Row | None]]:
     torch.manual_seed(0)
     net = MODELS["mlp"]()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, weight_decay=DECAY)
     fast = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled == "before" else None
     rows: list[Row | None] = []
-    with gradscope.record(fast or net, optimizer, tmp_path / "r.h5", on_failure="ignore", preset="standard"):
+    with gradscope.record(fast or net, optimizer, path, on_failure="ignore", preset="standard"):
         fast = fast or torch.compile(net, backend="aot_eager", fullgraph=True)
         for batches in exact.micro_batches(STEPS):
             rows.append(exact.row(net, exact.gradients(net, batches), DECAY))
@@ -322,12 +342,15 @@ def test_compiled_models(tmp_path: Path, compiled: str) -> None:
             nn.functional.cross_entropy(fast(batches[0][0]), batches[0][1]).backward()
             nn.utils.clip_grad_norm_(net.parameters(), 0.05)
             optimizer.step()
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
-        exact.equal(dataset, rows)
-        assert dataset["parameter"].values.tolist() == [name for name, _ in net.named_parameters()]
+    return net, rows
 
 
-def test_frozen_and_thawed_during_a_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("handled", [True, False])
+def test_frozen_and_thawed_during_a_run(tmp_path: Path, handled: bool, monkeypatch: Patch) -> None:
+    if not handled:  # no gradient is a gradient of zero
+        monkeypatch.setattr(
+            Meter, "_gradients", lambda self: [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
+        )
     torch.manual_seed(0)
     net = MODELS["mlp"]()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, weight_decay=DECAY)
@@ -341,7 +364,7 @@ def test_frozen_and_thawed_during_a_run(tmp_path: Path) -> None:
             rows.append(exact.row(net, [p.grad for p in net.parameters()], DECAY))
             nn.utils.clip_grad_norm_(net.parameters(), 0.05)
             optimizer.step()
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+    with gradscope.open_run(tmp_path / "r.h5") as dataset, noticed(not handled):
         assert np.isnan(dataset["loss_gradient_norm"].values[2:4, :2]).all()
         exact.equal(dataset, rows)
 
