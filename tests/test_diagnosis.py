@@ -267,3 +267,8 @@ def test_a_judge_keeps_fewer_of_the_later_rows(monkeypatch: pytest.MonkeyPatch, 
     assert kept[: len(spaced)] == spaced[: len(kept)]
     assert parts.series.step.tolist() == whole.series.step.tolist()
     assert parts.active_step == whole.active_step
+
+
+def test_a_path_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"open_run\(path\) gives it; got PosixPath"):
+        gradscope.diagnose(tmp_path / "r.h5")  # type: ignore[arg-type]

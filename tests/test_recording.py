@@ -854,3 +854,26 @@ def test_a_blind_delay_is_warned_about(tmp_path: Path) -> None:
         pytest.warns(UserWarning, match="no loss is logged"),
     ):
         train(model, optimizer, 120)
+
+
+@pytest.mark.parametrize("preset", ["cheap", "standard", "full"])
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1e38])
+def test_weights_that_explode_are_recorded_without_a_warning(
+    tmp_path: Path, preset: str, kind: type[nn.Module], value: float
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), kind(), nn.Linear(8, 8), kind(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    gradscope.regularize(optimizer, gradscope.L1(), gradscope.Constant(0.0))
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", preset=preset, on_failure="ignore") as run:
+        for step in range(40):
+            loss = nn.functional.cross_entropy(model(torch.randn(4, 6)), torch.randint(3, (4,)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+            if step == 20:
+                nn.init.constant_(model[2].weight, value)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert gradscope.diagnose(dataset).failed

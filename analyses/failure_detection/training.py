@@ -22,6 +22,11 @@ from gradscope.diagnosis.post_hoc import NEEDED
 from gradscope.store.layout import GROUP_VARIABLE
 
 
+#: The rules and thresholds of the judge were chosen on the runs of edition 1; its figures are those of edition 2, whose
+#: seeds are others.
+EDITION = 2
+
+
 @dataclass(frozen=True)
 class Change:
     """What a run does otherwise than its configuration says."""
@@ -52,7 +57,7 @@ class Run:
     @property
     def seed(self) -> int:
         """Of initialisation, data order and noise."""
-        return zlib.crc32(self.key.encode()) % 2**31
+        return zlib.crc32(f"{EDITION}/{self.key}".encode()) % 2**31
 
     @property
     def file(self) -> str:

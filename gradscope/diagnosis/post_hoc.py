@@ -34,7 +34,9 @@ NEEDED = (
 
 
 def judge_record(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
-    """A judge that has seen every row of the record."""
+    """A judge that has seen every row of the record. Raises `InputError` for what is none."""
+    if not hasattr(dataset, "variables"):  # not isinstance: xarray is imported by those who read alone
+        raise InputError(f"expected the dataset of a record, as gradscope.open_run(path) gives it; got {dataset!r}")
     missing = [name for name in ("step", "numel", "penalised", "group") if name not in dataset.variables]
     if missing:
         raise InputError(f"not a gradscope record: it has no {', '.join(missing)}")

@@ -90,7 +90,8 @@ def parameter_variables(
         block["weight_max_abs"] = at["weight_max"]
         block["weight_gradient_dot"] = at["dot"]
         block["weight_zero_fraction"] = np.where(numel > 0, 1 - at["weight_nonzero"] / size, 0.0)
-    penalty = penalty_gradient(at, numel, strengths, terms, measured or {})
+    with np.errstate(invalid="ignore"):  # a strength of 0 times infinite weights
+        penalty = penalty_gradient(at, numel, strengths, terms, measured or {})
     block["penalty_gradient_mean_abs"] = penalty
     loss = block["loss_gradient_mean_abs"]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -30,9 +30,10 @@ def invariant(
     dot: NDArray[Any], weight_norm: NDArray[Any], gradient_norm: NDArray[Any], numel: NDArray[Any]
 ) -> NDArray[np.bool_]:
     """Per parameter, from rows [N, P]: ⟨w, g⟩ vanishes. False where fewer than `ROWS` rows have a gradient."""
-    size = weight_norm.astype(np.float64) * gradient_norm
-    live = np.isfinite(dot) & (size > 0)
-    cosine = np.where(live, dot / np.where(size > 0, size, 1.0), 0.0)
+    with np.errstate(invalid="ignore"):  # 0 times an infinite gradient
+        size = weight_norm.astype(np.float64) * gradient_norm
+    live = np.isfinite(dot) & np.isfinite(size) & (size > 0)
+    cosine = np.divide(dot, size, out=np.zeros_like(size), where=live)
     count = live.sum(axis=0)
     rms = np.sqrt((cosine**2).sum(axis=0) / np.maximum(count, 1))
     found: NDArray[np.bool_] = (count >= ROWS) & (rms * np.sqrt(numel) < LIMIT)

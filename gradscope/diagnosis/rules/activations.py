@@ -57,8 +57,9 @@ def saturated_activations(rows: Columns, facts: Facts, o: Mapping[str, float]) -
     kinds = [facts.module_types.get(name, "") for name in facts.modules[:-1]] + [""]
     tanh, sigmoid = (np.array([kind == name for kind in kinds]) for name in ("Tanh", "Sigmoid"))
     spread = np.nan_to_num(rows.like("activation_std", size))
-    slope = np.where(tanh, 1 - size**2, np.where(sigmoid, 4 * (size - size**2 - spread**2), np.nan))
-    slope = np.maximum(slope, 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):  # of modules whose outputs are infinite
+        slope = np.where(tanh, 1 - size**2, np.where(sigmoid, 4 * (size - size**2 - spread**2), np.nan))
+        slope = np.maximum(slope, 0.0)
     return [
         Symptom(
             kind="saturated",
