@@ -49,6 +49,7 @@ _HOME = {
     "add_noise": "gradscope.regularizers.strategies",
     "fgsm": "gradscope.regularizers.strategies",
     "Sink": "gradscope.mirror",
+    "Storage": "gradscope.store.storage",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.diagnosis.post_hoc",
     "Diagnosis": "gradscope.diagnosis.verdict",
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from gradscope.search.result import ToleranceResult as ToleranceResult
     from gradscope.search.search import search_tolerance as search_tolerance
     from gradscope.store.reader import open_run as open_run
+    from gradscope.store.storage import Storage as Storage
     from gradscope.types import InputError as InputError
     from gradscope.types import LearningFailure as LearningFailure
     from gradscope.types import RecordExistsError as RecordExistsError

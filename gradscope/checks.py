@@ -8,8 +8,11 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import TypeVar
 
 from gradscope.types import InputError
+
+T = TypeVar("T")
 
 
 def finite(value: float, name: str) -> float:
@@ -58,6 +61,13 @@ def positive_int(value: int, name: str) -> int:
 def optional_count(value: int | None, name: str) -> int | None:
     """None, or a whole number of at least 1."""
     return None if value is None else positive_int(value, name)
+
+
+def instance(value: T, kind: type[T], name: str) -> T:
+    """A value of this class."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} is {value!r}; expected a {kind.__name__}")
+    return value
 
 
 def one_of(value: str, known: Collection[str], name: str) -> str:

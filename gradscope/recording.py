@@ -45,6 +45,7 @@ from gradscope.regularizers.penalties import Penalty
 from gradscope.store import schema
 from gradscope.store.claim import LATER_ROWS, claim
 from gradscope.store.nowhere import Nowhere
+from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
 from gradscope.termination import Termination
 from gradscope.types import InputError, LearningFailure, Verdict
@@ -81,6 +82,7 @@ def record(
     later_rows: str = "drop",
     checkpoint: Callable[[Path], object] | None = None,
     sinks: Sequence[Sink] = (),
+    storage: Storage = DEFAULT,
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
 
@@ -106,6 +108,7 @@ def record(
             Called where epochs begin, now and then, if ``gradscope run`` restarts from checkpoints; and, with a path
             beside the record (``run.stopped.pt``), before gradscope ends a run on a failure.
         sinks: where else to show the main quantities and the verdict; see `gradscope.integrations.sinks`.
+        storage: how soon a row is safe, and how it is compressed or rounded: a `Storage`.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -133,6 +136,7 @@ def record(
             later_rows=checks.one_of(later_rows, LATER_ROWS, "later_rows"),
             checkpoint=checkpoint,
             sinks=checked_sinks(sinks),
+            storage=checks.instance(storage, Storage, "storage"),
         )
     except InputError as error:
         child.refuse(error)
@@ -186,6 +190,7 @@ class Recording:
         later_rows: str,
         checkpoint: Callable[[Path], object] | None,
         sinks: Sequence[Sink],
+        storage: Storage,
     ) -> None:
         asked = child.instructions()
         parameters, unseen = chosen_parameters(model, optimizers, select)
@@ -245,7 +250,7 @@ class Recording:
             self._capture["buffer_bytes"] = self._recorder.bytes
             self._writer: Writer | Nowhere | Mirrored = Nowhere()
             if self._ranks.writes:
-                how = {"mode": mode, "resume_step": resume_step, "later_rows": later_rows}
+                how = {"mode": mode, "resume_step": resume_step, "later_rows": later_rows, "storage": storage}
                 self._writer = new_file(self.path, judge.info, self._config, self._capture, activations, **how)
                 if sinks:
                     mirrors = [Mirror(sink, self._warnings.append) for sink in sinks]

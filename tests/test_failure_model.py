@@ -36,7 +36,7 @@ def rows(steps: int, strength: float = 0.05, fall: float = 0.01) -> dict[str, np
         "step": t.astype(np.int64), "loss": np.full(steps, 2.3), "learning_rate": np.full((steps, 1), 0.1),
         "strength": np.full((steps, 1), strength), "loss_gradient_mean_abs": w**2,
         "penalty_gradient_mean_abs": 2 * strength * w, "weight_mean_abs": w, "weight_norm": 10 * w,
-        "weight_gradient_dot": np.full((steps, 2), -1e-4), "nonfinite_count": np.zeros((steps, 2)),
+        "weight_gradient_dot": -0.1 * w**3, "nonfinite_count": np.zeros((steps, 2)),
         "activation_std": np.exp(-np.array([0.005, 0.01]) * t[:, None]), "activation_mean_abs": np.ones((steps, 2)),
     }  # fmt: skip
 

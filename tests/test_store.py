@@ -19,6 +19,7 @@ import xarray as xr
 import gradscope
 from gradscope import InputError, RecordNotFoundError
 from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 from tests.loops import mlp, train
 
@@ -30,7 +31,7 @@ ATTRIBUTES = {
 
 def writer(path: Path, **options: object) -> Writer:
     static = {"numel": np.array([4, 2]), "penalised": np.array([True, False]), "group": np.array([0, 1])}
-    options = {"flush_rows": 64} | options
+    options = {"storage": Storage(flush_rows=64)} | options
     return Writer(path, parameters=["a", "b"], modules=["m"], groups=2, static=static, attributes=ATTRIBUTES, **options)  # type: ignore[arg-type]
 
 
@@ -137,7 +138,7 @@ def test_a_tick_makes_rows_events_and_epochs_durable_in_time(tmp_path: Path, mon
 
 
 def test_threads_may_all_give_at_once(tmp_path: Path) -> None:
-    w = writer(tmp_path / "r.h5", flush_rows=50)
+    w = writer(tmp_path / "r.h5", storage=Storage(flush_rows=50))
 
     def tell(number: int) -> None:
         for i in range(50):

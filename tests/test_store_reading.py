@@ -9,12 +9,15 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from gradscope_cli.main import run as command
+from torch import nn
 
 import gradscope
 from gradscope import InputError, RecordExistsError
@@ -23,6 +26,7 @@ from gradscope.store.columns import bits_for, rounded
 from gradscope.store.follow import follow
 from gradscope.store.reader import open_run
 from gradscope.store.salvage import recover
+from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 from tests.torture import scenario
 
@@ -75,7 +79,7 @@ def test_the_tools_of_others_read_it(tmp_path: Path, tool: str) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "lzf", None])
 def test_filters(tmp_path: Path, compression: str | None) -> None:
-    path = finished(tmp_path / "r.h5", compression=compression)
+    path = finished(tmp_path / "r.h5", storage=Storage(compression=compression))
     with h5py.File(path) as file:
         assert file["weight_norm"].compression == compression
         assert file["weight_norm"].shuffle == (compression is not None)
@@ -94,7 +98,7 @@ def test_the_unfinished_chunk_is_compressed_in_the_end(tmp_path: Path) -> None:
 
 
 def test_rounding_to_digits_is_as_exact_as_it_says(tmp_path: Path) -> None:
-    path = finished(tmp_path / "r.h5", digits=4)
+    path = finished(tmp_path / "r.h5", storage=Storage(digits=4))
     with open_run(path) as dataset:
         said = dataset["weight_norm"].attrs["largest_relative_error"]
         exact = scenario.values(0, 3000)
@@ -104,6 +108,40 @@ def test_rounding_to_digits_is_as_exact_as_it_says(tmp_path: Path) -> None:
         assert dataset["weight_norm"].attrs["significant_digits"] == 4
     odd = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 3.4028235e38, 1e-45], dtype=np.float32)
     np.testing.assert_array_equal(rounded(odd, bits_for(4))[:6], odd[:6])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"flush_rows": 0}, "flush_rows is 0; expected a whole number"),
+        ({"flush_seconds": 0}, "flush_seconds is 0; expected more than 0"),
+        ({"digits": 7}, "digits is 7; expected at most 6"),
+        ({"compression": "brotli"}, "compression is 'brotli'; expected gzip, lzf, None"),
+        ({"compression": 31999}, "compression is 31999; expected gzip, lzf, None"),
+    ],
+)
+def test_storage_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Storage(**given)
+
+
+def test_a_recording_is_stored_as_asked(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path, storage = tmp_path / "r.h5", Storage(flush_rows=8, flush_seconds=1e6, compression="lzf", digits=3)
+    with gradscope.record(model, optimizer, path, on_failure="ignore", storage=storage) as run:
+        for _ in range(20):
+            loss = nn.functional.cross_entropy(model(torch.randn(4, 6)), torch.randint(3, (4,)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    with h5py.File(path) as file:
+        assert file["weight_norm"].compression == "lzf"
+        assert file["weight_norm"].attrs["significant_digits"] == 3
+    with pytest.raises(InputError, match=r"storage is 'lzf'; expected a Storage"):
+        gradscope.record(model, optimizer, tmp_path / "s.h5", storage="lzf")  # type: ignore[arg-type]
+    assert not (tmp_path / "s.h5").exists()
 
 
 # -- while it is written --------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from analyses.failure_detection.families import Configuration
 from gradscope.diagnosis.post_hoc import NEEDED
 from gradscope.store.layout import GROUP_VARIABLE
 
-
 #: The rules and thresholds of the judge were chosen on the runs of edition 1; its figures are those of edition 2, whose
 #: seeds are others.
 EDITION = 2

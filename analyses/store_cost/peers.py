@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 
 Rows = Mapping[str, NDArray[Any]]
 Peer = Callable[[Path, Iterator[Rows]], None]
+ONE_BLOCK = Storage(flush_rows=1)  # every block is a transaction
 
 
-def gradscope(**options: Any) -> Peer:
+def gradscope(storage: Storage = ONE_BLOCK) -> Peer:
     """Ours: one durable transaction a window."""
 
     def write(path: Path, blocks: Iterator[Rows]) -> None:
@@ -32,8 +35,7 @@ def gradscope(**options: Any) -> Peer:
                     groups=1,
                     static={"numel": np.ones(count), "penalised": np.ones(count), "group": np.zeros(count)},
                     attributes={"gradscope_version": "0", "penalty": "l2", "config": {"groups": [{}]}, "capture": {}},
-                    flush_rows=1,
-                    **options,
+                    storage=storage,
                 )
             writer.append(block)
         assert writer is not None
@@ -108,8 +110,8 @@ def tensorboard(path: Path, blocks: Iterator[Rows]) -> None:
 #: Name, writer, and the share of the rows it gets: TensorBoard is too slow for all of them.
 PEERS: dict[str, tuple[Peer, float]] = {
     "gradscope, gzip": (gradscope(), 1.0),
-    "gradscope, gzip, 4 digits": (gradscope(digits=4), 1.0),
-    "gradscope, no filter": (gradscope(compression=None), 1.0),
+    "gradscope, gzip, 4 digits": (gradscope(replace(ONE_BLOCK, digits=4)), 1.0),
+    "gradscope, no filter": (gradscope(replace(ONE_BLOCK, compression=None)), 1.0),
     "Zarr": (zarr_, 1.0),
     "Parquet": (parquet, 1.0),
     "JSON lines": (json_lines, 0.25),

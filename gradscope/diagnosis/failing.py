@@ -49,7 +49,7 @@ def collapsed(look: Look) -> Failure | None:
         return None
     now, before = measures.last_windows(s, n, limits.window)
     balance, earlier = measures.radial_balance(s, now), measures.radial_balance(s, before)
-    held = balance > limits.balance or balance > limits.rising * np.nanmax([earlier, 0.01])
+    held = balance > limits.balance or balance > limits.rising * np.nanmax([earlier, limits.still])
     # An adaptive step does not follow the size of the gradient: there, ⟨w, ∂L/∂w⟩ is not what the loss does for w.
     if (held or any(look.info.adaptive)) and not silent:
         return None

@@ -16,6 +16,7 @@ class Thresholds:
     shrunk: float = 1.0  # ln of the factor by which weights have to have shrunk
     silent: float = 1e-3  # share of its output that depends on the input, below which a network is a constant
     balance: float = 0.1  # radial balance below which the loss no longer holds the weights
+    still: float = 0.002  # radial balance below which its growth is noise
     rising: float = 1.25  # a balance that grew by this factor from one window to the next is rising
     settled: float = 5.0  # e-folding times after which a run that learns has shown that it holds
     held: float = 0.25  # e-folding times over which a run that holds is watched

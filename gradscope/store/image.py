@@ -14,6 +14,7 @@ from gradscope.store import layout, schema
 from gradscope.store.columns import Column, bits_for, publish
 from gradscope.store.layout import Axes
 from gradscope.store.pending import Pending
+from gradscope.store.storage import Storage
 from gradscope.store.transactional import TransactionalFile
 from gradscope.types import InputError
 
@@ -21,12 +22,13 @@ from gradscope.types import InputError
 class Image:
     """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`."""
 
-    def __init__(self, file: TransactionalFile, *, create: bool, compression: Any, digits: int | None) -> None:
+    def __init__(self, file: TransactionalFile, *, create: bool, storage: Storage) -> None:
         self._root = h5py.File(file, "w" if create else "r+", track_order=True)
+        compression = storage.compression
         self._filters: dict[str, Any] = {"shuffle": True, "compression": compression} if compression else {}
         if compression == "gzip":
             self._filters["compression_opts"] = 1
-        self._digits = digits
+        self._digits = storage.digits
         self._columns: dict[str, Column] = {}
         self._epochs: dict[int, int] = {}
         self._sizes: dict[str, int] = {}  # of the dimensions, so that a check asks HDF5 nothing

@@ -20,6 +20,7 @@ from gradscope.store.guard import DAMAGE
 from gradscope.store.layout import GROUP_VARIABLE, MOST_ROWS
 from gradscope.store.sanity import MOST_PER_BYTE, STATUS, check_array, check_link
 from gradscope.store.snapshot import Overlay
+from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError, RecordExistsError, RecordNotFoundError
@@ -151,8 +152,9 @@ class _Salvage:
         status = str(attributes.pop("status", "failed"))
         axes = self._axes()
         attributes["config"].setdefault("groups", [{}] * axes["groups"])
-        digits = self._file_digits()
-        writer = Writer(self._report.output, static=self._static(axes), attributes=attributes, digits=digits, **axes)
+        storage = Storage(digits=self._file_digits())
+        static = self._static(axes)
+        writer = Writer(self._report.output, static=static, attributes=attributes, storage=storage, **axes)
         try:
             self._copy_rows(writer, rows)
             self._copy_tables(writer)

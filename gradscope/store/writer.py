@@ -25,12 +25,11 @@ from gradscope.store.image import Image
 from gradscope.store.interrupts import held_back
 from gradscope.store.layout import Axes
 from gradscope.store.pending import Pending
+from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.transactional import TransactionalFile
 from gradscope.store.writer_lock import WriterLock
 from gradscope.types import InputError
 
-FLUSH_ROWS = 1024
-FLUSH_SECONDS = 1.0
 #: A commit begins this long before its rows have to be durable: the time between two ticks, and its own.
 AHEAD = 0.45
 
@@ -45,9 +44,7 @@ class Writer:
         attributes: root attributes; a dictionary is kept as JSON.
         mode: ``create``, ``overwrite`` or ``append``.
         resume_step: with ``append``, the step that comes next; later rows are dropped, or kept.
-        flush_rows: rows after which a flush comes by itself. flush_seconds: what is older is durable.
-        compression: ``gzip``, None, or any filter that ``h5py`` knows (its readers must have it too).
-        digits: significant decimal digits that float32 variables are rounded to; None: none are lost.
+        storage: when rows are flushed, and how they are filtered.
 
     `problem` says in one line what last went wrong with the disk; None: nothing has.
 
@@ -67,10 +64,7 @@ class Writer:
         mode: str = "create",
         resume_step: int | None = None,
         later_rows: str = "drop",
-        flush_rows: int = FLUSH_ROWS,
-        flush_seconds: float = FLUSH_SECONDS,
-        compression: Any = "gzip",
-        digits: int | None = None,
+        storage: Storage = DEFAULT,
         bins: NDArray[Any] | None = None,
         units: Sequence[str] | None = None,
     ) -> None:
@@ -78,8 +72,7 @@ class Writer:
         checks.one_of(later_rows, LATER_ROWS, "later_rows")
         self.path = path
         self.problem: str | None = None
-        self._flush_rows = checks.positive_int(flush_rows, "flush_rows")
-        self._flush_seconds = checks.finite(flush_seconds, "flush_seconds")
+        self._flush_rows, self._flush_seconds = storage.flush_rows, storage.flush_seconds
         self._process = os.getpid()
         self._closed = False
         self._broken = False
@@ -94,7 +87,7 @@ class Writer:
             try:
                 self._file = _opened(path, mode)
                 undo.callback(self._file.release)
-                self._image = Image(self._file, create=mode != "append", compression=compression, digits=digits)
+                self._image = Image(self._file, create=mode != "append", storage=storage)
                 undo.callback(self._image.abandon)
                 if mode == "append":
                     self._resume(axes, static, attributes, resume_step, later_rows)

@@ -10,6 +10,7 @@ import xarray as xr
 
 from gradscope.store.reader import epoch_metrics, events, open_run
 from gradscope.store.salvage import recover
+from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 
 ATTRIBUTES = {
@@ -27,7 +28,7 @@ def writer(path: Path, **options: object) -> Writer:
         "penalised": np.array([True for _ in count]),
         "group": np.array([0 for _ in count]),
     }
-    options = {"flush_rows": 1 << 20, "flush_seconds": 1e9} | options
+    options = {"storage": Storage(flush_rows=1 << 20, flush_seconds=1e9)} | options
     names = [f"p{i}" for i in count]
     return Writer(path, parameters=names, modules=[], groups=1, static=static, attributes=ATTRIBUTES, **options)  # type: ignore[arg-type]
 
