@@ -11,6 +11,7 @@ from gradscope_cli import commands
 from gradscope_cli.output import say
 
 from gradscope import __version__
+from gradscope.store.interrupts import noted_interrupts
 from gradscope.types import InputError
 
 INTERRUPTED = 130
@@ -52,12 +53,15 @@ def run(arguments: list[str] | None = None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         arguments = ["--help"]
     try:
-        code: Any = app(args=arguments, prog_name="gradscope", standalone_mode=False)
-    except InputError as error:
-        return _complain(str(error))
+        with noted_interrupts() as interrupts:
+            code: Any = app(args=arguments, prog_name="gradscope", standalone_mode=False)
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
+        if interrupts:
+            return _interrupted()
+        if isinstance(error, InputError):
+            return _complain(str(error))
         if os.environ.get("GRADSCOPE_TRACEBACK"):
             raise
         # typer ships click, or has it beside it, depending on its version: known by what it can do.

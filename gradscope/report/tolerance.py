@@ -69,10 +69,10 @@ def _summary(path: Path) -> RunSummary:
         settings = flat({name: value for name, value in config.items() if name not in MAY_DIFFER})
         settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
         settings["penalty"] = dataset.attrs["penalty"]
-        settings["horizon"] = str(int(dataset.attrs["horizon"]))
+        settings["horizon"] = str(int(dataset.attrs.get("horizon", -1)))
         diagnosis = diagnose(dataset)
         epoch, steps = int(dataset["epoch"].values[-1]), int(dataset["step"].values[-1]) + 1
-        horizon = int(dataset.attrs["horizon"])
+        horizon = int(dataset.attrs.get("horizon", -1))
         return RunSummary(
             path=path,
             strength=recorded_strength(dataset),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.store import redo_log, schema
+from gradscope.store.interrupts import held_back
 from gradscope.store.reader import open_run
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError
@@ -49,7 +50,8 @@ def follow(
             pause(poll_seconds)
             continue
         try:
-            dataset = open_run(path)
+            with held_back():
+                dataset = open_run(path)
         except InputError:
             # On a loaded machine the attempt alone can have taken that long.
             if writer_of(path) is None and time.monotonic() - without_writer > PATIENCE:
@@ -62,8 +64,10 @@ def follow(
             wanted = [str(n) for n, v in dataset.variables.items() if v.dims[:1] == (schema.STEP,)]
             wanted = [n for n in wanted if names is None or n in names or n == schema.STEP]
             while done < rows:
-                part = dataset.isel({schema.STEP: slice(done, min(rows, done + block_rows))})
-                yield {name: np.asarray(part[name].values) for name in wanted}
+                with held_back():  # HDF5 would make another error of Ctrl-C, or none
+                    part = dataset.isel({schema.STEP: slice(done, min(rows, done + block_rows))})
+                    block = {name: np.asarray(part[name].values) for name in wanted}
+                yield block
                 done = min(rows, done + block_rows)
             if dataset.attrs["status"] != "running":
                 return

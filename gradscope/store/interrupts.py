@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait for the end of a write, so that neither tears what HDF5 holds in memory."""
+"""Ctrl-C and HDF5: a write is not torn, and an interrupt is not taken for another error."""
 
 from __future__ import annotations
 
@@ -33,3 +33,23 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         for late in dict.fromkeys(arrived):
             signal.raise_signal(late)
+
+
+@contextlib.contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """The list is not empty after Ctrl-C: HDF5 makes another error of a KeyboardInterrupt that arrives inside it."""
+    arrived: list[int] = []
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield arrived
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield arrived
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
