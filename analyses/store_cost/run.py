@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import functools
 import itertools
 import os
 import platform
@@ -17,26 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 import gradscope
+from analyses.common.toggled import Trained, toggled
 from analyses.store_cost.peers import PEERS, Peer, Rows
 from analyses.store_cost.peers import gradscope as ours
-from gradscope.demo import training
-from gradscope.demo.data import digits
 from gradscope.store.writer import Writer
 
 HERE = Path(__file__).parent
-LAYERS, STEPS, COPIES = 25, 4096, 4  # 25 weight layers: 50 parameters
+STEPS, COPIES = 4096, 4
 READ_ROWS = 1_000_000
-Spent = tuple[float, float]
 #: How one variable is read whole: ours, and h5py itself, which does nothing but inflate the same chunks.
 READERS = {
     "gradscope": ("open_run(sys.argv[2]).close()", 'with open_run(sys.argv[1]) as d: d["weight_norm"].values'),
@@ -56,39 +54,11 @@ print(seconds, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read
 """
 
 
-def train(path: Path, steps: int) -> Callable[[], Spent]:
-    """A network of 50 parameters under a recording. The function makes some steps and says what one took: seconds
-    on the clock, and of the processor.
-    """
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    data, model = digits(), training.network(LAYERS)
-    for module in model:
-        if isinstance(module, torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.003, momentum=0.9, weight_decay=0.002)
-    run = gradscope.record(model, optimizer, path, on_failure="ignore")
-
-    def some() -> Spent:
-        began, busy = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            batch = torch.randint(len(data.x), (64,))
-            loss = cross_entropy(model(data.x[batch]), data.y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
-        return (time.perf_counter() - began) / steps, (time.process_time() - busy) / steps
-
-    some.close = run.close  # type: ignore[attr-defined]
-    return some
-
-
 def real_rows(folder: Path) -> dict[str, Any]:
     """The variables of a real record along step, without the sampled ones of modules."""
-    some = train(folder / "real.h5", STEPS)
-    some()
-    some.close()  # type: ignore[attr-defined]
+    with Trained(folder / "real.h5") as trained:
+        for _ in range(STEPS):
+            trained.step()
     with gradscope.open_run(folder / "real.h5") as dataset:
         names = [n for n, v in dataset.variables.items() if v.dims[:1] == ("step",) and "module" not in v.dims]
         rows = {str(name): dataset[name].values for name in names}
@@ -181,30 +151,11 @@ def reading(repeats: int) -> list[dict[str, Any]]:
     return table
 
 
-def training_cost(repeats: int) -> list[dict[str, Any]]:
-    """One recorded training in short stretches, whose writer takes the rows in turn and lets them fall.
-
-    The processor's time counts the writer's thread as well: what the step would cost if there were no second core.
-    """
+def training_cost(pairs: int) -> list[dict[str, Any]]:
+    """With a writer that takes the rows, and with one that lets them fall."""
+    dropped = functools.partial(mock.patch.multiple, Writer, append=lambda *_: None, tick=lambda _: None)
     with tempfile.TemporaryDirectory(dir=HERE) as name:
-        some = train(Path(name) / "run.h5", 256)
-        dropped = mock.patch.multiple(Writer, append=lambda *_: None, tick=lambda _: None)
-        pairs: list[tuple[Spent, Spent]] = []
-        for turn in range(repeats):
-            first = some() if turn % 2 else None
-            with dropped:
-                memory = some()
-            pairs.append((first or some(), memory))
-        some.close()  # type: ignore[attr-defined]
-    table = []
-    for which, clock in enumerate(("wall", "processor, all threads")):
-        ratios = [a[which] / b[which] for a, b in pairs]
-        table.append({"clock": clock, "pairs": repeats,
-                      "us_disk": round(statistics.median(a[which] for a, _ in pairs) * 1e6),
-                      "us_memory": round(statistics.median(b[which] for _, b in pairs) * 1e6),
-                      "median_ratio": round(statistics.median(ratios), 4),
-                      "standard_error": round(1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5, 4)})  # fmt: skip
-    return table
+        return toggled(Path(name) / "run.h5", dropped, pairs)
 
 
 def write_table(name: str, table: list[dict[str, Any]]) -> None:
