@@ -155,3 +155,25 @@ def test_the_radial_balance_does_not_speak_for_adaptive_optimizers() -> None:
     table["weight_gradient_dot"] *= 0
     assert collapsed(look(table)) is not None
     assert collapsed(look(table, replace(INFO, adaptive=(True,)))) is None
+
+
+@pytest.mark.parametrize(
+    ("back_for", "adaptive", "lost"), [(600, False, True), (600, True, False), (300, False, False)]
+)
+def test_a_run_that_learned_and_lost_it_under_the_penalty(back_for: int, adaptive: bool, lost: bool) -> None:
+    """Weights at rest, e-folding time 100 steps: at the baseline again for more than four of them, or for less."""
+    table = rows(900, fall=0.0)
+    table["loss"] = np.full(900, 1.0)
+    table["loss"][:50] = table["loss"][200 : 200 + back_for] = 2.3
+    table["loss"][200 + back_for :] = 1.0
+    judge = Judge(replace(INFO, adaptive=(adaptive,)))
+    judge.update({name: values[: 200 + back_for] for name, values in table.items()})
+    diagnosis = judge.diagnosis()
+    assert diagnosis.failed == lost
+    assert diagnosis.active_step is not None
+    if lost:
+        assert diagnosis.verdict is Verdict.COLLAPSED
+        assert 200 <= diagnosis.onset_step <= 300
+        assert diagnosis.decided_step >= 600
+        assert "has lost it: for 4 e-folding times" in diagnosis.evidence[0]
+        assert "no delay will help" in diagnosis.remedy

@@ -75,6 +75,16 @@ class Look:
         """The label of the contract, if the run ended here."""
         return bool(self.end_level < self.baseline.below(self.limits.improved))
 
+    def above(self, share: float, start: int) -> bool:
+        """True if no window of the rows from ``start`` has a mean loss below (1 − share) of the baseline loss."""
+        known = self.series.loss[start : self.n]
+        known = known[np.isfinite(known)]
+        length = min(self.limits.window, len(known))
+        if not length:
+            return False
+        sums = np.cumsum(np.insert(known, 0, 0.0))
+        return bool((sums[length:] - sums[:-length]).min() / length >= self.baseline.below(share))
+
     def improvement(self, share: float) -> bool:
         """True if a window that ends here is clearly below (1 − share) of the baseline loss."""
         known = measures.losses(self.series, self.n)
