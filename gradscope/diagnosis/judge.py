@@ -14,7 +14,16 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.failing import at_the_horizon, collapse_found, collapsed, diverged, falls, not_finite, relapsed
+from gradscope.diagnosis.failing import (
+    at_the_horizon,
+    collapse_found,
+    collapsed,
+    diverged,
+    falls,
+    not_finite,
+    outlasted,
+    relapsed,
+)
 from gradscope.diagnosis.learning import Learning
 from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
 from gradscope.diagnosis.origin import Origin
@@ -120,7 +129,10 @@ class Judge:
         look = self.look()
         self.learning.see(look)
         self.probability = self.model.of(look)
-        found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.active_step)
+        active = self.active_step
+        found = (
+            diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, active) or outlasted(look, active)
+        )
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
             self.failure = self._accepted(found, look)
