@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 
 BLOCK = 4096
@@ -26,7 +27,13 @@ def handmade(path: Path, layers: int, steps: int, *, prefix: str = "blocks.", sp
     }
     modules = [f"{prefix}{i}" for i in range(layers)]
     writer = Writer(
-        path, parameters=names, modules=modules, groups=1, static=static, attributes=attributes, compression=None
+        path,
+        parameters=names,
+        modules=modules,
+        groups=1,
+        static=static,
+        attributes=attributes,
+        storage=Storage(compression=None),
     )
     noise = np.exp(0.3 * np.random.default_rng(0).standard_normal((BLOCK, layers)))
     for start in range(0, steps, BLOCK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,16 +80,21 @@ def test_it_renders_without_an_error_or_a_request(wide: Any) -> None:
     assert wide.trouble == []
 
 
-def test_hover_tells_layer_and_value(wide: Any) -> None:
-    plot = wide.locator('[data-name="layer-gradient"]')
+def hovered(page: Any) -> Any:
+    """What hovers over a line of the loss gradients."""
+    plot = page.locator('[data-name="layer-gradient"]')
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
-    tooltip = wide.locator(".bk-tooltip-content:visible")
+    tooltip = page.locator(".bk-tooltip-content:visible")
     for share in range(20, 90, 2):  # somewhere on the way down there is a line
-        wide.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * share / 100)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * share / 100)
         if tooltip.count():
             break
-    text = tooltip.first.inner_text()
+    return tooltip.first
+
+
+def test_hover_tells_layer_and_value(wide: Any) -> None:
+    text = hovered(wide).inner_text()
     assert ".weight" in text
     assert "∂L/∂w" in text
     assert "e-" in text  # a value
@@ -157,6 +163,8 @@ def test_it_is_readable_at_400_pixels(browser: Any, written: Path, scheme: str) 
     assert painted(page, "layer-gradient") > 1000
     # What the browser really paints, measured (WCAG 2.2, 1.4.3).
     assert page.evaluate(CONTRASTS) == []
+    behind = hovered(page).evaluate("(e) => getComputedStyle(e.getRootNode().host).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", behind)[:3])) < 128) == (scheme == "dark")
     assert page.trouble == []
     page.context.close()
 
