@@ -177,21 +177,3 @@ def test_a_run_that_learned_and_lost_it_under_the_penalty(back_for: int, adaptiv
         assert diagnosis.decided_step >= 600
         assert "has lost it: for 4 e-folding times" in diagnosis.evidence[0]
         assert "no delay will help" in diagnosis.remedy
-
-
-def test_a_run_that_never_learned_for_very_long() -> None:
-    """Under an adaptive optimizer, whose balance says nothing: by then nothing of the initial weights is left."""
-    table = rows(400, fall=0.005)  # the rate is that of a hundred steps; here the learning rate is a hundred times that
-    table["learning_rate"] *= 100
-    table["activation_std"][:] = 1.0
-    judge = Judge(replace(INFO, adaptive=(True,), decoupled=(True,)), model=replace(shipped(), threshold=1.0))
-    judge.update({name: values[:140] for name, values in table.items()})
-    assert not judge.diagnosis().failed
-    judge.update({name: values[140:] for name, values in table.items()})
-    diagnosis = judge.diagnosis()
-    assert diagnosis.verdict is Verdict.COLLAPSED
-    assert any("e-folding times, and nothing was learned" in line for line in diagnosis.evidence)
-    learned = Judge(replace(INFO, adaptive=(True,), decoupled=(True,)), model=replace(shipped(), threshold=1.0))
-    table["loss"][:] = 1.0
-    learned.update(table)
-    assert not learned.diagnosis().failed

@@ -9,8 +9,6 @@ with every step (decision note 2).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from gradscope.diagnosis import measures
@@ -56,25 +54,6 @@ def collapsed(look: Look) -> Failure | None:
     if (held or any(look.info.adaptive)) and not silent:
         return None
     return collapse_found(look, start, balance)
-
-
-def outlasted(look: Look, active_step: int | None) -> Failure | None:
-    """The weights have fallen, and nothing has been learned for so long that nothing of their beginning is left.
-
-    For what the other rules cannot tell: an adaptive optimizer keeps weights moving at the size of its steps, where
-    neither their size nor the balance says any more whether the loss still has a hold on them.
-    """
-    s, n, limits = look.series, look.n, look.limits
-    if active_step is not None or not look.pushed or not look.baseline.sure:
-        return None
-    acted = measures.e_foldings(s, n)
-    start = measures.shrinking_since(s, n)
-    if acted < limits.outlasted or measures.fallen(s, start, n, limits.window)[0] < limits.shrunk:
-        return None
-    now, _ = measures.last_windows(s, n, limits.window)
-    found = collapse_found(look, start, measures.radial_balance(s, now))
-    said = f"the penalty has acted for {acted:.0f} e-folding times, and nothing was learned"
-    return found and replace(found, evidence=[*found.evidence, said])
 
 
 def relapsed(look: Look, active_step: int | None) -> Failure | None:

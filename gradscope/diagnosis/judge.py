@@ -21,7 +21,6 @@ from gradscope.diagnosis.failing import (
     diverged,
     falls,
     not_finite,
-    outlasted,
     relapsed,
 )
 from gradscope.diagnosis.learning import Learning
@@ -129,10 +128,7 @@ class Judge:
         look = self.look()
         self.learning.see(look)
         self.probability = self.model.of(look)
-        active = self.active_step
-        found = (
-            diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, active) or outlasted(look, active)
-        )
+        found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.active_step)
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
             self.failure = self._accepted(found, look)

@@ -20,7 +20,6 @@ class Thresholds:
     rising: float = 1.25  # a balance that grew by this factor from one window to the next is rising
     settled: float = 5.0  # e-folding times after which a run that learns has shown that it holds
     held: float = 0.25  # e-folding times over which a run that holds is watched
-    outlasted: float = 150.0  # e-folding times without learning after which nothing of the initial weights is left
     lost: float = 4.0  # e-folding times back at the baseline after which a run that learned has lost it
     rest: float = 0.05  # ln of the factor by which weights at rest may still shrink in one e-folding time
     confirmations: int = 2  # looks in a row that have to agree before a failure is called
