@@ -26,10 +26,10 @@ LOW, HIGH = 1e-3, 1.0
 LR, INIT = 0.03, "he"
 STEPS_AN_EPOCH = 23
 #: 8 layers, 50 epochs: recorded runs to the horizon, to check the judge's early word as well.
-GRID = tuple(float(f"{0.0335 * 10 ** (0.05 * k):.4g}") for k in range(-7, 7))
+GRID = tuple(float(f"{0.0335 * 10 ** (0.05 * k):.4g}") for k in range(-7, 10))
 GRID_SEEDS = 8
 #: 300 epochs, plain runs without a recording.
-LONG = tuple(float(f"{0.0335 * 10 ** (0.1 * k):.4g}") for k in range(-3, 4))
+LONG = tuple(float(f"{0.0335 * 10 ** (0.1 * k):.4g}") for k in range(-3, 6))
 LONG_SEEDS = 4
 
 
