@@ -177,25 +177,3 @@ def test_a_run_that_learned_and_lost_it_under_the_penalty(back_for: int, adaptiv
         assert diagnosis.decided_step >= 600
         assert "has lost it: for 4 e-folding times" in diagnosis.evidence[0]
         assert "no delay will help" in diagnosis.remedy
-
-
-def test_weights_that_a_normalisation_follows_are_no_evidence() -> None:
-    """The first layer shrinks, and its balance is 0: it is scale-invariant. The second holds."""
-    table = rows(300)
-    noise = np.random.default_rng(0).standard_normal(300)
-    table["weight_gradient_dot"][:, 0] = (
-        1e-6 * noise * table["weight_norm"][:, 0] * table["loss_gradient_mean_abs"][:, 0]
-    )
-    for name in ("weight_mean_abs", "weight_norm", "loss_gradient_mean_abs", "penalty_gradient_mean_abs"):
-        table[name][:, 1] = table[name][0, 1]
-    table["weight_gradient_dot"][:, 1] = -0.01
-    for size in (1, 5, 16, 300):  # however the rows come
-        judge = Judge(INFO)
-        for start in range(0, 300, size):
-            judge.update({name: values[start : start + size] for name, values in table.items()})
-        assert judge.info.watched.tolist() == [False, True]
-        assert len(judge.series) == 300
-        assert np.ptp(judge.series.weight_square) == 0
-        assert not judge.diagnosis().failed
-    both = replace(INFO, scale_invariant=np.array([True, True]))
-    assert both.watched.tolist() == [True, True]  # nothing else is penalised: better than nothing

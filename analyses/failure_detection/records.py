@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradscope.diagnosis.post_hoc import NEEDED
-from gradscope.diagnosis.series import RunInfo, Series, knowing_invariance, network_series
-from gradscope.diagnosis.thresholds import Thresholds
+from gradscope.diagnosis.series import RunInfo, Series, network_series
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"
@@ -71,7 +70,6 @@ def load(run: str, cache: Path = CACHE) -> tuple[dict[str, Any], RunInfo]:
 def whole_series(run: str, cache: Path = CACHE) -> tuple[Series, RunInfo]:
     """The network's series of a whole run."""
     rows, info = load(run, cache)
-    info = knowing_invariance({name: values[: Thresholds().window] for name, values in rows.items()}, info)
     return network_series(rows, info), info
 
 

@@ -28,7 +28,7 @@ from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, shipped
 from gradscope.diagnosis.remedies import in_words, remedy, strength_that_holds
-from gradscope.diagnosis.series import GrowingSeries, Rows, RunInfo, knowing_invariance, network_series
+from gradscope.diagnosis.series import GrowingSeries, Rows, RunInfo, network_series
 from gradscope.diagnosis.signals import available
 from gradscope.diagnosis.thresholds import Thresholds
 from gradscope.diagnosis.verdict import Diagnosis, Failure
@@ -61,7 +61,6 @@ class Judge:
         self.holds: float | None = None  # a strength that would have held, at the time of a collapse
         self._rows = GrowingSeries()
         self.series = self._rows.view()
-        self._first: list[Rows] | None = []  # the rows before the first look
         self._origin = Origin(info, self.limits.window)
         self._taken = 0
         self._next_look = self.limits.window
@@ -95,28 +94,11 @@ class Judge:
             self.series = self._rows.view()
             if self.failure is None:
                 self._origin.see(part)
-            if self._first is not None:
-                self._first.append(part)
             if len(self.series) == self._next_look:
-                if self._first is not None:
-                    self._leave_out_invariant(self._first)
                 self._next_look += max(8, self._next_look // 32)
                 if self.failure is None:
                     self._look()
             start = stop
-
-    def _leave_out_invariant(self, first: list[Rows]) -> None:
-        """Once, before the first look: what scale-invariant weights do is no evidence of either kind."""
-        self._first = None
-        names = [name for name in first[0] if all(name in part for part in first)]
-        rows = {name: np.concatenate([part[name] for part in first]) for name in names}
-        self.info = knowing_invariance(rows, self.info)
-        if self.info.scale_invariant is not None and self.info.scale_invariant.any():
-            self._rows = GrowingSeries()
-            self._rows.extend(network_series(rows, self.info))
-            self.series = self._rows.view()
-            self._origin = Origin(self.info, self.limits.window)
-            self._origin.see(rows)
 
     def _thinned(self, rows: Rows) -> Rows:
         """All of the first `KEPT` rows, every second up to twice as many, every fourth from there, and so on.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Rows = Mapping[str, NDArray[Any]]
 
-#: Rows with a gradient that it takes to tell that weights are scale-invariant, and the RMS of cosine·√n below which
-#: they are: 6e-4 at most where a normalisation follows, .2 at least elsewhere (docs/penalties.md).
-INVARIANT_ROWS, INVARIANT = 8, 0.02
-
 
 @dataclass(frozen=True)
 class RunInfo:
     """What does not change from row to row.
 
-    ``modules``: names of the columns of the activations. ``scale_invariant``: see `knowing_invariance`.
+    ``modules``: names of the columns of the activations.
     ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``decoupled``,
     ``adaptive``: one entry a parameter group. ``baseline_loss`` is NaN where nothing is known of it.
     """
@@ -43,15 +39,11 @@ class RunInfo:
     baseline_source: str = "unknown"
     horizon: int | None = None
     modules: tuple[str, ...] = ()
-    scale_invariant: NDArray[np.bool_] | None = None
 
     @property
     def watched(self) -> NDArray[np.bool_]:
         """The parameters that count, [P]."""
-        counts = self.penalised if self.penalised.any() else np.ones_like(self.penalised)
-        if self.scale_invariant is not None and (counts & ~self.scale_invariant).any():
-            return counts & ~self.scale_invariant
-        return counts
+        return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
 
     @classmethod
     def from_record(cls, names: Any, variables: Any, attrs: Mapping[Any, Any]) -> RunInfo:
@@ -127,27 +119,6 @@ class GrowingSeries:
     def view(self) -> Series:
         """All rows so far, without a copy."""
         return Series(*(column[: self._length] for column in self._table))
-
-
-def knowing_invariance(rows: Rows, info: RunInfo) -> RunInfo:
-    """The same run, with the weights marked whose scale its first ``rows`` show to be of no account to the loss.
-
-    A normalisation follows them: ⟨w, ∂L/∂w⟩ = 0 whatever the loss does, and a penalty that shrinks them does no harm
-    (arXiv 1706.05350), so neither their balance nor their size says anything. `regularizers.scale_invariance` tells
-    the record the same from the norms; here ‖g‖ is taken from mean |g|, as if its entries were normal.
-    """
-    if "weight_gradient_dot" not in rows or "weight_norm" not in rows or "loss_gradient_mean_abs" not in rows:
-        return info
-    dot, norm, g_abs = (
-        np.asarray(rows[name], dtype=np.float64)
-        for name in ("weight_gradient_dot", "weight_norm", "loss_gradient_mean_abs")
-    )
-    with np.errstate(invalid="ignore", over="ignore"):
-        size = norm * g_abs * np.sqrt(info.numel * np.pi / 2)
-    live = np.isfinite(dot) & np.isfinite(size) & (size > 0)
-    cosine = np.divide(dot, size, out=np.zeros_like(size), where=live)
-    rms = np.sqrt((cosine**2).sum(0) / np.maximum(live.sum(0), 1))
-    return replace(info, scale_invariant=(live.sum(0) >= INVARIANT_ROWS) & (rms * np.sqrt(info.numel) < INVARIANT))
 
 
 def network_series(rows: Rows, info: RunInfo) -> Series:
