@@ -12,7 +12,7 @@ import resource
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,8 +197,12 @@ def make(path: Path, seed: int, good: Path, crashed: tuple[bytes, bytes]) -> str
     return kind
 
 
-def commands(folder: Path, good: Path) -> dict[str, list[str]]:
-    """Every command that reads records, with what it has to be given after the path. ``good``: a sound record."""
+#: Every command that reads records.
+COMMANDS = ("inspect", "diagnose", "tolerance", "plot", "recover", "export", "compare", "report", "watch")
+
+
+def options_of(folder: Path, good: Path) -> dict[str, list[str]]:
+    """What each command has to be given after the path. ``good``: a sound record."""
     return {
         "inspect": [], "diagnose": ["--json"], "tolerance": [],
         "plot": ["--figure", "loss", "-o", str(folder / "plot.png")],
@@ -235,7 +239,7 @@ def judge(path: Path, command: str, options: list[str]) -> tuple[str, str]:
     return "ok", ""
 
 
-def worker(seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: int) -> None:
+def worker(seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: int, commands: Sequence[str]) -> None:
     """Fuzz these seeds in this process and tell each step to a pipe, so that a crash can be placed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -245,15 +249,17 @@ def worker(seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: i
         path = folder / "r.h5"
         for seed in seeds:
             kind = make(path, seed, good, crashed)
-            for command, options in commands(folder, good).items():
+            for command in commands:
                 os.write(report, f"{json.dumps(['begin', kind, seed, command])}\n".encode())
                 signal.alarm(3 * LIMIT_SECONDS)
-                outcome = judge(path, command, options)
+                outcome = judge(path, command, options_of(folder, good)[command])
                 signal.alarm(0)
                 os.write(report, f"{json.dumps(['end', kind, seed, command, *outcome])}\n".encode())
 
 
-def campaign(seeds: list[int], good: Path, crashed: tuple[bytes, bytes]) -> list[Finding]:
+def campaign(
+    seeds: list[int], good: Path, crashed: tuple[bytes, bytes], commands: Sequence[str] = COMMANDS
+) -> list[Finding]:
     """All seeds, in a child that is replaced by another where it dies."""
     found: list[Finding] = []
     left = list(seeds)
@@ -263,7 +269,7 @@ def campaign(seeds: list[int], good: Path, crashed: tuple[bytes, bytes]) -> list
         if child == 0:
             os.close(reading)
             try:
-                worker(left, good, crashed, writing)
+                worker(left, good, crashed, writing, commands)
             finally:
                 os._exit(0)
         os.close(writing)

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +111,22 @@ def power_losses(folder: Path, count: int) -> dict[str, Any]:
     return tally(case for _ in range(count))
 
 
-def fuzzed(folder: Path, count: int, minutes: float) -> dict[str, Any]:
+def fuzzed(folder: Path, count: int, minutes: float, commands: Sequence[str]) -> dict[str, Any]:
     good, crashed = records.good_and_crashed(folder)
-    for command, options in fuzz.commands(folder, good).items():  # loads here what each forked worker would load again
-        fuzz.judge(good, command, options)
+    for command in commands:  # loads here what each forked worker would load again
+        fuzz.judge(good, command, fuzz.options_of(folder, good)[command])
     found: list[fuzz.Finding] = []
     end = time.monotonic() + 60 * minutes
     for start in range(0, count, 50):
         if time.monotonic() < end:
-            found += fuzz.campaign(list(range(start, min(count, start + 50))), good, crashed)
+            found += fuzz.campaign(list(range(start, min(count, start + 50))), good, crashed, commands)
             print(start + 50, collections.Counter(finding.outcome for finding in found), flush=True)
     outcomes = collections.Counter(finding.outcome for finding in found)
     bad = [vars(finding) for finding in found if finding.bad]
     tried = len({finding.seed for finding in found})
     return {
         "tried": tried,
-        "commands": sorted(fuzz.commands(folder, good)),
+        "commands": sorted(commands),
         "outcomes": dict(outcomes),
         "bad": bad[:50],
     }
@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full numbers")
     parser.add_argument("--minutes", type=float, default=60.0, help="the fuzz ends after them")
+    parser.add_argument("--commands", nargs="+", choices=fuzz.COMMANDS, default=fuzz.COMMANDS, help="that are fuzzed")
     parser.add_argument("--only", default="", help="one fault, by its name")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
@@ -148,7 +149,7 @@ def main() -> None:
         "kill within every write of a recovery": lambda f: recoveries(f, torn=True),
         "power loss": lambda f: power_losses(f, many),
         "SIGKILL of a training at a random moment": lambda f: kills(f, many),
-        "fuzzed files": lambda f: fuzzed(f, 5 * many, options.minutes),
+        "fuzzed files": lambda f: fuzzed(f, 5 * many, options.minutes, options.commands),
     }
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
