@@ -141,9 +141,8 @@ def test_which_cells_there_are() -> None:
 
 
 def test_the_documents_protocol_is_for_digits(tmp_path: Path) -> None:
-    cell = {"net": "deep-16", "penalty": "none", "seed": 13, "variant": ""}
-    with pytest.raises(gradscope.InputError, match="'pairs'; the document's own protocol is for digits"):
-        training.train(cell, asked(tmp_path, "paper", dataset="pairs"))
+    with pytest.raises(gradscope.InputError, match="--dataset is pairs; the document's own protocol is for digits"):
+        training.prepared(asked(tmp_path, "paper", dataset="pairs"))
 
 
 def test_files_of_strangers_give_arrays_and_nothing_else(
