@@ -118,6 +118,8 @@ def test_rounding_to_digits_is_as_exact_as_it_says(tmp_path: Path) -> None:
         ({"digits": 7}, "digits is 7; expected at most 6"),
         ({"compression": "brotli"}, "compression is 'brotli'; expected gzip, lzf, None"),
         ({"compression": 31999}, "compression is 31999; expected gzip, lzf, None"),
+        ({"compression": 4}, "compression is 4; expected gzip, lzf, None"),  # a level of gzip to h5py
+        ({"compression": 1.5}, "compression is 1.5; expected gzip, lzf, None"),
     ],
 )
 def test_storage_that_cannot_be(given: dict[str, Any], message: str) -> None:

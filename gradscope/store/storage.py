@@ -12,6 +12,8 @@ from gradscope.types import InputError
 _FILTERS = {"gzip": h5py.h5z.FILTER_DEFLATE, "lzf": h5py.h5z.FILTER_LZF}
 #: A float32 has 24 bits of mantissa: seven decimal digits are more than it holds.
 MOST_DIGITS = 6
+#: Smaller numbers are HDF5's own filters, and to h5py up to 9 a level of gzip: whoever gives one means something else.
+FIRST_REGISTERED = 256
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Storage:
 
 def _available(name: str | int) -> bool:
     number = _FILTERS.get(name) if isinstance(name, str) else name
-    return number is not None and not isinstance(number, bool) and number > 0 and h5py.h5z.filter_avail(number)
+    if name not in _FILTERS and not (type(number) is int and number >= FIRST_REGISTERED):
+        return False
+    return bool(h5py.h5z.filter_avail(number))
 
 
 DEFAULT = Storage()
