@@ -99,6 +99,23 @@ def table(found: list[Cell]) -> str:
     return "\n".join(lines).replace("nan", "–")
 
 
+def by_delay() -> str:
+    """The runs that failed below the delayed tolerance: after their restart, and the same ones with fixed delays."""
+    fixed = {(r["setting"], float(r["strength"]), r["seed"], int(r["delay"])): r for r in rows("brute_force.csv")}
+    delays = sorted({key[3] for key in fixed} - {0})
+    below = {(c.setting, c.strength) for c in cells() if any(c.fixed.get(d) == 1 for d in delays)}
+    failed = [r for r in rows("restarts.csv") if int(r["attempts"]) > 1]
+    failed = [r for r in failed if (r["setting"], float(r["strength"])) in below]
+    lines = ["| delay | learned | mean accuracy |", "|---|---|---|"]
+    for delay in ("auto", *delays):
+        same = [
+            r if delay == "auto" else fixed[r["setting"], float(r["strength"]), r["seed"], int(delay)] for r in failed
+        ]
+        learned = sum(r["learned"] == "True" for r in same)
+        lines.append(f"| {delay} | {learned} of {len(same)} | {np.mean([float(r['accuracy']) for r in same]):.3f} |")
+    return "\n".join(lines)
+
+
 def figure(found: list[Cell], path: Path) -> None:
     """What a failed run and its restart cost together, and what came of it."""
     shown = [cell for cell in found if cell.failed]
@@ -126,7 +143,7 @@ def figure(found: list[Cell], path: Path) -> None:
 
 def main() -> None:
     found = cells()
-    print(table(found))
+    print(table(found), by_delay(), sep="\n\n")
     figure(found, HERE / "restarts.png")
 
 

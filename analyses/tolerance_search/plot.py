@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analyses.tolerance_search.tables import HERE, rows
+from analyses.tolerance_search.training import HIGH, LOW
+from gradscope.diagnosis.tolerance import Outcome, Posterior
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 TICKS = (0.02, 0.03, 0.05, 0.07, 0.1)
@@ -93,7 +95,20 @@ def trained() -> None:
     made.savefig(HERE / "training.png", dpi=150)
 
 
+def brute_force() -> None:
+    """The level and its interval from every full run, and how often the judge's early word was right."""
+    for name in ("grid.csv", "grid_300.csv"):
+        runs, posterior = rows(name), Posterior(LOW, HIGH)
+        for row in runs:
+            posterior.update(Outcome(float(row["strength"]), float(row["failed"])))
+        low, level, high = (10 ** posterior.quantile(q) for q in (0.025, 0.5, 0.975))
+        said = [r["early"] == ("failed" if r["failed"] == "1" else "learned") for r in runs if "early" in r]
+        word = f"; the judge's early word was right {sum(said)} times" if said else ""
+        print(f"{name}: {len(runs)} runs, λ* {level:.4f} ({low:.4f} … {high:.4f}){word}")
+
+
 if __name__ == "__main__":
     simulated()
+    brute_force()
     if rows("searches.csv"):
         trained()
