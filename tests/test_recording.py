@@ -867,13 +867,6 @@ def test_weights_that_explode_are_recorded_without_a_warning(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     gradscope.regularize(optimizer, gradscope.L1(), gradscope.Constant(0.0))
     with gradscope.record(model, optimizer, tmp_path / "r.h5", preset=preset, on_failure="ignore") as run:
-        for step in range(40):
-            loss = nn.functional.cross_entropy(model(torch.randn(4, 6)), torch.randint(3, (4,)))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
-            if step == 20:
-                nn.init.constant_(model[2].weight, value)
+        train(model, optimizer, 40, run, lambda step: step == 20 and nn.init.constant_(model[2].weight, value))
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert gradscope.diagnose(dataset).failed

@@ -17,7 +17,6 @@ import pytest
 import torch
 import xarray as xr
 from gradscope_cli.main import run as command
-from torch import nn
 
 import gradscope
 from gradscope import InputError, RecordExistsError
@@ -28,6 +27,7 @@ from gradscope.store.reader import open_run
 from gradscope.store.salvage import recover
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
+from tests.loops import mlp, recorded
 from tests.torture import scenario
 
 PAGE = Path(__file__).parent.parent / "docs" / "file-format.md"
@@ -128,16 +128,10 @@ def test_storage_that_cannot_be(given: dict[str, Any], message: str) -> None:
 
 
 def test_a_recording_is_stored_as_asked(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     path, storage = tmp_path / "r.h5", Storage(flush_rows=8, flush_seconds=1e6, compression="lzf", digits=3)
-    with gradscope.record(model, optimizer, path, on_failure="ignore", storage=storage) as run:
-        for _ in range(20):
-            loss = nn.functional.cross_entropy(model(torch.randn(4, 6)), torch.randint(3, (4,)))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+    recorded(path, model, optimizer, storage=storage)
     with h5py.File(path) as file:
         assert file["weight_norm"].compression == "lzf"
         assert file["weight_norm"].attrs["significant_digits"] == 3

@@ -107,12 +107,12 @@ def by_delay() -> str:
     failed = [r for r in rows("restarts.csv") if int(r["attempts"]) > 1]
     failed = [r for r in failed if (r["setting"], float(r["strength"])) in below]
     lines = ["| delay | learned | mean accuracy |", "|---|---|---|"]
-    for delay in ("auto", *delays):
-        same = [
-            r if delay == "auto" else fixed[r["setting"], float(r["strength"]), r["seed"], int(delay)] for r in failed
-        ]
-        learned = sum(r["learned"] == "True" for r in same)
-        lines.append(f"| {delay} | {learned} of {len(same)} | {np.mean([float(r['accuracy']) for r in same]):.3f} |")
+    same = {"auto": failed} | {
+        str(d): [fixed[r["setting"], float(r["strength"]), r["seed"], d] for r in failed] for d in delays
+    }
+    for delay, found in same.items():
+        learned = sum(r["learned"] == "True" for r in found)
+        lines.append(f"| {delay} | {learned} of {len(found)} | {np.mean([float(r['accuracy']) for r in found]):.3f} |")
     return "\n".join(lines)
 
 
