@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradscope.child import Instructions
 from gradscope.recorder import provenance
-from gradscope.recorder.recorder import PenaltyProbe
+from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.rows import PenaltyTerm
 from gradscope.recorder.statistics import norms
 from gradscope.regularizers.changes import StrengthChanges

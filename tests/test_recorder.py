@@ -158,25 +158,6 @@ def test_memory_is_bounded_and_a_slow_sink_is_waited_for(tmp_path: Path, monkeyp
         assert np.isfinite(dataset["loss"].values).all()
 
 
-def test_a_step_captured_as_a_graph_is_warned_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No card here: what a capture looks like to the recorder is set by hand."""
-    model = mlp()
-    optimizer = sgd(model)
-    run = gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore")
-    train(model, optimizer, 3, run)
-    with monkeypatch.context() as patch:
-        patch.setattr(run._recorder, "on_accelerator", True)
-        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        with pytest.warns(UserWarning, match="no hook runs in a replay") as caught:
-            train(model, optimizer, 3)
-    assert len(caught) == 1
-    train(model, optimizer, 2, run)
-    run.close()
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
-        assert dataset.sizes["step"] == 5
-        assert "cuda_graphs" in json.loads(dataset.attrs["capture"])
-
-
 def test_a_ring_reads_across_its_end() -> None:
     ring = Ring(torch.device("cpu"), {"a": (2,), "b": (1, 3)})
     for row in range(ring.rows + 5):

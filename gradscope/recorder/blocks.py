@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +12,9 @@ from torch import Tensor
 
 from gradscope.recorder.histograms import COLUMNS
 from gradscope.recorder.meter import Meter
+from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.rows import Block, Floats, HostRow, factor_of_change, group_variables, parameter_variables
 from gradscope.recorder.updates import Updates
-
-if TYPE_CHECKING:
-    from gradscope.recorder.recorder import PenaltyProbe
 
 Tables = Mapping[torch.device, dict[str, NDArray[np.float32]]]
 

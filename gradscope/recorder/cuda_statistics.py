@@ -2,7 +2,8 @@
 
 All buffers stay where they are, so that a captured CUDA graph can replay the launches. Addresses are sent to
 the device only when they changed; the pinned memory they are sent from belongs to torch's own allocator,
-which does not hand it out again before the copy is done.
+which does not hand it out again before the copy is done. A capture must not ask for such memory, so that there is a
+piece of it for one capture at any time.
 """
 
 from __future__ import annotations
@@ -43,31 +44,39 @@ class CudaReader:
         self._partials = torch.zeros(len(QUANTITIES), self._chunks, dtype=torch.float64, device=self._device)
         self._pointers = torch.zeros(2 * self._count, dtype=torch.int64, device=self._device)
         self._sent: list[int] = []
-        self._captured: list[Tensor] = []  # what the copies inside captured graphs read
+        self._spare: Tensor | None = None  # pinned memory for a capture to come
+        self._captured: list[Tensor] = []  # addresses that captured graphs copy and read at every replay
         trial = torch.empty(len(quantities), max(columns) + 1, device=self._device)
         self(weights, weights, trial)
         self(weights, [None] * self._count, trial)
 
     def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> Sequence[int]:
         pointers, odd = self._addresses.read(weights, gradients)
-        if pointers != self._sent:
-            self._send(pointers)
+        at = self._on_device(pointers)
         aligned = not any(address % 16 for address in pointers)
         shape = (self._count, self._chunks)
         cuda_kernels.read_chunks[(self._chunks,)](
-            self._pointers, self._sizes, self._owner, self._start, self._partials, *shape, self._dtype, aligned,
+            at, self._sizes, self._owner, self._start, self._partials, *shape, self._dtype, aligned,
             enable_fp_fusion=True,
         )  # fmt: skip
         cuda_kernels.join_chunks[(self._count, len(QUANTITIES))](
-            self._pointers, self._partials, self._first, self._rows, self._columns, out, *shape, out.stride(0), 128,
+            at, self._partials, self._first, self._rows, self._columns, out, *shape, out.stride(0), 128,
             enable_fp_fusion=True,
         )  # fmt: skip
         return odd
 
-    def _send(self, pointers: list[int]) -> None:
+    def _on_device(self, pointers: list[int]) -> Tensor:
         cuda = self._device.type == "cuda"
-        staged = torch.tensor(pointers, dtype=torch.int64, pin_memory=cuda)
-        if cuda and torch.cuda.is_current_stream_capturing():
-            self._captured.append(staged)  # a replay copies from it again
-        self._pointers.copy_(staged, non_blocking=True)
-        self._sent = pointers
+        if cuda and self._spare is not None and torch.cuda.is_current_stream_capturing():
+            staged, self._spare = self._spare, None
+            staged.numpy()[:] = pointers
+            there = staged.to(self._device, non_blocking=True)  # the graph's own, so that no other step disturbs it
+            self._captured += staged, there
+            return there
+        if pointers != self._sent:
+            staged = torch.tensor(pointers, dtype=torch.int64, pin_memory=cuda)
+            self._pointers.copy_(staged, non_blocking=True)
+            self._sent = pointers
+        if cuda and self._spare is None:
+            self._spare = torch.empty(len(pointers), dtype=torch.int64, pin_memory=True)
+        return self._pointers

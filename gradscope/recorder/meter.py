@@ -86,7 +86,7 @@ class Meter:
         self._norms = TablePlan(here, ("gradient_norm",))
         self.height = len(quantities)
         self._heard = heard
-        self._row = -1
+        self._row: int | None = None
         self._seen: list[int] = []
         self._sentinels: dict[int, Any] = {}
         trainable = [w for w in self.weights if w.requires_grad]
@@ -138,6 +138,10 @@ class Meter:
             else:  # as in every pass but those of higher order
                 self._measure(row, gradients)
 
+    def after_replay(self, row: int) -> None:
+        """A graph has repeated a captured pass, and its measurement has been copied into this row."""
+        self._row, self._seen = row, self._marks()
+
     def _measure(self, row: int, gradients: list[Tensor | None]) -> None:
         assert self.ring is not None
         self._row, self._seen = row, self._marks()
@@ -187,7 +191,7 @@ class Meter:
 
     def stepped(self) -> None:
         """The optimizer has stepped: what was measured before belongs to no later row."""
-        self._row = -1
+        self._row = None
 
     def detach(self) -> None:
         """Remove the hooks."""

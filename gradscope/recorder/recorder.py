@@ -18,8 +18,9 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,42 +28,27 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.optim import Optimizer
 
-from gradscope.recorder import scaler
+from gradscope.recorder import graphs, scaler
 from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
 from gradscope.recorder.drain import Drain
+from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
 from gradscope.recorder.meter import Meter, local
 from gradscope.recorder.presets import Preset
-from gradscope.recorder.ring import Ring
-from gradscope.recorder.rows import Block, HostRow, PenaltyTerm
+from gradscope.recorder.probe import PenaltyProbe
+from gradscope.recorder.ring import FIXED, Ring
+from gradscope.recorder.rows import Block, HostRow
 from gradscope.recorder.scalars import CELLS, Scalars, kept
-from gradscope.recorder.updates import SPLIT, Pulls, Updates
+from gradscope.recorder.updates import SPLIT, Updates
 
-NOT_IN_GRAPHS = "steps that a CUDA graph replays as a whole are not recorded, for no hook runs in a replay"
-
-
-@dataclass
-class PenaltyProbe:
-    """What the recorder has to know of penalties, without knowing any.
-
-    ``strengths()``: λ of each term at the coming step. ``measure``: Σ|∂Ω/∂w| of a term's columns, [C], by term,
-    where it does not follow from other sums. ``inside_loss``: what the user's own penalty inside the loss adds to
-    each gradient, and ``value_inside_loss`` to the loss, to be taken off again. ``pulls``: see `updates`.
-    """
-
-    terms: Sequence[PenaltyTerm]
-    strengths: Callable[[], tuple[float, ...]]
-    measure: Callable[[Sequence[Tensor]], dict[int, Tensor]] | None = None
-    inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
-    value_inside_loss: Callable[[], Tensor] | None = None
-    pulls: Pulls | None = None
-
-    def needs_zeros(self) -> bool:
-        """Whether a term's size follows from the number of weights that are not 0."""
-        return any(t.shares and t.shares[1] for t in self.terms)
+NOT_IN_GRAPHS = (
+    "replayed steps of a CUDA graph that was captured without a recorded step before it, or before the penalties "
+    "changed, are not recorded"
+)
+IN_GRAPHS = "replays repeat the strengths and learning rates of their capture, but for rates kept in tensors"
 
 
 class Recorder:
@@ -92,7 +78,9 @@ class Recorder:
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = -1, -1
         self.rows = 0  # begun so far
-        self.graphed = False
+        self.graphed = self.not_in_graphs = False
+        self._capture: Captured | None = None  # of the graph that is being captured
+        self._graphs: WeakKeyDictionary[Any, Captured] = WeakKeyDictionary()
         self.together = True  # all ranks come to the end of the recording
         self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
@@ -130,6 +118,8 @@ class Recorder:
             optimizer._optimizer_step_pre_hooks.move_to_end(before.id, last=False)  # type: ignore[attr-defined]
             self._hooks += [before, optimizer.register_step_post_hook(Hook(self._on_post_step))]
         scaler.watch(self)
+        if self.on_accelerator:
+            graphs.watch(self)
         _FORKED.add(self)
 
     # -- layout -----------------------------------------------------------------------------------
@@ -166,7 +156,7 @@ class Recorder:
             ring = self.rings[meter.device]
             self._updates[meter.number].measured(gradients, ring, row)
             step = self.step if row == self._begun - 1 else self.step + 1
-            if self.cadences["histograms"].at(step):
+            if row == FIXED or self.cadences["histograms"].at(step):
                 plain = gradients if self._amp is None else [None if g is None else g / self._amp for g in gradients]
                 histogram([local(w.detach()) for w in meter.weights], ring.view(meter.weight_bins, row))
                 histogram(plain, ring.view(meter.gradient_bins, row))
@@ -184,12 +174,7 @@ class Recorder:
         home = self.weights[0].device
         fields: dict[torch.device, dict[str, tuple[int, ...]]] = {home: self._common_fields()}
         for meter in self._meters:
-            place = fields.setdefault(meter.device, {})
-            place.update(meter.fields())
-            if meter.number in self._updates:
-                place.update(self._updates[meter.number].fields())
-                shape = (len(meter.weights), COLUMNS)
-                place.update({meter.weight_bins: shape, meter.gradient_bins: shape})
+            fields.setdefault(meter.device, {}).update(self._fields(meter))
         self.rings = {device: Ring(device, names) for device, names in fields.items()}
         self._home = self.rings[home]
         #: Whether fetching rows means waiting for a device.
@@ -201,6 +186,13 @@ class Recorder:
         self._begun = self._finished = self._fetched = 0
         names = () if self.activations is None else self.activations.quantities
         self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates, names)
+
+    def _fields(self, meter: Meter) -> dict[str, tuple[int, ...]]:
+        found = meter.fields()
+        if meter.number in self._updates:
+            shape = (len(meter.weights), COLUMNS)
+            found |= self._updates[meter.number].fields() | {meter.weight_bins: shape, meter.gradient_bins: shape}
+        return found
 
     def _common_fields(self) -> dict[str, tuple[int, ...]]:
         fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,)}
@@ -221,6 +213,9 @@ class Recorder:
         """Other penalties act from the coming row on: hand out the rows so far, and begin anew."""
         self.fetch(open_row=True)
         self._lay_out(probe)
+        if any(captured.optimizers for captured in self._graphs.values()):
+            self._not_in_graphs()
+        self._graphs.clear()  # they measure what is no more read
 
     def _inside_loss(self, weights: Sequence[Tensor]) -> list[Tensor]:
         assert self.probe.inside_loss is not None
@@ -235,7 +230,7 @@ class Recorder:
             "buffer_bytes": self.bytes,
         }
         if self.graphed:
-            found["cuda_graphs"] = NOT_IN_GRAPHS
+            found["cuda_graphs"] = NOT_IN_GRAPHS if self.not_in_graphs else IN_GRAPHS
         if self.activations is not None:
             found["modules_not_seen"] = self.activations.unseen
         names = {type(m.optimizer).__name__ for m in self._meters if m.number in self._updates}
@@ -269,7 +264,10 @@ class Recorder:
 
     def _after_backward(self) -> None:
         self._pass = -1
-        if self.stopped or self._in_a_graph():
+        if self.stopped:
+            return
+        if self._in_a_graph():
+            self._capture_pass()
             return
         for meter in self._meters:
             if meter.fired and (row := self._row_to_come(meter)) is not None:
@@ -284,7 +282,7 @@ class Recorder:
     # -- a step -----------------------------------------------------------------------------------
 
     def _on_pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if id(optimizer) not in self._of or self.stopped or self._in_a_graph():
+        if id(optimizer) not in self._of or self.stopped:
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
@@ -306,23 +304,31 @@ class Recorder:
     def _observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
         """The row of this step, or this optimizer's share of it."""
         with torch.no_grad():
-            if not self._open or id(optimizer) in self._open:
-                self._begin_row()
-            self._open.add(id(optimizer))
+            if self._in_a_graph():
+                if self._capture is None:
+                    self._not_in_graphs()
+                    return
+                row: HostRow | None = self._capture_row(self._capture, optimizer)
+                number = FIXED
+            else:
+                if not self._open or id(optimizer) in self._open:
+                    self._begin_row()
+                self._open.add(id(optimizer))
+                row, number = self._row, self._begun - 1
             self._fresh_backward = False
-            row, scale = self._row, None
+            scale = None
             if self._scaled_step is not None and self._scaled_step[0] == id(optimizer):
                 scale, self._scaled_step = self._scaled_step[1], None
             for meter in self._of[id(optimizer)]:
                 if row is not None:
-                    row.taken[meter.number] = meter.take(self._begun - 1, scale)
+                    row.taken[meter.number] = meter.take(number, scale)
                 if meter.number in self._updates and self.probe.pulls is not None and not skipped:
-                    number = self._begun - 1 if row is not None and row.updates else None
-                    self._updates[meter.number].before_step(number, self.probe.pulls)
+                    measured = number if row is not None and row.updates else None
+                    self._updates[meter.number].before_step(measured, self.probe.pulls)
             if row is not None:
                 row.skipped |= skipped
 
-    def _begin_row(self) -> None:
+    def _begin_row(self, replayed: Captured | None = None) -> None:
         self._open.clear()
         self._before_step(self.step + 1)
         self.step += 1
@@ -331,18 +337,38 @@ class Recorder:
         if not self.cadences["rows"].at(self.step):
             self._row = None
         else:
-            self._row = self._next_row()
+            self._row = self._next_row(replayed)
             for name, value in later.items():
                 self._scalars.put(self._row, self._begun - 1, name, value)
         self._sample_next()
 
-    def _next_row(self) -> HostRow:
+    def _next_row(self, replayed: Captured | None) -> HostRow:
         if self._begun - self._fetched >= self._capacity:
             self._wait()
         number = self._begun
-        row = HostRow(self.step, self.epoch, time.perf_counter() - self._start, self.probe.strengths(), self._rates())
-        row.updates = self.preset.full and self.cadences["updates"].at(self.step)
-        row.histograms = self.preset.full and self.cadences["histograms"].at(self.step)
+        if replayed is None:
+            row = HostRow(self.step, self.epoch, self._clock(), self.probe.strengths(), self._rates(number))
+            row.updates = self.preset.full and self.cadences["updates"].at(self.step)
+            row.histograms = self.preset.full and self.cadences["histograms"].at(self.step)
+            self._leave(row, number)
+        else:
+            row = replace(
+                replayed.row, step=self.step, epoch=self.epoch, time=self._clock(), taken={}, values={}, cells={}
+            )
+            row.histograms &= self.cadences["histograms"].at(self.step)
+            row.sampled &= self.cadences["activations"].at(self.step)
+        self._hosts.append(row)
+        self._begun += 1
+        self.rows += 1
+        for ring in self.rings.values():
+            ring.mark()
+        return row
+
+    def _clock(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _leave(self, row: HostRow, number: int) -> None:
+        """What the forward pass and the weights have left for this row, into the ring."""
         if self.activations is not None and self.activations.sampling:
             if self.preset.full:
                 self._home.view("units", number).copy_(self.activations.unit_scales(self._home.device))
@@ -353,19 +379,13 @@ class Recorder:
         if self.probe.measure is not None:
             for index, sizes in self.probe.measure(self.weights).items():
                 self._home.view(f"penalty{index}", number).copy_(sizes)
-        self._hosts.append(row)
-        self._begun += 1
-        self.rows += 1
-        for ring in self.rings.values():
-            ring.mark()
-        return row
 
-    def _rates(self) -> list[float]:
+    def _rates(self, number: int) -> list[float]:
         rates = []
         for index, group in enumerate(self._groups):
             lr = group["lr"]
             if isinstance(lr, Tensor):  # `capturable`: on the device, where it stays
-                self._home.view("rates", self._begun)[index].copy_(lr)
+                self._home.view("rates", number)[index].copy_(lr)
                 lr = float("nan")
             rates.append(lr)
         return rates
@@ -373,13 +393,13 @@ class Recorder:
     def _sample_next(self) -> None:
         if self.activations is not None:
             coming = self.step + 1
-            if self.activations.sampling:
+            if self.activations.sampling or self._graphs:
                 self.activations.clear()  # of forwards since the row was taken
             self.activations.sampling = self.cadences["rows"].at(coming) and self.cadences["activations"].at(coming)
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         meters = self._of.get(id(optimizer))
-        if meters is None or self.stopped or self._in_a_graph():
+        if meters is None or self.stopped or (self._capture is None and self._in_a_graph()):
             return
         self._fresh_backward = False  # of a closure that was called more than once
         for meter in meters:
@@ -388,14 +408,91 @@ class Recorder:
                 with torch.no_grad():
                     self._updates[meter.number].after_step(self.rings[meter.device])
 
+    # -- CUDA graphs ------------------------------------------------------------------------------
+
     def _in_a_graph(self) -> bool:
-        """Whether this step is being captured as a CUDA graph: hooks run now and at no replay, so nothing is kept."""
-        if not (self.on_accelerator and torch.cuda.is_current_stream_capturing()):
-            return False
-        if not self.graphed:
+        """Whether what runs now is being captured."""
+        return self.on_accelerator and torch.cuda.is_current_stream_capturing()
+
+    def _not_in_graphs(self) -> None:
+        if not self.not_in_graphs:
+            self.graphed = self.not_in_graphs = True
+            warnings.warn(f"{NOT_IN_GRAPHS}; train a step or more before a capture", stacklevel=2)
+
+    def capture_begins(self) -> None:
+        """The hooks write the fixed row until `capture_ends`; the background thread leaves the device alone."""
+        if self.stopped or not self.rows:
+            return  # tables of the host that are still to be sent could not be captured
+        self._capture = Captured((self.rings, self._meters, self._updates, self._scalars, self.activations))
+        self._wait()
+        if self.activations is not None:
+            self.activations.sampling = True
+
+    def _capture_pass(self) -> None:
+        if self._capture is None:
+            self._not_in_graphs()
+            return
+        for meter in self._meters:
+            if meter.fired:
+                meter.after_backward(FIXED)
+                self._capture.passes[meter.number] = meter
+
+    def _capture_row(self, captured: Captured, optimizer: Optimizer) -> HostRow:
+        row = captured.row
+        if not captured.optimizers:
+            row.strengths, row.rates = self.probe.strengths(), self._rates(FIXED)
+            row.updates = row.histograms = self.preset.full
+            self._leave(row, FIXED)
+        captured.optimizers[id(optimizer)] = optimizer
+        return row
+
+    def capture_ends(self, graph: Any) -> None:
+        captured, self._capture = self._capture, None
+        if captured is None:
+            return
+        self._fresh_backward = False
+        for meter in self._meters:
+            meter.stepped()
+        if captured.passes or captured.optimizers:
             self.graphed = True
-            warnings.warn(f"{NOT_IN_GRAPHS}; capture the model with torch.cuda.make_graphed_callables", stacklevel=2)
-        return True
+            self._graphs[graph] = captured
+            graphs.hold(graph, captured)
+        self._sample_next()
+
+    def before_replay(self, graph: Any) -> None:
+        """A row begins, if the graph holds a step."""
+        captured = self._graphs.get(graph)
+        if captured is None or self.stopped:
+            return
+        captured.begins = bool(captured.optimizers) and (
+            not self._open or not self._open.isdisjoint(captured.optimizers)
+        )
+        if captured.begins:
+            self._begin_row(captured)
+        self._open |= captured.optimizers.keys()
+
+    def after_replay(self, graph: Any) -> None:
+        """From the fixed row into that of this step, or of the step to come."""
+        captured = self._graphs.get(graph)
+        if captured is None or self.stopped:
+            return
+        row = self._row
+        if captured.optimizers and row is not None:
+            row.taken |= captured.row.taken
+            stepped = [meter for identity in captured.optimizers for meter in self._of[identity]]
+            names = [name for meter in stepped for name in self._fields(meter)]
+            if captured.begins:
+                names += [name for name in self._common_fields() if name != "cells"]
+            for ring in self.rings.values():
+                ring.keep(self._begun - 1, names)
+        for meter in captured.passes.values():
+            if id(meter.optimizer) not in captured.optimizers:
+                self._fresh_backward = True
+                if (number := self._row_to_come(meter)) is not None:
+                    self.rings[meter.device].keep(number, self._fields(meter))
+                    meter.after_replay(number)
+        if captured.row.cells:
+            self.log(self._scalars.repeated(captured.row.cells))
 
     # -- automatic mixed precision ----------------------------------------------------------------
 
@@ -419,7 +516,11 @@ class Recorder:
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
-        if self._fresh_backward or self.step < self._first_step:
+        if self._in_a_graph():
+            if self._capture is not None:
+                for name, value in scalars.items():
+                    self._scalars.put(self._capture.row, FIXED, name, value)
+        elif self._fresh_backward or self.step < self._first_step:
             self._later.update({name: kept(name, value) for name, value in scalars.items()})
             self._fresh_backward = True
         elif self._row is not None:
@@ -430,6 +531,8 @@ class Recorder:
 
     def _carry(self) -> None:
         """The background thread's work: fetch the finished rows and hand them on."""
+        if self._capture is not None:  # a capture does not bear another thread's use of the device
+            return
         whole = self._whole  # read before the count of rows that it speaks of
         while (n := self._finished - self._fetched) > 0:
             if self.ranks.sharded and n < GATHERED_ROWS and not (whole and self.ranks.same_everywhere(n)):
@@ -479,6 +582,7 @@ class Recorder:
             hook.remove()
         self._hooks = []
         scaler.unwatch(self)
+        graphs.unwatch(self)
         for meter in self._meters:
             meter.detach()
         if self.activations is not None:

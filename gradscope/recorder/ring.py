@@ -6,7 +6,7 @@ one transfer. The host's part of a row (step number, time, strengths) waits besi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -19,10 +19,12 @@ from torch import Tensor
 LARGEST = 64 << 20
 ROWS = 1024
 FEWEST = 48
+#: The number of a row beside the ring: the one that captured CUDA graphs write, at every replay.
+FIXED = -1
 
 
 class Ring:
-    """``fields``: name → shape of one row's entry. ``view(name, row)``: where to write it."""
+    """``fields``: name → shape of one row's entry. ``view(name, row)``: where to write it, in a row or in `FIXED`."""
 
     def __init__(self, device: torch.device, fields: Mapping[str, tuple[int, ...]]) -> None:
         self.device = device
@@ -32,7 +34,7 @@ class Ring:
             self._fields[name] = (width, width + prod(shape), shape)
             width += prod(shape)
         self.rows = max(FEWEST, min(ROWS, LARGEST // (4 * max(width, 1))))
-        self._flat = torch.full((self.rows, width), float("nan"), device=device)
+        self._flat = torch.full((self.rows + 1, width), float("nan"), device=device)
         self.bytes = self._flat.numel() * 4
         # Made once: indexing a tensor costs more than many a kernel on a small one.
         self._views = {
@@ -45,7 +47,18 @@ class Ring:
 
     def view(self, name: str, row: int) -> Tensor:
         """The place of a field in a row, a contiguous tensor that shares the ring's memory."""
-        return self._views[name][row % self.rows]
+        return self._views[name][row % self.rows if row >= 0 else row]
+
+    def keep(self, row: int, names: Iterable[str]) -> None:
+        """Copy these fields of the fixed row into a row, neighbours at once."""
+        spans: list[list[int]] = []
+        for start, stop, _ in sorted(self._fields[name] for name in names if name in self._fields):
+            if spans and spans[-1][1] == start:
+                spans[-1][1] = stop
+            else:
+                spans.append([start, stop])
+        for start, stop in spans:
+            self._flat[row % self.rows, start:stop].copy_(self._flat[FIXED, start:stop])
 
     def mark(self) -> None:
         """Remember the stream that this thread writes on, for the reader to wait for."""
@@ -55,7 +68,7 @@ class Ring:
     def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
         """Rows first … stop − 1 as host arrays, [n, *shape] each, copied. Called from the background thread."""
         a, b = first % self.rows, (stop - 1) % self.rows + 1
-        parts = [self._flat[a:b]] if a < b else [self._flat[a:], self._flat[:b]]
+        parts = [self._flat[a:b]] if a < b else [self._flat[a : self.rows], self._flat[:b]]
         if self._stream is None:
             table = np.concatenate([part.cpu().numpy() for part in parts])
         else:

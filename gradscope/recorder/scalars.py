@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.recorder.ring import Ring
+from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import HostRow
 from gradscope.types import InputError
 
@@ -45,6 +46,11 @@ class Scalars:
         cells[place : place + 1].copy_(value.detach().reshape(1))
         row.cells[name] = self._places[name]
         row.values.pop(name, None)
+
+    def repeated(self, places: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+        """The cells of the fixed row, by name: what a replayed graph has logged again."""
+        homes = [self._home, *self._more]
+        return {name: homes[ring].view("cells", FIXED)[place] for name, (ring, place) in places.items()}
 
     def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
         """The cells that did not fit into the rows themselves."""

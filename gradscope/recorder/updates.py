@@ -63,7 +63,7 @@ class Updates:
         self._row = row
         if row is not None:
             torch._foreach_copy_(self._before, self._weights())
-            self._current, self._previous = self._previous, self._current
+            torch._foreach_copy_(self._previous, self._current)  # and no exchange of names, which no graph repeats
         if self.knows_split:
             through, beside = pulls(self._parameters)
             self._pulls = _local(through), _local(beside)
@@ -103,7 +103,7 @@ class Updates:
             moment = self._next_moment(group, self._moment[i], pull[i], first)
             if overflow is not None:  # a fused step that skips itself leaves every moment as it was
                 moment = torch.where(overflow.to(moment.device) > 0, self._moment[i], moment)
-            self._moment[i] = moment
+            self._moment[i].copy_(moment)  # in place, for a replayed graph reads it where it lay
             share = self._moved(group, state, moment, pull[i])
             if (direct := beside[i]) is not None:
                 share = share - group["lr"] * direct

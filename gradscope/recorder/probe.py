@@ -1,0 +1,32 @@
+"""How the recorder asks for what penalties do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradscope.recorder.rows import PenaltyTerm
+from gradscope.recorder.updates import Pulls
+
+
+@dataclass
+class PenaltyProbe:
+    """What the recorder has to know of penalties, without knowing any.
+
+    ``strengths()``: λ of each term at the coming step. ``measure``: Σ|∂Ω/∂w| of a term's columns, [C], by term,
+    where it does not follow from other sums. ``inside_loss``: what the user's own penalty inside the loss adds to
+    each gradient, and ``value_inside_loss`` to the loss, to be taken off again. ``pulls``: see `updates`.
+    """
+
+    terms: Sequence[PenaltyTerm]
+    strengths: Callable[[], tuple[float, ...]]
+    measure: Callable[[Sequence[Tensor]], dict[int, Tensor]] | None = None
+    inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+    value_inside_loss: Callable[[], Tensor] | None = None
+    pulls: Pulls | None = None
+
+    def needs_zeros(self) -> bool:
+        """Whether a term's size follows from the number of weights that are not 0."""
+        return any(t.shares and t.shares[1] for t in self.terms)

@@ -1,0 +1,357 @@
+"""Steps replayed by CUDA graphs: every number as without one. On a card if there is one, else by `HostGraph`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradscope
+from gradscope.recorder import graphs, table
+from gradscope.recorder.recorder import Recorder
+from gradscope.recorder.ring import Ring
+from gradscope.recorder.updates import Updates
+from gradscope.recording import Recording
+from tests.host_graph import HostGraph
+from tests.loops import batches, convnet, mlp
+
+STEPS, WARM = 14, 3
+DEVICES = ["host", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where there is no card, what looks to a recorder like one: foreach operations only, and a graph of the host."""
+    if request.param == "cuda":
+        return torch.device("cuda")
+    rings = Recorder._make_rings
+
+    def as_on_a_card(self: Recorder) -> None:
+        rings(self)
+        self.on_accelerator = self._scalars._averaged = True
+
+    monkeypatch.setattr(Recorder, "_make_rings", as_on_a_card)
+    monkeypatch.setattr(table, "_FUSED", {})
+    for module in ("pools", "module_rows"):
+        monkeypatch.setattr(f"gradscope.recorder.{module}.host_kernel", lambda name: None)
+    monkeypatch.setattr("gradscope.recorder.histograms._kernel", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", HostGraph)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: HostGraph.capturing)
+    return torch.device("cpu")
+
+
+@contextmanager
+def captured(graph: object) -> Iterator[None]:
+    if isinstance(graph, HostGraph):
+        graph.capture_begin()
+        yield
+        graph.capture_end()
+    else:
+        with torch.cuda.graph(graph):
+            yield
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """Warm-up steps before a capture run on a stream of their own."""
+    if device.type == "cpu":
+        yield
+        return
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+class Loop:
+    """Training steps on fixed memory. ``clip``: between the backward pass and the step."""
+
+    def __init__(self, device: torch.device, build: Callable[[], nn.Module], split: bool) -> None:
+        torch.manual_seed(1)
+        self.model = build().to(device)
+        parts = [list(p) for p in ([*self.model.parameters()][:2], [*self.model.parameters()][2:])] if split else None
+        options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02, "foreach": True}
+        groups = parts or [list(self.model.parameters())]
+        self.optimizers = [torch.optim.SGD(part, **options) for part in groups]
+        self.data = [(x.to(device), y.to(device)) for x, y in batches(STEPS)]
+        self.x, self.y = (t.clone() for t in self.data[0])
+        self.loss = torch.zeros((), device=device)
+
+    def load(self, step: int) -> None:
+        self.x.copy_(self.data[step][0])
+        self.y.copy_(self.data[step][1])
+
+    def backward(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self.model(self.x), self.y)
+        loss.backward()
+        self.loss = loss.detach()
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def clip(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+
+
+def run_of(loop: Loop, path: Path, **options: object) -> Recording:
+    made = loop.optimizers[0] if len(loop.optimizers) == 1 else loop.optimizers
+    return gradscope.record(loop.model, made, path, on_failure="ignore", **options)  # type: ignore[arg-type]
+
+
+def eager(path: Path, device: torch.device, build: Callable[[], nn.Module], clip: bool, split: bool, **options: object):
+    loop = Loop(device, build, split)
+    with run_of(loop, path, **options) as run:
+        for step in range(STEPS):
+            loop.load(step)
+            loop.backward()
+            if clip:
+                loop.clip()
+            loop.step()
+            run.log(loss=loop.loss, twice=2 * loop.loss)
+    return values(path)
+
+
+def values(path: Path) -> dict[str, np.ndarray]:
+    with gradscope.open_run(path) as dataset:
+        return {name: np.asarray(v.values) for name, v in dataset.data_vars.items() if v.dtype.kind in "fi"} | {
+            "step": dataset["step"].values
+        }
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected.keys() - {"time", "epoch_time"}:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("build", [mlp, convnet])
+@pytest.mark.parametrize("split", [False, True], ids=["one optimizer", "two"])
+@pytest.mark.parametrize("preset", ["cheap", "standard", "full"])
+def test_a_whole_step(tmp_path: Path, device: torch.device, build: Callable, split: bool, preset: str) -> None:
+    options = {"preset": preset, "every": {"activations": 1} if preset != "cheap" else 1}
+    expected = eager(tmp_path / "eager.h5", device, build, clip=False, split=split, **options)
+    loop = Loop(device, build, split)
+    with run_of(loop, tmp_path / "graph.h5", **options) as run:
+        with beside(device):
+            for step in range(WARM):
+                loop.load(step)
+                loop.backward()
+                loop.step()
+                run.log(loss=loop.loss, twice=2 * loop.loss)
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph):
+            loop.backward()
+            loop.step()
+            run.log(twice=2 * loop.loss)
+        for step in range(WARM, STEPS):
+            loop.load(step)
+            graph.replay()
+            run.log(loss=loop.loss)
+    same(values(tmp_path / "graph.h5"), expected)
+    with gradscope.open_run(tmp_path / "graph.h5") as dataset:
+        assert "learning rates of their capture" in json.loads(dataset.attrs["capture"])["cuda_graphs"]
+
+
+@pytest.mark.parametrize("preset", ["standard", "full"])
+def test_a_backward_pass_with_an_eager_step(tmp_path: Path, device: torch.device, preset: str) -> None:
+    """As most code does that clips: the coefficient is seen, for the pass is measured when it is replayed."""
+    expected = eager(tmp_path / "eager.h5", device, mlp, clip=True, split=False, preset=preset)
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "graph.h5", preset=preset) as run:
+        graph = torch.cuda.CUDAGraph()
+        for step in range(STEPS):
+            loop.load(step)
+            if step < WARM:
+                loop.backward()
+            else:
+                if step == WARM:
+                    with captured(graph):
+                        loop.backward()
+                graph.replay()
+            loop.clip()
+            loop.step()
+            run.log(loss=loop.loss, twice=2 * loop.loss)
+        assert run._recorder.capture()["measured_at_step"] == 0
+    found = values(tmp_path / "graph.h5")
+    assert (found["clip_coefficient"] < 1).all()
+    same(found, expected)
+
+
+def graphed(loop: Loop, path: Path, **options: object) -> dict[str, np.ndarray]:
+    """The plainest loop: some steps, then replays."""
+    with run_of(loop, path, **options) as run:
+        graph = torch.cuda.CUDAGraph()
+        for step in range(STEPS):
+            loop.load(step)
+            if step < WARM:
+                loop.backward()
+                loop.step()
+            else:
+                if step == WARM:
+                    with captured(graph):
+                        loop.backward()
+                        loop.step()
+                graph.replay()
+            run.log(loss=loop.loss, twice=2 * loop.loss)
+    return values(path)
+
+
+@pytest.mark.parametrize("taken_out", ["the fixed row", "no exchange of names"])
+def test_what_the_handling_is_for(
+    tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch, taken_out: str
+) -> None:
+    """The comparison with eager steps does fail where a part of the handling is taken out."""
+    expected = eager(tmp_path / "eager.h5", device, mlp, clip=False, split=False, preset="full")
+    if taken_out == "the fixed row":
+        monkeypatch.setattr(Ring, "keep", lambda self, row, names: None)
+    else:  # names that are exchanged at the capture only
+        before = Updates.before_step
+
+        def exchanged(self: Updates, *arguments: object) -> None:
+            self._current, self._previous = self._previous, self._current
+            before(self, *arguments)
+
+        monkeypatch.setattr(Updates, "before_step", exchanged)
+    with pytest.raises(AssertionError):
+        same(graphed(Loop(device, mlp, split=False), tmp_path / "graph.h5", preset="full"), expected)
+
+
+def test_steps_that_are_not_recorded(tmp_path: Path, device: torch.device) -> None:
+    options = {"preset": "standard", "every": {"rows": 4, "activations": 8}}
+    expected = eager(tmp_path / "eager.h5", device, mlp, clip=False, split=False, **options)
+    same(graphed(Loop(device, mlp, split=False), tmp_path / "graph.h5", **options), expected)
+
+
+class Descent(torch.optim.Optimizer):
+    """Its learning rate is a tensor, as capturable optimizers have it."""
+
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.sub_(p.grad * group["lr"])
+
+
+def test_a_learning_rate_kept_in_a_tensor(tmp_path: Path, device: torch.device) -> None:
+    loop = Loop(device, mlp, split=False)
+    rate = torch.tensor(0.5, device=device)
+    loop.optimizers = [Descent(loop.model.parameters(), {"lr": rate, "weight_decay": 0.0})]
+    with run_of(loop, tmp_path / "r.h5") as run:
+        loop.backward()
+        loop.step()
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph):
+            loop.backward()
+            loop.step()
+        for step in range(1, 5):
+            rate.copy_(0.5**step)
+            graph.replay()
+            run.log(loss=loop.loss)
+    np.testing.assert_allclose(values(tmp_path / "r.h5")["learning_rate"][:, 0], [0.5, 0.5, 0.25, 0.125, 0.0625])
+
+
+def test_no_step_before_the_capture(tmp_path: Path, device: torch.device) -> None:
+    """Such a graph is not recorded, and does no harm to what is."""
+    loop = Loop(device, mlp, split=False)
+    loop.backward()
+    loop.step()
+    with run_of(loop, tmp_path / "r.h5") as run:
+        graph = torch.cuda.CUDAGraph()
+        with pytest.warns(UserWarning, match="train a step or more before a capture") as caught, captured(graph):
+            loop.backward()
+            loop.step()
+        assert len(caught) == 1
+        for step in range(4):
+            loop.load(step)
+            graph.replay()
+        for step in range(3):
+            loop.load(step)
+            loop.backward()
+            loop.step()
+            run.log(loss=loop.loss)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset["step"].values.tolist() == [0, 1, 2]
+        assert np.isfinite(dataset["loss"].values).all()
+        assert "not recorded" in json.loads(dataset.attrs["capture"])["cuda_graphs"]
+
+
+def test_a_graph_outlives_the_recording(tmp_path: Path, device: torch.device) -> None:
+    """What it writes stays in memory, and torch's methods are its own again."""
+    own = torch.cuda.CUDAGraph.replay
+    loop = Loop(device, mlp, split=False)
+    graph = torch.cuda.CUDAGraph()
+    with run_of(loop, tmp_path / "r.h5") as run:
+        assert torch.cuda.CUDAGraph.replay is not own
+        for step in range(WARM):
+            loop.load(step)
+            loop.backward()
+            loop.step()
+        with captured(graph):
+            loop.backward()
+            loop.step()
+        graph.replay()
+    assert torch.cuda.CUDAGraph.replay is own
+    before = [p.detach().clone() for p in loop.model.parameters()]
+    graph.replay()
+    assert any(not torch.equal(p, q) for p, q in zip(loop.model.parameters(), before, strict=True))
+    assert run._recorder.rings in graphs._HELD[graph][0].holds
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset["step"].values.tolist() == [0, 1, 2, 3]
+    del graph
+    assert not len(graphs._HELD)
+
+
+def test_the_thread_leaves_the_device_alone_during_a_capture(
+    tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bool] = []
+    carry = Recorder._carry_rows
+    monkeypatch.setattr(
+        Recorder, "_carry_rows", lambda self, stop: (read.append(self._capture is not None), carry(self, stop))
+    )
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5") as run:
+        for step in range(WARM):
+            loop.load(step)
+            loop.backward()
+            loop.step()
+        with captured(torch.cuda.CUDAGraph()):
+            loop.backward()
+            run._recorder._drain.wait()
+            loop.step()
+    assert read and not any(read)
+
+
+def test_other_penalties_after_a_capture(tmp_path: Path, device: torch.device) -> None:
+    """A graph captured before repeats the old ones: its steps are no more recorded, which is said once."""
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5"):
+        for step in range(WARM):
+            loop.load(step)
+            loop.backward()
+            loop.step()
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph):
+            loop.backward()
+            loop.step()
+        graph.replay()
+        with pytest.warns(UserWarning, match="before the penalties changed"):
+            gradscope.regularize(loop.optimizers[0], gradscope.L1(), gradscope.Constant(1e-3), model=loop.model)
+            loop.backward()
+            loop.step()
+        graph.replay()
+        loop.backward()
+        loop.step()
+        del graph
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset["step"].values.tolist() == list(range(6))
+        assert "not recorded" in json.loads(dataset.attrs["capture"])["cuda_graphs"]
