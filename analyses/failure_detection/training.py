@@ -116,9 +116,15 @@ def prepared(run: Run) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def loop(
-    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, log: Callable[[Tensor], None]
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    log: Callable[[Tensor], None],
+    reshuffled: tuple[int, int] | None = None,
 ) -> None:
-    """The plain loop; ``log`` gets the loss of every step."""
+    """The plain loop; ``log`` gets the loss of every step. ``reshuffled``: a step from which on, and a seed by which,
+    the data come in another order."""
     c, data = run.configuration, task(run.configuration.task)
     generator = torch.Generator().manual_seed(run.seed)
     y = targets(data, run.change.label_noise, generator)
@@ -126,6 +132,9 @@ def loop(
     full = [group["lr"] for group in optimizer.param_groups]
     order = torch.empty(0, dtype=torch.int64)
     for step in range(steps):
+        if reshuffled is not None and step == reshuffled[0]:
+            generator.manual_seed(reshuffled[1])
+            order = order[:0]
         if len(order) < c.batch:
             order = torch.randperm(len(y), generator=generator)
         batch, order = order[: c.batch], order[c.batch :]
@@ -164,9 +173,11 @@ def keep(record: Path, path: Path) -> None:
     whole.replace(path)  # so that a file that is there is complete
 
 
-def losses_beyond(run: Run, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The losses of the same run, [steps], past its horizon and not recorded."""
+def losses_beyond(
+    run: Run, steps: int, reshuffled: tuple[int, int] | None = None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The losses of the same run, [steps], not recorded, perhaps past its horizon; ``reshuffled``: see `loop`."""
     model, optimizer = prepared(run)
     seen: list[Tensor] = []
-    loop(run, model, optimizer, steps, lambda loss: seen.append(loss.detach()))
+    loop(run, model, optimizer, steps, lambda loss: seen.append(loss.detach()), reshuffled)
     return torch.stack(seen).double().numpy()
