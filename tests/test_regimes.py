@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 import gradscope
 from gradscope.recorder import scaler as scaler_watch
 from gradscope.recorder import statistics
+from gradscope.recorder.addresses import NOWHERE, Addresses
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.recorder import Recorder
 from tests import exact
@@ -369,9 +370,23 @@ def test_frozen_and_thawed_during_a_run(tmp_path: Path, handled: bool, monkeypat
         exact.equal(dataset, rows)
 
 
-def test_memory_in_channels_last_and_none_at_all(tmp_path: Path) -> None:
+def other_order(parameter: Tensor) -> None:
+    parameter.grad = parameter.grad.contiguous()
+
+
+@pytest.mark.parametrize("sabotaged", [False, True], ids=["", "sabotaged"])
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")
+def test_memory_in_channels_last_and_none_at_all(tmp_path: Path, sabotaged: bool, monkeypatch: Patch) -> None:
+    """The gradients lie in the other order than their weights, as where a loop has made them anew."""
+    if sabotaged:
+
+        def whatever_the_order(self: Addresses, weights: list, gradients: list) -> tuple[list[int], list[int]]:
+            return [t.data_ptr() or NOWHERE for t in (*weights, *gradients)], []
+
+        monkeypatch.setattr(Addresses, "read", whatever_the_order)
     torch.manual_seed(0)
-    net = MODELS["convnet"]().to(memory_format=torch.channels_last)
+    layers = nn.Unflatten(1, (2, 3, 1)), nn.Conv2d(2, 4, (2, 1)), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     net.register_parameter("nothing", nn.Parameter(torch.empty(0, 3)))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, weight_decay=DECAY)
     rows = []
@@ -379,11 +394,16 @@ def test_memory_in_channels_last_and_none_at_all(tmp_path: Path) -> None:
         for batches in exact.micro_batches(STEPS):
             rows.append(exact.row(nn.Sequential(*net), exact.gradients(net, batches)[1:], DECAY))
             optimizer.zero_grad()
+            inside = net[1].weight.register_post_accumulate_grad_hook(other_order)
             exact.loss_of(net, batches[0]).backward()
+            inside.remove()
+            assert net[1].weight.stride() != net[1].weight.grad.stride()
             optimizer.step()
             run.log(tag=1)
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+    with gradscope.open_run(tmp_path / "r.h5") as dataset, noticed(sabotaged):
         exact.equal(dataset, rows)
+    if sabotaged:
+        return
     with gradscope.record(net, optimizer, tmp_path / "s.h5", on_failure="ignore"):
         exact.loss_of(net, batches[0]).backward()
         optimizer.step()

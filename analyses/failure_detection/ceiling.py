@@ -1,4 +1,4 @@
-"""How much anyone can know after two epochs: python -m analyses.failure_detection.ceiling (resumable; writes ceiling.csv).
+"""How much anyone can know after two epochs: python -m analyses.failure_detection.ceiling (resumable; 40 core-minutes).
 
 A run near λ* is trained for two epochs exactly as in the benchmark, and from there on with another order of the data,
 ``--copies`` times. What the copies come to is what could be known at that point of what the run itself came to,
