@@ -79,6 +79,12 @@ def table(rows: Sequence[Row], net: str) -> str:
     return "\n".join(lines)
 
 
+def averaged(runs: Sequence[Row], method: str, colour: int) -> Curve:
+    """Accuracy over epochs, the mean of the seeds."""
+    values = np.mean([row["accuracy"] for row in runs], axis=0)
+    return Curve(method, np.arange(1.0, len(values) + 1), values, colour=colour)
+
+
 def panels(rows: Sequence[Row], methods: Sequence[str]) -> list[Curves]:
     """Accuracy over epochs (mean of the seeds) and the strength over steps (first seed), without and with norm."""
     found = []
@@ -87,8 +93,7 @@ def panels(rows: Sequence[Row], methods: Sequence[str]) -> list[Curves]:
         for colour, method in enumerate(methods):
             if not (runs := of(rows, net, method)):
                 continue
-            values = np.mean([row["accuracy"] for row in runs], axis=0)
-            accuracies.append(Curve(method, np.arange(1.0, len(values) + 1), values, colour=colour))
+            accuracies.append(averaged(runs, method, colour))
             trace = runs[0]["strength"]
             if trace["value"]:
                 y = np.asarray(trace["value"], dtype=float)
@@ -107,9 +112,8 @@ def main() -> None:
     rows = rows_of(HERE / "small-digits.jsonl")
     (HERE / "tables.md").write_text("\n\n".join(table(rows, net) for net in PARTS if of(rows, net, "5e-4")) + "\n")
     if long := [row for row in rows if row["net"] == PARTS[2]]:
-        curves = [
-            Curve(row["method"], np.arange(1.0, len(row["accuracy"]) + 1), np.asarray(row["accuracy"])) for row in long
-        ]
+        methods = dict.fromkeys(row["method"] for row in long)
+        curves = [averaged(of(long, PARTS[2], method), method, colour) for colour, method in enumerate(methods)]
         panel = Curves("batch-norm, four times as long: test accuracy", "epoch", "accuracy", tuple(curves))
         save(figure_of([panel], STYLE), HERE / "long.png", STYLE)
     for name, methods in FIGURES.items():
