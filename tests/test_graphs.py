@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.recorder import graphs, table
+from gradscope.recorder import table
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.updates import Updates
@@ -34,7 +34,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 
     def as_on_a_card(self: Recorder) -> None:
         rings(self)
-        self.on_accelerator = self._scalars._averaged = True
+        self.on_accelerator = self.on_cuda = self._scalars._averaged = True
 
     monkeypatch.setattr(Recorder, "_make_rings", as_on_a_card)
     monkeypatch.setattr(table, "_FUSED", {})
@@ -226,8 +226,9 @@ def test_what_the_handling_is_for(
         same(graphed(Loop(device, mlp, split=False), tmp_path / "graph.h5", preset="full"), expected)
 
 
-def test_steps_that_are_not_recorded(tmp_path: Path, device: torch.device) -> None:
-    options = {"preset": "standard", "every": {"rows": 4, "activations": 8}}
+@pytest.mark.parametrize("preset", ["standard", "full"])
+def test_steps_that_are_not_recorded(tmp_path: Path, device: torch.device, preset: str) -> None:
+    options = {"preset": preset, "every": {"rows": 2, "activations": 4}}
     expected = eager(tmp_path / "eager.h5", device, mlp, clip=False, split=False, **options)
     same(graphed(Loop(device, mlp, split=False), tmp_path / "graph.h5", **options), expected)
 
@@ -303,11 +304,9 @@ def test_a_graph_outlives_the_recording(tmp_path: Path, device: torch.device) ->
     before = [p.detach().clone() for p in loop.model.parameters()]
     graph.replay()
     assert any(not torch.equal(p, q) for p, q in zip(loop.model.parameters(), before, strict=True))
-    assert run._recorder.rings in graphs._HELD[graph][0].holds
+    assert run._recorder.rings in graph._gradscope[id(run._recorder)].holds
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset["step"].values.tolist() == [0, 1, 2, 3]
-    del graph
-    assert not len(graphs._HELD)
 
 
 def test_the_thread_leaves_the_device_alone_during_a_capture(
@@ -331,6 +330,124 @@ def test_the_thread_leaves_the_device_alone_during_a_capture(
     assert read and not any(read)
 
 
+def test_two_graphs_a_step(tmp_path: Path, device: torch.device) -> None:
+    """The pass in one, the step in the other: what is logged after both belongs to that step."""
+    expected = eager(tmp_path / "eager.h5", device, mlp, clip=False, split=False)
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "graph.h5") as run:
+        parts = [torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()]
+        for step in range(STEPS):
+            loop.load(step)
+            if step == WARM:
+                for graph, part in zip(parts, (loop.backward, loop.step), strict=True):
+                    with captured(graph):
+                        part()
+            if step < WARM:
+                loop.backward()
+                loop.step()
+            else:
+                for graph in parts:
+                    graph.replay()
+            run.log(loss=loop.loss, twice=2 * loop.loss)
+    found = values(tmp_path / "graph.h5")
+    clip = found.pop("clip_coefficient"), expected.pop("clip_coefficient")
+    assert np.isnan(clip[0][WARM:]).all(), "a captured step measures anew, and does not know of the pass before it"
+    same(found, expected)
+
+
+def test_a_captured_forward_pass_only(tmp_path: Path, device: torch.device) -> None:
+    """It adds to the activations at every replay, sampled or not; what it writes outlives the recording."""
+    options = {"preset": "standard", "every": {"activations": 4}}
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5", **options) as run:
+        for step in range(WARM):
+            loop.load(step)
+            loop.backward()
+            loop.step()
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph):
+            loop.model(loop.x)
+        seen = []
+        for step in range(WARM, STEPS):
+            loop.load(step)
+            with torch.no_grad():
+                seen.append(loop.model[0](loop.x).abs().mean().item())
+            graph.replay()  # in the place of a forward pass in training mode
+            for p in loop.model.parameters():
+                p.grad = torch.zeros_like(p)
+            loop.step()
+        assert id(run._recorder) in graph._gradscope
+    scale = values(tmp_path / "r.h5")["activation_mean_abs"][:, 0]
+    np.testing.assert_allclose(scale[[4, 8, 12]], np.array(seen)[[1, 5, 9]], rtol=1e-5)
+
+
+def test_several_steps_in_a_graph_are_refused(tmp_path: Path, device: torch.device) -> None:
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5"):
+        loop.backward()
+        loop.step()
+        graph = torch.cuda.CUDAGraph()
+        with pytest.warns(UserWarning, match="holds several steps"), captured(graph):
+            for _ in range(2):
+                loop.backward()
+                loop.step()
+        graph.replay()
+        loop.backward()
+        loop.step()
+    assert values(tmp_path / "r.h5")["step"].tolist() == [0, 1]
+
+
+def test_a_capture_that_cannot_begin(tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row is lost to it."""
+    if device.type == "cpu":
+        monkeypatch.setattr(HostGraph, "capture_begin", lambda self: (_ for _ in ()).throw(RuntimeError("default")))
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5") as run:
+        for step in range(6):
+            loop.load(step)
+            loop.backward()
+            loop.step()
+            run.log(loss=loop.loss)
+            with pytest.raises(RuntimeError):
+                torch.cuda.CUDAGraph().capture_begin()  # on a card: on the default stream
+    found = values(tmp_path / "r.h5")
+    assert found["step"].tolist() == list(range(6))
+    assert np.isfinite(found["loss"]).all()
+
+
+def test_a_replay_taken_from_a_graph_while_it_was_recorded(tmp_path: Path, device: torch.device) -> None:
+    """Loops keep ``graph.replay`` in a variable."""
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5"):
+        loop.backward()
+        loop.step()
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph):
+            loop.backward()
+            loop.step()
+        replay = graph.replay
+        replay()
+    replay()
+    assert values(tmp_path / "r.h5")["step"].tolist() == [0, 1]
+
+
+def test_a_penalty_that_comes_just_before_a_replay(tmp_path: Path, device: torch.device) -> None:
+    loop = Loop(device, mlp, split=False)
+    with run_of(loop, tmp_path / "r.h5"):
+        loop.backward()
+        loop.step()
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph):
+            loop.backward()
+            loop.step()
+        gradscope.regularize(loop.optimizers[0], gradscope.L1(), gradscope.Constant(1e-3), model=loop.model)
+        with pytest.warns(UserWarning, match="before the penalties changed"):
+            graph.replay()
+        loop.backward()
+        loop.step()
+    assert values(tmp_path / "r.h5")["step"].tolist() == [0, 1]
+
+
 def test_other_penalties_after_a_capture(tmp_path: Path, device: torch.device) -> None:
     """A graph captured before repeats the old ones: its steps are no more recorded, which is said once."""
     loop = Loop(device, mlp, split=False)
@@ -351,7 +468,6 @@ def test_other_penalties_after_a_capture(tmp_path: Path, device: torch.device) -
         graph.replay()
         loop.backward()
         loop.step()
-        del graph
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset["step"].values.tolist() == list(range(6))
         assert "not recorded" in json.loads(dataset.attrs["capture"])["cuda_graphs"]

@@ -112,8 +112,8 @@ def main() -> None:
     rows = rows_of(HERE / "small-digits.jsonl")
     (HERE / "tables.md").write_text("\n\n".join(table(rows, net) for net in PARTS if of(rows, net, "5e-4")) + "\n")
     if long := [row for row in rows if row["net"] == PARTS[2]]:
-        methods = dict.fromkeys(row["method"] for row in long)
-        curves = [averaged(of(long, PARTS[2], method), method, colour) for colour, method in enumerate(methods)]
+        trained = dict.fromkeys(row["method"] for row in long)
+        curves = [averaged(of(long, PARTS[2], method), method, colour) for colour, method in enumerate(trained)]
         panel = Curves("batch-norm, four times as long: test accuracy", "epoch", "accuracy", tuple(curves))
         save(figure_of([panel], STYLE), HERE / "long.png", STYLE)
     for name, methods in FIGURES.items():

@@ -2,8 +2,8 @@
 
 All buffers stay where they are, so that a captured CUDA graph can replay the launches. Addresses are sent to
 the device only when they changed; the pinned memory they are sent from belongs to torch's own allocator,
-which does not hand it out again before the copy is done. A capture must not ask for such memory, so that there is a
-piece of it for one capture at any time.
+which does not hand it out again before the copy is done. A capture must not ask for such memory, and what it copies
+is copied again by every replay: each call inside one takes a pair of buffers of its own from a few that are ready.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from gradscope.recorder import cuda_kernels
 from gradscope.recorder.addresses import Addresses
 from gradscope.recorder.statistics import QUANTITIES
 
+#: Calls inside captures that are ready at any time; preset `full` makes three of one reader in a step.
+SPARE = 8
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -44,8 +46,8 @@ class CudaReader:
         self._partials = torch.zeros(len(QUANTITIES), self._chunks, dtype=torch.float64, device=self._device)
         self._pointers = torch.zeros(2 * self._count, dtype=torch.int64, device=self._device)
         self._sent: list[int] = []
-        self._spare: Tensor | None = None  # pinned memory for a capture to come
-        self._captured: list[Tensor] = []  # addresses that captured graphs copy and read at every replay
+        self._spare: list[tuple[Tensor, Tensor]] = []  # host and device, for captures to come
+        self._captured: list[tuple[Tensor, Tensor]] = []  # what captured graphs copy at every replay
         trial = torch.empty(len(quantities), max(columns) + 1, device=self._device)
         self(weights, weights, trial)
         self(weights, [None] * self._count, trial)
@@ -53,6 +55,8 @@ class CudaReader:
     def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> Sequence[int]:
         pointers, odd = self._addresses.read(weights, gradients)
         at = self._on_device(pointers)
+        if at is None:
+            return range(self._count)
         aligned = not any(address % 16 for address in pointers)
         shape = (self._count, self._chunks)
         cuda_kernels.read_chunks[(self._chunks,)](
@@ -65,18 +69,22 @@ class CudaReader:
         )  # fmt: skip
         return odd
 
-    def _on_device(self, pointers: list[int]) -> Tensor:
+    def _on_device(self, pointers: list[int]) -> Tensor | None:
+        """The addresses, on the device; None inside a capture that has used up what was ready."""
         cuda = self._device.type == "cuda"
-        if cuda and self._spare is not None and torch.cuda.is_current_stream_capturing():
-            staged, self._spare = self._spare, None
+        if cuda and torch.cuda.is_current_stream_capturing():
+            if not self._spare:
+                return None
+            staged, there = pair = self._spare.pop()
             staged.numpy()[:] = pointers
-            there = staged.to(self._device, non_blocking=True)  # the graph's own, so that no other step disturbs it
-            self._captured += staged, there
+            there.copy_(staged, non_blocking=True)
+            self._captured.append(pair)
             return there
         if pointers != self._sent:
             staged = torch.tensor(pointers, dtype=torch.int64, pin_memory=cuda)
             self._pointers.copy_(staged, non_blocking=True)
             self._sent = pointers
-        if cuda and self._spare is None:
-            self._spare = torch.empty(len(pointers), dtype=torch.int64, pin_memory=True)
+        while cuda and len(self._spare) < SPARE:
+            host = torch.empty(len(pointers), dtype=torch.int64, pin_memory=True)
+            self._spare.append((host, torch.empty_like(self._pointers)))
         return self._pointers

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.optim import Optimizer
@@ -18,16 +17,20 @@ from gradscope.recorder.meter import Meter
 from gradscope.recorder.rows import HostRow
 
 
-@dataclass
+@dataclass(eq=False)
 class Captured:
     """What one graph does at each replay, as far as the recorder is concerned.
 
-    ``holds``: whose memory it writes, for as long as it lives. ``passes``: meters, by number, whose gradients a
-    captured backward pass leaves. ``optimizers``: by identity, those that step. ``row``: the host's part of the
-    rows, with strengths and rates as they were at the capture. ``begins``: whether this replay has begun a row.
+    ``holds``: whose memory it writes, for as long as it lives. ``usable``: whether its replays can be recorded.
+    ``sampling``: whether activations were to be sampled when the capture began. ``passes``: meters, by number, whose
+    gradients a captured backward pass leaves. ``optimizers``: by identity, those that step. ``row``: the host's
+    part of the rows, with strengths and rates as they were at the capture. ``begins``: whether this replay has
+    begun a row.
     """
 
     holds: tuple[Any, ...]
+    usable: bool
+    sampling: bool
     passes: dict[int, Meter] = field(default_factory=dict)
     optimizers: dict[int, Optimizer] = field(default_factory=dict)
     row: HostRow = field(default_factory=lambda: HostRow(0, 0, 0.0, (), []))
@@ -41,7 +44,7 @@ class Watcher(Protocol):
         """The next operations on this thread's stream are captured."""
 
     def capture_ends(self, graph: Any) -> None:
-        """They have been, into this graph."""
+        """They have been, into this graph; None: the capture could not begin."""
 
     def before_replay(self, graph: Any) -> None:
         """A graph is about to be launched on the current stream."""
@@ -51,39 +54,46 @@ class Watcher(Protocol):
 
 
 _WATCHERS: list[Watcher] = []
+#: Torch's own methods. They stay known when nobody watches, for a loop may have taken one of ours meanwhile.
 _OWN: dict[str, Any] = {}
-#: A graph outlives the recordings that it writes for.
-_HELD: WeakKeyDictionary[Any, list[Captured]] = WeakKeyDictionary()
 
 
-def hold(graph: Any, captured: Captured) -> None:
-    """Keep the memory that a graph writes while there is the graph."""
-    _HELD.setdefault(graph, []).append(captured)
+def hold(graph: Any, watcher: Watcher, captured: Captured) -> None:
+    """Keep the memory that a graph writes while there is the graph, which outlives the recordings it writes for.
+
+    The graph itself keeps it, so that graphs which are part of a model can be collected with it.
+    """
+    graph.__dict__.setdefault("_gradscope", {})[id(watcher)] = captured
 
 
 def watch(watcher: Watcher) -> None:
     """Begin to tell ``watcher``."""
-    _WATCHERS.append(watcher)
-    if not _OWN:
+    if not _WATCHERS:
         graph = torch.cuda.CUDAGraph
         _OWN.update(kind=graph, begin=graph.capture_begin, end=graph.capture_end, replay=graph.replay)
         graph.capture_begin, graph.capture_end, graph.replay = _begin, _end, _replay  # type: ignore[method-assign]
+    _WATCHERS.append(watcher)
 
 
 def unwatch(watcher: Watcher) -> None:
     """Tell it no more; with the last one gone the methods are torch's own again."""
-    if watcher in _WATCHERS:
-        _WATCHERS.remove(watcher)
-    if not _WATCHERS and _OWN:
+    if watcher not in _WATCHERS:
+        return
+    _WATCHERS.remove(watcher)
+    if not _WATCHERS:
         graph = _OWN["kind"]
         graph.capture_begin, graph.capture_end, graph.replay = _OWN["begin"], _OWN["end"], _OWN["replay"]
-        _OWN.clear()
 
 
 def _begin(self: Any, *args: Any, **kwargs: Any) -> None:
-    for watcher in _WATCHERS:
-        watcher.capture_begins()
-    _OWN["begin"](self, *args, **kwargs)
+    try:
+        for watcher in _WATCHERS:
+            watcher.capture_begins()
+        _OWN["begin"](self, *args, **kwargs)
+    except BaseException:
+        for watcher in _WATCHERS:
+            watcher.capture_ends(None)
+        raise
 
 
 def _end(self: Any) -> None:
@@ -95,9 +105,8 @@ def _end(self: Any) -> None:
 
 
 def _replay(self: Any) -> None:
-    watchers = list(_WATCHERS)
-    for watcher in watchers:
+    for watcher in tuple(_WATCHERS):  # one may be closed by what a row tells it
         watcher.before_replay(self)
     _OWN["replay"](self)
-    for watcher in watchers:
+    for watcher in tuple(_WATCHERS):
         watcher.after_replay(self)

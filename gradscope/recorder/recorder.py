@@ -45,8 +45,8 @@ from gradscope.recorder.scalars import CELLS, Scalars, kept
 from gradscope.recorder.updates import SPLIT, Updates
 
 NOT_IN_GRAPHS = (
-    "replayed steps of a CUDA graph that was captured without a recorded step before it, or before the penalties "
-    "changed, are not recorded"
+    "replays of a CUDA graph are not recorded that holds several steps, or was captured without a recorded step before "
+    "it, or before the penalties changed"
 )
 IN_GRAPHS = "replays repeat the strengths and learning rates of their capture, but for rates kept in tensors"
 
@@ -78,7 +78,9 @@ class Recorder:
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = -1, -1
         self.rows = 0  # begun so far
-        self.graphed = self.not_in_graphs = False
+        self.graphed = self.not_in_graphs = False  # what became of steps in CUDA graphs
+        self._sampled = False  # activations, ever
+        self._clears = False  # a graph may add to them at any step
         self._capture: Captured | None = None  # of the graph that is being captured
         self._graphs: WeakKeyDictionary[Any, Captured] = WeakKeyDictionary()
         self.together = True  # all ranks come to the end of the recording
@@ -118,7 +120,7 @@ class Recorder:
             optimizer._optimizer_step_pre_hooks.move_to_end(before.id, last=False)  # type: ignore[attr-defined]
             self._hooks += [before, optimizer.register_step_post_hook(Hook(self._on_post_step))]
         scaler.watch(self)
-        if self.on_accelerator:
+        if self.on_cuda:
             graphs.watch(self)
         _FORKED.add(self)
 
@@ -179,6 +181,7 @@ class Recorder:
         self._home = self.rings[home]
         #: Whether fetching rows means waiting for a device.
         self.on_accelerator = any(device.type != "cpu" for device in self.rings)
+        self.on_cuda = any(device.type == "cuda" for device in self.rings)
         self._capacity = min(ring.rows for ring in self.rings.values()) - 2  # the open row, and the one to come
         for meter in self._meters:
             meter.ring = self.rings[meter.device]
@@ -213,9 +216,11 @@ class Recorder:
         """Other penalties act from the coming row on: hand out the rows so far, and begin anew."""
         self.fetch(open_row=True)
         self._lay_out(probe)
-        if any(captured.optimizers for captured in self._graphs.values()):
-            self._not_in_graphs()
-        self._graphs.clear()  # they measure what is no more read
+        for captured in self._graphs.values():  # they measure what is no more read
+            captured.usable = False
+            if captured.optimizers:
+                self._not_in_graphs()
+        self._graphs.clear()
 
     def _inside_loss(self, weights: Sequence[Tensor]) -> list[Tensor]:
         assert self.probe.inside_loss is not None
@@ -305,12 +310,14 @@ class Recorder:
         """The row of this step, or this optimizer's share of it."""
         with torch.no_grad():
             if self._in_a_graph():
-                if self._capture is None:
-                    self._not_in_graphs()
+                if (captured := self._usable_capture()) is None or id(optimizer) in captured.optimizers:
+                    self._cannot_capture()
                     return
-                row: HostRow | None = self._capture_row(self._capture, optimizer)
+                row: HostRow | None = self._capture_row(captured, optimizer)
                 number = FIXED
             else:
+                if self._capture is not None:  # it ended without a word
+                    self.capture_ends(None)
                 if not self._open or id(optimizer) in self._open:
                     self._begin_row()
                 self._open.add(id(optimizer))
@@ -331,6 +338,8 @@ class Recorder:
     def _begin_row(self, replayed: Captured | None = None) -> None:
         self._open.clear()
         self._before_step(self.step + 1)
+        if replayed is not None and not replayed.usable:
+            return  # other penalties have come
         self.step += 1
         later, self._later = (self._later if self._fresh_backward else {}), {}
         self._finished = self._begun
@@ -340,7 +349,8 @@ class Recorder:
             self._row = self._next_row(replayed)
             for name, value in later.items():
                 self._scalars.put(self._row, self._begun - 1, name, value)
-        self._sample_next()
+        if replayed is None:  # else the graph is still to take what forward passes have left
+            self._sample_next()
 
     def _next_row(self, replayed: Captured | None) -> HostRow:
         if self._begun - self._fetched >= self._capacity:
@@ -355,8 +365,8 @@ class Recorder:
             row = replace(
                 replayed.row, step=self.step, epoch=self.epoch, time=self._clock(), taken={}, values={}, cells={}
             )
-            row.histograms &= self.cadences["histograms"].at(self.step)
-            row.sampled &= self.cadences["activations"].at(self.step)
+            for name, quantity in (("updates", "updates"), ("histograms", "histograms"), ("sampled", "activations")):
+                setattr(row, name, getattr(row, name) and self.cadences[quantity].at(self.step))
         self._hosts.append(row)
         self._begun += 1
         self.rows += 1
@@ -373,7 +383,7 @@ class Recorder:
             if self.preset.full:
                 self._home.view("units", number).copy_(self.activations.unit_scales(self._home.device))
             self._home.view("activations", number).copy_(self.activations.take(self._home.device))
-            row.sampled = True
+            row.sampled = self._sampled = True
         if self.probe.value_inside_loss is not None:
             self._home.view("inside", number).copy_(self.probe.value_inside_loss().reshape(1))
         if self.probe.measure is not None:
@@ -384,6 +394,8 @@ class Recorder:
         rates = []
         for index, group in enumerate(self._groups):
             lr = group["lr"]
+            if isinstance(lr, Tensor) and lr.is_cpu and self._home.device.type != "cpu":
+                lr = lr.reshape(()).tolist()
             if isinstance(lr, Tensor):  # `capturable`: on the device, where it stays
                 self._home.view("rates", number)[index].copy_(lr)
                 lr = float("nan")
@@ -393,13 +405,13 @@ class Recorder:
     def _sample_next(self) -> None:
         if self.activations is not None:
             coming = self.step + 1
-            if self.activations.sampling or self._graphs:
+            if self.activations.sampling or self._clears:
                 self.activations.clear()  # of forwards since the row was taken
             self.activations.sampling = self.cadences["rows"].at(coming) and self.cadences["activations"].at(coming)
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         meters = self._of.get(id(optimizer))
-        if meters is None or self.stopped or (self._capture is None and self._in_a_graph()):
+        if meters is None or self.stopped or (self._in_a_graph() and self._usable_capture() is None):
             return
         self._fresh_backward = False  # of a closure that was called more than once
         for meter in meters:
@@ -412,7 +424,7 @@ class Recorder:
 
     def _in_a_graph(self) -> bool:
         """Whether what runs now is being captured."""
-        return self.on_accelerator and torch.cuda.is_current_stream_capturing()
+        return self.on_cuda and torch.cuda.is_current_stream_capturing()
 
     def _not_in_graphs(self) -> None:
         if not self.not_in_graphs:
@@ -421,21 +433,32 @@ class Recorder:
 
     def capture_begins(self) -> None:
         """The hooks write the fixed row until `capture_ends`; the background thread leaves the device alone."""
-        if self.stopped or not self.rows:
-            return  # tables of the host that are still to be sent could not be captured
-        self._capture = Captured((self.rings, self._meters, self._updates, self._scalars, self.activations))
+        if self.stopped:
+            return
+        # First steps send tables from the host and compile kernels, which no replay could repeat.
+        holds = (self.rings, self._meters, self._updates, self._scalars, self.activations)
+        sampling = self.activations is not None and self.activations.sampling
+        self._capture = Captured(holds, usable=self.rows > 0, sampling=sampling)
         self._wait()
         if self.activations is not None:
-            self.activations.sampling = True
+            self.activations.sampling = self._sampled
+
+    def _usable_capture(self) -> Captured | None:
+        return self._capture if self._capture is not None and self._capture.usable else None
+
+    def _cannot_capture(self) -> None:
+        if self._capture is not None:
+            self._capture.usable = False
+        self._not_in_graphs()
 
     def _capture_pass(self) -> None:
-        if self._capture is None:
-            self._not_in_graphs()
+        if (captured := self._usable_capture()) is None:
+            self._cannot_capture()
             return
         for meter in self._meters:
             if meter.fired:
                 meter.after_backward(FIXED)
-                self._capture.passes[meter.number] = meter
+                captured.passes[meter.number] = meter
 
     def _capture_row(self, captured: Captured, optimizer: Optimizer) -> HostRow:
         row = captured.row
@@ -447,17 +470,24 @@ class Recorder:
         return row
 
     def capture_ends(self, graph: Any) -> None:
+        """``graph``: None where the capture came to nothing."""
         captured, self._capture = self._capture, None
         if captured is None:
             return
-        self._fresh_backward = False
-        for meter in self._meters:
+        if self.activations is not None:
+            self.activations.sampling = captured.sampling
+            self._clears |= self._sampled
+        stepped = [meter for identity in captured.optimizers for meter in self._of[identity]]
+        for meter in (*captured.passes.values(), *stepped):
             meter.stepped()
-        if captured.passes or captured.optimizers:
+            self._fresh_backward = False
+        if graph is None:
+            return
+        graphs.hold(graph, self, captured)  # whatever it holds, the activation hooks may be in it
+        self._graphs.pop(graph, None)
+        if captured.usable and (captured.passes or captured.optimizers):
             self.graphed = True
             self._graphs[graph] = captured
-            graphs.hold(graph, captured)
-        self._sample_next()
 
     def before_replay(self, graph: Any) -> None:
         """A row begins, if the graph holds a step."""
@@ -469,7 +499,9 @@ class Recorder:
         )
         if captured.begins:
             self._begin_row(captured)
-        self._open |= captured.optimizers.keys()
+        if captured.usable:
+            self._open |= captured.optimizers.keys()
+            self._fresh_backward &= not captured.optimizers
 
     def after_replay(self, graph: Any) -> None:
         """From the fixed row into that of this step, or of the step to come."""
@@ -485,12 +517,17 @@ class Recorder:
                 names += [name for name in self._common_fields() if name != "cells"]
             for ring in self.rings.values():
                 ring.keep(self._begun - 1, names)
+            for meter in stepped:
+                if meter.number in self._updates and row.updates:
+                    self._updates[meter.number].keep()
         for meter in captured.passes.values():
             if id(meter.optimizer) not in captured.optimizers:
                 self._fresh_backward = True
                 if (number := self._row_to_come(meter)) is not None:
                     self.rings[meter.device].keep(number, self._fields(meter))
                     meter.after_replay(number)
+        if captured.begins:
+            self._sample_next()
         if captured.row.cells:
             self.log(self._scalars.repeated(captured.row.cells))
 
@@ -517,9 +554,9 @@ class Recorder:
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
         if self._in_a_graph():
-            if self._capture is not None:
+            if (captured := self._usable_capture()) is not None:
                 for name, value in scalars.items():
-                    self._scalars.put(self._capture.row, FIXED, name, value)
+                    self._scalars.put(captured.row, FIXED, name, value)
         elif self._fresh_backward or self.step < self._first_step:
             self._later.update({name: kept(name, value) for name, value in scalars.items()})
             self._fresh_backward = True
@@ -583,6 +620,7 @@ class Recorder:
         self._hooks = []
         scaler.unwatch(self)
         graphs.unwatch(self)
+        self._capture = None
         for meter in self._meters:
             meter.detach()
         if self.activations is not None:

@@ -33,6 +33,7 @@ class Ring:
         for name, shape in fields.items():
             self._fields[name] = (width, width + prod(shape), shape)
             width += prod(shape)
+        width += -width % 4  # all rows aligned alike, so that a kernel is compiled for one kind of address
         self.rows = max(FEWEST, min(ROWS, LARGEST // (4 * max(width, 1))))
         self._flat = torch.full((self.rows + 1, width), float("nan"), device=device)
         self.bytes = self._flat.numel() * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,12 +38,17 @@ class Scalars:
         if value.numel() != 1:
             raise no_scalar(name, value)
         if name not in self._places:
+            if number == FIXED and len(self._places) >= CELLS * (1 + len(self._more)):
+                warnings.warn(f"log({name}=…) inside a CUDA graph: log it once before the capture", stacklevel=4)
+                return
             ring, place = divmod(len(self._places), CELLS)
             if ring > len(self._more):
                 self._more.append(Ring(self._home.device, {"cells": (CELLS,)}))
             self._places[name] = ring, place
         ring, place = self._places[name]
-        cells = (self._more[ring - 1] if ring else self._home).view("cells", number)
+        home = self._more[ring - 1] if ring else self._home
+        home.mark()
+        cells = home.view("cells", number)
         cells[place : place + 1].copy_(value.detach().reshape(1))
         row.cells[name] = self._places[name]
         row.values.pop(name, None)

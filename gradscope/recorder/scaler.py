@@ -27,25 +27,26 @@ class Watcher(Protocol):
 
 
 _WATCHERS: list[Watcher] = []
+#: Torch's own methods. They stay known when nobody watches, for a loop may have taken one of ours meanwhile.
 _OWN: dict[str, Any] = {}
 
 
 def watch(watcher: Watcher) -> None:
     """Begin to tell ``watcher``."""
-    _WATCHERS.append(watcher)
-    if not _OWN:
+    if not _WATCHERS:
         _OWN.update(scale=GradScaler.scale, step=GradScaler.step)
         GradScaler.scale = _scale  # type: ignore[method-assign]
         GradScaler.step = _step  # type: ignore[method-assign]
+    _WATCHERS.append(watcher)
 
 
 def unwatch(watcher: Watcher) -> None:
     """Tell it no more; with the last one gone the scaler's methods are torch's own again."""
-    if watcher in _WATCHERS:
-        _WATCHERS.remove(watcher)
-    if not _WATCHERS and _OWN:
+    if watcher not in _WATCHERS:
+        return
+    _WATCHERS.remove(watcher)
+    if not _WATCHERS:
         GradScaler.scale, GradScaler.step = _OWN["scale"], _OWN["step"]  # type: ignore[method-assign]
-        _OWN.clear()
 
 
 def _scale(self: GradScaler, outputs: Any) -> Any:

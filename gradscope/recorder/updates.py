@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope.recorder.meter import local
-from gradscope.recorder.ring import Ring
+from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.table import TablePlan
 
 #: (through, beside): λ∂Ω/∂w that goes through the optimizer's gradient, and λ∂Ω/∂w that acts on the weights directly
@@ -63,10 +63,18 @@ class Updates:
         self._row = row
         if row is not None:
             torch._foreach_copy_(self._before, self._weights())
-            torch._foreach_copy_(self._previous, self._current)  # and no exchange of names, which no graph repeats
+            if row != FIXED:
+                self.keep()
         if self.knows_split:
             through, beside = pulls(self._parameters)
             self._pulls = _local(through), _local(beside)
+
+    def keep(self) -> None:
+        """The latest gradient is that of a row: the next is compared with it.
+
+        A copy and no exchange of names, which no graph repeats; outside of graphs, for not every replay is a row.
+        """
+        torch._foreach_copy_(self._previous, self._current)
 
     def after_step(self, ring: Ring) -> None:
         """Σ|Δw|, and Σ|Δw_L|, Σ|Δw_R|."""
