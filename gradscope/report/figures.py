@@ -45,6 +45,7 @@ def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) ->
     axes.set_ylabel(summary.y_label)
     if summary.log_x:
         axes.set_xscale("log")
+        axes.tick_params(axis="x", which="minor", labelsize="x-small")  # "3 × 10⁻³" is long where a decade is narrow
     if summary.log_y:
         axes.set_yscale("log")
     if summary.band is not None:
