@@ -524,8 +524,7 @@ quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Future
 @quiet
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("compiled_first", [False, True])
+@pytest.mark.parametrize(("backend", "compiled_first"), [("aot_eager", False), ("aot_eager", True), ("eager", True)])
 def test_compiled_models(name: str, backend: str, compiled_first: bool) -> None:
     """Hooks are compiled in, `fullgraph` tells that they do not break the graph, and all numbers stay right."""
     make_model, make_input = NETS[name]
