@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +78,20 @@ def wandb_records(path: Path) -> Any:
         length, kind = struct.unpack_from("<HB", data, at + 4)
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # full, last
+        if kind in (1, 4) and at <= len(data):  # full, last
             yield Record.FromString(whole)
             whole = b""
+
+
+def wandb_finished(path: Path) -> list[Any]:
+    """The same when all are there: the file is written by wandb's own process, which `finish` does not wait for."""
+    until = time.monotonic() + 60
+    while True:
+        found = list(wandb_records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < until, f"wandb has not finished {path}"
+        time.sleep(0.1)
 
 
 def wandb(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
@@ -91,7 +103,7 @@ def wandb(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
 
     def read() -> Shown:
         rows = []
-        for record in wandb_records(next(folder.rglob("*.wandb"))):
+        for record in wandb_finished(next(folder.rglob("*.wandb"))):
             if record.WhichOneof("record_type") == "history":
                 values = {i.key or i.nested_key[0]: json.loads(i.value_json) for i in record.history.item}
                 rows.append((values["gradscope/step"], values))
