@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 @contextmanager
-def captured(graph: object) -> Iterator[None]:
+def capturing(graph: object) -> Iterator[None]:
     if isinstance(graph, HostGraph):
         graph.capture_begin()
         yield
@@ -55,6 +55,14 @@ def captured(graph: object) -> Iterator[None]:
     else:
         with torch.cuda.graph(graph):
             yield
+
+
+def captured(part: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """A graph of what ``part()`` does."""
+    graph = torch.cuda.CUDAGraph()
+    with capturing(graph):
+        part()
+    return graph
 
 
 @contextmanager
@@ -98,6 +106,16 @@ class Loop:
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def whole(self) -> None:
+        self.backward()
+        self.step()
+
+    def train(self, steps: Iterable[int], run: Recording) -> None:
+        for step in steps:
+            self.load(step)
+            self.whole()
+            run.log(loss=self.loss, twice=2 * self.loss)
 
     def clip(self) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
@@ -143,16 +161,8 @@ def test_a_whole_step(tmp_path: Path, device: torch.device, build: Callable, spl
     loop = Loop(device, build, split)
     with run_of(loop, tmp_path / "graph.h5", **options) as run:
         with beside(device):
-            for step in range(WARM):
-                loop.load(step)
-                loop.backward()
-                loop.step()
-                run.log(loss=loop.loss, twice=2 * loop.loss)
-        graph = torch.cuda.CUDAGraph()
-        with captured(graph):
-            loop.backward()
-            loop.step()
-            run.log(twice=2 * loop.loss)
+            loop.train(range(WARM), run)
+        graph = captured(lambda: (loop.whole(), run.log(twice=2 * loop.loss)))
         for step in range(WARM, STEPS):
             loop.load(step)
             graph.replay()
@@ -175,7 +185,7 @@ def test_a_backward_pass_with_an_eager_step(tmp_path: Path, device: torch.device
                 loop.backward()
             else:
                 if step == WARM:
-                    with captured(graph):
+                    with capturing(graph):
                         loop.backward()
                 graph.replay()
             loop.clip()
@@ -194,13 +204,11 @@ def graphed(loop: Loop, path: Path, **options: object) -> dict[str, np.ndarray]:
         for step in range(STEPS):
             loop.load(step)
             if step < WARM:
-                loop.backward()
-                loop.step()
+                loop.whole()
             else:
                 if step == WARM:
-                    with captured(graph):
-                        loop.backward()
-                        loop.step()
+                    with capturing(graph):
+                        loop.whole()
                 graph.replay()
             run.log(loss=loop.loss, twice=2 * loop.loss)
     return values(path)
@@ -247,12 +255,8 @@ def test_a_learning_rate_kept_in_a_tensor(tmp_path: Path, device: torch.device) 
     rate = torch.tensor(0.5, device=device)
     loop.optimizers = [Descent(loop.model.parameters(), {"lr": rate, "weight_decay": 0.0})]
     with run_of(loop, tmp_path / "r.h5") as run:
-        loop.backward()
-        loop.step()
-        graph = torch.cuda.CUDAGraph()
-        with captured(graph):
-            loop.backward()
-            loop.step()
+        loop.whole()
+        graph = captured(loop.whole)
         for step in range(1, 5):
             rate.copy_(0.5**step)
             graph.replay()
@@ -263,22 +267,16 @@ def test_a_learning_rate_kept_in_a_tensor(tmp_path: Path, device: torch.device) 
 def test_no_step_before_the_capture(tmp_path: Path, device: torch.device) -> None:
     """Such a graph is not recorded, and does no harm to what is."""
     loop = Loop(device, mlp, split=False)
-    loop.backward()
-    loop.step()
+    loop.whole()
     with run_of(loop, tmp_path / "r.h5") as run:
         graph = torch.cuda.CUDAGraph()
-        with pytest.warns(UserWarning, match="train a step or more before a capture") as caught, captured(graph):
-            loop.backward()
-            loop.step()
+        with pytest.warns(UserWarning, match="train a step or more before a capture") as caught, capturing(graph):
+            loop.whole()
         assert len(caught) == 1
         for step in range(4):
             loop.load(step)
             graph.replay()
-        for step in range(3):
-            loop.load(step)
-            loop.backward()
-            loop.step()
-            run.log(loss=loop.loss)
+        loop.train(range(3), run)
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset["step"].values.tolist() == [0, 1, 2]
         assert np.isfinite(dataset["loss"].values).all()
@@ -292,13 +290,9 @@ def test_a_graph_outlives_the_recording(tmp_path: Path, device: torch.device) ->
     graph = torch.cuda.CUDAGraph()
     with run_of(loop, tmp_path / "r.h5") as run:
         assert torch.cuda.CUDAGraph.replay is not own
-        for step in range(WARM):
-            loop.load(step)
-            loop.backward()
-            loop.step()
-        with captured(graph):
-            loop.backward()
-            loop.step()
+        loop.train(range(WARM), run)
+        with capturing(graph):
+            loop.whole()
         graph.replay()
     assert torch.cuda.CUDAGraph.replay is own
     before = [p.detach().clone() for p in loop.model.parameters()]
@@ -319,11 +313,8 @@ def test_the_thread_leaves_the_device_alone_during_a_capture(
     )
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5") as run:
-        for step in range(WARM):
-            loop.load(step)
-            loop.backward()
-            loop.step()
-        with captured(torch.cuda.CUDAGraph()):
+        loop.train(range(WARM), run)
+        with capturing(torch.cuda.CUDAGraph()):
             loop.backward()
             run._recorder._drain.wait()
             loop.step()
@@ -340,11 +331,10 @@ def test_two_graphs_a_step(tmp_path: Path, device: torch.device) -> None:
             loop.load(step)
             if step == WARM:
                 for graph, part in zip(parts, (loop.backward, loop.step), strict=True):
-                    with captured(graph):
+                    with capturing(graph):
                         part()
             if step < WARM:
-                loop.backward()
-                loop.step()
+                loop.whole()
             else:
                 for graph in parts:
                     graph.replay()
@@ -360,12 +350,9 @@ def test_a_captured_forward_pass_only(tmp_path: Path, device: torch.device) -> N
     options = {"preset": "standard", "every": {"activations": 4}}
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5", **options) as run:
-        for step in range(WARM):
-            loop.load(step)
-            loop.backward()
-            loop.step()
+        loop.train(range(WARM), run)
         graph = torch.cuda.CUDAGraph()
-        with captured(graph):
+        with capturing(graph):
             loop.model(loop.x)
         seen = []
         for step in range(WARM, STEPS):
@@ -384,16 +371,13 @@ def test_a_captured_forward_pass_only(tmp_path: Path, device: torch.device) -> N
 def test_several_steps_in_a_graph_are_refused(tmp_path: Path, device: torch.device) -> None:
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5"):
-        loop.backward()
-        loop.step()
+        loop.whole()
         graph = torch.cuda.CUDAGraph()
-        with pytest.warns(UserWarning, match="holds several steps"), captured(graph):
+        with pytest.warns(UserWarning, match="holds several steps"), capturing(graph):
             for _ in range(2):
-                loop.backward()
-                loop.step()
+                loop.whole()
         graph.replay()
-        loop.backward()
-        loop.step()
+        loop.whole()
     assert values(tmp_path / "r.h5")["step"].tolist() == [0, 1]
 
 
@@ -404,10 +388,7 @@ def test_a_capture_that_cannot_begin(tmp_path: Path, device: torch.device, monke
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5") as run:
         for step in range(6):
-            loop.load(step)
-            loop.backward()
-            loop.step()
-            run.log(loss=loop.loss)
+            loop.train([step], run)
             with pytest.raises(RuntimeError):
                 torch.cuda.CUDAGraph().capture_begin()  # on a card: on the default stream
     found = values(tmp_path / "r.h5")
@@ -419,12 +400,8 @@ def test_a_replay_taken_from_a_graph_while_it_was_recorded(tmp_path: Path, devic
     """Loops keep ``graph.replay`` in a variable."""
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5"):
-        loop.backward()
-        loop.step()
-        graph = torch.cuda.CUDAGraph()
-        with captured(graph):
-            loop.backward()
-            loop.step()
+        loop.whole()
+        graph = captured(loop.whole)
         replay = graph.replay
         replay()
     replay()
@@ -434,40 +411,27 @@ def test_a_replay_taken_from_a_graph_while_it_was_recorded(tmp_path: Path, devic
 def test_a_penalty_that_comes_just_before_a_replay(tmp_path: Path, device: torch.device) -> None:
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5"):
-        loop.backward()
-        loop.step()
-        graph = torch.cuda.CUDAGraph()
-        with captured(graph):
-            loop.backward()
-            loop.step()
+        loop.whole()
+        graph = captured(loop.whole)
         gradscope.regularize(loop.optimizers[0], gradscope.L1(), gradscope.Constant(1e-3), model=loop.model)
         with pytest.warns(UserWarning, match="before the penalties changed"):
             graph.replay()
-        loop.backward()
-        loop.step()
+        loop.whole()
     assert values(tmp_path / "r.h5")["step"].tolist() == [0, 1]
 
 
 def test_other_penalties_after_a_capture(tmp_path: Path, device: torch.device) -> None:
     """A graph captured before repeats the old ones: its steps are no more recorded, which is said once."""
     loop = Loop(device, mlp, split=False)
-    with run_of(loop, tmp_path / "r.h5"):
-        for step in range(WARM):
-            loop.load(step)
-            loop.backward()
-            loop.step()
-        graph = torch.cuda.CUDAGraph()
-        with captured(graph):
-            loop.backward()
-            loop.step()
+    with run_of(loop, tmp_path / "r.h5") as run:
+        loop.train(range(WARM), run)
+        graph = captured(loop.whole)
         graph.replay()
         with pytest.warns(UserWarning, match="before the penalties changed"):
             gradscope.regularize(loop.optimizers[0], gradscope.L1(), gradscope.Constant(1e-3), model=loop.model)
-            loop.backward()
-            loop.step()
+            loop.whole()
         graph.replay()
-        loop.backward()
-        loop.step()
+        loop.whole()
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset["step"].values.tolist() == list(range(6))
         assert "not recorded" in json.loads(dataset.attrs["capture"])["cuda_graphs"]

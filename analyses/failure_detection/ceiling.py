@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analyses.common import study
 from analyses.common.tasks import task
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.metrics import area, at_step, auroc
 from analyses.failure_detection.records import HERE
 from analyses.failure_detection.run import Table, below_baseline
 from analyses.failure_detection.training import losses_beyond
+from gradscope import checks
 
 EPOCHS = 2
 FIELDS = ("run", "copies", "failed")
@@ -78,18 +80,20 @@ def best(chances: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     return float(np.mean(drawn))
 
 
+@study.command
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
+    copies, workers = checks.positive_int(given.copies, "--copies"), checks.positive_int(given.workers, "--workers")
     table = Table(HERE / "ceiling.csv", FIELDS)
     missing = [row for row in near_runs() if row["run"] not in table.rows]
     # Every configuration comes early, so that a study that is cut short is not about the first ones.
     missing.sort(key=lambda row: row["run"].rsplit("-", 1)[1])
-    with ProcessPoolExecutor(given.workers, get_context("forkserver")) as pool:
-        for done in as_completed(pool.submit(continued, row, given.copies) for row in missing):
+    with ProcessPoolExecutor(workers, get_context("forkserver")) as pool:
+        for done in as_completed(pool.submit(continued, row, copies) for row in missing):
             table.add(done.result())
             print(f"{len(table.rows)} runs", flush=True)
     print("\n".join(lines()))

@@ -7,6 +7,7 @@ regression gains by each beside the judge's probability, every family held out i
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -71,6 +72,7 @@ def held_out(table: pd.DataFrame, names: list[str]) -> float:
 
 def main() -> None:
     """Train, then print what each candidate gains."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rows = near_runs()
     table = pd.DataFrame([{"run": row["run"], **measured(row)} for row in rows]).set_index("run")
     table.round(5).to_csv(RESULT)

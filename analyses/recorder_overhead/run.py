@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", nargs="*", help="parts of names of cases")
-    parser.add_argument("--ways", nargs="*", help="names of ways; bare is always among them")
+    parser.add_argument("--ways", nargs="*", choices=tuple(cases.WATCHERS), help="bare is always among them")
     parser.add_argument("-o", "--out", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -126,6 +126,8 @@ def main() -> None:
     ways = [w for w in cases.WATCHERS if cases.present(w) and (not options.ways or w in ["bare", *options.ways])]
     for missing in set(cases.WATCHERS) - {w for w in cases.WATCHERS if cases.present(w)}:
         print(f"not installed, left out: {missing}")
+    if options.only and not any(part in name for part in options.only for name in chosen):
+        parser.error(f"--only is {' '.join(options.only)}; expected parts of: {'; '.join(chosen)}")
     out = options.out or HERE / f"overhead-{device.type}.csv"
     lines: list[dict[str, Any]] = []
     for name, case in chosen.items():

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.rows import HostRow
+from gradscope.recorder.watched import Watched
 
 
 @dataclass(eq=False)
@@ -53,11 +54,6 @@ class Watcher(Protocol):
         """It has been launched."""
 
 
-_WATCHERS: list[Watcher] = []
-#: Torch's own methods. They stay known when nobody watches, for a loop may have taken one of ours meanwhile.
-_OWN: dict[str, Any] = {}
-
-
 def hold(graph: Any, watcher: Watcher, captured: Captured) -> None:
     """Keep the memory that a graph writes while there is the graph, which outlives the recordings it writes for.
 
@@ -66,47 +62,34 @@ def hold(graph: Any, watcher: Watcher, captured: Captured) -> None:
     graph.__dict__.setdefault("_gradscope", {})[id(watcher)] = captured
 
 
-def watch(watcher: Watcher) -> None:
-    """Begin to tell ``watcher``."""
-    if not _WATCHERS:
-        graph = torch.cuda.CUDAGraph
-        _OWN.update(kind=graph, begin=graph.capture_begin, end=graph.capture_end, replay=graph.replay)
-        graph.capture_begin, graph.capture_end, graph.replay = _begin, _end, _replay  # type: ignore[method-assign]
-    _WATCHERS.append(watcher)
-
-
-def unwatch(watcher: Watcher) -> None:
-    """Tell it no more; with the last one gone the methods are torch's own again."""
-    if watcher not in _WATCHERS:
-        return
-    _WATCHERS.remove(watcher)
-    if not _WATCHERS:
-        graph = _OWN["kind"]
-        graph.capture_begin, graph.capture_end, graph.replay = _OWN["begin"], _OWN["end"], _OWN["replay"]
-
-
 def _begin(self: Any, *args: Any, **kwargs: Any) -> None:
     try:
-        for watcher in _WATCHERS:
+        for watcher in _GRAPHS.watchers:
             watcher.capture_begins()
-        _OWN["begin"](self, *args, **kwargs)
+        _GRAPHS.own["capture_begin"](self, *args, **kwargs)
     except BaseException:
-        for watcher in _WATCHERS:
+        for watcher in _GRAPHS.watchers:
             watcher.capture_ends(None)
         raise
 
 
 def _end(self: Any) -> None:
     try:
-        _OWN["end"](self)
+        _GRAPHS.own["capture_end"](self)
     finally:
-        for watcher in _WATCHERS:
+        for watcher in _GRAPHS.watchers:
             watcher.capture_ends(self)
 
 
 def _replay(self: Any) -> None:
-    for watcher in tuple(_WATCHERS):  # one may be closed by what a row tells it
+    for watcher in tuple(_GRAPHS.watchers):  # one may be closed by what a row tells it
         watcher.before_replay(self)
-    _OWN["replay"](self)
-    for watcher in tuple(_WATCHERS):
+    _GRAPHS.own["replay"](self)
+    for watcher in tuple(_GRAPHS.watchers):
         watcher.after_replay(self)
+
+
+_GRAPHS: Watched[Watcher] = Watched(
+    lambda: torch.cuda.CUDAGraph, capture_begin=_begin, capture_end=_end, replay=_replay
+)
+watch, unwatch = _GRAPHS.watch, _GRAPHS.unwatch
