@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from analyses.common.study import Cell, Options
 from gradscope.types import InputError
 
-#: Delays in epochs: the document saw no difference between 2 and 20.
-GAMMAS = (2, 5, 10, 20)
 #: Penalties by name: L1 acts by its proximal step (the document's equation 9), or by its subgradient (equation 2).
 PENALTIES = ("l2", "l1", "l1-subgradient")
 
@@ -59,7 +57,8 @@ class Setup:
     """The nets and strengths of a data set. ``main``: VGG-16 in the document. ``second``: AlexNet.
 
     ``strong``: just above the tolerance level of ``main``, by penalty: where the document looks at failing.
-    ``gamma``: the delay in epochs. ``search``: nets and penalties whose levels are searched.
+    ``search``: nets and penalties whose levels are searched. ``gamma``: the delay in epochs. ``gammas``: those that are
+    compared with it; the document saw no difference between 2 and 20.
     """
 
     main: str
@@ -69,6 +68,7 @@ class Setup:
     strong: dict[str, float]
     search: tuple[tuple[str, str], ...] = ()
     gamma: int = 5
+    gammas: tuple[int, ...] = (2, 5, 10, 20)
 
     @property
     def nets(self) -> tuple[str, ...]:
@@ -90,14 +90,19 @@ _DOCUMENT = Setup(
         "l1-subgradient": tuple(x / 10 for x in _L1),
     },
     {"l2": 2e-3, "l1": 6e-5},
-    tuple((net, penalty) for net in ("alexnet", "vgg16") for penalty in PENALTIES),
+    tuple((net, penalty) for penalty in PENALTIES for net in ("vgg16", "alexnet", "vgg11", "vgg19")),
 )  # fmt: skip
 _CONV = Setup(
     "vgg11", ("alexnet",), ("vgg11", "vgg16", "vgg19"),
-    {"l2": (0.002, 0.006, 0.012, 0.02), "l1": (3e-4, 1e-3, 3e-3, 0.01), "l1-subgradient": (1e-4, 3e-4, 1e-3)},
-    {"l2": 0.012, "l1": 3e-3},
-    (("vgg11", "l2"), ("vgg16", "l2"), ("vgg19", "l2"), ("vgg11", "l1")),
+    {
+        "l2": (6e-4, 0.002, 0.004, 0.006, 0.012, 0.02),
+        "l1": (3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.04),
+        "l1-subgradient": (1e-4, 3e-4, 1e-3, 3e-3),
+    },
+    {"l2": 0.012, "l1": 0.02},
+    tuple((net, penalty) for penalty in PENALTIES for net in ("vgg11", "vgg16", "vgg19", "alexnet")),
     gamma=3,
+    gammas=(1, 2, 3, 5, 8),
 )  # fmt: skip
 _DEEP = Setup(
     "mlp10", (), ("mlp6", "mlp10", "mlp16"),
@@ -107,7 +112,7 @@ _DEEP = Setup(
         "l1-subgradient": (3e-4, 1e-3, 3e-3, 6e-3, 0.01, 0.02),
     },
     {"l2": 0.056, "l1": 0.1},
-    (*(("mlp10", penalty) for penalty in PENALTIES), ("mlp16", "l2"), ("mlp6", "l2")),
+    tuple((net, penalty) for penalty in PENALTIES for net in ("mlp10", "mlp16", "mlp6")),
 )  # fmt: skip
 
 
@@ -136,10 +141,18 @@ def panel(plan: Setup, net: str, penalty: str, seed: int) -> Iterator[Cell]:
             yield cell(net, penalty, strength, schedule, seed)
 
 
-#: Beside the fixed delay: ours, and CPR, which sets its own strengths and has a rate of 1 in the place of λ.
-ADAPTIVE = (("delayed:auto", None), ("cpr:5", 1.0), ("cpr:inflection", 1.0))
-#: Appendix B. ``ivanov:0.5``: while ‖w‖₁ is above half of its first value; ``strong``: to 0 at the end.
-APPENDIX = ("constant", "ramp:5", "ivanov:0.5", "ivanov:0.1", "strong")
+def adaptive(plan: Setup) -> list[tuple[str, str, float]]:
+    """Beside the fixed delay: ours, and CPR, which sets its own strengths and has a rate of 1 in the place of λ."""
+    return [
+        ("l2", "delayed:auto", plan.strong["l2"]),
+        *(("l2", f"cpr:{when}", 1.0) for when in (plan.gamma, "inflection")),
+    ]
+
+
+def appendix(plan: Setup) -> list[tuple[str, str, float]]:
+    """Appendix B. ``ivanov:0.5``: while ‖w‖₁ is above half of its first value; ``strong``: to 0 at the end."""
+    texts = ("constant", f"ramp:{plan.gamma}", "ivanov:0.5", "ivanov:0.1", "strong")
+    return [(penalty, text, strength) for penalty, strength in plan.strong.items() for text in texts]
 
 
 def cells(part: str, asked: Options) -> list[Cell]:
@@ -160,15 +173,15 @@ def cells(part: str, asked: Options) -> list[Cell]:
         "subgradient": [(plan.main, "l1-subgradient")],
     }
     schedules = {
-        "gamma": [("l2", strong, f"delayed:{gamma}") for gamma in GAMMAS],
-        "adaptive": [("l2", rate or strong, text) for text, rate in ADAPTIVE],
-        "appendix": [(penalty, value, text) for penalty, value in plan.strong.items() for text in APPENDIX],
+        "gamma": [("l2", f"delayed:{gamma}", strong) for gamma in plan.gammas],
+        "adaptive": adaptive(plan),
+        "appendix": appendix(plan),
     }
     found: list[Cell] = []
     for seed in range(asked.seeds):
         for net, penalty in panels.get(part, ()):
             found += panel(plan, net, penalty, seed)
-        found += [cell(plan.main, *what, seed) for what in schedules.get(part, ())]
+        found += [cell(plan.main, penalty, strength, text, seed) for penalty, text, strength in schedules.get(part, ())]
     return list({tuple(one.items()): one for one in found}.values())
 
 
