@@ -74,6 +74,13 @@ def test_runs_without_a_penalty_are_a_line_to_compare_with() -> None:
         accuracy_against_strength([Sample.of("", [0.0], [0.8])])
 
 
+@pytest.mark.parametrize("strength", [1e-2, 3e-5])
+def test_a_single_strength_has_an_axis(strength: float) -> None:
+    samples = [Sample.of("baseline", [strength], [0.9]), Sample.of("", [0], [0.8])]
+    axes = figure_of([accuracy_against_strength(samples)]).axes[0]  # matplotlib's warnings are errors here
+    assert axes.get_xlim() == (pytest.approx(strength / 10**0.5), pytest.approx(strength * 10**0.5))
+
+
 def test_accuracy_against_sparsity_goes_by_sparsity() -> None:
     one = Sample.of("l1", [0.1, 0.01], [[0.7, 0.8], [0.9, 0.9]], [[0.9, 0.8], [0.1, 0.3]])
     (curve,) = accuracy_against_sparsity([one]).curves

@@ -133,7 +133,8 @@ def rows() -> list[study.Row]:
         for (penalty, strength, schedule), (value, sparsity) in outcomes.items():
             made.append({
                 **plan.cell("mlp10", penalty, strength, schedule, seed), "accuracy": value, "sparsity": sparsity,
-                "failed": value < 0.2, "on": 0, "seconds": 1.0, "accuracies": [0.1, value], "losses": [2.3, 1.0],
+                "failed": value < 0.2, "on": 0, "seconds": 1.0, "machine": "a made-up machine",
+                "date": f"2026-01-0{seed + 1}", "accuracies": [0.1, value], "losses": [2.3, 1.0],
                 "gradients": [1e-3, 1e-4], "weights": [0.1, 0.05], "proportions": [0.9, 0.5],
             })  # fmt: skip
     return made
@@ -159,7 +160,11 @@ def test_commands_from_training_to_figures(
     plot.main()
     tables.main()
     assert {path.name for path in tmp_path.glob("*.png")} >= {"figure3-small-digits.png"}
-    assert re.search(r"figure3_l2 \| \d+ of \d+ ", capsys.readouterr().out)
+    assert {path.name for path in tmp_path.glob("*.md")} == {"tables-small-digits.md", "tables-document.md"}
+    assert capsys.readouterr().out.count("\n") == len([*tmp_path.glob("*.png"), *tmp_path.glob("*.md")])
+    text = (tmp_path / "tables-small-digits.md").read_text()
+    assert re.search(r"figure3_l2 \| \d+ of \d+ ", text)
+    assert "12 rows, a made-up machine, 2026-01-01 to 2026-01-02." in text
     monkeypatch.setattr(sys, "argv", ["run", "--dataset", "cifar10", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as left:
         run.main()

@@ -12,7 +12,7 @@ import numpy as np
 from analyses.common.statistics import mean, p_value
 from analyses.common.study import Row, rows_of
 from analyses.regularization_strategies.run import ATTACKS, HERE
-from analyses.regularization_strategies.strategies import LONGER, READINGS, TABLE_1
+from analyses.regularization_strategies.strategies import LONGER, LONGEST, READINGS, TABLE_1
 from gradscope.report.curves import Curve, Curves, Level
 from gradscope.report.figures import figure_of, save
 from gradscope.report.strengths import Sample, accuracy_against_strength
@@ -179,6 +179,7 @@ def main() -> None:
         ("Table 3", lambda: table_2(rows, list(STRENGTHS))),
         ("Other readings", lambda: table_2(rows, list(READINGS))),
         ("Three times the epochs", lambda: table_2(rows, list(LONGER), "none, longer")),
+        ("Ten times the epochs", lambda: table_2(rows, list(LONGEST), "none, longest")),
         ("Accuracy under attack (FGSM), best weights", lambda: attacks(rows)),
     ]
     text = [f"Written by `python -m analyses.regularization_strategies.plot` from {name}.jsonl. Means over seeds with "

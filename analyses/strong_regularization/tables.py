@@ -1,9 +1,9 @@
-"""The tables of the study, in Markdown: ``python -m analyses.strong_regularization.tables [--dataset digits]``."""
+"""Write the tables of the study, ``tables-SCALE-DATASET.md``: ``python -m analyses.strong_regularization.tables``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from analyses.common import study
@@ -132,21 +132,41 @@ def missing(rows: Sequence[Row], asked: Options) -> str:
     return markdown(("part", "cells trained"), lines)
 
 
+def sections(rows: Sequence[Row], asked: Options) -> Iterator[tuple[str, str]]:
+    """Title and text of each section of the file."""
+    plan = setup(asked)
+    yield "What there is", missing(rows, asked)
+    yield "Best of each (Tables 2 and 3)", overall(rows, plan.nets, plan.delayed)
+    for net in plan.nets:
+        for penalty in PENALTIES:
+            if chosen(rows, net=net, penalty=penalty):
+                yield f"{net}, {penalty}, every strength", strengths(rows, net, penalty, plan.delayed)
+    for penalty, strength in plan.strong.items():
+        if chosen(rows, net=plan.main, penalty=penalty, strength=strength):
+            text = schedules(rows, plan.main, penalty, strength)
+            yield f"{plan.main}, {penalty}, λ = {strength:g}, every schedule", text
+    yield "Tolerance levels, 95 % intervals", tolerance(rows)
+
+
 @study.command
 def main() -> None:
     """All tables of a scale and data set."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
-    rows, plan = study.rows_of(asked.results), setup(asked)
-    seconds = sum(row["seconds"] for row in rows)
-    print(f"{asked.results.name}: {len(rows)} rows, {seconds / 60:.0f} min; {protocol(plan.main, asked)}\n")
-    print(missing(rows, asked), overall(rows, plan.nets, plan.delayed), sep="\n\n")
-    for net in plan.nets:
-        for penalty in PENALTIES:
-            if chosen(rows, net=net, penalty=penalty):
-                print(f"\n{net}, {penalty}\n\n{strengths(rows, net, penalty, plan.delayed)}")
-    for penalty, strength in plan.strong.items():
-        print(f"\n{plan.main}, {penalty}, λ = {strength:g}\n\n{schedules(rows, plan.main, penalty, strength)}")
-    print(f"\n{tolerance(rows)}\n\n{document_p()}")
+    rows = study.rows_of(asked.results)
+    how = protocol(setup(asked).main, asked)
+    machines, days = (sorted({row[name] for row in rows}) for name in ("machine", "date"))
+    text = [
+        f"Written by `python -m analyses.strong_regularization.tables --dataset {asked.dataset}` from "
+        f"{asked.results.name}: {len(rows)} rows, {', '.join(machines)}, {' to '.join(days[:: max(1, len(days) - 1)])}. "
+        "Means over seeds with 95 % intervals (Student's t), p of Welch's two-sided t-test. "
+        f"{how.epochs} epochs, a batch of {how.batch}, rate {how.lr:g}."
+    ]
+    for title, table in sections(rows, asked):
+        text += [f"## {title}", table]
+    for name, parts in ((f"tables-{asked.results.stem}.md", text), ("tables-document.md", [document_p()])):
+        path = asked.results.with_name(name)
+        path.write_text("\n\n".join(parts) + "\n")
+        print(path)
 
 
 if __name__ == "__main__":

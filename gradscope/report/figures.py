@@ -48,6 +48,10 @@ def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) ->
         axes.tick_params(axis="x", which="minor", labelsize="x-small")  # "3 × 10⁻³" is long where a decade is narrow
     if summary.log_y:
         axes.set_yscale("log")
+    if summary.y_range is not None:
+        axes.set_ylim(*summary.y_range)
+    if summary.x_range is not None:
+        axes.set_xlim(*summary.x_range)
     if summary.band is not None:
         band = summary.band
         axes.axvspan(band.low, band.high, color="#888888", alpha=0.35, linewidth=0, label=band.label)
@@ -90,10 +94,6 @@ def _shade(place: float, style: Style) -> tuple[float, float, float, float]:
 def _frame(axes: Axes, summary: Curves, style: Style) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if summary.y_range is not None:
-        axes.set_ylim(*summary.y_range)
-    if summary.x_range is not None:
-        axes.set_xlim(*summary.x_range)
     if summary.square:
         axes.set_aspect("equal")
     if any(curve.failed for curve in summary.curves):

@@ -81,6 +81,7 @@ def accuracy_against_strength(
         log_x=True,
         log_y=log_y,
         points=True,
+        x_range=_decade_around(curves),
         y_range=_bounds(curves),
         levels=tuple(levels),
         notes=_interval_note(curves),
@@ -108,6 +109,12 @@ def accuracy_against_sparsity(samples: Sequence[Sample], *, quantity: str = "acc
         y_range=_bounds(curves),
         notes=_interval_note(curves),
     )
+
+
+def _decade_around(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """The axis of a single strength, which has no width of its own."""
+    strengths = np.unique(np.concatenate([curve.x for curve in curves]))
+    return (float(strengths[0]) / 10**0.5, float(strengths[0]) * 10**0.5) if len(strengths) == 1 else None
 
 
 def strength_label(penalty: str) -> str:
