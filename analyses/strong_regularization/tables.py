@@ -12,6 +12,7 @@ from analyses.common.study import Options, Row
 from analyses.strong_regularization import document
 from analyses.strong_regularization.plan import PARTS, PENALTIES, cells, protocol, setup
 from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
+from gradscope.types import InputError
 
 HERE = Path(__file__).parent
 MISSING = "–"
@@ -153,12 +154,14 @@ def main() -> None:
     """All tables of a scale and data set."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
     rows = study.rows_of(asked.results)
+    if not rows:
+        raise InputError(f"{asked.results} holds no training; expected rows of analyses.strong_regularization.run")
     how = protocol(setup(asked).main, asked)
     machines, days = (sorted({row[name] for row in rows}) for name in ("machine", "date"))
     text = [
         f"Written by `python -m analyses.strong_regularization.tables --dataset {asked.dataset}` from "
-        f"{asked.results.name}: {len(rows)} rows, {', '.join(machines)}, {' to '.join(days[:: max(1, len(days) - 1)])}. "
-        "Means over seeds with 95 % intervals (Student's t), p of Welch's two-sided t-test. "
+        f"{asked.results.name}: {len(rows)} rows, {', '.join(machines)}, {days[0]} to {days[-1]}. Means "
+        "over seeds with 95 % intervals (Student's t), p of Welch's two-sided t-test. "
         f"{how.epochs} epochs, a batch of {how.batch}, rate {how.lr:g}."
     ]
     for title, table in sections(rows, asked):
