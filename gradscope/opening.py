@@ -40,6 +40,7 @@ def run_info(
         baseline_source=source,
         horizon=horizon,
         modules=tuple(activations.names) if activations else (),
+        steered=penalties.steered,
     )
 
 

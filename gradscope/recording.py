@@ -277,8 +277,8 @@ class Recording:
     ) -> None:
         """``config`` and ``capture`` of the record."""
         rhythm = {kind: str(cadence) for kind, cadence in every.items()}
-        settings = {"schedule": self._penalties.schedule, "preset": preset, "every": rhythm, "seed": asked.seed}
-        settings["world_size"] = self._ranks.size
+        settings = {"schedule": self._penalties.schedule, "steered": self._penalties.steered, "preset": preset}
+        settings |= {"every": rhythm, "seed": asked.seed, "world_size": self._ranks.size}
         self._config = provenance.configuration(parameters, self._penalties.groups, settings)
         told = {} if child.inside_search() else asked.environment()
         self._capture = provenance.capture(parameters, unseen, self._penalties.sources(), rhythm, told)

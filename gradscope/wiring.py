@@ -302,6 +302,11 @@ class Penalties:
         """The schedules as text."""
         return "+".join(dict.fromkeys(h.schedule.text for h in self._handles)) or "constant"
 
+    @property
+    def steered(self) -> bool:
+        """Whether a strength follows the training loss."""
+        return any(handle.schedule.measures_every for handle in self._handles)
+
     def sources(self) -> list[dict[str, Any]]:
         """What acts where, for the record's `capture`."""
         return [

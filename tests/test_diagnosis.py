@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,6 +91,33 @@ def test_a_verdict_stays(collapsed_run: Path) -> None:
     changes = [v for before, v in pairwise(verdicts) if v is not before]
     assert changes == [Verdict.COLLAPSED]
     assert verdicts[0] is Verdict.UNDECIDED
+
+
+def test_a_strength_that_the_loss_moves_counts_once_it_stands_still(collapsed_run: Path) -> None:
+    """Advance L2 lets it rise a hundredfold, crushes the weights, takes it back, and may learn then."""
+    dataset = load(collapsed_run)
+    steered = replace(info_of(dataset), steered=True)
+    rows = rows_of(dataset, 0, 400)
+    moving = rows | {"strength": rows["strength"] * (1 + 1e-3 * (rows["step"] // 20))[:, None]}
+    for info, seen, verdict in (
+        (steered, rows, Verdict.COLLAPSED), (steered, moving, Verdict.UNDECIDED),
+        (info_of(dataset), moving, Verdict.COLLAPSED),
+    ):  # fmt: skip
+        judge = Judge(info)
+        judge.update(seen)
+        assert judge.diagnosis().verdict is verdict
+
+
+@pytest.mark.parametrize(("schedule", "steered"), [(gradscope.AdvanceL2(0.1), True), (gradscope.Ramp(0.1, epochs=5), False)])
+def test_a_record_tells_whether_the_loss_moves_the_strength(
+    schedule: gradscope.Schedule, steered: bool, tmp_path: Path
+) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    gradscope.regularize(optimizer, gradscope.L2(), schedule)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", steps_per_epoch=2) as run:
+        train(model, optimizer, 3, run)
+    assert info_of(load(tmp_path / "r.h5")).steered is steered
 
 
 @pytest.mark.parametrize("drop", [["weight_gradient_dot"], ["weight_norm"], ["weight_gradient_dot", "nonfinite_count"]])

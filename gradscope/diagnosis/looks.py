@@ -62,8 +62,19 @@ class Look:
 
     @property
     def pushed(self) -> bool:
-        """Whether a penalty acts now."""
-        return bool(self.series.strength[self.n - 1] > 0)
+        """Whether a penalty acts now, and goes on as it is.
+
+        A strength that follows the loss may be gone at the next measurement: it counts once it has stood still for
+        two windows, and long enough to have done by itself what a collapse is told by. (Advance L2 raises it a
+        hundredfold within 20 steps, and takes it back: analyses/auto_l2.)
+        """
+        strength = self.series.strength[: self.n]
+        if not strength[-1] > 0 or not self.info.steered:
+            return bool(strength[-1] > 0)
+        changes = np.flatnonzero(strength != strength[-1])
+        since = int(changes[-1]) + 1 if len(changes) else 0
+        acted = measures.e_foldings(self.series, self.n, since)
+        return self.n - since >= 2 * self.limits.window and acted >= self.limits.shrunk
 
     @property
     def constant(self) -> bool:

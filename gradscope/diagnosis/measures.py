@@ -89,10 +89,10 @@ def fallen(series: Series, start: int, n: int, shortest: int) -> tuple[float, fl
     return float(shrunk), float(faded)
 
 
-def e_foldings(series: Series, n: int) -> float:
-    """How many e-folding times the penalty has acted."""
+def e_foldings(series: Series, n: int, start: int = 0) -> float:
+    """How many e-folding times the penalty has acted, from row ``start`` on."""
     every = np.diff(series.step[:n], prepend=series.step[0] - 1)
-    return float((np.nan_to_num(series.rate[:n]) * every).sum())
+    return float((np.nan_to_num(series.rate[:n]) * every)[start:].sum())
 
 
 def output_is_constant(series: Series, n: int, share: float, fallen: float) -> bool:

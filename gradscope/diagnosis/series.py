@@ -24,7 +24,8 @@ class RunInfo:
 
     ``modules``: names of the columns of the activations.
     ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``decoupled``,
-    ``adaptive``: one entry a parameter group. ``baseline_loss`` is NaN where nothing is known of it.
+    ``adaptive``: one entry a parameter group. ``baseline_loss`` is NaN where nothing is known of it. ``steered``: the
+    strength follows the training loss (Auto L2 and the like), so that the run itself may lower it.
     """
 
     parameters: tuple[str, ...]
@@ -39,6 +40,7 @@ class RunInfo:
     baseline_source: str = "unknown"
     horizon: int | None = None
     modules: tuple[str, ...] = ()
+    steered: bool = False
 
     @property
     def watched(self) -> NDArray[np.bool_]:
@@ -65,6 +67,7 @@ class RunInfo:
             baseline_source=str(capture.get("baseline_loss", "unknown")),
             horizon=horizon if horizon > 0 else None,
             modules=tuple(str(name) for name in variables["module"].values) if "module" in variables else (),
+            steered=bool(config.get("steered", False)),
         )
 
 
