@@ -108,7 +108,9 @@ def test_a_strength_that_the_loss_moves_counts_once_it_stands_still(collapsed_ru
         assert judge.diagnosis().verdict is verdict
 
 
-@pytest.mark.parametrize(("schedule", "steered"), [(gradscope.AdvanceL2(0.1), True), (gradscope.Ramp(0.1, epochs=5), False)])
+@pytest.mark.parametrize(
+    ("schedule", "steered"), [(gradscope.AdvanceL2(0.1), True), (gradscope.Ramp(0.1, epochs=5), False)]
+)
 def test_a_record_tells_whether_the_loss_moves_the_strength(
     schedule: gradscope.Schedule, steered: bool, tmp_path: Path
 ) -> None:

@@ -51,6 +51,18 @@ def test_the_published_protocol_starts_where_the_document_did(seed: int, train: 
     assert float(batch_loss(scores[0], data.y)) == pytest.approx(constant_loss(719), abs=1e-5)
 
 
+def test_dropout_draws_the_masks_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 250 in the document's published results (results/exp2_accuracy_dropout_sd13.npy, commit fc238b9)."""
+    monkeypatch.setattr(training, "PUBLISHED", replace(training.PUBLISHED, steps=251))
+    wanted = {"net": "deep-32", "penalty": "dropout", "seed": 13}
+    theirs, others = (
+        training.train({**wanted, "variant": variant}, asked(tmp_path, "paper"))["curve"] for variant in ("", "masks 1")
+    )
+    assert [theirs[name][1] for name in ("loss", "train", "validation")] == [0.65899, 0.23227, 0.24675]
+    assert others["train"][0] == theirs["train"][0]
+    assert others["train"][1] != theirs["train"][1]
+
+
 def test_weights_of_experiment_1_follow_from_those_drawn_before() -> None:
     def start(penalty: str, seed: int) -> torch.Tensor:
         model = network(NETS["shallow"], Arctan)

@@ -71,12 +71,27 @@ def he(model: nn.Module) -> None:
         nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
 
+class DrawnDropout(nn.Module):
+    """The notebook's dropout, whose masks come from the generator that has drawn the weights."""
+
+    def __init__(self, rate: float, generator: np.random.RandomState) -> None:
+        super().__init__()
+        self.rate, self.generator = rate, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        if not self.training:
+            return x
+        kept = torch.from_numpy(self.generator.random_sample(tuple(x.shape)) > self.rate)
+        return x * kept.to(x.device) / (1 - self.rate)
+
+
 @torch.no_grad()
-def as_published(model: nn.Module, net: str, penalty: str, seed: int) -> None:
+def as_published(model: nn.Sequential, net: str, penalty: str, seed: int, *, masks: bool = True) -> None:
     """The very weights that the notebook starts from: normal, of standard deviation 1/√(inputs · outputs).
 
     Experiment 2 seeds every run, and leaves its last layer at standard deviation 1. Experiment 1 never seeds: its
-    weights follow from those drawn before, in the order of the notebook.
+    weights follow from those drawn before, in the order of the notebook. ``masks``: dropout draws its own as well.
     """
     sizes = NETS[net].sizes()
     if net == "shallow":
@@ -91,3 +106,6 @@ def as_published(model: nn.Module, net: str, penalty: str, seed: int) -> None:
     for number, (weight, size) in enumerate(zip(model.parameters(), sizes, strict=True), 1):
         scale = 1.0 if net != "shallow" and number == len(sizes) else (size[0] * size[1]) ** -0.5
         weight.copy_(torch.from_numpy(generator.randn(*size) * scale).T)
+    for place, part in enumerate(model):
+        if masks and isinstance(part, nn.Dropout):
+            model[place] = DrawnDropout(part.p, generator)

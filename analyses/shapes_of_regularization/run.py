@@ -6,9 +6,11 @@ from pathlib import Path
 
 from analyses.common import study
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS, SEEDS
-from analyses.shapes_of_regularization.training import VARIANTS, prepared, train
+from analyses.shapes_of_regularization.training import MASKS, VARIANTS, prepared, train
 
-PARTS = (*NETS, "sensitivity")
+#: Of dropout, beside the notebook's own: whether its outcome hangs on them.
+OTHER_MASKS = 3
+PARTS = (*NETS, "sensitivity", "masks")
 #: Varied on the net of experiment 2a.
 SENSITIVE = ("none", "l1", "l2", "dropout")
 
@@ -32,6 +34,12 @@ def cells(asked: study.Options) -> list[study.Cell]:
             for variant in VARIANTS
             for penalty in SENSITIVE
             if not variant.startswith("strength") or penalty in ("l1", "l2")
+        ]
+    if "masks" in asked.only and asked.paper:
+        found += [
+            {"net": "deep-32", "penalty": "dropout", "seed": seed, "variant": f"{MASKS}{number}"}
+            for seed in seeds
+            for number in range(OTHER_MASKS)
         ]
     return found
 

@@ -52,6 +52,10 @@ VARIANTS = {
 }
 
 
+#: Variants of the notebook's protocol: other masks of dropout than its own, ``masks 0`` and so on.
+MASKS = "masks "
+
+
 @dataclass(frozen=True)
 class Published:
     """The notebook's protocol: gradient descent on all training images at once, without momentum.
@@ -121,10 +125,11 @@ def _optimizer(model: nn.Module, choice: Choice) -> torch.optim.Optimizer:
 
 def _published(cell: Cell, asked: Options, path: Path) -> Row:
     data = split().to(asked.device)
-    torch.manual_seed(cell["seed"])
+    _, _, others = cell["variant"].partition(MASKS)
+    torch.manual_seed(cell["seed"] + 1000 * int(others or 0))
     dropout = PUBLISHED.dropout if cell["penalty"] == "dropout" else 0.0
     model = network(NETS[cell["net"]], Arctan, dropout=dropout, on_outputs=True)
-    as_published(model, cell["net"], cell["penalty"], cell["seed"])
+    as_published(model, cell["net"], cell["penalty"], cell["seed"], masks=not others)
     model.to(asked.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=PUBLISHED.rate(cell["net"]))
     penalise(optimizer, list(model.parameters()), cell["net"], cell["penalty"])
