@@ -73,20 +73,24 @@ def inside(rows: Sequence[Row], plan: Setup, penalty: str) -> list[Curves]:
     ]
 
 
-def by_schedule(rows: Sequence[Row], net: str, penalty: str, strength: float) -> Curves | None:
-    """Accuracy epoch by epoch, the mean over seeds, of every schedule at one strength."""
+def by_schedule(rows: Sequence[Row], net: str, penalty: str, strength: float) -> list[Curves]:
+    """Accuracy epoch by epoch, the mean over seeds, of every schedule at one strength: delays, and the others."""
     found = [r for r in chosen(rows, net=net, penalty=penalty) if r["strength"] == strength]
     found += [r for r in chosen(rows, net=net, penalty=penalty) if r["schedule"].startswith("cpr")]
-    curves = []
-    for schedule in dict.fromkeys(row["schedule"] for row in found):
-        some = [row for row in found if row["schedule"] == schedule]
-        y = np.mean([row["accuracies"] for row in some], axis=0)
-        all_fail = all(row["failed"] for row in some)
-        curves.append(Curve(schedule, np.arange(1.0, len(y) + 1), y, failed=all_fail))
-    if not curves:
-        return None
-    title = f"{net}, {penalty}, λ = {strength:g}"
-    return Curves(title, "epoch", "accuracy", tuple(curves), keyed="outside")
+    texts = sorted({row["schedule"] for row in found}, key=lambda text: (len(text), text))
+    late = [text for text in texts if text.startswith("delayed")]
+    split = len(texts) > len(STYLE.colours)  # lines that look alike tell nothing
+    panels = []
+    for name, shown in (("delays", late), ("others", [text for text in texts if text not in late])):
+        curves = []
+        for schedule in shown if split else texts:
+            some = [row for row in found if row["schedule"] == schedule]
+            y = np.mean([row["accuracies"] for row in some], axis=0)
+            all_fail = all(row["failed"] for row in some)
+            curves.append(Curve(schedule, np.arange(1.0, len(y) + 1), y, failed=all_fail))
+        title = f"{net}, {penalty}, λ = {strength:g}" + (f": {name}" if split else "")
+        panels.append(Curves(title, "epoch", "accuracy", tuple(curves), y_range=(-0.02, 1.02)))
+    return panels[: 1 + split] if texts else []
 
 
 def products(rows: Sequence[Row]) -> list[Curves]:
@@ -105,9 +109,15 @@ def products(rows: Sequence[Row]) -> list[Curves]:
             biases = "" if row.get("biases", True) else ", without biases"
             panels.append(Curves(
                 f"{row['net']}{biases}", f"product of the norms of {what} layers", "‖∂L/∂W‖ of a layer", curves,
-                log_x=True, log_y=True, legend="layer: slope",
+                log_x=True, log_y=True, legend="layer: slope", x_range=_with_room(curves),
             ))  # fmt: skip
     return panels
+
+
+def _with_room(curves: Sequence[Curve]) -> tuple[float, float]:
+    """A logarithmic axis with a place for the legend, right of the lines."""
+    low, high = min(curve.x.min() for curve in curves), max(curve.x.max() for curve in curves)
+    return float(low), float(high * (high / low) ** 0.4)
 
 
 def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
@@ -129,7 +139,7 @@ def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
         "figure2_5_l2": [*inside(rows, plan, "l2")],
         "figure2_5_l1": [*inside(rows, plan, "l1")],
         "subgradient": [against_strength(rows, plan.main, penalty, plan) for penalty in ("l1", "l1-subgradient")],
-        **{f"schedules_{p}": [by_schedule(rows, plan.main, p, strength)] for p, strength in plan.strong.items()},
+        **{f"schedules_{p}": [*by_schedule(rows, plan.main, p, strength)] for p, strength in plan.strong.items()},
         "equations": [*products(rows)],
     }
 
