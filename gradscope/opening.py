@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gradscope.diagnosis.series import RunInfo
+from gradscope.diagnosis.series import RunInfo, acting_beside
 from gradscope.recorder.activations import Activations
 from gradscope.recorder.histograms import BIN_EDGES
 from gradscope.store.writer import Writer
@@ -34,7 +34,7 @@ def run_info(
         group=penalties.group,
         penalty=penalties.name,
         momentum=tuple(g.get("momentum", 0.0) for g in groups),
-        decoupled=tuple(g["decoupled"] for g in groups),
+        beside=acting_beside(penalties.sources(), len(groups)),
         adaptive=tuple(g["adaptive"] for g in groups),
         baseline_loss=math.nan if baseline is None else baseline,
         baseline_source=source,

@@ -282,6 +282,32 @@ def test_series_against_the_definitions(healthy_run: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("way", "gain"),
+    [("weight_decay", 10), ("gradient", 10), ("subgradient", 10), ("loss", 10), ("decoupled", 1), ("proximal", 1)],
+)
+def test_momentum_multiplies_what_goes_through_the_gradient(way: str, gain: float, tmp_path: Path) -> None:
+    """However a penalty of one strength is applied: the share of a weight that it alone takes away in a step."""
+    model = mlp()
+    decay = 0.02 if way == "weight_decay" else 0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=decay)
+    penalty = gradscope.L2() if way in ("gradient", "decoupled") else gradscope.L1()
+    penalty.proximal_step = way == "proximal"
+    if way in ("gradient", "subgradient", "decoupled", "proximal"):
+        gradscope.regularize(optimizer, penalty, gradscope.Constant(0.01), decoupled=way == "decoupled")
+    declared = (penalty, 0.01) if way == "loss" else None
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", penalty=declared) as run:
+        live = run._live.judge.info
+        train(model, optimizer, 3, run)
+    dataset = load(tmp_path / "r.h5")
+    assert live.beside == info_of(dataset).beside == (gain == 1,)
+    matrix = dataset["penalised"].values
+    r, w = (dataset[f"{name}_mean_abs"].values[:, matrix] for name in ("penalty_gradient", "weight"))
+    numel = dataset["numel"].values[matrix]
+    expected = gain * 0.05 * (r / w * numel).sum(1) / numel.sum()
+    np.testing.assert_allclose(network_series(rows_of(dataset, 0, 3), info_of(dataset)).rate, expected, rtol=1e-5)
+
+
 def test_a_judge_keeps_fewer_of_the_later_rows(monkeypatch: pytest.MonkeyPatch, healthy_run: Path) -> None:
     """Its memory grows with the logarithm of the length of a run, and blocks do not matter."""
     monkeypatch.setattr("gradscope.diagnosis.judge.KEPT", 64)

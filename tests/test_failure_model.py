@@ -23,7 +23,7 @@ from gradscope.types import Verdict
 
 INFO = RunInfo(
     parameters=("0.weight", "2.weight"), numel=np.array([100.0, 100.0]), penalised=np.array([True, True]),
-    group=np.array([0, 0]), penalty="l2", momentum=(0.0,), decoupled=(False,), adaptive=(False,),
+    group=np.array([0, 0]), penalty="l2", momentum=(0.0,), beside=(False,), adaptive=(False,),
     baseline_loss=2.3, baseline_source="given", horizon=1000, modules=("0", "2"),
 )  # fmt: skip
 

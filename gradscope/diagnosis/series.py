@@ -7,7 +7,7 @@ penalty does not touch cannot be crushed by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,9 +23,10 @@ class RunInfo:
     """What does not change from row to row.
 
     ``modules``: names of the columns of the activations.
-    ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``decoupled``,
-    ``adaptive``: one entry a parameter group. ``baseline_loss`` is NaN where nothing is known of it. ``steered``: the
-    strength follows the training loss (Auto L2 and the like), so that the run itself may lower it.
+    ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``beside`` (the penalty acts on the
+    weights beside the optimizer's step, so that no momentum multiplies it), ``adaptive``: one entry a parameter
+    group. ``baseline_loss`` is NaN where nothing is known of it. ``steered``: the strength follows the training loss
+    (Auto L2 and the like), so that the run itself may lower it.
     """
 
     parameters: tuple[str, ...]
@@ -34,7 +35,7 @@ class RunInfo:
     group: NDArray[np.int64]
     penalty: str
     momentum: tuple[float, ...]
-    decoupled: tuple[bool, ...]
+    beside: tuple[bool, ...]
     adaptive: tuple[bool, ...]
     baseline_loss: float = float("nan")
     baseline_source: str = "unknown"
@@ -61,7 +62,7 @@ class RunInfo:
             group=np.asarray(variables["group"], dtype=np.int64),
             penalty=str(attrs["penalty"]),
             momentum=tuple(float(g.get("momentum", 0.0)) for g in groups),
-            decoupled=tuple(bool(g.get("decoupled", False)) for g in groups),
+            beside=acting_beside(capture.get("penalties", ()), len(groups)),
             adaptive=tuple(bool(g.get("adaptive", False)) for g in groups),
             baseline_loss=float(attrs.get("baseline_loss", np.nan)),
             baseline_source=str(capture.get("baseline_loss", "unknown")),
@@ -69,6 +70,23 @@ class RunInfo:
             modules=tuple(str(name) for name in variables["module"].values) if "module" in variables else (),
             steered=bool(config.get("steered", False)),
         )
+
+
+#: Ways for a penalty to act (`Source.acts`): on the weights, and as part of the gradient that the optimizer sees.
+BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
+
+
+def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[bool, ...]:
+    """For each parameter group, from what the record's ``capture`` says of its penalties (``group``, ``acts``).
+
+    Decoupled decay, proximal steps and constraints, unless another penalty goes through the gradient. A decay that goes
+    through the optimizer (``coupled``) is listed where it is 0, too, and says nothing beside one of those.
+    """
+    found: list[set[str]] = [set() for _ in range(groups)]
+    for penalty in penalties:
+        if 0 <= penalty["group"] < groups:
+            found[penalty["group"]].add(penalty["acts"])
+    return tuple(bool(acts & BESIDE) and not acts & THROUGH for acts in found)
 
 
 @dataclass(frozen=True)
@@ -230,23 +248,20 @@ def _rate(
 ) -> Array:
     """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
 
-    SGD: lr·|r|/(|w|·(1 − momentum)); decoupled decay and proximal steps act once, without momentum.
+    SGD: lr·|r|/(|w|·(1 − momentum)); what acts beside the optimizer's step acts once, without momentum.
     An adaptive optimizer makes steps of about lr whatever the gradient's size; of these, coupled decay has
     the share |r|/(|g| + |r|).
     """
     if r_abs is None or w_abs is None or "learning_rate" not in rows:
         return np.full(len(rows["step"]), np.nan)
     group = info.group[info.watched]
-    momentum, decoupled, adaptive = (
-        np.asarray(values)[group] for values in (info.momentum, info.decoupled, info.adaptive)
-    )
-    at_once = decoupled | (info.penalty.split(":")[0] in ("l1", "l1l2", "group"))
-    gain = np.where(at_once, 1.0, 1.0 / (1.0 - np.minimum(momentum, 0.9999)))
+    momentum, beside, adaptive = (np.asarray(values)[group] for values in (info.momentum, info.beside, info.adaptive))
+    gain = np.where(beside, 1.0, 1.0 / (1.0 - np.minimum(momentum, 0.9999)))
     lr = np.asarray(rows["learning_rate"], dtype=np.float64)[:, group]
     with np.errstate(divide="ignore", invalid="ignore"):
         step = gain * r_abs
         if g_abs is not None:
-            step = np.where(adaptive & ~at_once, np.where(r_abs > 0, r_abs / (g_abs + r_abs), 0.0), step)
+            step = np.where(adaptive & ~beside, np.where(r_abs > 0, r_abs / (g_abs + r_abs), 0.0), step)
         share = np.where(w_abs > 0, step / w_abs, 0.0)
     took_part = ~np.isnan(w_abs)  # a parameter without a gradient counts for nothing
     each = np.where(took_part, lr * share * numel, 0.0)
