@@ -150,6 +150,10 @@ def test_tables_say_what_is_better_and_what_is_missing() -> None:
         rows(), "mlp10", "l2", "delayed:5"
     )
     assert [p.strength for p in reading.series(rows(), "mlp10", "l2", "constant")] == [0.01, 0.05]
+    assert "| mlp10 | 0 | 0.01 | 0.200 | 71.0 ± 12.7 | 0.02 | 0.600 | 72.0 ± 12.7 | 2.00× |" in tables.compression(
+        rows(), ["mlp10", "mlp4"], "delayed:5"
+    )
+    assert tables.collapses(rows()).splitlines()[2:] == ["| mlp10 | l2 | 2 | 10 to 10 | 2 to 2 | 2 of 2 |"]
 
 
 def test_commands_from_training_to_figures(
