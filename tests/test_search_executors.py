@@ -217,6 +217,27 @@ def test_a_trial_does_not_outlive_a_killed_search(tmp_path: Path) -> None:
     _until(lambda: _gone(int(deaf.read_text())))
 
 
+FORKED = """
+import os
+import torch
+from gradscope.search.local import LocalExecutor
+from tests import trials
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "3"
+    with LocalExecutor(1) as executor:
+        print(executor.submit(trials.threads).result())
+"""
+
+
+def test_a_trial_of_a_torch_that_was_there_takes_its_share_of_the_cores(tmp_path: Path) -> None:
+    """The fork server imports the script, and with it torch, which reads the variable once, when it is imported."""
+    script = tmp_path / "forked.py"
+    script.write_text(FORKED)
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+    done = subprocess.run([PYTHON, str(script)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
+
+
 # -- a cluster ------------------------------------------------------------------------------------
 
 

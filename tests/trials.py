@@ -29,6 +29,13 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def threads() -> int:
+    """How many threads an operation of torch takes."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 def failing(text: str) -> None:
     """Raises."""
     raise ArithmeticError(text)

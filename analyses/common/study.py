@@ -166,8 +166,6 @@ def _trained(
 
 
 def _measured(train: Callable[[Cell, Options], Row], cell: Cell, asked: Options) -> Row:
-    if asked.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # on a shared machine, its user says how many
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // asked.workers))
     started = time.perf_counter()
     row = train(cell, asked)
     return {

@@ -63,6 +63,7 @@ def serve(connection: Connection) -> None:
     surroundings = pickle.loads(connection.recv_bytes())
     os.environ.clear()
     os.environ.update(surroundings["environment"])
+    _use_threads(os.environ.get("OMP_NUM_THREADS", ""))
     os.chdir(surroundings["folder"])
     call = connection.recv_bytes()
     signal.signal(signal.SIGTERM, _asked_to_end)
@@ -81,6 +82,12 @@ def serve(connection: Connection) -> None:
         connection.send_bytes(_packed_answer(answer))
     else:
         watch.join()  # until everything that this trial has started is gone
+
+
+def _use_threads(count: str) -> None:
+    """Where the fork server has imported torch, it has read the variable before it was set, and uses all cores."""
+    if "torch" in sys.modules and count.isdecimal():
+        sys.modules["torch"].set_num_threads(int(count))
 
 
 def _packed_answer(answer: tuple[bool, Any]) -> bytes:
