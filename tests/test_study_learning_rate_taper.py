@@ -110,7 +110,7 @@ def test_what_acts_in_a_training_is_what_the_table_says(tmp_path: Path) -> None:
 
 def test_cells_of_both_scales(tmp_path: Path) -> None:
     small, paper = run.cells(asked(tmp_path)), run.cells(asked(tmp_path, "paper", "cifar100"))
-    assert len(small) == 2 * (8 + 4 + 3 + 3)
+    assert len(small) == 2 * (12 + 12 + 3 + 6)
     assert len(paper) == 2 * (12 + 12 + 3)
     assert {c["layers"] for c in small if c["setting"] in SPARSE} == {32}  # Figure 5
     assert {c["layers"] for c in paper if c["setting"] in SPARSE} == {14}  # Figure 6

@@ -23,7 +23,6 @@ from analyses.learning_rate_taper.protocol import (
     SETTINGS,
     SMALL,
     SPARSE,
-    STRONGEST,
     TAPERED,
     WEAKEST,
     Protocol,
@@ -93,16 +92,15 @@ def cells(asked: study.Options) -> list[study.Cell]:
     """The figures of a set; seed by seed, so that what is there early is a whole figure.
 
     With a hundred classes the sparse gradients are tried on the shallow net (Figure 6), else on the deep one (5).
-    The small scale leaves out the fixed decays between the ends, and for the deep net the reading of the text.
     """
-    decays = [*TAPERED, *(FIXED if asked.paper else (WEAKEST, STRONGEST))]
+    decays = (*TAPERED, *FIXED)
     sparse = SHALLOW if asked.dataset in ("cifar100", "pairs") else DEEP
     kinds = {
         "shallow": [(SHALLOW, name, reading) for reading in READINGS for name in decays],
-        "deep": [(DEEP, name, reading) for reading in (READINGS if asked.paper else ("table",)) for name in decays],
+        "deep": [(DEEP, name, reading) for reading in READINGS for name in decays],
         # The comparison is a fixed decay of 1e-4, with no gradient held back.
         "sparse": [(sparse, name, "table") for name in (WEAKEST, *SPARSE)],
-        "long": [(SHALLOW, name, LONG) for name in ("scheme 01", WEAKEST, STRONGEST) if asked.dataset == "digits"],
+        "long": [(SHALLOW, name, LONG) for name in decays if asked.dataset == "digits"],
     }
     wanted = dict.fromkeys(kind for part in PARTS if part in asked.only for kind in kinds[part])
     return [
