@@ -100,7 +100,7 @@ _CONV = Setup(
         "l1-subgradient": (1e-4, 3e-4, 1e-3, 3e-3),
     },
     {"l2": 0.012, "l1": 0.02},
-    tuple((net, penalty) for penalty in PENALTIES for net in ("vgg11", "vgg16", "vgg19", "alexnet")),
+    tuple((net, penalty) for net in ("alexnet", "vgg11", "vgg16", "vgg19") for penalty in PENALTIES),
     gamma=3,
     gammas=(1, 2, 3, 5, 8),
 )  # fmt: skip
