@@ -114,7 +114,7 @@ def fit(
     stopping = gradscope.EarlyStopping(max(1, round(strategy.patience * how.epochs)), mode="max")
     curve: list[tuple[float, float]] = []
     best: dict[str, Tensor] = {}
-    best_epoch = -1
+    best_epoch, highest = -1, -1.0
     passes = epochs(
         model, optimizer, data, how.epochs, how.batch, run=run,
         augment=moves(data.flips) if strategy.moves else None,
@@ -122,8 +122,8 @@ def fit(
     )  # fmt: skip
     for epoch in passes:
         curve.append((round(epoch.train_accuracy, 4), round(epoch.test_accuracy, 4)))
-        if best_epoch < 0 or epoch.test_accuracy > curve[best_epoch][1]:
-            best_epoch, best = epoch.number, deepcopy(model.state_dict())
+        if epoch.test_accuracy > highest:
+            best_epoch, highest, best = epoch.number, epoch.test_accuracy, deepcopy(model.state_dict())
         if stopping.update(epoch.test_accuracy) and strategy.patience:
             break
     return curve, best_epoch, best
