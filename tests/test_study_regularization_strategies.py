@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from analyses.common import images, study
+from analyses.common.loop import Epoch
 from analyses.regularization_strategies import plot, run
 from analyses.regularization_strategies.networks import FILTERS, Whitening, network
 from analyses.regularization_strategies.strategies import STRATEGIES, TABLE_1, Strategy, adversarial, attach, moves
@@ -161,3 +163,19 @@ def test_tables_and_figures(tmp_path: Path) -> None:
     assert "0.4025" in plot.attacks(rows)[2]
     plot.figures(rows, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"table2.png", "table3.png"}
+
+
+def test_the_first_of_equal_epochs_is_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Keras' ModelCheckpoint has it; 14/15 is more than itself rounded to four digits."""
+    model = nn.Linear(1, 1)
+
+    def passes(*_: object, **__: object) -> Iterator[Epoch]:
+        for number in range(3):
+            with torch.no_grad():
+                model.weight.fill_(number)
+            yield Epoch(number, 0.0, 1.0, 14 / 15, 0.0)
+
+    monkeypatch.setattr(run, "epochs", passes)
+    curve, best_epoch, best = run.fit(model, None, None, run.SMALL, Strategy(), None)
+    assert (curve, best_epoch) == ([(1.0, 0.9333)] * 3, 0)
+    assert float(best["weight"]) == 0
