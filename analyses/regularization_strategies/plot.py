@@ -12,7 +12,7 @@ import numpy as np
 from analyses.common.statistics import mean, p_value
 from analyses.common.study import Row, rows_of
 from analyses.regularization_strategies.run import ATTACKS, HERE
-from analyses.regularization_strategies.strategies import LONGER, LONGEST, READINGS, TABLE_1
+from analyses.regularization_strategies.strategies import LONGER, LONGEST, READINGS, STRATEGIES, TABLE_1
 from gradscope.report.curves import Curve, Curves, Level
 from gradscope.report.figures import figure_of, save
 from gradscope.report.strengths import Sample, accuracy_against_strength
@@ -82,7 +82,7 @@ def table_2(rows: Sequence[Row], names: Sequence[str], plainly: str = "none") ->
 def attacks(rows: Sequence[Row]) -> list[str]:
     """Accuracy of the best weights on FGSM examples."""
     lines = ["| strategy | " + " | ".join(f"ε = {e:g}" for e in ATTACKS) + " |", "|---" * (len(ATTACKS) + 1) + "|"]
-    for name in dict.fromkeys(row["strategy"] for row in rows):
+    for name in (name for name in STRATEGIES if of(rows, name)):
         values = [mean([float(row["attacked"][str(e)]) for row in of(rows, name)]) for e in ATTACKS]
         lines.append(f"| {name} | " + " | ".join(str(value) for value in values) + " |")
     return lines
