@@ -108,11 +108,20 @@ def test_a_delayed_run_has_to_be_followed(healthy_run: Path) -> None:
         judge = judge_record(dataset)
         found = judge.diagnosis(finished=True)
         judge = cast(Judge, SimpleNamespace(series=judge.series, settled_step=None))
-        failed, note = _outcome(dataset, judge, found, stopped=False, delayed=True)
-        assert failed == 0.5
+        failed, note, shortfall = _outcome(dataset, judge, found, stopped=False, delayed=True)
+        assert (failed, shortfall) == (0.5, pytest.approx(5 / 1.4, rel=0.04))
         assert note == "it ends 1.4 e-folding times after its penalty came on, 5 are needed"
-        assert _outcome(dataset, judge, found, stopped=False, delayed=False) == (0.0, "")
-        assert _outcome(dataset, judge, found, stopped=True, delayed=True) == (found.probability_failed, "")
+        assert _outcome(dataset, judge, found, stopped=False, delayed=False) == (0.0, "", 1.0)
+        assert _outcome(dataset, judge, found, stopped=True, delayed=True) == (found.probability_failed, "", 1.0)
+
+
+def test_a_delayed_run_whose_penalty_never_came_on_says_nothing(healthy_run: Path) -> None:
+    with gradscope.open_run(healthy_run) as dataset:
+        off = dataset.assign(strength=dataset["strength"] * 0)
+        judge = judge_record(off)
+        found = judge.diagnosis(finished=True)
+        note = "it ends before its penalty came on"
+        assert _outcome(off, judge, found, stopped=False, delayed=True) == (0.5, note, 1.0)
 
 
 def test_an_audit_runs_to_the_horizon_and_notes_the_early_word(tmp_path: Path) -> None:

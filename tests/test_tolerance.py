@@ -150,6 +150,52 @@ def test_trials_that_say_nothing_end_the_search_and_say_why() -> None:
     assert found.reason.endswith("3 trials says anything about the penalty: it ends too soon")
 
 
+def delayed(level: float, whole: float, seed: int) -> ToleranceSearch:
+    """A made-up training with a delay, whose strengths below about ``whole`` have too little time to fail or learn."""
+    random = np.random.default_rng(seed)
+    search = ToleranceSearch(1e-3, 1.0, seed=seed, max_trials=16, precision=0.2)
+    while not search.done:
+        plan = search.ask()
+        shortfall = whole / plan.strength * random.uniform(0.7, 1.3)  # later or earlier by its seed
+        failed = float(random.random() < ndtr((math.log10(plan.strength / level)) / 0.05))
+        told = Told(plan.strength, failed, 100)
+        if shortfall > 1:
+            told = Told(plan.strength, 0.5, 100, note="it ends too soon", shortfall=shortfall)
+        search.tell(plan.number, told)
+    return search
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_strengths_without_the_time_to_show_what_they_do_are_left_behind(seed: int) -> None:
+    search = delayed(level=0.3, whole=0.15, seed=seed)
+    found = search.estimate()
+    assert found.determined
+    assert found.low is not None and found.tolerance is not None and found.high is not None
+    assert 0.2 < found.low < found.high < 0.5
+    assert sum(trial.silent for trial in search.told) <= 4
+
+    search = delayed(level=0.05, whole=0.15, seed=seed)  # the level is among them
+    found = search.estimate()
+    assert not found.determined
+    assert "the level lies below" in found.reason and "weaker penalties need longer runs" in found.reason
+    assert len(search.told) < 16
+
+    search = delayed(level=0.3, whole=10.0, seed=seed)  # all of them are
+    assert search.estimate().reason.endswith("it ends too soon")
+    assert len(search.told) < 10
+    assert all(trial.strength <= 1.0 for trial in search.told)
+
+
+def test_a_late_run_moves_no_range_where_a_weaker_penalty_has_spoken() -> None:
+    search = ToleranceSearch(1e-3, 1.0)
+    search.tell(0, Told(0.01, 0.0, 100))
+    search.tell(1, Told(0.1, 0.5, 100, shortfall=3.0))
+    assert search.posterior.low == pytest.approx(-3)
+    search.tell(2, Told(0.3, 0.5, 100, shortfall=3.0))
+    assert search.posterior.low == pytest.approx(-3)
+    assert [trial.silent for trial in search.told] == [False, True, True]
+
+
 def test_audits_enter_the_posterior() -> None:
     """An early word that audits find wrong is trusted less: the interval widens, to both sides or one."""
     told = [Told(s, float(s > 0.02), 100, early=True) for s in (0.001, 0.01, 0.018, 0.022, 0.03, 0.1)]

@@ -214,16 +214,16 @@ class Posterior:
 
     # -- what is known ----------------------------------------------------------------------------
 
-    def estimate(self, outcomes: Sequence[Outcome]) -> ToleranceEstimate:
-        """λ* and its interval, if the trials say where it is."""
-        if (why := self.undetermined(outcomes)) is not None:
+    def estimate(self, outcomes: Sequence[Outcome], weaker: str = "try weaker ones") -> ToleranceEstimate:
+        """λ* and its interval, if the trials say where it is. ``weaker``: the advice where the level lies below."""
+        if (why := self.undetermined(outcomes, weaker)) is not None:
             return ToleranceEstimate(False, why)
         low, middle, high = (float(10**q) for q in self.quantile([_TAIL, 0.5, 1 - _TAIL]))
         failed = sum(o.failed > 0.5 for o in outcomes)
         reason = f"{failed} of {len(outcomes)} trials fail"
         return ToleranceEstimate(True, reason, middle, low, high, self.mean_slope(), float(10 ** self.safe()))
 
-    def undetermined(self, outcomes: Sequence[Outcome]) -> str | None:
+    def undetermined(self, outcomes: Sequence[Outcome], weaker: str = "try weaker ones") -> str | None:
         """Why there is no estimate."""
         failed = [o.strength for o in outcomes if o.failed > 0.5]
         learned = [o.strength for o in outcomes if o.failed < 0.5]
@@ -234,11 +234,12 @@ class Posterior:
         if not failed:
             return f"all {len(learned)} trials learn, up to {max(learned):g}: the level lies above; try stronger ones"
         if not learned:
-            return f"all {len(failed)} trials fail, down to {min(failed):g}: the level lies below; try weaker ones"
+            return f"all {len(failed)} trials fail, down to {min(failed):g}: the level lies below; {weaker}"
         below, above = self.inside()
         if max(below, above) > CONFIDENCE:
-            edge, side, try_ = (self.low, "below", "weaker") if below > above else (self.high, "above", "stronger")
-            return f"the level lies {side} {10**edge:.3g}, the end of the range; try {try_} ones"
+            if below > above:
+                return f"the level lies below {10**self.low:.3g}, the end of the range; {weaker}"
+            return f"the level lies above {10**self.high:.3g}, the end of the range; try stronger ones"
         return None
 
 

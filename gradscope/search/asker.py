@@ -17,6 +17,9 @@ AUDIT = 0.05
 FANTASIES = 6
 #: Trials without an outcome after which a search that has seen nothing else gives up.
 SILENT_AT_MOST = 3
+#: From a strength that had too little time to show what it does, the next is this much more than its shortfall away,
+#: and at most so many times it: how long a run is followed differs from seed to seed.
+BEYOND, APART = 1.1, 2.0
 #: Seeds of the trials of one search; another seed of the search draws others.
 SEEDS_APART = 100_000
 
@@ -33,7 +36,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Told:
-    """What came of a trial: ``failed`` as a probability, its cost, and for an audit what the judge said early."""
+    """What came of a trial: ``failed`` as a probability, its cost, and for an audit what the judge said early.
+
+    ``shortfall``: so many times its strength would have had the time to show what it does.
+    """
 
     strength: float
     failed: float
@@ -41,10 +47,16 @@ class Told:
     early: bool = False
     audited: bool | None = None  # told to fail early; None: no audit, or no early word
     note: str = ""  # why the outcome says nothing, where it does
+    shortfall: float = 1.0
 
     @property
     def outcome(self) -> Outcome:
         return Outcome(self.strength, self.failed, self.early)
+
+    @property
+    def silent(self) -> bool:
+        """It says nothing about the penalty."""
+        return self.failed == 0.5
 
 
 class ToleranceSearch:
@@ -54,6 +66,9 @@ class ToleranceSearch:
     next trial halves the range; from there on it has the largest expected information per expected step.
     Trials under way are taken into account by made-up outcomes drawn from the posterior, so that a batch does
     not ask the same question twice. ``audit``: the share of trials that run to the horizon.
+
+    A penalty can be too weak for a run's length to show what it does (`Told.shortfall`). Where nothing as weak has
+    shown it either, the range begins beyond it from then on.
     """
 
     def __init__(
@@ -73,6 +88,7 @@ class ToleranceSearch:
         if seed < 0:
             raise InputError(f"seed is {seed}; expected a whole number of at least 0")
         self._range = low, high
+        self._asked_low = low
         self._spacing = min(0.01, max(0.002, precision / 10))  # the steepest curves are .005 wide
         self.posterior = self._prior()
         self.precision = precision
@@ -93,7 +109,7 @@ class ToleranceSearch:
         """Enough is known, or enough was tried, with what is under way."""
         if len(self.told) + self.lost + len(self._pending) >= self.max_trials:
             return True
-        if len(self.told) >= SILENT_AT_MOST and all(t.failed == 0.5 for t in self.told):
+        if self._all_silent and sum(t.strength >= self._range[0] for t in self.told) >= SILENT_AT_MOST:
             return True  # nothing to be learned from trials of this kind
         if self.posterior.undetermined(self.outcomes) is None:
             return self.posterior.decades() <= self.precision
@@ -132,6 +148,10 @@ class ToleranceSearch:
         return max(worth, key=worth.__getitem__)
 
     @property
+    def _all_silent(self) -> bool:
+        return bool(self.told) and all(t.silent for t in self.told)
+
+    @property
     def _bracketed(self) -> bool:
         return any(t.failed > 0.5 for t in self.told) and any(t.failed < 0.5 for t in self.told)
 
@@ -149,12 +169,22 @@ class ToleranceSearch:
         self._forget(number)
         self.told.append(told)
         errors = self.errors
-        if told.audited is not None and errors != self.posterior.errors:
+        if self._begins_beyond(told) or (told.audited is not None and errors != self.posterior.errors):
             self.posterior = self._prior(errors)  # all that was seen is worth something else now
             for outcome in self.outcomes:
                 self.posterior.update(outcome)
         else:
             self.posterior.update(told.outcome)
+
+    def _begins_beyond(self, told: Told) -> bool:
+        """Whether the range begins higher from now on: beyond a strength that had too little time."""
+        low, high = self._range
+        spoken = min((t.strength for t in self.told if not t.silent), default=high)
+        if told.shortfall <= 1 or spoken <= told.strength:  # merely late, where a weaker one was in time
+            return False
+        begin = min(told.strength * min(told.shortfall * BEYOND, APART), spoken, high / APART)
+        self._range = max(low, begin), high
+        return begin > low
 
     def lose(self, number: int) -> None:
         """Trial ``number`` came to no outcome: its worker died, or it hung."""
@@ -181,14 +211,16 @@ class ToleranceSearch:
 
     def estimate(self) -> ToleranceEstimate:
         """λ* so far; the reason says what kept the interval wider than asked for."""
-        found = self.posterior.estimate(self.outcomes)
+        slow = self._range[0] > self._asked_low
+        weaker = "weaker penalties need longer runs to show what they do" if slow else "try weaker ones"
+        found = self.posterior.estimate(self.outcomes, weaker)
         tried = len(self.told) + self.lost
         if found.determined and found.decades > self.precision and tried >= self.max_trials:
             short = (
                 f"{found.decades:.2g} decades wide after {tried} trials, {self.precision:g} wanted: allow more trials"
             )
             return replace(found, reason=f"{found.reason}; {short}")
-        if self.told and all(t.failed == 0.5 for t in self.told):
+        if self._all_silent:
             return replace(found, reason=f"{found.reason}: {self.told[-1].note}")
         return found
 

@@ -49,7 +49,8 @@ class TrialResult:
     """What came of a trial. ``failed``: the probability that it failed by the penalty.
 
     ``early_failed``: for an audit, what the judge would have stopped it as. ``fingerprint``: the sizes of the
-    weights at the first row. ``note``: why its outcome says little, where it does.
+    weights at the first row. ``note``: why its outcome says little, where it does. ``shortfall``: so many times
+    the strength would have had the time to show what it does, where this one had not.
     """
 
     number: int
@@ -65,6 +66,7 @@ class TrialResult:
     fingerprint: tuple[float, ...]
     early_failed: bool | None = None
     note: str = ""
+    shortfall: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +78,8 @@ class TrialResult:
     @property
     def told(self) -> Told:
         """As the search is told it."""
-        return Told(self.strength, self.failed, self.steps, self.stopped_early, self.early_failed, self.note)
+        early = self.stopped_early, self.early_failed
+        return Told(self.strength, self.failed, self.steps, *early, self.note, self.shortfall)
 
 
 def _asked(plan: Plan, schedule: str | None, **more: Any) -> Instructions:
@@ -135,11 +138,11 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str) -> Tria
             )
         last_epoch = int(dataset["epoch"].values[-1])
         first = dataset["weight_mean_abs"].isel(step=0).values
-        failed, note = _outcome(dataset, judge, diagnosis, stopped, delayed=schedule_waits(when))
+        failed, note, shortfall = _outcome(dataset, judge, diagnosis, stopped, delayed=schedule_waits(when))
         return TrialResult(
             plan.number, plan.strength, plan.seed, plan.audit, str(path), str(diagnosis.verdict), failed,
             int(dataset["step"].values[-1]) + 1, last_epoch + 1 if last_epoch >= 0 else None, stopped,
-            tuple(float(x) for x in np.nan_to_num(first)), early_word(judge) if plan.audit else None, note,
+            tuple(float(x) for x in np.nan_to_num(first)), early_word(judge) if plan.audit else None, note, shortfall,
         )  # fmt: skip
 
 
@@ -150,19 +153,22 @@ def schedule_waits(schedule: str) -> bool:
 
 def _outcome(
     dataset: xr.Dataset, judge: Judge, diagnosis: Diagnosis, stopped: bool, delayed: bool
-) -> tuple[float, str]:
-    """The probability that the run failed by its penalty, and a note where the record does not say it."""
+) -> tuple[float, str, float]:
+    """The probability that the run failed by its penalty; where the record does not say it, why; the shortfall."""
     acted = recorded_strength(dataset) > 0
     if diagnosis.verdict is Verdict.UNDECIDED:
-        return SILENT, "; ".join(diagnosis.evidence)
+        return SILENT, "; ".join(diagnosis.evidence), 1.0
     if diagnosis.failed and not acted:
-        return SILENT, "it failed before its penalty came on"
+        return SILENT, "it failed before its penalty came on", 1.0
     if diagnosis.failed or stopped:  # the judge's word
-        return diagnosis.probability_failed if stopped else 1.0, ""
+        return diagnosis.probability_failed if stopped else 1.0, "", 1.0
+    if delayed and not acted:
+        return SILENT, "it ends before its penalty came on", 1.0
     followed = measures.e_foldings(judge.series, len(judge.series))
     if delayed and judge.settled_step is None and followed < FOLLOWED:
-        return SILENT, f"it ends {followed:.1f} e-folding times after its penalty came on, {FOLLOWED:g} are needed"
-    return 0.0, ""
+        short = f"it ends {followed:.1f} e-folding times after its penalty came on, {FOLLOWED:g} are needed"
+        return SILENT, short, FOLLOWED / max(followed, 1e-6)
+    return 0.0, "", 1.0
 
 
 def early_word(judge: Judge) -> bool | None:
