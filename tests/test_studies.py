@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.io import savemat
 from torch import nn
 
@@ -191,3 +192,7 @@ def test_means_and_t_tests() -> None:
     assert math.isnan(statistics.mean([0.5]).half_width)
     assert statistics.p_value([1, 2, 3], [11, 12, 13]) < 0.001
     assert math.isnan(statistics.p_value([1], [2, 3]))
+    ours, theirs = [0.91, 0.95, 0.98, 0.89], [0.90, 0.945, 0.96, 0.885]
+    assert statistics.paired_p_value(ours, theirs) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert statistics.paired_p_value(ours, theirs) < statistics.p_value(ours, theirs)
+    assert math.isnan(statistics.paired_p_value([1, 2], [0, 1]))

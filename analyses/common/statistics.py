@@ -47,3 +47,15 @@ def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
     one, other = mean(ours), mean(theirs)
     sides = (one.value, one.std, one.count, other.value, other.std, other.count)
     return float(stats.ttest_ind_from_stats(*sides, equal_var=False).pvalue)
+
+
+def paired_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of the two-sided t-test of the differences, pair by pair; NaN for fewer than two, or where none varies.
+
+    For runs that share what a seed decides (first weights, order of the batches), most of whose spread is common.
+    """
+    change = np.subtract(ours, theirs)
+    if len(change) < 2 or np.ptp(change) == 0:
+        return math.nan
+    found = mean([float(value) for value in change])
+    return float(2 * stats.t.sf(abs(found.value) / found.std * math.sqrt(found.count), found.count - 1))
