@@ -127,32 +127,42 @@ def schedules(rows: Sequence[Row], net: str, penalty: str, strength: float) -> s
 def collapses(rows: Sequence[Row]) -> str:
     """Figures 1c, 2, 5 in numbers: how many times loss gradients and weights fall in runs that fail.
 
-    From the first epoch under a penalty of constant strength to the second, means over the penalised weights.
+    From the first epoch under a penalty of constant strength to the second, means over the penalised weights. Beside
+    them, in how many of the runs that learn the gradients fall faster too.
     """
     lines: list[list[object]] = []
-    failing = [row for row in chosen(rows, schedule="constant") if row["failed"]]
-    for net, penalty in sorted({(row["net"], row["penalty"]) for row in failing}):
-        some = [row for row in failing if (row["net"], row["penalty"]) == (net, penalty)]
-        falls = [[row[name][0] / row[name][1] for row in some] for name in ("gradients", "weights")]
-        faster = sum(gradient > weight for gradient, weight in zip(*falls, strict=True))
-        shown = [f"{min(values):.3g} to {max(values):.3g}" for values in falls]
-        lines.append([net, penalty, len(some), *shown, f"{faster} of {len(some)}"])
-    columns = ("net", "penalty", "failing runs", "gradients fall, times", "weights fall, times", "gradients faster in")
-    return markdown(columns, lines)
+    constant = [row for row in chosen(rows, schedule="constant") if row["penalty"] != "none"]
+    for net, penalty in sorted({(row["net"], row["penalty"]) for row in constant}):
+        some = [row for row in constant if (row["net"], row["penalty"]) == (net, penalty)]
+        failing, learning = ([_falls(row) for row in some if row["failed"] == failed] for failed in (True, False))
+        shown = [f"{min(values):.3g} to {max(values):.3g}" for values in zip(*failing, strict=True)] or [
+            MISSING,
+            MISSING,
+        ]
+        counts = [f"{sum(g > w for g, w in falls)} of {len(falls)}" for falls in (failing, learning)]
+        lines.append([net, penalty, *shown, *counts])
+    columns = ("gradients fall, times", "weights fall, times", "gradients faster in", "of runs that learn")
+    return markdown(("net", "penalty", *columns), lines)
+
+
+def _falls(row: Row) -> tuple[float, float]:
+    """How many times gradients and weights fall from the first epoch to the second."""
+    gradients, weights = (row[name][0] / row[name][1] for name in ("gradients", "weights"))
+    return gradients, weights
 
 
 def tolerance(rows: Sequence[Row]) -> str:
     """The levels that were searched, with their 95 % intervals."""
     lines = []
     for row in (row for row in rows if row.get("search")):
-        levels = []
+        line = [row["net"], row["penalty"]]
         for prefix in ("", "delayed_"):
-            level, low, high = (row[name] for name in (prefix + "tolerance" if prefix else "tolerance",
-                                                       f"{prefix}low", f"{prefix}high"))  # fmt: skip
-            levels.append(None if level is None else f"{level:.3g} ({low:.3g} … {high:.3g})")
-        reason = row["reason"] or row["delayed_reason"] or ""
-        lines.append([row["net"], row["penalty"], *levels, row["trials"], reason])
-    return markdown(("net", "penalty", "λ*", "λ* with a delay", "trials", "note"), lines)
+            level, low, high = (row[f"{prefix}{name}"] for name in ("tolerance", "low", "high"))
+            found = None if level is None else f"{level:.3g} ({low:.3g} … {high:.3g})"
+            line += [found, row[f"{prefix}reason"]]
+        lines.append([*line, row["trials"]])
+    columns = ("net", "penalty", "λ*", "the search on it", "λ* with a delay", "the search on it", "trials")
+    return markdown(columns, lines)
 
 
 def document_p() -> str:
@@ -190,7 +200,7 @@ def sections(rows: Sequence[Row], asked: Options) -> Iterator[tuple[str, str]]:
         if chosen(rows, net=plan.main, penalty=penalty, strength=strength):
             text = schedules(rows, plan.main, penalty, strength)
             yield f"{plan.main}, {penalty}, λ = {strength:g}, every schedule", text
-    yield "Runs that fail, from their first epoch to their second", collapses(rows)
+    yield "Runs under a constant strength, from their first epoch to their second", collapses(rows)
     yield "Tolerance levels, 95 % intervals", tolerance(rows)
 
 
