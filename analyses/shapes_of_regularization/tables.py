@@ -15,9 +15,11 @@ NAMES = {
 
 
 def of(rows: Sequence[Row], net: str, penalty: str, variant: str = "") -> list[Row]:
-    """The runs of one cell, one a seed. Without rows of its own, L0 is the run without a penalty, step for step."""
+    """The runs of one cell, by seed. Without rows of its own, L0 is the run without a penalty, step for step."""
     found = [row for row in rows if (row["net"], row["penalty"], row["variant"]) == (net, penalty, variant)]
-    return of(rows, net, "none", variant) if penalty == "l0" and not found else found
+    if penalty == "l0" and not found:
+        return of(rows, net, "none", variant)
+    return sorted(found, key=lambda row: row["seed"])
 
 
 def _spread(values: Sequence[float]) -> str:
