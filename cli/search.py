@@ -47,9 +47,9 @@ def search(
         Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, executor=checked(executor),
         out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout, on_trial=_show,
     )  # fmt: skip
-    figure = _draw(result, low, high, out / "tolerance.png")
+    figure = _draw(result, out / "tolerance.png")
     if as_json:
-        print_json({**result.as_dict(), "figure": str(figure)})
+        print_json({**result.as_dict(), "figure": figure and str(figure)})
         return
     for name, level in (("tolerance level", result.estimate), ("delayed tolerance level", result.delayed)):
         if level is not None and level.determined:
@@ -57,21 +57,24 @@ def search(
         elif level is not None:
             print(f"{name} not determined: {level.reason}")
     print(result.advice)
-    print(f"trials, curve and interval: {figure}")
+    if figure is not None:
+        print(f"trials, curve and interval: {figure}")
 
 
-def _draw(result: ToleranceResult, low: float, high: float, path: Path) -> Path:
-    """Trials, fitted curve and interval, of both levels where both were searched."""
-    from gradscope.diagnosis.tolerance import Outcome
+def _draw(result: ToleranceResult, path: Path) -> Path | None:
+    """Trials, fitted curve and interval, of both levels where both were searched; None where no trial was finished."""
     from gradscope.report.level import draw_levels, level_summary
 
-    levels = (("tolerance level", result.trials), ("delayed level", result.delayed_trials))
+    levels = (
+        ("tolerance level", result.posterior, result.trials, result.estimate),
+        ("delayed level", result.delayed_posterior, result.delayed_trials, result.delayed),
+    )
     shown = [
-        level_summary(name, [Outcome(t.strength, t.failed, t.stopped_early) for t in trials], low, high)
-        for name, trials in levels
-        if trials
+        level_summary(name, posterior, [t.told.outcome for t in trials], estimate)
+        for name, posterior, trials, estimate in levels
+        if trials and posterior is not None and estimate is not None
     ]
-    return draw_levels(shown, result.penalty, path)
+    return draw_levels(shown, result.penalty, path) if shown else None
 
 
 def _show(now: Progress) -> None:
@@ -89,6 +92,6 @@ def _show(now: Progress) -> None:
 
 
 def _bar(density: tuple[float, ...]) -> str:
-    """The posterior over the searched range, as a row of blocks."""
+    """The posterior over the range asked for, as a row of blocks."""
     top = max(density) or 1.0
     return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * d / top) if d > 0.002 else 0] for d in density)

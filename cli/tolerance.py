@@ -43,11 +43,13 @@ def tolerance(
 
 
 def _draw(runs: list[Path], out: Path) -> None:
+    from gradscope.diagnosis.tolerance import posterior_of
     from gradscope.report.level import draw_levels, level_summary
     from gradscope.report.tolerance import outcomes_of
 
     penalty, outcomes = outcomes_of(runs)
     if not outcomes:
         return
-    strengths = [o.strength for o in outcomes]
-    draw_levels([level_summary("tolerance level", outcomes, min(strengths) / 2, max(strengths) * 2)], penalty, out)
+    posterior = posterior_of(outcomes)
+    shown = level_summary("tolerance level", posterior, outcomes, posterior.estimate(outcomes))
+    draw_levels([shown], penalty, out)

@@ -301,6 +301,15 @@ def test_search_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.Captur
     assert ok(["tolerance", *records], capsys)["determined"]
 
 
+def test_a_search_of_lost_trials_alone_says_so_and_draws_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = ["--low", "1e-3", "--high", "1", "--max-trials", "1", "--timeout", "0.5", "--out", str(tmp_path / "s")]
+    found = ok(["search", *limits, "--", "sleep", "60"], capsys)
+    assert (found["determined"], found["lost"], found["figure"]) == (False, 1, None)
+    assert found["reason"] == "there are no finished trials: 1 lost, for reasons that search.jsonl holds"
+
+
 def search_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], *words: str, low: str = "1e-3", high: str = "1", options: str = ""
 ) -> str:

@@ -102,6 +102,15 @@ def test_mistakes_of_the_function(tmp_path: Path, function, message: str) -> Non
     assert not (tmp_path / "t").exists()
 
 
+def leaving(strength: float, seed: int, path: Path) -> None:
+    raise SystemExit(3)
+
+
+def test_a_training_that_leaves_by_itself_costs_a_trial_and_not_the_search(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a trial could not be run, 3 times in a row: SystemExit: 3"):
+        gradscope.search_tolerance(leaving, 0.01, 1.0, out=tmp_path / "s", max_trials=5)
+
+
 def test_a_delayed_run_has_to_be_followed(healthy_run: Path) -> None:
     """Too weak a penalty for five of its e-folding times to pass: the outcome says nothing, and the note why."""
     with gradscope.open_run(healthy_run) as dataset:

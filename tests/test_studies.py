@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -61,11 +62,62 @@ def test_the_command_line_of_a_study(
     paper = parse("--scale", "paper", "--only", "table")
     assert (paper.dataset, paper.paper, paper.only) == ("cifar100", True, ("table",))
     assert paper.results == tmp_path / "paper-cifar100.jsonl"
-    for wrong in (["--seeds", "0"], ["--executor", "slurm"], ["--only", "figures"]):
-        with pytest.raises(SystemExit) as left:
-            parse(*wrong)
-        assert left.value.code == 2
-        assert wrong[1] in capsys.readouterr().err
+    wrong = [
+        ["--seeds", "0"],
+        ["--executor", "slurm"],
+        ["--device", "gpu"],
+        ["--device", "mps"],
+        ["--device", "cuda:99"],
+    ]
+    for option, value in wrong:
+        with pytest.raises(InputError, match=value):
+            parse(option, value)
+    with pytest.raises(SystemExit) as left:
+        parse("--only", "figures")
+    assert left.value.code == 2
+    assert "figures" in capsys.readouterr().err
+
+
+def test_one_command_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
+    asked = options(tmp_path)
+    with study._alone(asked.results), pytest.raises(InputError, match="another command is adding to"):
+        study.complete(squared, [{"value": 1, "seed": 0}], asked)
+    with pytest.raises(InputError, match="nothing of --only"):
+        study.missing(squared, [], asked)
+    (tmp_path / "a file").touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        study.complete(squared, [], dataclasses.replace(asked, results=tmp_path / "a file" / "small-digits.jsonl"))
+
+
+def test_results_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "small-digits.jsonl"
+    with pytest.raises(InputError, match="holds no training"):
+        study.recorded(results)
+    results.write_text('{"seed": 0}\n{"seed": 1\n')
+    with pytest.raises(InputError, match="has a line that is no JSON"):
+        study.rows_of(results)
+    results.write_text('{"seed": 0}\n')
+    monkeypatch.setattr(sys, "argv", ["plot"])
+    assert study.asked_results("", tmp_path) == ([{"seed": 0}], "")
+    results.rename(tmp_path / "paper-cifar10.jsonl")
+    monkeypatch.setattr(sys, "argv", ["plot", "--results", "paper-cifar10"])
+    assert study.asked_results("", tmp_path) == ([{"seed": 0}], "-paper-cifar10")
+
+
+@pytest.mark.parametrize("name", ["auto_l2", "regularization_strategies", "strong_regularization"])
+def test_figures_of_nothing_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = importlib.import_module(f"analyses.{name}.plot")
+    monkeypatch.setattr(plot, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot"])
+    with pytest.raises(SystemExit) as left:
+        plot.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 STUDIES = (
@@ -94,6 +146,13 @@ def test_a_command_with_missing_cells_ends_with_1() -> None:
     with pytest.raises(SystemExit) as left:
         study.command(lambda: 2)()
     assert left.value.code == 1
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        study.command(interrupted)()
+    assert left.value.code == 130
 
 
 @pytest.mark.parametrize(("name", "classes", "count"), [("digits", 10, 1437), ("pairs", 100, 5120)])

@@ -186,14 +186,27 @@ def test_strengths_without_the_time_to_show_what_they_do_are_left_behind(seed: i
     assert all(trial.strength <= 1.0 for trial in search.told)
 
 
-def test_a_late_run_moves_no_range_where_a_weaker_penalty_has_spoken() -> None:
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_a_late_run_moves_no_range_where_a_weaker_penalty_has_spoken(order: tuple[int, ...]) -> None:
+    """Whichever of them ends first."""
+    trials = [Told(0.01, 0.0, 100), Told(0.1, 0.5, 100, shortfall=3.0), Told(0.3, 0.5, 100, shortfall=3.0)]
     search = ToleranceSearch(1e-3, 1.0)
-    search.tell(0, Told(0.01, 0.0, 100))
-    search.tell(1, Told(0.1, 0.5, 100, shortfall=3.0))
+    for number in order:
+        search.tell(number, trials[number])
     assert search.posterior.low == pytest.approx(-3)
-    search.tell(2, Told(0.3, 0.5, 100, shortfall=3.0))
-    assert search.posterior.low == pytest.approx(-3)
-    assert [trial.silent for trial in search.told] == [False, True, True]
+    assert sum(trial.silent for trial in search.told) == 2
+
+
+def test_a_range_of_which_only_the_end_can_speak() -> None:
+    for low in (1e-3, 0.5):
+        search = ToleranceSearch(low, 1.0, max_trials=10)
+        while not search.done:
+            plan = search.ask()
+            shortfall = 0.95 / plan.strength
+            silent = Told(plan.strength, 0.5, 100, shortfall=shortfall)
+            search.tell(plan.number, silent if shortfall > 1 else Told(plan.strength, 0.0, 100))
+        assert "learn, up to" in search.estimate().reason
+        assert " nothing: the level lies above" in search.estimate().reason
 
 
 def test_audits_enter_the_posterior() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from analyses.auto_l2.methods import ALL, FIXED, MOVING
 from analyses.auto_l2.reported import REPORTED
 from analyses.auto_l2.run import PARTS
+from analyses.common import study
 from analyses.common.statistics import mean, p_value, paired_p_value
-from analyses.common.study import Row, rows_of
+from analyses.common.study import Row
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.figures import figure_of, save
 from gradscope.report.style import STYLES
@@ -73,12 +74,14 @@ def table(rows: Sequence[Row], net: str) -> str:
         p, paired = ("–" if method == best or np.isnan(found) else f"{found:.2g}" for found in (welch, by_seed))
         speed = ", ".join("never" if np.isinf(reached(row)) else f"{reached(row):.0f}" for row in runs)
         ends = sorted({f"{row['strength']['value'][-1]:.0e}" if row["strength"]["value"] else "0" for row in runs})
+        sizes = [row["smallest_norm"] for row in runs if row["smallest_norm"] is not None]
+        smallest = f"{min(sizes):.2g}" if sizes else "–"
         verdicts = "; ".join(sorted({row["verdict"] for row in runs}))
         theirs = REPORTED.get(net, {}).get(method)
         said = "– | –" if theirs is None else f"{theirs.last:.2f} | {theirs.to_70}"
         lines.append(
             f"| {method} | {accuracy} | {p} | {paired} | {speed} | {', '.join(ends)} "
-            f"| {min(row['smallest_norm'] for row in runs):.2g} | {verdicts} | {said} |"
+            f"| {smallest} | {verdicts} | {said} |"
         )
     return "\n".join(lines)
 
@@ -112,16 +115,19 @@ def panels(rows: Sequence[Row], methods: Sequence[str]) -> list[Curves]:
     return found
 
 
+@study.command
 def main() -> None:
-    rows = rows_of(HERE / "small-digits.jsonl")
-    (HERE / "tables.md").write_text("\n\n".join(table(rows, net) for net in PARTS if of(rows, net, "5e-4")) + "\n")
+    """Of one results file."""
+    rows, which = study.asked_results(__doc__ or "", HERE)
+    text = [table(rows, net) for net in PARTS if of(rows, net, "5e-4")]
+    (HERE / f"tables{which}.md").write_text("\n\n".join(text) + "\n")
     if long := [row for row in rows if row["net"] == PARTS[2]]:
         trained = dict.fromkeys(row["method"] for row in long)
         curves = [averaged(of(long, PARTS[2], method), method, colour) for colour, method in enumerate(trained)]
         panel = Curves("batch-norm, four times as long: test accuracy", "epoch", "accuracy", tuple(curves))
-        save(figure_of([panel], STYLE), HERE / "long.png", STYLE)
+        save(figure_of([panel], STYLE), HERE / f"long{which}.png", STYLE)
     for name, methods in FIGURES.items():
-        save(figure_of(panels(rows, methods), STYLE), HERE / f"{name}.png", STYLE)
+        save(figure_of(panels(rows, methods), STYLE), HERE / f"{name}{which}.png", STYLE)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,7 @@ def main() -> int:
     folder = Path(__file__).parent
     asked = study.options(__doc__ or "", folder, PARTS, ("digits", "cifar10"), seeds=3)
     prepared(asked)  # what cannot be read is said here, once
-    planned = cells(asked)
-    return len(planned) - len(study.complete(train, planned, asked))
+    return study.missing(train, cells(asked), asked)
 
 
 if __name__ == "__main__":

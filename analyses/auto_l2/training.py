@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import gradscope
@@ -77,14 +78,18 @@ def train(cell: study.Cell, asked: study.Options) -> study.Row:
 
 
 def _seen(path: Path, penalised: bool) -> dict[str, Any]:
-    """From the record: where the strength changed, and how small the weights were at their smallest, of the start."""
+    """From the record: where the strength changed, and how small the weights were at their smallest, of the start.
+
+    None of weights that overflowed in the end.
+    """
     found: dict[str, Any] = {"strength": {"step": [], "value": []}}
     series = load_run(path)
     if penalised:
         trace = strength_traces([series]).curves[0]
         found["strength"] = {"step": trace.x.astype(int).tolist(), "value": [float(f"{y:.6g}") for y in trace.y]}
     with gradscope.open_run(path) as dataset:
-        norm = (dataset["weight_norm"] ** 2).sum("parameter").values ** 0.5
-    found["smallest_norm"] = round(float(norm.min() / norm[0]), 5)
-    found["last_norm"] = round(float(norm[-1] / norm[0]), 5)
+        norm = (dataset["weight_norm"] ** 2).sum("parameter", skipna=False).values ** 0.5
+    whole = bool(np.isfinite(norm).all())
+    found["smallest_norm"] = round(float(norm.min() / norm[0]), 5) if whole else None
+    found["last_norm"] = round(float(norm[-1] / norm[0]), 5) if whole else None
     return found

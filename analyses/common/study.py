@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import fcntl
 import functools
 import json
 import math
@@ -11,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 
+from gradscope import checks
 from gradscope.search.executors import checked, open_executor
 from gradscope.types import InputError
 
@@ -54,7 +57,7 @@ class Options:
 def options(description: str, folder: Path, parts: Sequence[str], datasets: tuple[str, str], seeds: int) -> Options:
     """The command line that every study has. ``datasets``: the default at small and at paper scale.
 
-    Exits with code 2 and one line for what cannot be.
+    Raises `InputError` for what cannot be; what is no option at all argparse says itself.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--scale", choices=("small", "paper"), default="small", help="minutes on two cores, or days")
@@ -68,18 +71,24 @@ def options(description: str, folder: Path, parts: Sequence[str], datasets: tupl
     parser.add_argument("--out", type=Path, default=folder, help="where the results go")
     given = parser.parse_args()
     dataset = given.dataset or datasets[given.scale == "paper"]
-    try:
-        checked(given.executor)
-        if given.seeds < 1:
-            raise InputError(f"--seeds is {given.seeds}; expected at least 1")
-        if given.device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"--device is {given.device}, and no CUDA device is here; expected cpu")
-    except InputError as error:
-        parser.error(str(error))
+    checked(given.executor)
     return Options(
-        dataset, given.scale, given.seeds, given.device, given.data, given.workers, given.executor,
-        tuple(given.only), given.out / f"{given.scale}-{dataset}.jsonl",
+        dataset, given.scale, checks.positive_int(given.seeds, "--seeds"), device_here(given.device), given.data,
+        given.workers, given.executor, tuple(given.only), given.out / f"{given.scale}-{dataset}.jsonl",
     )  # fmt: skip
+
+
+def device_here(name: str) -> str:
+    """``cpu``, or a CUDA device of this machine."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device is {name!r}; expected cpu, or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device is {name}, and {torch.cuda.device_count()} CUDA devices are here; expected cpu")
+    return name
 
 
 def command(main: Callable[[], int | None]) -> Callable[[], None]:
@@ -95,6 +104,9 @@ def command(main: Callable[[], int | None]) -> Callable[[], None]:
         except InputError as error:
             print(error, file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            sys.exit(130)
         if missing:
             sys.exit(1)
 
@@ -106,7 +118,32 @@ def rows_of(results: Path) -> list[Row]:
     if not results.exists():
         return []
     lines = results.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        return [json.loads(line) for line in lines[:-1]]
+    except ValueError:
+        raise InputError(f"{results} has a line that is no JSON; expected one training a line") from None
+
+
+def recorded(results: Path) -> list[Row]:
+    """What was trained, for tables and figures of it. Raises `InputError` where there is nothing."""
+    if not (rows := rows_of(results)):
+        raise InputError(f"{results} holds no training; the study's run command makes it")
+    return rows
+
+
+def asked_results(description: str, folder: Path) -> tuple[list[Row], str]:
+    """The rows that ``--results NAME`` asks for, and what NAME adds to the names of files (nothing for the default)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", default="small-digits", help="SCALE-SET of a results file; default: %(default)s")
+    name = parser.parse_args().results
+    return recorded(folder / f"{name}.jsonl"), "" if name == "small-digits" else f"-{name}"
+
+
+def missing(train: Callable[[Cell, Options], Row], planned: Sequence[Cell], asked: Options) -> int:
+    """Train these cells; how many are missing at the end. Raises `InputError` where nothing is planned."""
+    if not planned:
+        raise InputError(f"nothing of --only {' '.join(asked.only)} is trained at {asked.scale} scale")
+    return len(planned) - len(complete(train, planned, asked))
 
 
 def complete(
@@ -120,12 +157,26 @@ def complete(
     """
     cells = list(cells)
     names = sorted({name for cell in cells for name in cell})
-    found = {_key(row, names): row for row in rows_of(asked.results)}
-    missing = [cell for cell in cells if _key(cell, names) not in found]
-    if missing:
-        for row in _trained(train, missing, asked, minutes):
-            found[_key(row, names)] = row
+    with _alone(asked.results):
+        found = {_key(row, names): row for row in rows_of(asked.results)}
+        if untrained := [cell for cell in cells if _key(cell, names) not in found]:
+            for row in _trained(train, untrained, asked, minutes):
+                found[_key(row, names)] = row
     return [found[_key(cell, names)] for cell in cells if _key(cell, names) in found]
+
+
+@contextlib.contextmanager
+def _alone(results: Path) -> Iterator[None]:
+    """One command at a time adds to a file: two would train the same cells, and cut each other's lines."""
+    checks.writable_folder(results.parent)
+    with results.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another command is adding to {results}; wait for it, or give another folder with --out"
+            ) from None
+        yield
 
 
 def _key(values: Row, names: Sequence[str]) -> str:
@@ -189,7 +240,6 @@ def machine(device: str = "cpu") -> str:
 
 def _append(results: Path, row: Row) -> None:
     """One line, whole: a torn line of a killed run before it is cut off first."""
-    results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a+b") as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analyses.common import study
 from analyses.common.statistics import mean, p_value
-from analyses.common.study import Row, rows_of
+from analyses.common.study import Row
 from analyses.learning_rate_taper.protocol import (
     FIXED,
     LONG,
@@ -29,6 +30,7 @@ from analyses.learning_rate_taper.protocol import (
 )
 from analyses.learning_rate_taper.run import DEEP, HERE, SHALLOW
 from gradscope.report.style import COLOURS
+from gradscope.types import InputError
 
 #: number: whether of the set with a hundred classes, layers, settings, readings.
 DECAYS = (*TAPERED, *FIXED)
@@ -169,12 +171,17 @@ def comparisons(rows: Sequence[Row], number: int) -> list[str]:
     return lines
 
 
+@study.command
 def main() -> None:
     """Of the results at one scale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=("small", "paper"), default="small")
     scale = parser.parse_args().scale
     sets = ("cifar10", "cifar100") if scale == "paper" else ("digits", "pairs")
+    which = "" if scale == "small" else f"-{scale}"
+    trained = {name: study.rows_of(HERE / f"{scale}-{name}.jsonl") for name in sets}
+    if not any(trained.values()):
+        raise InputError(f"{HERE} holds no {' or '.join(f'{scale}-{name}.jsonl' for name in sets)}; .run makes them")
     text = [
         "Written by `python -m analyses.learning_rate_taper.plot` from the results: mean [best, worst run]; "
         "Welch's t-test, two-sided.",
@@ -183,10 +190,9 @@ def main() -> None:
     for number, (many, *_) in FIGURES.items():
         name = sets[many]
         how = PAPER if scale == "paper" else SMALL[name]
-        rows = rows_of(HERE / f"{scale}-{name}.jsonl")
-        figure(rows, number, how, name, HERE / f"figure{number}.png")
-        text += table(rows, number, how, name)
-    (HERE / "tables.md").write_text("\n".join(text).rstrip() + "\n")
+        figure(trained[name], number, how, name, HERE / f"figure{number}{which}.png")
+        text += table(trained[name], number, how, name)
+    (HERE / f"tables{which}.md").write_text("\n".join(text).rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from analyses.common import study
 from analyses.common.statistics import mean, p_value
-from analyses.common.study import Row, rows_of
+from analyses.common.study import Row
 from analyses.regularization_strategies.run import ATTACKS, HERE
 from analyses.regularization_strategies.strategies import LONGER, LONGEST, READINGS, STRATEGIES, TABLE_1
 from gradscope.report.curves import Curve, Curves, Level
@@ -44,7 +44,10 @@ def of(rows: Sequence[Row], strategy: str) -> list[Row]:
 
 
 def read(rows: Sequence[Row], strategy: str, weights: str, images: str, measure: str = "accuracy") -> list[float]:
-    """One number a run: ``weights`` best or last, ``images`` training, validation or unseen."""
+    """One number a run: ``weights`` best or last, ``images`` training, validation or unseen.
+
+    At paper scale nothing is left unseen: there validation stands for it, as in the document.
+    """
     return [float(row[weights].get(images, row[weights]["validation"])[measure]) for row in of(rows, strategy)]
 
 
@@ -108,8 +111,8 @@ def strategies_figure(rows: Sequence[Row]) -> tuple[Curves, list[str]]:
     ), names  # fmt: skip
 
 
-def figures(rows: Sequence[Row], folder: Path) -> None:
-    """Table 2; Table 3 with its traces, and the attacks."""
+def figures(rows: Sequence[Row], folder: Path, which: str = "") -> None:
+    """Table 2; Table 3 with its traces, and the attacks. ``which`` ends the names of the files."""
     small = replace(STYLES["screen"], dpi=85)
     summary, names = strategies_figure(rows)
     made = figure_of([summary], small)
@@ -123,9 +126,9 @@ def figures(rows: Sequence[Row], folder: Path) -> None:
         if value < -0.15:  # below the picture
             axes.annotate(f"{value:+.2f} ↓", (place, -0.148), ha="center", fontsize=9, color=small.colours[0])
     axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
-    save(made, folder / "table2.png", small)
+    save(made, folder / f"table2{which}.png", small)
     panels = [strengths_figure(rows), *traces(rows), attacked_figure(rows)]
-    save(figure_of(panels, small), folder / "table3.png", small)
+    save(figure_of(panels, small), folder / f"table3{which}.png", small)
 
 
 def strengths_figure(rows: Sequence[Row]) -> Curves:
@@ -168,12 +171,10 @@ def attacked_figure(rows: Sequence[Row]) -> Curves:
                   points=True)  # fmt: skip
 
 
+@study.command
 def main() -> None:
     """Of one results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="small-digits")
-    name = parser.parse_args().results
-    rows = rows_of(HERE / f"{name}.jsonl")
+    rows, which = study.asked_results(__doc__ or "", HERE)
     parts: list[tuple[str, Callable[[], list[str]]]] = [
         ("Tables 1 and 2", lambda: table_2(rows, list(TABLE_1))),
         ("Table 3", lambda: table_2(rows, list(STRENGTHS))),
@@ -182,12 +183,12 @@ def main() -> None:
         ("Ten times the epochs", lambda: table_2(rows, list(LONGEST), "none, longest")),
         ("Accuracy under attack (FGSM), best weights", lambda: attacks(rows)),
     ]
-    text = [f"Written by `python -m analyses.regularization_strategies.plot` from {name}.jsonl. Means over seeds with "
+    text = ["Written by `python -m analyses.regularization_strategies.plot` . Means over seeds with "
             "95 % intervals (Student's t); p of Welch's two-sided t-test."]  # fmt: skip
     for title, lines in parts:
         text += ["", f"## {title}", "", *lines()]
-    (HERE / "tables.md").write_text("\n".join(text) + "\n")
-    figures(rows, HERE)
+    (HERE / f"tables{which}.md").write_text("\n".join(text) + "\n")
+    figures(rows, HERE, which)
 
 
 if __name__ == "__main__":

@@ -174,8 +174,7 @@ def main() -> int:
     """Train what is missing."""
     asked = study.options(__doc__, HERE, tuple(PARTS), ("digits", "cifar10"), seeds=3)
     prepared(asked)  # what cannot be read is said here, once
-    planned = cells(asked)
-    return len(planned) - len(study.complete(train, planned, asked))
+    return study.missing(train, cells(asked), asked)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from analyses.common.study import Row, rows_of
+from analyses.common import study
+from analyses.common.study import Row
 from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS
 from analyses.shapes_of_regularization.tables import NAMES, accuracies, of, sensitivity, weights
@@ -87,7 +89,7 @@ def enrichment(rows: Sequence[Row]) -> list[Curves]:
 
 
 def dips(rows: Sequence[Row]) -> str:
-    """The deepest valley of training and of validation accuracy of every net, without penalty and with dropout."""
+    """The deepest valley of training and of validation accuracy of every net, under the penalties that are drawn."""
     lines = [
         "| net | penalty | seed | validation before, at, after | steps | depth | training falls by | new heights |",
         "|---|---|---|---|---|---|---|---|",
@@ -124,10 +126,13 @@ def _draw(panels: Sequence[Curves], name: str) -> None:
     save(figure_of(panels, STYLE), HERE / name, STYLE)
 
 
+@study.command
 def main() -> None:
+    """Of both scales, as far as they were trained."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     _draw(shapes(), "shapes.png")
     for scale in ("small", "paper"):
-        rows = rows_of(HERE / f"{scale}-digits.jsonl")
+        rows = study.rows_of(HERE / f"{scale}-digits.jsonl")
         if not rows:
             continue
         (HERE / f"tables-{scale}.md").write_text(tables(rows))

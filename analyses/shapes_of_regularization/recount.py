@@ -94,7 +94,7 @@ def curves_table(checkout: Path) -> str:
 
 def main() -> None:
     checkout = Path(sys.argv[1] if len(sys.argv) == 2 else "")
-    if len(sys.argv) != 2 or not (checkout / "regularization_shapes").is_dir():
+    if len(sys.argv) != 2 or not (checkout / "regularization_shapes" / "weights").is_dir():
         print("expected one argument: a checkout of github.com/riveSunder/SortaSota", file=sys.stderr)
         sys.exit(2)
     print(weights_table(checkout), curves_table(checkout), sep="\n\n")

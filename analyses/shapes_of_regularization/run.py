@@ -7,6 +7,7 @@ from pathlib import Path
 from analyses.common import study
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS, SEEDS
 from analyses.shapes_of_regularization.training import MASKS, VARIANTS, prepared, train
+from gradscope.types import InputError
 
 #: Of dropout, beside the notebook's own: whether its outcome hangs on them.
 OTHER_MASKS = 3
@@ -49,9 +50,10 @@ def main() -> int:
     """Train what is missing."""
     folder = Path(__file__).parent
     asked = study.options(__doc__ or "", folder, PARTS, ("digits", "digits"), seeds=3)
+    if asked.paper and asked.seeds > len(SEEDS):
+        raise InputError(f"--seeds is {asked.seeds}; the document has {len(SEEDS)}: {', '.join(map(str, SEEDS))}")
     prepared(asked)  # what cannot be read is said here, once
-    planned = cells(asked)
-    return len(planned) - len(study.complete(train, planned, asked))
+    return study.missing(train, cells(asked), asked)
 
 
 if __name__ == "__main__":

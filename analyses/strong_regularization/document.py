@@ -47,10 +47,6 @@ REPORTED = (
     Reported(3, "svhn", "vgg19", "l1", 95.20, (95.37, 0.11), (95.50, 0.15), 0.180, 9.9),
 )
 
-#: Where the document says the baseline begins to fail, by net, data set and penalty: the last λ that learns, where it
-#: names one, and the first that fails (section 2.2 and Appendix B).
-TOLERANCE = {("vgg16", "cifar100", "l2"): (1e-3, 2e-3), ("vgg16", "cifar100", "l1"): (None, 6e-5)}
-
 
 def p_again(row: Reported, quantile: float) -> float:
     """One-sided p of Welch's t-test from the printed means and intervals, if those are ``quantile`` standard errors."""

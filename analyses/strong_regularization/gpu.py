@@ -1,7 +1,8 @@
-"""The document's VGG-16 with L2 on digit pairs at 32 pixels, 72 trainings, several at a time on one card.
+"""The document's VGG-16 with L2 on digit pairs at 32 pixels, 75 trainings, several at a time on one card.
 
 ``python -m analyses.strong_regularization.gpu --minutes 8``: the same command goes on where the last one stopped. With
-``--out`` on another machine, give ``--done`` the rows that are there already. ``--tiny`` tries it all on the CPU.
+``--out`` on another machine, give ``--done`` the folder of the rows that are there already: they are copied once.
+``--tiny`` tries it all on the CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from analyses.common.study import Cell, Options
 from analyses.strong_regularization.plan import cell, setup
 from analyses.strong_regularization.plot import STYLE, against_strength
 from analyses.strong_regularization.training import train
+from gradscope import checks
 from gradscope.report.figures import figure_of, save
+from gradscope.types import InputError
 
 HERE = Path(__file__).parent
 #: Twelve, around the level that the narrow nets have at this learning rate.
@@ -34,7 +37,8 @@ def cells(net: str, strengths: tuple[float, ...] = STRENGTHS, seeds: int = SEEDS
     return found
 
 
-def main() -> None:
+@study.command
+def main() -> int:
     """Trains what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", default="vgg16", choices=("vgg11", "vgg16", "vgg19", "alexnet"))
@@ -45,9 +49,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="on the CPU, a thirty-second of the width, one epoch")
     given = parser.parse_args()
     if not given.tiny and not torch.cuda.is_available():
-        parser.error("no CUDA device is here; --tiny tries the same on the CPU")
+        raise InputError("no CUDA device is here; --tiny tries the same on the CPU")
     name = f"{'tiny' if given.tiny else 'card'}-pairs.jsonl"
-    given.out.mkdir(parents=True, exist_ok=True)
+    checks.writable_folder(given.out)
     if given.done != given.out and (given.done / name).exists() and not (given.out / name).exists():
         shutil.copy(given.done / name, given.out / name)
     device, scale = ("cpu", "tiny") if given.tiny else ("cuda", "card")
@@ -59,6 +63,7 @@ def main() -> None:
     print(f"{len(found)} of {len(planned)} trained: {asked.results}")
     if (panel := against_strength(found, given.net, "l2", setup(asked))) is not None:
         save(figure_of([panel], STYLE), asked.results.with_name(f"figure3-{asked.results.stem}.png"), STYLE)
+    return len(planned) - len(found)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
 def main() -> None:
     """Every figure of a scale and data set of which something was trained."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
-    rows = study.rows_of(asked.results)
+    rows = study.recorded(asked.results)
     for name, panels in figures(rows, setup(asked)).items():
         if shown := [panel for panel in panels if panel is not None]:
             path = asked.results.with_name(f"{name}-{asked.results.stem}.png")

@@ -9,6 +9,7 @@ from analyses.common import images, study
 from analyses.strong_regularization.plan import PARTS, cells, protocol, setup
 from analyses.strong_regularization.search import search
 from analyses.strong_regularization.training import train
+from gradscope.types import InputError
 
 HERE = Path(__file__).parent
 
@@ -19,11 +20,13 @@ def main() -> int:
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
     how = protocol(setup(asked).main, asked)
     images.load(asked.dataset, how.size, how.channels, asked.data)  # what cannot be read is said here, once
+    parts = {part: planned for part in asked.only if (planned := cells(part, asked))}
     missing = 0
-    for part in asked.only:
+    for part, planned in parts.items():
         print(part, file=sys.stderr)
-        planned = cells(part, asked)
-        missing += len(planned) - len(study.complete(search if part == "tolerance" else train, planned, asked))
+        missing += study.missing(search if part == "tolerance" else train, planned, asked)
+    if not parts:
+        raise InputError(f"nothing of --only {' '.join(asked.only)} is trained on {asked.dataset}")
     return missing
 
 

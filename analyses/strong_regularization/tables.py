@@ -12,7 +12,6 @@ from analyses.common.study import Options, Row
 from analyses.strong_regularization import document
 from analyses.strong_regularization.plan import PARTS, PENALTIES, cells, protocol, setup
 from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
-from gradscope.types import InputError
 
 HERE = Path(__file__).parent
 MISSING = "–"
@@ -170,10 +169,16 @@ def document_p() -> str:
     lines = []
     for row in document.REPORTED:
         one, other = (document.p_again(row, quantile) for quantile in (document.NORMAL, document.STUDENT))
+        accuracies = [f"{value:.2f} ± {half:.2f}" for value, half in (row.baseline, row.delayed)]
+        shown = [f"{one:.3f}", f"{2 * min(one, 1 - one):.3f}", f"{other:.4f}"]
+        compressed = None if row.compression is None else f"{row.compression:g}×"
         lines.append(
-            [row.dataset, row.net, row.penalty, row.p, f"{one:.3f}", f"{2 * min(one, 1 - one):.3f}", f"{other:.4f}"]
+            [row.table, row.dataset, row.net, row.penalty, f"{row.none:.2f}", *accuracies, compressed, row.p, *shown]
         )
-    columns = ("data", "net", "penalty", "p, printed", "normal ±, one-sided", "two-sided", "Student's ±, one-sided")
+    columns = (
+        "table", "data", "net", "penalty", "none", "baseline", "delayed", "compression",
+        "p, printed", "normal ±, one-sided", "two-sided", "Student's ±, one-sided",
+    )  # fmt: skip
     return markdown(columns, lines)
 
 
@@ -208,15 +213,14 @@ def sections(rows: Sequence[Row], asked: Options) -> Iterator[tuple[str, str]]:
 def main() -> None:
     """All tables of a scale and data set."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
-    rows = study.rows_of(asked.results)
-    if not rows:
-        raise InputError(f"{asked.results} holds no training; expected rows of analyses.strong_regularization.run")
+    rows = study.recorded(asked.results)
     how = protocol(setup(asked).main, asked)
     machines, days = (sorted({row[name] for row in rows}) for name in ("machine", "date"))
+    asked_for = f"--scale {asked.scale} --dataset {asked.dataset}"
     text = [
-        f"Written by `python -m analyses.strong_regularization.tables --dataset {asked.dataset}` from "
-        f"{asked.results.name}: {len(rows)} rows, {', '.join(machines)}, {days[0]} to {days[-1]}. Means "
-        "over seeds with 95 % intervals (Student's t), p of Welch's two-sided t-test. "
+        f"Written by `python -m analyses.strong_regularization.tables {asked_for}` from {asked.results.name}: "
+        f"{len(rows)} rows, {', '.join(machines)}, {days[0]} to {days[-1]}. Means over seeds with 95 % intervals "
+        "(Student's t), p of Welch's two-sided t-test. "
         f"{how.epochs} epochs, a batch of {how.batch}, rate {how.lr:g}."
     ]
     for title, table in sections(rows, asked):

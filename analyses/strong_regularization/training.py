@@ -113,7 +113,7 @@ def traces(dataset: xr.Dataset) -> Row:
     """Means over the penalised weights together and over each epoch, as in the document's Figures 2 and 5.
 
     ``gradients``: mean |∂L/∂w|. ``weights``: mean |w|. ``proportions``: Σ|∂L/∂w| over itself and λΣ|∂Ω/∂w|.
-    ``on``: the first step with a penalty, None where none ever acted.
+    ``on``: the first recorded step with a penalty, None where none ever acted.
     """
     counted = dataset["penalised"] if bool(dataset["penalised"].any()) else dataset["numel"] > 0
     chosen = dataset.where(counted, drop=True)

@@ -219,8 +219,8 @@ class Posterior:
         if (why := self.undetermined(outcomes, weaker)) is not None:
             return ToleranceEstimate(False, why)
         low, middle, high = (float(10**q) for q in self.quantile([_TAIL, 0.5, 1 - _TAIL]))
-        failed = sum(o.failed > 0.5 for o in outcomes)
-        reason = f"{failed} of {len(outcomes)} trials fail"
+        failed, learned = (sum(o.failed > 0.5 for o in outcomes), sum(o.failed < 0.5 for o in outcomes))
+        reason = f"{failed} of {failed + learned} trials fail{_silent(len(outcomes) - failed - learned)}"
         return ToleranceEstimate(True, reason, middle, low, high, self.mean_slope(), float(10 ** self.safe()))
 
     def undetermined(self, outcomes: Sequence[Outcome], weaker: str = "try weaker ones") -> str | None:
@@ -231,16 +231,22 @@ class Posterior:
             return "there are no finished trials"
         if not failed and not learned:
             return f"no outcome of the {len(outcomes)} trials says anything about the penalty"
+        others = _silent(len(outcomes) - len(failed) - len(learned))
         if not failed:
-            return f"all {len(learned)} trials learn, up to {max(learned):g}: the level lies above; try stronger ones"
+            told = f"all {len(learned)} trials learn, up to {max(learned):g}{others}"
+            return f"{told}: the level lies above; try stronger ones"
         if not learned:
-            return f"all {len(failed)} trials fail, down to {min(failed):g}: the level lies below; {weaker}"
+            return f"all {len(failed)} trials fail, down to {min(failed):g}{others}: the level lies below; {weaker}"
         below, above = self.inside()
         if max(below, above) > CONFIDENCE:
             if below > above:
                 return f"the level lies below {10**self.low:.3g}, the end of the range; {weaker}"
             return f"the level lies above {10**self.high:.3g}, the end of the range; try stronger ones"
         return None
+
+
+def _silent(count: int) -> str:
+    return f", {count} more say{'s' if count == 1 else ''} nothing" if count else ""
 
 
 def _quantile(x: Array, weights: Array, q: float | Sequence[float]) -> Array:

@@ -36,18 +36,16 @@ class LevelSummary:
     high: Array
 
 
-def level_summary(label: str, outcomes: Sequence[Outcome], low: float, high: float) -> LevelSummary:
-    """The curve that these trials leave, over the range from ``low`` to ``high``."""
-    posterior = Posterior(low, high)
-    for outcome in outcomes:
-        posterior.update(outcome)
-    x = np.linspace(posterior.low, posterior.high, 241)
+def level_summary(
+    label: str, posterior: Posterior, outcomes: Sequence[Outcome], estimate: ToleranceEstimate
+) -> LevelSummary:
+    """The curve that these trials leave, over all levels that ``posterior`` knows."""
+    x = np.linspace(posterior.level[0], posterior.level[-1], 481)
     weights = posterior.weights.ravel()
     drawn = np.random.default_rng(0).choice(weights.size, DRAWS, p=weights)
     level, slope = posterior.level[drawn // len(posterior.slope)], posterior.slope[drawn % len(posterior.slope)]
     curves = ndtr((x - level[:, None]) / slope[:, None])
     bounds = np.quantile(curves, [0.025, 0.975], axis=0)
-    estimate = posterior.estimate(outcomes)
     return LevelSummary(label, tuple(outcomes), estimate, 10**x, curves.mean(0), bounds[0], bounds[1])
 
 

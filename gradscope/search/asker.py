@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,8 @@ SILENT_AT_MOST = 3
 #: From a strength that had too little time to show what it does, the next is this much more than its shortfall away,
 #: and at most so many times it: how long a run is followed differs from seed to seed.
 BEYOND, APART = 1.1, 2.0
+#: The least that is left of a range, as a factor: what needs more is tried at its end.
+LEFT = 1.05
 #: Seeds of the trials of one search; another seed of the search draws others.
 SEEDS_APART = 100_000
 
@@ -59,6 +62,11 @@ class Told:
         return self.failed == 0.5
 
 
+def early_errors(told: Iterable[Told]) -> EarlyErrors:
+    """How often early outcomes are wrong, from the audits among these trials."""
+    return EarlyErrors.from_audits((t.audited, t.failed > 0.5) for t in told if t.audited is not None)
+
+
 class ToleranceSearch:
     """Places trials where they tell most about λ* per training step, until the interval is narrow enough.
 
@@ -87,8 +95,8 @@ class ToleranceSearch:
             raise InputError(f"precision is {precision!r}; expected a width in decades, such as 0.1")
         if seed < 0:
             raise InputError(f"seed is {seed}; expected a whole number of at least 0")
-        self._range = low, high
-        self._asked_low = low
+        self.range = low, high  # as asked for
+        self._searched = low, high  # what is left of it
         self._spacing = min(0.01, max(0.002, precision / 10))  # the steepest curves are .005 wide
         self.posterior = self._prior()
         self.precision = precision
@@ -109,7 +117,7 @@ class ToleranceSearch:
         """Enough is known, or enough was tried, with what is under way."""
         if len(self.told) + self.lost + len(self._pending) >= self.max_trials:
             return True
-        if self._all_silent and sum(t.strength >= self._range[0] for t in self.told) >= SILENT_AT_MOST:
+        if self._all_silent and sum(t.strength >= self._searched[0] for t in self.told) >= SILENT_AT_MOST:
             return True  # nothing to be learned from trials of this kind
         if self.posterior.undetermined(self.outcomes) is None:
             return self.posterior.decades() <= self.precision
@@ -120,7 +128,7 @@ class ToleranceSearch:
     def ask(self) -> Plan:
         """The next trial. Those asked for and not yet told count as under way."""
         random = np.random.default_rng([self._seed, self._next])  # does not hang on what was asked before
-        low, high = self._range
+        low, high = self._searched
         strength = min(max(float(f"{10 ** self._place(random):.4g}"), low), high)
         plan = Plan(self._next, strength, self._seed * SEEDS_APART + self._next, bool(random.random() < self._audit))
         self._pending[plan.number] = strength
@@ -168,23 +176,25 @@ class ToleranceSearch:
         """Trial ``number`` is over."""
         self._forget(number)
         self.told.append(told)
-        errors = self.errors
-        if self._begins_beyond(told) or (told.audited is not None and errors != self.posterior.errors):
+        errors, searched = self.errors, self._searched
+        self._searched = self._within_reach()
+        if self._searched != searched or (told.audited is not None and errors != self.posterior.errors):
             self.posterior = self._prior(errors)  # all that was seen is worth something else now
             for outcome in self.outcomes:
                 self.posterior.update(outcome)
         else:
             self.posterior.update(told.outcome)
 
-    def _begins_beyond(self, told: Told) -> bool:
-        """Whether the range begins higher from now on: beyond a strength that had too little time."""
-        low, high = self._range
+    def _within_reach(self) -> tuple[float, float]:
+        """The range without what is weaker than a strength that had too little time.
+
+        Where nothing as weak has shown what it does: else that run was merely late.
+        """
+        low, high = self.range
         spoken = min((t.strength for t in self.told if not t.silent), default=high)
-        if told.shortfall <= 1 or spoken <= told.strength:  # merely late, where a weaker one was in time
-            return False
-        begin = min(told.strength * min(told.shortfall * BEYOND, APART), spoken, high / APART)
-        self._range = max(low, begin), high
-        return begin > low
+        short = [t for t in self.told if t.shortfall > 1 and t.strength < spoken]
+        begin = max((t.strength * min(t.shortfall * BEYOND, APART) for t in short), default=low)
+        return max(low, min(begin, spoken, high / LEFT)), high
 
     def lose(self, number: int) -> None:
         """Trial ``number`` came to no outcome: its worker died, or it hung."""
@@ -202,16 +212,16 @@ class ToleranceSearch:
     @property
     def errors(self) -> EarlyErrors:
         """How often early outcomes are wrong, from the audits so far."""
-        return EarlyErrors.from_audits((t.audited, t.failed > 0.5) for t in self.told if t.audited is not None)
+        return early_errors(self.told)
 
     def _prior(self, errors: EarlyErrors | None = None) -> Posterior:
-        return Posterior(*self._range, spacing=self._spacing, errors=errors)
+        return Posterior(*self._searched, spacing=self._spacing, errors=errors)
 
     # -- what is known ----------------------------------------------------------------------------
 
     def estimate(self) -> ToleranceEstimate:
         """λ* so far; the reason says what kept the interval wider than asked for."""
-        slow = self._range[0] > self._asked_low
+        slow = self._searched[0] > self.range[0]
         weaker = "weaker penalties need longer runs to show what they do" if slow else "try weaker ones"
         found = self.posterior.estimate(self.outcomes, weaker)
         tried = len(self.told) + self.lost
@@ -220,6 +230,8 @@ class ToleranceSearch:
                 f"{found.decades:.2g} decades wide after {tried} trials, {self.precision:g} wanted: allow more trials"
             )
             return replace(found, reason=f"{found.reason}; {short}")
+        if self.lost and not self.told:
+            return replace(found, reason=f"{found.reason}: {self.lost} lost, for reasons that search.jsonl holds")
         if self._all_silent:
             return replace(found, reason=f"{found.reason}: {self.told[-1].note}")
         return found

@@ -45,8 +45,14 @@ class Campaign:
                 while len(self._running) < self.workers and not search.done:
                     self._begin(name, schedule, search.ask())
                 finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    self._end(name, search, future, self._running.pop(future))
+                mistakes: list[InputError] = []
+                for future in finished:  # all of them, whatever one says: what is over is kept
+                    try:
+                        self._end(name, search, future, self._running.pop(future))
+                    except InputError as mistake:
+                        mistakes.append(mistake)
+                if mistakes:
+                    raise mistakes[0]
         finally:  # an interrupt or a mistake: what is still training has nobody left to tell
             for future in self._running:
                 future.cancel()
@@ -88,8 +94,8 @@ class Campaign:
         if trial.verdict == Verdict.UNDECIDED and not any(t.failed != SILENT for t in self._finished(name)):
             raise InputError(f"{Path(trial.path).name} shows no outcome: {trial.note}")
         self._lost_in_a_row = 0
+        check_seeds([*self._finished(name), trial])  # before it is kept: the same command says so again
         self.ledger.add(name, trial)
-        check_seeds(self._finished(name))
         search.tell(trial.number, trial.told)
         self._tell(name, search, trial, None)
 
@@ -119,8 +125,8 @@ class Campaign:
 
 
 def density(search: ToleranceSearch) -> tuple[float, ...]:
-    """The posterior of the level in equal parts of the searched range."""
+    """The posterior of the level in equal parts of the range that was asked for."""
     posterior = search.posterior
-    where = np.clip(posterior.level, posterior.low, posterior.high)
-    counts, _ = np.histogram(where, BINS, (posterior.low, posterior.high), weights=posterior.weights.sum(1))
+    low, high = np.log10(search.range)
+    counts, _ = np.histogram(np.clip(posterior.level, low, high), BINS, (low, high), weights=posterior.weights.sum(1))
     return tuple(float(c) for c in counts)

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradscope import checks
 from gradscope.search.local import LocalExecutor
+from gradscope.search.worker import TrialLostError
 from gradscope.types import InputError
 
 
@@ -20,6 +21,8 @@ class HereExecutor(Executor):
             future.set_result(function(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
+        except SystemExit as error:  # of the training's own accord: a trial that is lost, not the end of the search
+            future.set_exception(TrialLostError(f"SystemExit: {error}"))
         return future
 
 

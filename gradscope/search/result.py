@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gradscope.card import card
-from gradscope.diagnosis.tolerance import EarlyErrors, ToleranceEstimate, advice, in_words
+from gradscope.diagnosis.tolerance import EarlyErrors, Posterior, ToleranceEstimate, advice, in_words
 from gradscope.search.trials import TrialResult
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After each trial. ``density`` [32]: the posterior of the level over the searched range, in equal parts of a
+    """After each trial. ``density`` [32]: the posterior of the level over the range asked for, in equal parts of a
     logarithmic axis. ``rest``: about how many trials are still to come. ``lost``: why the trial came to no outcome.
     """
 
@@ -32,7 +32,8 @@ class Progress:
 class ToleranceResult:
     """What a search found. ``delayed`` is None where the delayed tolerance was not asked for.
 
-    ``errors``: how often the judge's early word was wrong, by the audits of this search.
+    ``errors``: how often the judge's early word was wrong, by the audits of this search. ``posterior`` and
+    ``delayed_posterior``: what the estimates were read from.
     """
 
     penalty: str
@@ -43,6 +44,8 @@ class ToleranceResult:
     out: Path | None = None
     errors: EarlyErrors = field(default_factory=EarlyErrors)
     lost: int = 0
+    posterior: Posterior | None = field(default=None, repr=False)
+    delayed_posterior: Posterior | None = field(default=None, repr=False)
 
     @property
     def determined(self) -> bool:

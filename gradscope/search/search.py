@@ -11,7 +11,7 @@ from typing import Any
 
 from gradscope import checks
 from gradscope.child import Command
-from gradscope.search.asker import Plan, ToleranceSearch
+from gradscope.search.asker import Plan, ToleranceSearch, early_errors
 from gradscope.search.campaign import Campaign, Start
 from gradscope.search.executors import HereExecutor, open_executor
 from gradscope.search.ledger import Ledger
@@ -138,7 +138,8 @@ def _search(
     return ToleranceResult(
         settings["penalty"], first.estimate(), second.estimate() if second else None,
         tuple(ledger.trials.get("tolerance", ())), tuple(ledger.trials.get("delayed", ())), folder,
-        first.errors, sum(len(numbers) for numbers in ledger.lost.values()),
+        early_errors([*first.told, *(second.told if second else ())]),
+        sum(len(numbers) for numbers in ledger.lost.values()), first.posterior, second.posterior if second else None,
     )  # fmt: skip
 
 

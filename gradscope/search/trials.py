@@ -166,7 +166,8 @@ def _outcome(
         return SILENT, "it ends before its penalty came on", 1.0
     followed = measures.e_foldings(judge.series, len(judge.series))
     if delayed and judge.settled_step is None and followed < FOLLOWED:
-        short = f"it ends {followed:.1f} e-folding times after its penalty came on, {FOLLOWED:g} are needed"
+        shown = min(followed, FOLLOWED - 0.1)  # never 5.0 of 5
+        short = f"it ends {shown:.1f} e-folding times after its penalty came on, {FOLLOWED:g} are needed"
         return SILENT, short, FOLLOWED / max(followed, 1e-6)
     return 0.0, "", 1.0
 
