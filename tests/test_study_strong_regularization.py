@@ -184,6 +184,7 @@ def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(search, "TRIALS", 2)
     row = search.search({"net": "mlp4", "penalty": "l1-subgradient", "search": True}, asked(tmp_path))
     assert row["trials"] == 4
+    assert list((tmp_path / "searches").iterdir()) == []
     assert not row["determined"]
     assert all(0.01 <= strength <= 0.03 for strength, _ in row["trials_of"])
     shown = tables.tolerance([{**row, "net": "mlp4", "penalty": "l1-subgradient", "search": True}])

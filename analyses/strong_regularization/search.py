@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-import tempfile
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gradscope
@@ -23,14 +24,19 @@ def trial(net: str, penalty: str, asked: Options, strength: float, seed: int, pa
 
 
 def search(wanted: Cell, asked: Options) -> Row:
-    """Both levels of one net and penalty, with their 95 % intervals."""
+    """Both levels of one net and penalty, with their 95 % intervals.
+
+    Its folder is beside the results until it ends: a search that is interrupted goes on.
+    """
     net, penalty = wanted["net"], wanted["penalty"]
     low, high = RANGES[penalty]
-    with tempfile.TemporaryDirectory() as folder:
-        found = gradscope.search_tolerance(
-            functools.partial(trial, net, penalty, asked), low, high, penalty=penalty.partition("-")[0],
-            delayed=True, out=Path(folder) / "search", precision=PRECISION, max_trials=TRIALS,
-        )  # fmt: skip
+    same = replace(asked, seeds=1, workers=1, executor="local", only=())  # what may differ when it goes on
+    folder = asked.results.parent / "searches" / f"{asked.results.stem}-{net}-{penalty}"
+    found = gradscope.search_tolerance(
+        functools.partial(trial, net, penalty, same), low, high, penalty=penalty.partition("-")[0],
+        delayed=True, out=folder, precision=PRECISION, max_trials=TRIALS,
+    )  # fmt: skip
+    shutil.rmtree(folder)
     shown = found.as_dict()
     names = ("determined", "reason", "tolerance", "low", "high", "slope", "delayed_tolerance", "delayed_low")
     kept = {name: shown[name] for name in (*names, "delayed_high", "delayed_reason", "trials", "steps_run")}

@@ -146,8 +146,8 @@ def collapses(rows: Sequence[Row]) -> str:
 
 def _falls(row: Row) -> tuple[float, float]:
     """How many times gradients and weights fall from the first epoch to the second."""
-    gradients, weights = (row[name][0] / row[name][1] for name in ("gradients", "weights"))
-    return gradients, weights
+    (before, after), (first, second) = row["gradients"][:2], row["weights"][:2]
+    return before / after if after else math.inf, first / second if second else math.inf
 
 
 def tolerance(rows: Sequence[Row]) -> str:
