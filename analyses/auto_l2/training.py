@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -70,7 +71,7 @@ def train(cell: study.Cell, asked: study.Options) -> study.Row:
         return {
             "steps_per_epoch": per_epoch,
             "accuracy": [round(epoch.test_accuracy, 4) for epoch in found],
-            "loss": [round(epoch.loss, 5) for epoch in found],
+            "loss": [round(epoch.loss, 5) if math.isfinite(epoch.loss) else None for epoch in found],
             "train_accuracy": loop.accuracy(model, data.x, data.y),
             "verdict": str(run.verdict.verdict),
             **_seen(path, penalised=schedule is not None),
