@@ -255,3 +255,4 @@ def test_means_and_t_tests() -> None:
     assert statistics.paired_p_value(ours, theirs) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
     assert statistics.paired_p_value(ours, theirs) < statistics.p_value(ours, theirs)
     assert math.isnan(statistics.paired_p_value([1, 2], [0, 1]))
+    assert math.isnan(statistics.paired_p_value([0.95, 0.94, 0.93], [0.85, 0.84, 0.83]))

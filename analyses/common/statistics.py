@@ -55,7 +55,7 @@ def paired_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
     For runs that share what a seed decides (first weights, order of the batches), most of whose spread is common.
     """
     change = np.subtract(ours, theirs)
-    if len(change) < 2 or np.ptp(change) == 0:
+    if len(change) < 2 or np.ptp(change) <= 1e-12 * np.abs([*ours, *theirs]).max():  # equal but for rounding
         return math.nan
     found = mean([float(value) for value in change])
     return float(2 * stats.t.sf(abs(found.value) / found.std * math.sqrt(found.count), found.count - 1))
