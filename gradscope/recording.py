@@ -218,6 +218,7 @@ class Recording:
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
+            undo.callback(self._ranks.leave)
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
             activations = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import gradscope
@@ -59,3 +62,13 @@ def recorded(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ste
         train(model, optimizer, steps, run)
     with gradscope.open_run(path) as dataset:
         return dataset.load()
+
+
+def end_rank() -> NoReturn:
+    """End one process of a distributed run whose results are on disk, without the end of its interpreter.
+
+    torch's `DistributedDataParallel` keeps its process group past `destroy_process_group`, and a thread of it that
+    still holds a tensor aborts an interpreter that ends (pytorch issue 190489, with or without gradscope).
+    """
+    dist.destroy_process_group()
+    os._exit(0)

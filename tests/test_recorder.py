@@ -20,11 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradscope
 from gradscope import L1, Constant, DenseStart, Every, InputError, Windows, regularize
+from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.drain import Drain
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.ring import Ring
 from tests import exact
-from tests.loops import batches, mlp, recorded, train
+from tests.loops import batches, end_rank, mlp, recorded, train
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -410,7 +411,7 @@ def rank(number: int, kind: str, folder: Path, sabotage: str) -> None:
 
         Ranks.whole = lambda self, tables, parameters, rows: None  # type: ignore[method-assign]
     ranked_loop(model, folder / f"{kind}{sabotage}.h5", number, 2)
-    dist.destroy_process_group()
+    end_rank()
 
 
 #: What each rank sees of its own batch only; in a DDP run rank 0's is recorded, in a sharded one the mean.
@@ -447,6 +448,30 @@ def test_two_ranks_write_what_one_would(tmp_path: Path, kind: str, sabotage: str
         assert bool(wrong) == bool(sabotage), wrong
         if kind == "fsdp" and not sabotage:
             np.testing.assert_allclose(two["loss"].values, one["loss"].values, rtol=1e-4)
+
+
+def test_a_recording_leaves_no_group_of_its_own_behind(tmp_path: Path) -> None:
+    """Their threads could abort the interpreter at its end; the training's own end of all groups may come first."""
+
+    def meet(name: str) -> Ranks:
+        dist.init_process_group("gloo", rank=0, world_size=1, store=dist.FileStore(str(tmp_path / name), 1))
+        return Ranks(0, 2, sharded=True)
+
+    try:
+        ranks = meet("first")
+        own = (ranks._decisions, ranks._rows)
+        assert [dist.get_process_group_ranks(group) for group in own] == [[0], [0]]
+        ranks.leave()
+        for group in own:
+            with pytest.raises((KeyError, ValueError)):
+                dist.get_process_group_ranks(group)
+        late, later = Ranks(0, 2, sharded=True), Ranks(0, 2, sharded=True)
+        dist.destroy_process_group()
+        late.leave()
+        meet("second")
+        later.leave()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_strength_over_l2_in_the_ring_is_that_of_the_step(tmp_path: Path) -> None:

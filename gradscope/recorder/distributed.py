@@ -9,6 +9,7 @@ makes whole tensors of them on every rank.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
@@ -43,6 +44,17 @@ class Ranks:
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls(0, 1, False)
         return cls(dist.get_rank(), dist.get_world_size(), any(hasattr(p, "placements") for p in parameters))
+
+    def leave(self) -> None:
+        """End this rank's part of the groups: their threads must not live on until the interpreter ends.
+
+        There, a gloo thread that still holds a tensor of Python's aborts the process (pytorch issue 190489).
+        """
+        groups, self._decisions, self._rows = (self._decisions, self._rows), None, None
+        for group in groups:
+            if group is not None:
+                with suppress(ValueError):  # unknown: the training has ended all groups before its recording
+                    dist.destroy_process_group(group)
 
     @property
     def writes(self) -> bool:

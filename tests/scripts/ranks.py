@@ -16,6 +16,7 @@ from torch import multiprocessing, nn
 
 from gradscope import L1, L2, AdvanceL2, Constant, Delayed, parse_schedule, regularize, regularize_activity
 from gradscope.regularizers.hooks import Attached
+from tests.loops import end_rank
 
 
 def rank(number: int, folder: str) -> None:
@@ -46,7 +47,7 @@ def rank(number: int, folder: str) -> None:
         strengths.append([handle.now() for handle in handles])
         handles[0].observe(loss=loss)
     torch.save({"weights": inner.state_dict(), "strengths": strengths}, Path(folder) / f"{number}.pt")
-    dist.destroy_process_group()
+    end_rank()
 
 
 if __name__ == "__main__":
