@@ -52,11 +52,16 @@ class Trained:
 
     train: Train
     folder: Path
+    schedule: str | None = None
     answers: list[Told] = field(default_factory=list)
 
+    @property
+    def record(self) -> Path:
+        """The record of the latest trial."""
+        return self.folder / "trial.h5"
+
     def __call__(self, plan: Plan) -> Told:
-        path = self.folder / "trial.h5"
-        trial = run_function_trial(self.train, plan, path, "l2", None)
+        trial = run_function_trial(self.train, plan, self.record, "l2", self.schedule)
         self.answers.append(trial.told)
         return trial.told
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from analyses.tolerance_search import peers, price, simulated, training
+from analyses.tolerance_search import delayed, peers, price, simulated, training
 
 #: The width that the first document's protocol gives (12 strengths over the same three decades: see the README).
 PROTOCOL = 0.27
@@ -25,6 +25,7 @@ def searches() -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "searches": searches,
     "grid": lambda: training.run_grid(training.grid()),
+    "delayed": lambda: delayed.run(delayed.searches(), delayed.grid()),
     "long": lambda: training.run_long_grid(training.long_grid()),
     "optuna": lambda: training.run_optuna(training.optuna_runs()),
     "peers": lambda: peers.compare(peers.table()),
