@@ -171,7 +171,7 @@ def test_strengths_without_the_time_to_show_what_they_do_are_left_behind(seed: i
     found = search.estimate()
     assert found.determined
     assert found.low is not None and found.tolerance is not None and found.high is not None
-    assert 0.2 < found.low < found.high < 0.5
+    assert 0.15 < found.low < 0.3 < found.high < 0.5
     assert sum(trial.silent for trial in search.told) <= 4
 
     search = delayed(level=0.05, whole=0.15, seed=seed)  # the level is among them
@@ -207,6 +207,39 @@ def test_a_range_of_which_only_the_end_can_speak() -> None:
             search.tell(plan.number, silent if shortfall > 1 else Told(plan.strength, 0.0, 100))
         assert "learn, up to" in search.estimate().reason
         assert " nothing: the level lies above" in search.estimate().reason
+
+
+def test_where_nothing_speaks_no_more_is_asked() -> None:
+    """Learning runs speak below .06 and failing ones above .09; between them all runs end too soon."""
+    search = ToleranceSearch(1e-2, 1.0)
+    while not search.done:
+        plan = search.ask()
+        between = 0.06 < plan.strength < 0.09
+        failed = 0.5 if between else float(plan.strength > 0.07)
+        search.tell(plan.number, Told(plan.strength, failed, 100, note="it ends too soon"))
+    found = search.estimate()
+    assert found.low is not None and found.high is not None
+    assert 0.05 < found.low < 0.06 and 0.09 < found.high < 0.105  # the edges of what speaks
+    assert len(search.told) < 35
+    assert [trial.silent for trial in search.told[-6:]] == [True] * 6
+    assert found.reason.endswith("more say nothing; the last 6, of 0.0646 to 0.0851: it ends too soon")
+
+
+def test_silence_is_walked_away_from_before_both_sides_have_spoken() -> None:
+    """The first trial fails; weaker ones say nothing, but for those below .03, which learn."""
+    search = ToleranceSearch(1e-2, 1.0)
+    while not search.done:
+        plan = search.ask()
+        failed = 0.5 if 0.03 < plan.strength < 0.05 else float(plan.strength > 0.04)
+        search.tell(plan.number, Told(plan.strength, failed, 100, note="it ends too soon"))
+    learned = [trial.strength for trial in search.told if trial.failed < 0.5]
+    assert 0.02 < max(learned) < 0.03
+    assert search.estimate().determined
+
+
+def test_one_trial_is_told_of_in_the_singular() -> None:
+    for failed, told in ((1.0, "the one trial fails, at 0.1: "), (0.0, "the one trial learns, at 0.1: ")):
+        assert ToleranceSearch(1e-2, 1.0).posterior.estimate([Outcome(0.1, failed)]).reason.startswith(told)
 
 
 def test_audits_enter_the_posterior() -> None:

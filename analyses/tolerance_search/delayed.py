@@ -28,6 +28,7 @@ LOW, HIGH = 1e-2, 1.0
 #: In .075, where half of the long runs fail, 5 e-folding times are 111 steps; the penalty comes on in step 48 to 80.
 EPOCHS = (50, 12, 8, 7, 6, 5, 4)
 SEARCHES = 20
+TOLD = ("failed", "learned", "silent")
 #: Brute force: runs of 50 epochs to their horizon, over .2 decades around the level.
 GRID = tuple(float(f"{0.06 * 10 ** (0.02 * k):.4g}") for k in range(11))
 GRID_SEEDS = 8
@@ -35,7 +36,7 @@ GRID_SEEDS = 8
 
 def searches() -> Table:
     """The recorded result. ``said``: ``level`` with its interval, or on which side, or ``nothing``."""
-    columns = ("epochs", "seed", "said", "tolerance", "low", "high", "from", "failed", "learned", "silent", "steps")
+    columns = ("epochs", "seed", "said", "tolerance", "low", "high", "from", *TOLD, "steps")
     return Table("delayed.csv", columns, ("epochs", "seed"))
 
 
@@ -108,11 +109,15 @@ def tell() -> None:
     for epochs in EPOCHS:
         here = [r for r in rows("delayed.csv") if int(r["epochs"]) == epochs]
         named = [r for r in here if r["said"] == "level"]
-        held = sum(float(r["low"]) <= level <= float(r["high"]) for r in named)
-        print(f"{epochs} epochs: {dict(Counter(r['said'] for r in here))}, intervals that hold it: {held}")
-        print("  levels", sorted(float(r["tolerance"]) for r in named))
-        print("  lies below", sorted(float(r["from"]) for r in here if r["said"] == "below"))
-        print("  trials", {k: np.mean([int(r[k]) for r in here]) for k in ("failed", "learned", "silent")})
+        print(f"{epochs} epochs: {dict(Counter(r['said'] for r in here))}, trials and silent ones, medians: "
+              f"{np.median([sum(int(r[k]) for k in TOLD) for r in here]):g}, "
+              f"{np.median([int(r['silent']) for r in here]):g}")  # fmt: skip
+        if named:
+            held = sum(float(r["low"]) <= level <= float(r["high"]) for r in named)
+            width = np.median([np.log10(float(r["high"]) / float(r["low"])) for r in named])
+            middle = np.median([float(r["tolerance"]) for r in named])
+            print(f"  {held} of {len(named)} intervals hold it, median width {width:.3f}, level {middle:.4f}")
+        print("  said to lie below", sorted(float(r["from"]) for r in here if r["said"] == "below"))
 
 
 if __name__ == "__main__":

@@ -233,10 +233,12 @@ class Posterior:
             return f"no outcome of the {len(outcomes)} trials says anything about the penalty"
         others = _silent(len(outcomes) - len(failed) - len(learned))
         if not failed:
-            told = f"all {len(learned)} trials learn, up to {max(learned):g}{others}"
+            of = "the one trial learns, at" if len(learned) == 1 else f"all {len(learned)} trials learn, up to"
+            told = f"{of} {max(learned):g}{others}"
             return f"{told}: the level lies above; try stronger ones"
         if not learned:
-            return f"all {len(failed)} trials fail, down to {min(failed):g}{others}: the level lies below; {weaker}"
+            of = "the one trial fails, at" if len(failed) == 1 else f"all {len(failed)} trials fail, down to"
+            return f"{of} {min(failed):g}{others}: the level lies below; {weaker}"
         below, above = self.inside()
         if max(below, above) > CONFIDENCE:
             if below > above:

@@ -18,6 +18,10 @@ AUDIT = 0.05
 FANTASIES = 6
 #: Trials without an outcome after which a search that has seen nothing else gives up.
 SILENT_AT_MOST = 3
+#: And so many in a row after which one gives up that has seen others.
+SILENT_IN_A_ROW = 6
+#: Over so many decades trials tell whether others there would say something.
+NEAR = 0.03
 #: From a strength that had too little time to show what it does, the next is this much more than its shortfall away,
 #: and at most so many times it: how long a run is followed differs from seed to seed.
 BEYOND, APART = 1.1, 2.0
@@ -119,6 +123,8 @@ class ToleranceSearch:
             return True
         if self._all_silent and sum(t.strength >= self._searched[0] for t in self.told) >= SILENT_AT_MOST:
             return True  # nothing to be learned from trials of this kind
+        if self._mute:
+            return True  # nor from more of them where the level is
         if self.posterior.undetermined(self.outcomes) is None:
             return self.posterior.decades() <= self.precision
         return len(self.told) > 1 and max(self.posterior.inside()) > CONFIDENCE  # nothing to be found in this range
@@ -138,11 +144,11 @@ class ToleranceSearch:
     def _place(self, random: np.random.Generator) -> float:
         """The log₁₀ strength that tells most per expected step."""
         posterior = self.posterior
-        if not self._pending and not self._bracketed:
+        if not self._pending and not self._bracketed and (self._all_silent or not self._any_silent):
             return float(np.clip(posterior.quantile(0.5), posterior.low, posterior.high))
         if not self._pending:
             x, gain, fails = posterior.information()
-            return float(x[int(np.argmax(gain / self._cost(fails)))])
+            return float(x[int(np.argmax(gain * self._speaks(x) / self._cost(fails)))])
         worth: dict[float, float] = {}
         for _ in range(FANTASIES):
             imagined = posterior
@@ -151,6 +157,7 @@ class ToleranceSearch:
                 failing = float((imagined.weights * imagined.probability_told(at, early=True)).sum())
                 imagined = imagined.supposing(at, bool(random.random() < failing))
             x, gain, told = imagined.information()
+            gain = gain * self._speaks(x)
             best = int(np.argmax(gain / self._cost(told)))
             worth[float(x[best])] = worth.get(float(x[best]), 0.0) + float(gain[best])
         return max(worth, key=worth.__getitem__)
@@ -158,6 +165,25 @@ class ToleranceSearch:
     @property
     def _all_silent(self) -> bool:
         return bool(self.told) and all(t.silent for t in self.told)
+
+    @property
+    def _any_silent(self) -> bool:
+        return any(t.silent for t in self.told)
+
+    @property
+    def _mute(self) -> bool:
+        """The latest trials have all said nothing, wherever they were placed."""
+        latest = self.told[-SILENT_IN_A_ROW:]
+        return len(latest) == SILENT_IN_A_ROW and all(t.silent for t in latest)
+
+    def _speaks(self, x: Array) -> Array:
+        """The chance that a trial at these log₁₀ strengths [K] says something, from those near it: 1 without any."""
+        if not self._any_silent:
+            return np.ones_like(x)
+        at = np.log10([t.strength for t in self.told])
+        near = np.exp(-0.5 * ((x[:, None] - at) / NEAR) ** 2)
+        spoken = near @ np.array([not t.silent for t in self.told], dtype=float)
+        return np.asarray((1 + spoken) / (1 + near.sum(1)))
 
     @property
     def _bracketed(self) -> bool:
@@ -224,16 +250,20 @@ class ToleranceSearch:
         slow = self._searched[0] > self.range[0]
         weaker = "weaker penalties need longer runs to show what they do" if slow else "try weaker ones"
         found = self.posterior.estimate(self.outcomes, weaker)
-        tried = len(self.told) + self.lost
-        if found.determined and found.decades > self.precision and tried >= self.max_trials:
+        count = len(self.told) + self.lost
+        if found.determined and found.decades > self.precision and count >= self.max_trials:
             short = (
-                f"{found.decades:.2g} decades wide after {tried} trials, {self.precision:g} wanted: allow more trials"
+                f"{found.decades:.2g} decades wide after {count} trials, {self.precision:g} wanted: allow more trials"
             )
             return replace(found, reason=f"{found.reason}; {short}")
         if self.lost and not self.told:
             return replace(found, reason=f"{found.reason}: {self.lost} lost, for reasons that search.jsonl holds")
         if self._all_silent:
             return replace(found, reason=f"{found.reason}: {self.told[-1].note}")
+        if self._mute:
+            tried = [t.strength for t in self.told[-SILENT_IN_A_ROW:]]
+            where = f"the last {SILENT_IN_A_ROW}, of {min(tried):.3g} to {max(tried):.3g}"
+            return replace(found, reason=f"{found.reason}; {where}: {self.told[-1].note}")
         return found
 
     def rest(self) -> int:
