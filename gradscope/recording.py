@@ -194,13 +194,10 @@ class Recording:
     ) -> None:
         asked = child.instructions()
         parameters, unseen = chosen_parameters(model, optimizers, select)
-        self._ranks = Ranks.here(list(parameters.values()))
         self.path = _destination(path, asked)
         self._asked = asked if str(self.path) == asked.out else child.Instructions()  # a second recording: on its own
         if self._asked.resume_step is not None:
             mode, resume_step = "append", self._asked.resume_step
-        if self._ranks.writes:
-            claim(self.path, mode)
         self._on_failure: OnFailure = asked.on_failure or on_failure
         self._on_success = asked.on_success or "ignore"
         self._checkpoint = checkpoint
@@ -217,8 +214,11 @@ class Recording:
         self._warnings: deque[str | Warning] = deque()  # for the training thread to give
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
+        self._ranks = Ranks.here(list(parameters.values()))
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
             undo.callback(self._ranks.leave)
+            if self._ranks.writes:
+                claim(self.path, mode)
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
             activations = None

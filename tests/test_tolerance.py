@@ -237,6 +237,30 @@ def test_silence_is_walked_away_from_before_both_sides_have_spoken() -> None:
     assert search.estimate().determined
 
 
+def test_silence_explains_an_interval_only_if_it_is_wide_and_within_reach() -> None:
+    def silent(search: ToleranceSearch, strengths: list[float], shortfall: float = 1.0) -> None:
+        for strength in strengths:
+            search.tell(len(search.told), Told(strength, 0.5, 100, note="it ends too soon", shortfall=shortfall))
+
+    wide = ToleranceSearch(1e-3, 1.0, max_trials=8)
+    for number, (strength, failed) in enumerate([(0.1, 1.0), (0.01, 0.0)]):
+        wide.tell(number, Told(strength, failed, 100))
+    silent(wide, [0.03] * 6)
+    assert wide.done and "the last 6" in wide.estimate().reason and "allow more" not in wide.estimate().reason
+
+    narrow = ToleranceSearch(1e-3, 1.0, precision=3.0)
+    for number, (strength, failed) in enumerate([(0.1, 1.0), (0.01, 0.0)]):
+        narrow.tell(number, Told(strength, failed, 100))
+    silent(narrow, [0.03] * 6)
+    assert "the last 6" not in narrow.estimate().reason
+
+    behind = ToleranceSearch(1e-3, 1.0)
+    behind.tell(0, Told(0.871, 1.0, 100))
+    silent(behind, [0.093, 0.058, 0.032, 0.011, 0.0035, 0.001], shortfall=1.7)
+    assert behind.posterior.low > math.log10(0.1)
+    assert not behind.done
+
+
 def test_one_trial_is_told_of_in_the_singular() -> None:
     for failed, told in ((1.0, "the one trial fails, at 0.1: "), (0.0, "the one trial learns, at 0.1: ")):
         assert ToleranceSearch(1e-2, 1.0).posterior.estimate([Outcome(0.1, failed)]).reason.startswith(told)

@@ -75,9 +75,10 @@ class ToleranceSearch:
     """Places trials where they tell most about λ* per training step, until the interval is narrow enough.
 
     ``precision``: the width of the 95 % interval to reach, in decades. Until both outcomes have been seen the
-    next trial halves the range; from there on it has the largest expected information per expected step.
-    Trials under way are taken into account by made-up outcomes drawn from the posterior, so that a batch does
-    not ask the same question twice. ``audit``: the share of trials that run to the horizon.
+    next trial halves the range; from there on, or once one has said nothing beside others, it has the largest
+    expected information per expected step, where trials near it speak. Trials under way are taken into account
+    by made-up outcomes drawn from the posterior, so that a batch does not ask the same question twice.
+    ``audit``: the share of trials that run to the horizon.
 
     A penalty can be too weak for a run's length to show what it does (`Told.shortfall`). Where nothing as weak has
     shown it either, the range begins beyond it from then on.
@@ -172,9 +173,13 @@ class ToleranceSearch:
 
     @property
     def _mute(self) -> bool:
-        """The latest trials have all said nothing, wherever they were placed."""
-        latest = self.told[-SILENT_IN_A_ROW:]
+        """The latest trials within reach have all said nothing."""
+        latest = self._latest
         return len(latest) == SILENT_IN_A_ROW and all(t.silent for t in latest)
+
+    @property
+    def _latest(self) -> list[Told]:
+        return [t for t in self.told if t.strength >= self._searched[0]][-SILENT_IN_A_ROW:]
 
     def _speaks(self, x: Array) -> Array:
         """The chance that a trial at these log₁₀ strengths [K] says something, from those near it: 1 without any."""
@@ -251,7 +256,7 @@ class ToleranceSearch:
         weaker = "weaker penalties need longer runs to show what they do" if slow else "try weaker ones"
         found = self.posterior.estimate(self.outcomes, weaker)
         count = len(self.told) + self.lost
-        if found.determined and found.decades > self.precision and count >= self.max_trials:
+        if found.determined and found.decades > self.precision and count >= self.max_trials and not self._mute:
             short = (
                 f"{found.decades:.2g} decades wide after {count} trials, {self.precision:g} wanted: allow more trials"
             )
@@ -260,10 +265,10 @@ class ToleranceSearch:
             return replace(found, reason=f"{found.reason}: {self.lost} lost, for reasons that search.jsonl holds")
         if self._all_silent:
             return replace(found, reason=f"{found.reason}: {self.told[-1].note}")
-        if self._mute:
-            tried = [t.strength for t in self.told[-SILENT_IN_A_ROW:]]
+        if self._mute and found.decades > self.precision:
+            tried = [t.strength for t in self._latest]
             where = f"the last {SILENT_IN_A_ROW}, of {min(tried):.3g} to {max(tried):.3g}"
-            return replace(found, reason=f"{found.reason}; {where}: {self.told[-1].note}")
+            return replace(found, reason=f"{found.reason}; {where}: {self._latest[-1].note}")
         return found
 
     def rest(self) -> int:
@@ -271,7 +276,8 @@ class ToleranceSearch:
         if self.done:
             return 0
         left = self.max_trials - len(self.told) - self.lost
-        gain = float(self.posterior.information()[1].max())
+        x, information, _ = self.posterior.information()
+        gain = float((information * self._speaks(x)).max())
         # The gain of later trials is about that of the next: the curve is met at its own scale again.
         wanted = math.log(max(self.posterior.decades() / self.precision, 1.0)) / max(gain, 1e-3)
         return int(min(left, max(1, math.ceil(wanted))))
