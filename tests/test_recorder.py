@@ -450,7 +450,7 @@ def test_two_ranks_write_what_one_would(tmp_path: Path, kind: str, sabotage: str
             np.testing.assert_allclose(two["loss"].values, one["loss"].values, rtol=1e-4)
 
 
-def test_a_recording_leaves_no_group_of_its_own_behind(tmp_path: Path) -> None:
+def test_a_recording_leaves_no_group_of_its_own_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their threads could abort the interpreter at its end; the training's own end of all groups may come first."""
 
     def meet(name: str) -> Ranks:
@@ -465,6 +465,13 @@ def test_a_recording_leaves_no_group_of_its_own_behind(tmp_path: Path) -> None:
         for group in own:
             with pytest.raises((KeyError, ValueError)):
                 dist.get_process_group_ranks(group)
+        refused = Ranks(0, 2, sharded=False)
+        own = (refused._decisions,)
+        monkeypatch.setattr(Ranks, "here", lambda parameters: refused)
+        with pytest.raises(InputError):
+            gradscope.record(model := mlp(), sgd(model), tmp_path)  # a folder
+        with pytest.raises((KeyError, ValueError)):
+            dist.get_process_group_ranks(own[0])
         late, later = Ranks(0, 2, sharded=True), Ranks(0, 2, sharded=True)
         dist.destroy_process_group()
         late.leave()

@@ -168,26 +168,28 @@ class ToleranceSearch:
         return bool(self.told) and all(t.silent for t in self.told)
 
     @property
+    def _within(self) -> list[Told]:
+        """The trials of what is left of the range."""
+        return [t for t in self.told if t.strength >= self._searched[0]]
+
+    @property
     def _any_silent(self) -> bool:
-        return any(t.silent for t in self.told)
+        return any(t.silent for t in self._within)
 
     @property
     def _mute(self) -> bool:
         """The latest trials within reach have all said nothing."""
-        latest = self._latest
+        latest = self._within[-SILENT_IN_A_ROW:]
         return len(latest) == SILENT_IN_A_ROW and all(t.silent for t in latest)
-
-    @property
-    def _latest(self) -> list[Told]:
-        return [t for t in self.told if t.strength >= self._searched[0]][-SILENT_IN_A_ROW:]
 
     def _speaks(self, x: Array) -> Array:
         """The chance that a trial at these log₁₀ strengths [K] says something, from those near it: 1 without any."""
         if not self._any_silent:
             return np.ones_like(x)
-        at = np.log10([t.strength for t in self.told])
+        within = self._within
+        at = np.log10([t.strength for t in within])
         near = np.exp(-0.5 * ((x[:, None] - at) / NEAR) ** 2)
-        spoken = near @ np.array([not t.silent for t in self.told], dtype=float)
+        spoken = near @ np.array([not t.silent for t in within], dtype=float)
         return np.asarray((1 + spoken) / (1 + near.sum(1)))
 
     @property
@@ -266,9 +268,10 @@ class ToleranceSearch:
         if self._all_silent:
             return replace(found, reason=f"{found.reason}: {self.told[-1].note}")
         if self._mute and found.decades > self.precision:
-            tried = [t.strength for t in self._latest]
+            latest = self._within[-SILENT_IN_A_ROW:]
+            tried = [t.strength for t in latest]
             where = f"the last {SILENT_IN_A_ROW}, of {min(tried):.3g} to {max(tried):.3g}"
-            return replace(found, reason=f"{found.reason}; {where}: {self._latest[-1].note}")
+            return replace(found, reason=f"{found.reason}; {where}: {latest[-1].note}")
         return found
 
     def rest(self) -> int:
