@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -564,6 +565,18 @@ def test_models_compiled_and_called_before_are_named() -> None:
     assert watch.take(CPU).isnan().all()
     assert set(watch.unseen) == set(watch.names)
     assert all("compiled and called before the recording began" in why for why in watch.unseen.values())
+
+
+def test_nothing_is_said_of_compiled_code_where_none_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention uses its projection without calling it: not seen, but nobody compiled it."""
+    import torch._dynamo.utils  # loaded by many who compile nothing
+
+    monkeypatch.setitem(torch._dynamo.utils.counters, "stats", Counter())
+    attention = nn.MultiheadAttention(8, 2)
+    watch = Activations({"out_proj": attention.out_proj}, False, attention)
+    x = torch.randn(3, 2, 8)
+    attention(x, x, x)[0].sum().backward()
+    assert watch.unseen == {"out_proj": "no forward of it in training mode, with gradients, was seen"}
 
 
 @quiet

@@ -126,6 +126,15 @@ def test_import_gradscope_is_light() -> None:
     assert not loaded_after("import gradscope") & {"torch", "matplotlib", "h5py", "xarray", "numpy"}
 
 
+def test_record_loads_no_compiler_and_nothing_optional() -> None:
+    """Whatever `import torch` does not load by itself (the compiler takes longer than all of torch) comes when used."""
+    bare, ours = loaded_after("import torch"), loaded_after("import gradscope; gradscope.record")
+    beside = {name for name in ours - bare - set(sys.stdlib_module_names) if not name.startswith("_")}
+    assert beside <= {"gradscope", "h5py", "isal", "numpy"}
+    code = "import gradscope, sys; gradscope.record; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_every_public_name_is_there() -> None:
     import gradscope
 

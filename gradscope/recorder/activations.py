@@ -73,6 +73,12 @@ def first_tensor(output: Any) -> Tensor | None:
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
+def _has_compiled() -> bool:
+    """Whether torch.compile has compiled anything in this process: the compiler is also imported for less."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and dynamo.counters["stats"]["unique_graphs"] > 0
+
+
 def _runs_for_the_first_time() -> bool:
     """Whether a forward inside a backward has not been seen before.
 
@@ -106,6 +112,7 @@ class Activations:
         self.gradients = gradients
         self.root = root
         self.sampling = True
+        self._compiled_before = _has_compiled()
         self._pools = {name: Pool(module) for name, module in modules.items()}
         self._rows = ModuleRows(list(self._pools.values()), gradients)
         known = {name: number_of_units(module) for name, module in modules.items()} if gradients else {}
@@ -119,7 +126,7 @@ class Activations:
     @property
     def unseen(self) -> dict[str, str]:
         """The modules that no number was recorded of so far, and why."""
-        why = _NOT_SEEN + (_OR_COMPILED if "torch._dynamo" in sys.modules else "")
+        why = _NOT_SEEN + (_OR_COMPILED if self._compiled_before else "")
         unseen = {name: why for name, pool in self._pools.items() if not pool.states}
         if self.gradients and any(pool.compiled for pool in self._pools.values()):
             unseen["activation_gradient_mean_abs"] = "compiled code is not given backward hooks, which would break it"

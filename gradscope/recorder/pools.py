@@ -126,7 +126,6 @@ class Pool:
         return state
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> int:
     """See to it, while code is compiled and not when it runs, that a pool has a state for an output.
 
@@ -137,6 +136,10 @@ def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> 
     if units not in pool.states or pool.states[units].device != device:
         pool.new_state(units, dtype, device)
     return units
+
+
+# All that torch.compiler.assume_constant_result does, which imports the compiler for it: two seconds.
+_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def join(state: Tensor, output: Tensor, axis: int) -> None:
