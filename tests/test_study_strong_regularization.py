@@ -67,12 +67,53 @@ def test_schedules_that_are_shares_of_the_run() -> None:
 
 
 def test_every_part_has_cells_that_are_different_trainings(tmp_path: Path) -> None:
-    for options in (asked(tmp_path), asked(tmp_path, "pairs"), asked(tmp_path, "cifar100", "paper")):
+    sets = (("digits", "small"), ("pairs", "small"), ("cifar10", "small"), ("cifar100", "paper"))
+    for options in (asked(tmp_path, *one) for one in sets):
         for part in plan.PARTS:
             cells = plan.cells(part, options)
             assert len({json.dumps(cell) for cell in cells}) == len(cells)
     with pytest.raises(InputError, match="--dataset is svhn; at small scale expected one of pairs, digits"):
         plan.setup(asked(tmp_path, "svhn"))
+
+
+def test_photographs_have_the_baseline_and_our_delay_of_every_seed_before_the_fixed_one(tmp_path: Path) -> None:
+    cells = plan.cells("figure3_l2", asked(tmp_path, "cifar10"))
+    assert len(cells) == 2 * (1 + 3 * 8)
+    assert [cell["schedule"] for cell in cells[:5]] == ["constant", "constant", plan.AUTO, "constant", plan.AUTO]
+    assert [cell["seed"] for cell in cells] == [0] * 17 + [1] * 17 + [0] * 8 + [1] * 8
+    alexnet, vgg = (plan.protocol(net, asked(tmp_path, "cifar10")) for net in ("alexnet", "vgg11"))
+    assert (alexnet.width, vgg.width, vgg.images, vgg.dropout) == (1.0, 0.25, 10_000, 0.5)
+
+
+def test_a_run_is_ended_only_where_loss_weights_and_the_judge_agree() -> None:
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    hope = training.Hope(model, 10, 2)
+    guessing = float(np.log(10))
+    assert hope.lost(guessing, failed=True) is None
+    with torch.no_grad():
+        model.weight.fill_(0.3)
+    for loss, failed in ((guessing, False), (0.97 * guessing, True), (guessing, True)):
+        assert hope.lost(loss, failed) is None
+    reason = hope.lost(0.99 * guessing, failed=True)
+    assert reason == "failed, loss of guessing and weights below a third for 2 epochs"
+    assert training.Hope(model, 10, None).lost(guessing, failed=True) is None
+    assert training.Hope(model, 10, 1).lost(guessing, failed=True) is None  # this small from the start
+
+
+def test_a_hopeless_run_ends_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = dataclasses.replace(plan.DEEP, epochs=20, hopeless=2, watched=50)
+    monkeypatch.setattr(training, "protocol", lambda net, asked: how)
+    row = training.train(plan.cell("mlp10", "l2", 0.2, "constant", 0), asked(tmp_path))
+    assert row["failed"]
+    assert row["epochs"] == len(row["accuracies"]) < 20
+    assert row["ended"].startswith("failed, loss of guessing")
+    assert row["decided"] < row["epochs"] * 23
+    whole = training.run(plan.cell("mlp4", "none", 0.0, "constant", 0), asked(tmp_path), tmp_path / "run.h5")
+    assert whole.ended is None
+    assert whole.accuracy * 360 == pytest.approx(round(whole.accuracy * 360), abs=1e-3)  # of all test images
+    assert whole.epochs[-1].test_accuracy * 50 == pytest.approx(round(whole.epochs[-1].test_accuracy * 50), abs=1e-3)
 
 
 def test_the_documents_protocol_on_files_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +212,11 @@ def test_commands_from_training_to_figures(
     text = (tmp_path / "tables-small-digits.md").read_text()
     assert re.search(r"figure3_l2 \| \d+ of \d+ ", text)
     assert "12 rows, a made-up machine, 2026-01-01 to 2026-01-02." in text
-    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "cifar10", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "cifar100", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as left:
         run.main()
     assert left.value.code == 2
-    assert "--dataset is cifar10" in capsys.readouterr().err
+    assert "--dataset is cifar100" in capsys.readouterr().err
 
 
 def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""The image sets of the studies: scikit-learn's digits, pairs of them, and CIFAR and SVHN through torchvision."""
+"""The image sets of the studies: scikit-learn's digits, pairs of them, CIFAR and SVHN through torchvision or a file."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from analyses.common import archive
 from analyses.common.tasks import pairs
 from gradscope.demo.data import digits
 from gradscope.types import InputError
@@ -55,13 +57,43 @@ def few(data: ImageSet, count: int) -> tuple[ImageSet, Tensor, Tensor]:
     return replace(data, x=data.x[:count], y=data.y[:count]), data.x[count:], data.y[count:]
 
 
+def stratified(x: Tensor, y: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first ``count`` images, as many of each class, the classes taking turns; all of them where None.
+
+    Any stretch of what is returned has its share of every class, but for the last images of unequal classes.
+
+    Raises
+    ------
+    InputError
+        When the classes do not have so many, or ``count`` is no multiple of their number.
+    """
+    rank = torch.empty_like(y)
+    sizes = torch.bincount(y)
+    for number, size in enumerate(sizes.tolist()):
+        rank[y == number] = torch.arange(size)
+    if count is not None:
+        each, rest = divmod(count, len(sizes))
+        if rest or not 0 < each <= int(sizes.min()):
+            raise InputError(
+                f"{count} images of {len(sizes)} classes with {int(sizes.min())} or more each; "
+                f"expected a multiple of {len(sizes)} up to {len(sizes) * int(sizes.min())}"
+            )
+        x, y, rank = (values[rank < each] for values in (x, y, rank))
+    turns = torch.argsort(rank * len(sizes) + y)
+    return x[turns], y[turns]
+
+
 @cache
-def load(name: str, size: int = 32, channels: int = 3, folder: Path = Path("data")) -> ImageSet:
+def load(
+    name: str, size: int = 32, channels: int = 3, folder: Path = Path("data"), count: int | None = None
+) -> ImageSet:
     """A set by its name. ``digits`` and ``pairs`` are enlarged to ``size`` pixels and repeated over ``channels``.
 
     ``digits``: 1,437 training and 360 test images. ``pairs``: two digits side by side and the number that they
     read as, 100 classes, 5,120 training and 1,000 test pairs, made of disjoint digits. ``cifar10``, ``cifar100``
-    and ``svhn`` are read from ``folder`` as torchvision keeps them.
+    and ``svhn`` are read from ``folder`` as torchvision keeps them; ``cifar10`` also from an archive of image files,
+    which ``folder`` may name, or else the environment variable GRADSCOPE_CIFAR10. Of these, ``count`` training images
+    are kept, as many of each class; all where None. Classes take turns in these, and in all images of an archive.
 
     Raises
     ------
@@ -69,7 +101,9 @@ def load(name: str, size: int = 32, channels: int = 3, folder: Path = Path("data
         For another name, or when the files of a downloaded set are not there.
     """
     if name in DOWNLOADED:
-        return _standardised(name, *_downloaded(name, folder), classes=100 if name == "cifar100" else 10)
+        x, y, x_test, y_test = _photographs(name, folder)
+        x, y = (x, y) if count is None else stratified(x, y, count)
+        return _standardised(name, x, y, x_test, y_test, classes=100 if name == "cifar100" else 10)
     if name not in EMBEDDED:
         raise InputError(f"dataset is {name!r}; expected one of {', '.join((*EMBEDDED, *DOWNLOADED))}")
     data = digits()
@@ -86,6 +120,15 @@ def _enlarged(images: Tensor, size: int, channels: int) -> Tensor:
     if images.shape[1:] != (size, size):
         larger = interpolate(larger, (size, size), mode="bilinear", align_corners=False)
     return larger.expand(-1, channels, -1, -1).contiguous()
+
+
+def _photographs(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images in uint8 [N, channels, rows, columns] and labels, for training and for testing."""
+    packed = folder if folder.is_file() else os.environ.get(archive.VARIABLE)
+    if name == "cifar10" and packed:
+        x, y, x_test, y_test = (torch.from_numpy(values) for values in archive.decoded(Path(packed)))
+        return *stratified(x, y), *stratified(x_test, y_test)
+    return _downloaded(name, folder)
 
 
 def _downloaded(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -106,17 +149,20 @@ def _downloaded(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor
                 f'python -c "from torchvision.datasets import {kind} as d; '
                 + (f"d('{folder}', 'train', download=True); d('{folder}', 'test', download=True)\"" if name == "svhn"
                    else f"d('{folder}', download=True)\"")
+                + (f", or name an archive of its images by --data or {archive.VARIABLE}" if name == "cifar10" else "")
             ) from error  # fmt: skip
         if name == "svhn":  # [N, C, H, W] already
             images, labels = found.data, found.labels
         else:
             images, labels = np.moveaxis(found.data, -1, 1), found.targets
-        parts += [torch.tensor(np.asarray(images) / np.float32(255)), torch.as_tensor(np.asarray(labels)).long()]
+        parts += [torch.tensor(np.asarray(images)), torch.as_tensor(np.asarray(labels)).long()]
     x, y, x_test, y_test = parts
     return x, y, x_test, y_test
 
 
 def _standardised(name: str, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, classes: int) -> ImageSet:
+    if x.dtype == torch.uint8:
+        x, x_test = x / 255, x_test / 255
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
     flips = name in ("cifar10", "cifar100")
     return ImageSet(name, (x - mean) / std, y, (x_test - mean) / std, y_test, classes, flips)

@@ -152,8 +152,8 @@ def complete(
     """The row of every cell, in their order; what the results do not hold is trained and appended to them.
 
     ``train(cell, asked)`` is a function of a module, as it runs in a process of its own; it returns what it
-    measured. A row is ``{**cell, **measured, seconds, machine, torch, date}``. A training that fails costs its own
-    cell: it is named on standard error, and stays missing. After so many ``minutes`` no training begins.
+    measured. A row is ``{**cell, **measured, seconds, core_seconds, machine, torch, date}``. A training that fails
+    costs its own cell: it is named on standard error, and stays missing. After so many ``minutes`` no training begins.
     """
     cells = list(cells)
     names = sorted({name for cell in cells for name in cell})
@@ -217,11 +217,12 @@ def _trained(
 
 
 def _measured(train: Callable[[Cell, Options], Row], cell: Cell, asked: Options) -> Row:
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     row = train(cell, asked)
     return {
         **row,
         "seconds": round(time.perf_counter() - started, 1),
+        "core_seconds": round(time.process_time() - busy, 1),
         "machine": machine(asked.device),
         "torch": torch.__version__,
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 from analyses.common.study import Cell, Options
 from gradscope.types import InputError
 
 #: Penalties by name: L1 acts by its proximal step (the document's equation 9), or by its subgradient (equation 2).
 PENALTIES = ("l2", "l1", "l1-subgradient")
+#: Our adaptive delay.
+AUTO = "delayed:auto"
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Protocol:
     """How a net is trained: SGD with momentum .9; the rate is halved every ``halve`` epochs.
 
     ``size``, ``channels``: of the image. ``padding``: of random crops; 0 for digits, which are not flipped either.
+    ``images``: of the training set, as many of each class; all where None. ``watched``: of the test set, after an epoch
+    that is not the last. ``hopeless``: after so many epochs a run that cannot come back is ended; None: it goes on.
     """
 
     width: float
@@ -28,6 +33,9 @@ class Protocol:
     halve: int
     batch: int
     padding: int = 0
+    images: int | None = None
+    watched: int | None = None
+    hopeless: int | None = None
 
 
 #: The document's section 3. It does not say how far its crops move; 4 pixels is what its time used on CIFAR.
@@ -38,6 +46,9 @@ SVHN = Protocol(1.0, 32, 3, 0.5, 0.05, 300, 30, 128)
 CONV = Protocol(0.125, 16, 1, 0.1, 0.02, 12, 6, 64)
 #: The deep MLP, 64 wide, on 8 × 8 digits; 552 steps.
 DEEP = Protocol(1.0, 8, 1, 0.0, 0.03, 24, 6, 64)
+#: Photographs: a quarter of the widths (AlexNet's are the document's), a fifth of the images. At the document's rate of
+#: .05 VGG-11 is at 20 % after five epochs, at .02 at 36 %; two halvings, so that it settles within 36 epochs.
+PHOTOGRAPHS = Protocol(0.25, 32, 3, 0.5, 0.02, 36, 12, 128, padding=4, images=10_000, watched=2_000, hopeless=3)
 #: The document's own nets, on digit pairs: what a card does in minutes.
 CARD = Protocol(1.0, 32, 3, 0.5, 0.01, 32, 8, 128)
 TINY = Protocol(1 / 32, 32, 3, 0.5, 0.01, 1, 1, 128)
@@ -49,16 +60,19 @@ def protocol(net: str, asked: Options) -> Protocol:
         return SVHN if asked.dataset == "svhn" else PAPER
     if asked.scale in ("card", "tiny"):
         return CARD if asked.scale == "card" else TINY
+    if asked.dataset == "cifar10":
+        return replace(PHOTOGRAPHS, width=1.0) if net == "alexnet" else PHOTOGRAPHS
     return DEEP if net.startswith("mlp") else CONV
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The nets and strengths of a data set. ``main``: VGG-16 in the document. ``second``: AlexNet.
+    """The nets and strengths of a data set, in the order in which they are trained.
 
+    ``main``: VGG-16 in the document. ``second``: AlexNet.
     ``strong``: just above the tolerance level of ``main``, by penalty: where the document looks at failing.
     ``search``: nets and penalties whose levels are searched. ``gamma``: the delay in epochs. ``gammas``: those that are
-    compared with it; the document saw no difference between 2 and 20.
+    compared with it; the document saw no difference between 2 and 20. ``auto``: the panels have our adaptive delay too.
     """
 
     main: str
@@ -69,6 +83,7 @@ class Setup:
     search: tuple[tuple[str, str], ...] = ()
     gamma: int = 5
     gammas: tuple[int, ...] = (2, 5, 10, 20)
+    auto: bool = False
 
     @property
     def nets(self) -> tuple[str, ...]:
@@ -79,6 +94,11 @@ class Setup:
     def delayed(self) -> str:
         """The schedule that is compared with the baseline."""
         return f"delayed:{self.gamma}"
+
+    @property
+    def rounds(self) -> tuple[tuple[str, ...], ...]:
+        """The schedules of a panel, in the order in which all seeds have them."""
+        return (("constant", AUTO), (self.delayed,)) if self.auto else (("constant", self.delayed),)
 
 
 _L1 = (1e-7, 1e-6, 3e-6, 1e-5, 2e-5, 3e-5, 4e-5, 6e-5, 1e-4, 2e-4, 5e-4, 1e-3)
@@ -116,9 +136,22 @@ _DEEP = Setup(
 )  # fmt: skip
 
 
+_PHOTOGRAPHS = Setup(
+    "vgg11", ("alexnet",), ("vgg11", "vgg16"),
+    {
+        "l2": (0.012, 0.002, 0.008, 0.001, 0.005, 0.003, 0.016, 5e-4),
+        "l1": (0.008, 0.001, 0.005, 3e-4, 0.003, 0.002, 0.012, 1e-4),
+        "l1-subgradient": (),
+    },
+    {"l2": 0.012, "l1": 0.008},
+    tuple((net, penalty) for penalty in ("l2", "l1") for net in ("vgg11", "alexnet", "vgg16")),
+    auto=True,
+)  # fmt: skip
+
+
 def setup(asked: Options) -> Setup:
     """The plan for a data set. Raises `InputError` where the scale has none."""
-    plans = {"pairs": _CONV, "digits": _DEEP}
+    plans = {"pairs": _CONV, "digits": _DEEP, "cifar10": _PHOTOGRAPHS}
     if asked.paper:
         plans = dict.fromkeys(("cifar10", "cifar100", "svhn"), _DOCUMENT)
     elif asked.scale in ("card", "tiny"):
@@ -133,18 +166,18 @@ def cell(net: str, penalty: str, strength: float, schedule: str, seed: int) -> C
     return {"net": net, "penalty": penalty, "strength": strength, "schedule": schedule, "seed": seed}
 
 
-def panel(plan: Setup, net: str, penalty: str, seed: int) -> Iterator[Cell]:
-    """A panel of Figures 3, 4, 6, 7 for one seed: none, then baseline and delayed at every strength."""
+def panel(plan: Setup, net: str, penalty: str, seed: int, schedules: Sequence[str]) -> Iterator[Cell]:
+    """A panel of Figures 3, 4, 6, 7 for one seed: none, then the schedules at every strength."""
     yield cell(net, "none", 0.0, "constant", seed)
     for strength in plan.grids[penalty]:
-        for schedule in ("constant", plan.delayed):
+        for schedule in schedules:
             yield cell(net, penalty, strength, schedule, seed)
 
 
 def adaptive(plan: Setup) -> list[tuple[str, str, float]]:
     """Beside the fixed delay: ours, and CPR, which sets its own strengths and has a rate of 1 in the place of λ."""
     return [
-        ("l2", "delayed:auto", plan.strong["l2"]),
+        ("l2", AUTO, plan.strong["l2"]),
         *(("l2", f"cpr:{when}", 1.0) for when in (plan.gamma, "inflection")),
     ]
 
@@ -156,7 +189,7 @@ def appendix(plan: Setup) -> list[tuple[str, str, float]]:
 
 
 def cells(part: str, asked: Options) -> list[Cell]:
-    """The cells of a part of the study, seed by seed, so that a part that is cut short is whole figures."""
+    """The cells of a part of the study, by round and seed, so that a part that is cut short is whole figures."""
     plan = setup(asked)
     if part == "tolerance":
         return [{"net": net, "penalty": penalty, "search": True} for net, penalty in plan.search]
@@ -178,9 +211,9 @@ def cells(part: str, asked: Options) -> list[Cell]:
         "appendix": appendix(plan),
     }
     found: list[Cell] = []
-    for seed in range(asked.seeds):
+    for names, seed in product(plan.rounds, range(asked.seeds)):
         for net, penalty in panels.get(part, ()):
-            found += panel(plan, net, penalty, seed)
+            found += panel(plan, net, penalty, seed, names)
         found += [cell(plan.main, penalty, strength, text, seed) for penalty, text, strength in schedules.get(part, ())]
     return list({tuple(one.items()): one for one in found}.values())
 

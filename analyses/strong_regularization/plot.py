@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analyses.common import study
 from analyses.common.study import Row
@@ -73,6 +74,12 @@ def inside(rows: Sequence[Row], plan: Setup, penalty: str) -> list[Curves]:
     ]
 
 
+def to_the_end(series: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Series of runs, [runs, epochs]; one that was ended early stays at its last value."""
+    longest = max(len(one) for one in series)
+    return np.array([[*one, *[one[-1]] * (longest - len(one))] for one in series], dtype=np.float64)
+
+
 def by_schedule(rows: Sequence[Row], net: str, penalty: str, strength: float) -> list[Curves]:
     """Accuracy epoch by epoch, the mean over seeds, of every schedule at one strength: delays, and the others."""
     found = [r for r in chosen(rows, net=net, penalty=penalty) if r["strength"] == strength]
@@ -85,7 +92,7 @@ def by_schedule(rows: Sequence[Row], net: str, penalty: str, strength: float) ->
         curves = []
         for schedule in shown if split else texts:
             some = [row for row in found if row["schedule"] == schedule]
-            y = np.mean([row["accuracies"] for row in some], axis=0)
+            y = np.mean(to_the_end([row["accuracies"] for row in some]), axis=0)
             all_fail = all(row["failed"] for row in some)
             curves.append(Curve(schedule, np.arange(1.0, len(y) + 1), y, failed=all_fail))
         title = f"{net}, {penalty}, λ = {strength:g}" + (f": {name}" if split else "")

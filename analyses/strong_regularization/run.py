@@ -19,7 +19,7 @@ def main() -> int:
     """Every part asked for, in order; whatever was trained before is not trained again."""
     asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
     how = protocol(setup(asked).main, asked)
-    images.load(asked.dataset, how.size, how.channels, asked.data)  # what cannot be read is said here, once
+    images.load(asked.dataset, how.size, how.channels, asked.data, how.images)  # what cannot be read is said here, once
     parts = {part: planned for part in asked.only if (planned := cells(part, asked))}
     missing = 0
     for part, planned in parts.items():

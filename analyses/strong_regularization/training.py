@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 import gradscope
 from analyses.common import images
-from analyses.common.loop import Epoch, crops, epochs
+from analyses.common.loop import Epoch, accuracy, crops, epochs
 from analyses.common.penalties import subgradient
 from analyses.common.study import Cell, Options, Row
 from analyses.strong_regularization import equations
@@ -28,11 +29,16 @@ KINDS = {"l2": gradscope.L2(), "l1": gradscope.L1(), "l1-subgradient": subgradie
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its model, what each epoch came to, and the judge's verdict."""
+    """A finished training: its model, what each epoch came to, the judge's verdict, its accuracy on all test images.
+
+    ``ended``: why it did not go to its last epoch, None where it did.
+    """
 
     model: nn.Module
     epochs: list[Epoch]
     verdict: gradscope.Diagnosis
+    accuracy: float
+    ended: str | None
 
 
 def schedule(text: str, strength: float, how: Protocol, steps: int, size: float) -> gradscope.Schedule:
@@ -51,8 +57,34 @@ def schedule(text: str, strength: float, how: Protocol, steps: int, size: float)
     return gradscope.parse_schedule(text, strength)
 
 
+class Hope:
+    """Whether a run can come back: it cannot once loss, weights and the judge have said so for ``patience`` epochs.
+
+    They do when the epoch's mean loss is within 2 % of that of guessing or above, the mean |w| below a third of its
+    first value (the product of eleven such layers is 1e-5 of the first), and the verdict one of failing. A verdict
+    alone ends nothing: that would hide a false alarm.
+    """
+
+    def __init__(self, model: nn.Module, classes: int, patience: int | None) -> None:
+        self._weights = [p for p in model.parameters() if p.ndim > 1]
+        self._first, self._guessing = self._size(), math.log(classes)
+        self._patience, self._epochs = patience, 0
+
+    def lost(self, loss: float, failed: bool) -> str | None:
+        """After an epoch: the reason to end the run here, None where there is none."""
+        if self._patience is None:
+            return None
+        hopeless = failed and loss >= 0.98 * self._guessing and self._size() < self._first / 3
+        self._epochs = self._epochs + 1 if hopeless else 0
+        reason = f"failed, loss of guessing and weights below a third for {self._patience} epochs"
+        return reason if self._epochs >= self._patience else None
+
+    def _size(self) -> float:
+        return sum(float(p.detach().abs().sum()) for p in self._weights)
+
+
 def run(cell: Cell, asked: Options, path: Path, sparse: bool = True) -> Trained:
-    """Train a cell as the protocol of its scale has it, to the last epoch, and record to ``path``.
+    """Train a cell as the protocol of its scale has it, and record to ``path``.
 
     ``sparse``: every fourth step is recorded, unless somebody has to follow the run closely.
     """
@@ -60,7 +92,8 @@ def run(cell: Cell, asked: Options, path: Path, sparse: bool = True) -> Trained:
     if asked.device == "cpu":
         torch.set_num_threads(1)  # nets this small gain nothing from a second core, which another training can use
     how = protocol(net, asked)
-    data = images.load(asked.dataset, how.size, how.channels, asked.data).to(asked.device)
+    data = images.load(asked.dataset, how.size, how.channels, asked.data, how.images).to(asked.device)
+    watched = replace(data, x_test=data.x_test[: how.watched], y_test=data.y_test[: how.watched])
     torch.manual_seed(cell["seed"])
     model = build(net, data.shape, data.classes, how.width, how.dropout).to(asked.device)
     if not cell.get("biases", True):
@@ -76,12 +109,16 @@ def run(cell: Cell, asked: Options, path: Path, sparse: bool = True) -> Trained:
     settings: dict[str, Any] = {"horizon": how.epochs * steps, "on_failure": "ignore", "mode": "overwrite"}
     if sparse and text != "delayed:auto" and not cell.get("layers"):
         settings["every"] = {"rows": 4, "activations": 12}
-    done = []
+    hope = Hope(model, data.classes, how.hopeless)
+    done, ended = [], None
     with gradscope.record(model, optimizer, path, steps_per_epoch=steps, **settings) as recording:
-        for epoch in epochs(model, optimizer, data, how.epochs, how.batch, run=recording, augment=augment):
+        for epoch in epochs(model, optimizer, watched, how.epochs, how.batch, run=recording, augment=augment):
             done.append(epoch)
             rates.step()
-    return Trained(model, done, recording.verdict)
+            if ended := hope.lost(epoch.loss, recording.verdict.failed):
+                break
+    found = done[-1].test_accuracy if how.watched is None else accuracy(model, data.x_test, data.y_test)
+    return Trained(model, done, recording.verdict, found, ended)
 
 
 def train(cell: Cell, asked: Options) -> Row:
@@ -94,15 +131,19 @@ def train(cell: Cell, asked: Options) -> Row:
             seen = traces(dataset)
             if cell.get("layers"):
                 seen["of_layers"] = equations.layers(dataset)
-    last = trained.epochs[-1]
+    last, judged = trained.epochs[-1], trained.verdict
     return {
-        "accuracy": round(last.test_accuracy, 4),
+        "accuracy": round(trained.accuracy, 4),
+        "train_accuracy": round(last.train_accuracy, 4),
         "loss": _short([last.loss])[0],
         "sparsity": round(zeros(trained.model), 4),
         "parameters": count(trained.model),
-        "verdict": str(trained.verdict.verdict),
-        "failed": trained.verdict.failed,
+        "verdict": str(judged.verdict),
+        "failed": judged.failed,
+        "decided": judged.decided_step,
+        "active": judged.active_step,
         "epochs": len(trained.epochs),
+        "ended": trained.ended,
         "accuracies": [round(e.test_accuracy, 3) for e in trained.epochs],
         "losses": _short([e.loss for e in trained.epochs]),
         **seen,
