@@ -33,6 +33,7 @@ from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
 from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
 from gradscope.opening import new_file, run_info
+from gradscope.optimizers.wrapped import each_stepping
 from gradscope.recorder import provenance
 from gradscope.recorder.activations import Activations
 from gradscope.recorder.baseline import AssumedBaseline
@@ -88,7 +89,8 @@ def record(
 
     Args:
         model: the model, wrapped (DDP, compiled) or not; names are those of the plain model.
-        optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself.
+        optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself. Of one that wraps another
+            (Accelerate's, SAM, Lookahead, …), the one inside is recorded.
         path: the file to write.
         penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``.
         every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
@@ -193,6 +195,7 @@ class Recording:
         storage: Storage,
     ) -> None:
         asked = child.instructions()
+        optimizers, wrapped = each_stepping(optimizers)
         parameters, unseen = chosen_parameters(model, optimizers, select)
         self.path = _destination(path, asked)
         self._asked = asked if str(self.path) == asked.out else child.Instructions()  # a second recording: on its own
@@ -226,6 +229,8 @@ class Recording:
                 activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
+            if wrapped:
+                self._capture["optimizers"] = wrapped
             self._config["modules"] = activations.types if activations else {}
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
                 baseline_loss, self._capture["baseline_loss"] = had
@@ -250,18 +255,19 @@ class Recording:
             undo.callback(self._recorder.detach)
             self._capture["buffer_bytes"] = self._recorder.bytes
             self._writer: Writer | Nowhere | Mirrored = Nowhere()
-            if self._ranks.writes:
+            self._recorder.attach(lambda: self._writer.tick())
+            self._first_output = self._baseline.watch(model)
+            undo.callback(self._unwatch_output)
+            self._termination = Termination()
+            undo.callback(self._termination.restore)
+            if self._ranks.writes:  # last, so that nothing that fails leaves a file
                 how = {"mode": mode, "resume_step": resume_step, "later_rows": later_rows, "storage": storage}
                 self._writer = new_file(self.path, judge.info, self._config, self._capture, activations, **how)
                 if sinks:
                     mirrors = [Mirror(sink, self._warnings.append) for sink in sinks]
                     self._writer = Mirrored(self._writer, mirrors, lambda: self._recorder.step, lambda: judge.info)
             self._first_step = self._go_on(judge, resume_step) if mode == "append" else 0
-            self._recorder.attach(self._writer.tick, self._first_step)
-            self._first_output = self._baseline.watch(model)
-            undo.callback(self._unwatch_output)
-            self._termination = Termination()
-            undo.callback(self._termination.restore)
+            self._recorder.begin_at(self._first_step)
             self._undo = undo.pop_all()
         if asked.out is not None:
             _RECORDED_HERE[asked.out] = _RECORDED_HERE.get(asked.out, 0) + 1

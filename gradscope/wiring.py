@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradscope.child import Instructions
@@ -89,9 +90,14 @@ def chosen_parameters(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
-        raise InputError(f"optimizer is {optimizers!r}; expected a torch.optim.Optimizer, or several")
+    if not optimizers:
+        raise InputError("optimizer is an empty list; expected a torch.optim.Optimizer, or several")
     every: dict[str, Tensor] = {plain_name(model, name): p for name, p in model.named_parameters()}
+    if lazy := [name for name, p in every.items() if is_lazy(p)]:
+        raise InputError(
+            f"{len(lazy)} parameters, such as {lazy[0]!r}, have no shape yet (a LazyLinear or the like): run a dummy "
+            f"batch through the model first, then record"
+        )
     if not every:
         raise InputError(f"the model {type(model).__name__} has no parameters; there is nothing to record")
     if not any(p.requires_grad for p in every.values()):

@@ -17,19 +17,20 @@ ROOMS = {
     "card": set(),
     "child": BASE,
     "termination": set(),
-    "regularizers": BASE,
-    "recorder": BASE,
+    "optimizers": BASE,
+    "regularizers": {"optimizers"} | BASE,
+    "recorder": {"optimizers"} | BASE,
     "store": BASE,
     "diagnosis": BASE,
     "control": {"diagnosis", "regularizers", "store", "child"} | BASE,
     "search": {"diagnosis", "store", "child", "card"} | BASE,
-    "wiring": {"regularizers", "recorder", "child"} | BASE,
+    "wiring": {"optimizers", "regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,
     "mirror": {"diagnosis"} | BASE,
     "resume": {"diagnosis", "store"} | BASE,
     "opening": {"recorder", "store", "diagnosis", "wiring"} | BASE,
     "recording": {
-        *("regularizers", "recorder", "store", "diagnosis", "control"),
+        *("optimizers", "regularizers", "recorder", "store", "diagnosis", "control"),
         *("child", "wiring", "opening", "live", "mirror", "resume", "termination"),
     }
     | BASE,
@@ -56,6 +57,7 @@ ROOMS = {
 }
 LIBRARIES = {
     "torch": {
+        "optimizers",
         "regularizers",
         "recorder",
         "recording",

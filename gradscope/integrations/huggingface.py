@@ -74,7 +74,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         self._detach()
         self._session.open(
             model,
-            [getattr(optimizer, "optimizer", optimizer)],  # inside accelerate's
+            [optimizer],
             resume_step=state.global_step,
             horizon=state.max_steps,
             exists=self._session.path.exists(),

@@ -28,6 +28,8 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.optim import Optimizer
 
+from gradscope.optimizers.one_step import OneStep
+from gradscope.optimizers.wrapped import inside
 from gradscope.recorder import graphs, scaler
 from gradscope.recorder.activations import Activations, Hook
 from gradscope.recorder.blocks import Assembly
@@ -87,6 +89,7 @@ class Recorder:
         self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
         self._optimizers = list(optimizers)
+        self._steps = {id(o): OneStep() for o in optimizers}
         self._groups = [group for o, n in zip(optimizers, group_counts, strict=True) for group in o.param_groups[:n]]
         self._sink, self._before_step = sink, before_step
         self._tick: Callable[[], None] = lambda: None
@@ -101,19 +104,17 @@ class Recorder:
         self._pass = -1  # the backward pass that will call back
         self._later: dict[str, Tensor | float] = {}
         self._amp: Tensor | None = None
-        self._scaled_step: tuple[int, Tensor] | None = None
+        self._scaled_steps: dict[int, Tensor] = {}  # by optimizer, until its step is seen
         self._start = time.perf_counter()
         self._meters: list[Meter] = []
         self._updates: dict[int, Updates] = {}
         self.quantities: tuple[str, ...] = ()
         self._lay_out(probe)
 
-    def attach(self, tick: Callable[[], None], first_step: int = 0) -> None:
-        """Begin. ``tick()``: called by the thread a few times a second. ``first_step``: the number of the next step."""
-        self._tick, self._first_step = tick, first_step
-        self.step = first_step - 1
+    def attach(self, tick: Callable[[], None]) -> None:
+        """Begin. ``tick()``: called by the thread a few times a second."""
+        self._tick = tick
         self._sample_next()
-        self._drain = Drain(self._carry)
         for optimizer in self._optimizers:
             before = optimizer.register_step_pre_hook(Hook(self._on_pre_step))
             # First of all, so that no penalty has added itself to the gradients yet.
@@ -122,7 +123,13 @@ class Recorder:
         scaler.watch(self)
         if self.on_cuda:
             graphs.watch(self)
+        self._drain = Drain(self._carry)
         _FORKED.add(self)
+
+    def begin_at(self, step: int) -> None:
+        """The number of the next step, where it is not 0."""
+        self._first_step, self.step = step, step - 1
+        self._sample_next()
 
     # -- layout -----------------------------------------------------------------------------------
 
@@ -287,10 +294,10 @@ class Recorder:
     # -- a step -----------------------------------------------------------------------------------
 
     def _on_pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if id(optimizer) not in self._of or self.stopped:
+        if id(optimizer) not in self._of or self.stopped or not self._steps[id(optimizer)].begins(optimizer):
             return None
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
-        if closure is None:
+        if not callable(closure):
             self._observe(optimizer)
             return None
         # The gradients of this step do not exist yet: look when the closure has made them.
@@ -304,7 +311,9 @@ class Recorder:
                 self._observe(optimizer)
             return loss
 
-        return ((args[0], observed), {}) if len(args) > 1 else (args, {**kwargs, "closure": observed})
+        if len(args) > 1:
+            return (args[0], observed, *args[2:]), kwargs
+        return args, {**kwargs, "closure": observed}
 
     def _observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
         """The row of this step, or this optimizer's share of it."""
@@ -323,9 +332,7 @@ class Recorder:
                 self._open.add(id(optimizer))
                 row, number = self._row, self._begun - 1
             self._fresh_backward = False
-            scale = None
-            if self._scaled_step is not None and self._scaled_step[0] == id(optimizer):
-                scale, self._scaled_step = self._scaled_step[1], None
+            scale = self._scaled_steps.pop(id(optimizer), None)
             for meter in self._of[id(optimizer)]:
                 if row is not None:
                     row.taken[meter.number] = meter.take(number, scale)
@@ -411,7 +418,9 @@ class Recorder:
 
     def _on_post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         meters = self._of.get(id(optimizer))
-        if meters is None or self.stopped or (self._in_a_graph() and self._usable_capture() is None):
+        if meters is None or self.stopped or not self._steps[id(optimizer)].ends(optimizer):
+            return
+        if self._in_a_graph() and self._usable_capture() is None:
             return
         self._fresh_backward = False  # of a closure that was called more than once
         for meter in meters:
@@ -539,15 +548,20 @@ class Recorder:
 
     def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
         """Its gradients carry this factor, or carried it when the backward pass ended."""
-        if id(optimizer) in self._of:
-            self._scaled_step = (id(optimizer), scale.detach().clone())
+        for one in self._recorded(optimizer):
+            self._scaled_steps[id(one)] = scale.detach().clone()
 
     def after_scaled_step(self, optimizer: Optimizer) -> None:
         """If the optimizer was not called, the step was skipped: an attempted step, and a row, all the same."""
-        if self._scaled_step is not None and self._scaled_step[0] == id(optimizer) and not self.stopped:
-            self._observe(optimizer, skipped=True)
-            for meter in self._of[id(optimizer)]:
-                meter.stepped()
+        for one in self._recorded(optimizer):
+            if id(one) in self._scaled_steps and not self.stopped:
+                self._observe(one, skipped=True)
+                for meter in self._of[id(one)]:
+                    meter.stepped()
+
+    def _recorded(self, optimizer: Optimizer) -> list[Optimizer]:
+        """Which of the recorded optimizers this is, or wraps."""
+        return [optimizer] if id(optimizer) in self._of else [o for o in inside(optimizer) if id(o) in self._of]
 
     # -- scalars ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers import ranks
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
@@ -133,6 +134,7 @@ def regularize_activity(
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L1()")
     if not isinstance(schedule, Schedule) or schedule.stands == "alone" or schedule.needs_norm is not None:
         raise InputError(f"schedule is {schedule!r}; on outputs, expected one such as gradscope.Constant(0.01)")
+    optimizer = the_one(optimizer)
     if isinstance(optimizer, LBFGS):
         raise InputError("an activity penalty does not work with LBFGS, whose line search would not see its value")
     found = chosen_modules(model, modules)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.cpr import Constrained
 from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
@@ -229,7 +230,8 @@ def regularize(
     """Apply λ_t·∂Ω/∂w, or the proximal step, at every ``optimizer.step()``; ``.grad`` stays ∂L/∂w.
 
     Args:
-        optimizer: any torch optimizer, with or without a closure, fused, under GradScaler or not.
+        optimizer: any torch optimizer, with or without a closure, fused, under GradScaler or not; of one that wraps
+            another (Accelerate's, SAM, Lookahead), the one inside.
         penalty: Ω, such as ``L2()``.
         schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``.
         select: which parameters: a predicate, the parameters themselves, a regular expression on names, or a type
@@ -249,6 +251,7 @@ def regularize(
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L2()")
     if not isinstance(schedule, Schedule):
         raise InputError(f"schedule is {schedule!r}; expected one such as gradscope.Constant(0.01)")
+    optimizer = the_one(optimizer)
     if isinstance(penalty, L0):
         raise InputError("l0 counts weights and has no gradient, so it cannot be applied; take L1() for exact zeros")
     if penalty.proximal_step and isinstance(optimizer, LBFGS):

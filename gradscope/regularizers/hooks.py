@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.one_step import OneStep
 from gradscope.regularizers import ranks
 from gradscope.regularizers.schedule import Moment, Schedule
 from gradscope.types import InputError
@@ -75,10 +76,11 @@ class Attached:
         self._lists: list[list[Tensor]] = []
         self._sizes: list[int] = []
         self._optimizer = weakref.ref(optimizer)
-        after = optimizer.register_step_post_hook(self._after)
+        self._one_step = OneStep()
+        after = optimizer.register_step_post_hook(self._ends)
         # Last in, first out: what one of several swaps or sets has to be put back in reverse order.
         optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined]
-        self._hooks = (optimizer.register_step_pre_hook(self._before), after)
+        self._hooks = (optimizer.register_step_pre_hook(self._begins), after)
         self._beside = _ATTACHED.setdefault(optimizer, [])
         self._beside.append(self)
 
@@ -176,13 +178,20 @@ class Attached:
 
     # -- the hooks ------------------------------------------------------------------------------------
 
+    def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        return self._before(optimizer, args, kwargs) if self._one_step.begins(optimizer) else None
+
+    def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._one_step.ends(optimizer):
+            self._after(optimizer, args, kwargs)
+
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._beside[0] is self:  # the first of this step: the last step may have raised before its end
             for handle in reversed(self._beside):
                 handle._put_back(stale=True)
         self.settle()
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)  # args[0]: the optimizer
-        if closure is None:
+        if not callable(closure):
             self._act(optimizer)
             return None
 

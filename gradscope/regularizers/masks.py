@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.schedule import Schedule
 from gradscope.regularizers.schedules import parse_schedule
@@ -95,4 +96,5 @@ def mask_gradients(
         schedule = parse_schedule(SCHEMES.get(schedule.lower(), schedule))
     if schedule.stands != "anywhere":
         raise InputError(f"the schedule {schedule.text} sets a strength, not a degree of sparsity")
+    optimizer = the_one(optimizer)
     return GradientMask(optimizer, schedule, chosen(optimizer, select, model), seed, steps_per_epoch)
