@@ -1,35 +1,66 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Python 3.11 or later is all they need.
-# VENV=path lets several clones share one environment; it is quoted everywhere, so spaces are fine.
+#
+# VENV=path        where to install; several clones can share one environment. Spaces in paths are fine.
+# PYTHON=python3.12, OUT=folder for the demo, CONSTRAINTS=file of versions
+# CPU=1            torch from PyTorch's own index of CPU builds: 200 MB instead of several GB
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= gradscope-demo
-BIN = $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
+CPU ?=
 PIP_FLAGS ?= --quiet --disable-pip-version-check
-CODE = gradscope cli tests analyses
+BIN = $(VENV)/bin
+CODE = gradscope cli tests analyses setup.py
+FROM = $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
+# What the oldest versions are tested with: recording, reading, judging, searching, the command line.
+CORE = tests/test_recorder.py tests/test_recording.py tests/test_statistics.py tests/test_activations.py \
+	tests/test_regularizers.py tests/test_regularizers_steps.py tests/test_diagnosis.py tests/test_rules.py \
+	tests/test_store.py tests/test_store_append.py tests/test_store_reading.py tests/test_tolerance.py \
+	tests/test_search_function.py tests/test_commands.py tests/test_inspect.py tests/test_report_page.py
 
-.PHONY: demo docs install test test-slow torture lint format types check clean
+.PHONY: demo docs install install-demo install-test test test-slow test-oldest test-odd-path torture \
+	lint format types check dist clean
 .DEFAULT_GOAL := demo
 
-demo: install
+demo: install-demo
 	"$(BIN)/gradscope" demo --out "$(OUT)"
 
 # The stamp names this clone and what it was installed from: another clone or an edit installs again.
+# All that `demo` brings is in `test`, and all of that in `dev`.
+define install
+	@stamp="$$(pwd) $$(cat pyproject.toml setup.py "$(CONSTRAINTS)" | cksum)"; \
+	for have in $(1) $(2); do [ "$$(cat "$(VENV)/.gradscope-$$have" 2>/dev/null)" != "$$stamp" ] || exit 0; done; \
+	set -e; \
+	[ -x "$(BIN)/python" ] || "$(PYTHON)" -m venv "$(VENV)"; \
+	echo "installing into $(VENV) (torch is large: minutes the first time)" >&2; \
+	"$(BIN)/python" -m pip install $(PIP_FLAGS) $(FROM) --constraint "$(CONSTRAINTS)" --editable '.[$(1)]'; \
+	printf '%s' "$$stamp" > "$(VENV)/.gradscope-$(1)"
+endef
+
+install-demo:
+	$(call install,demo,test dev)
+
+install-test:
+	$(call install,test,dev)
+
 install:
-	@stamp="$$(pwd) $$(cat pyproject.toml constraints.txt | cksum)"; \
-	if [ "$$(cat "$(VENV)/.gradscope" 2>/dev/null)" != "$$stamp" ]; then \
-		set -e; \
-		[ -x "$(BIN)/python" ] || "$(PYTHON)" -m venv "$(VENV)"; \
-		echo "installing into $(VENV) (torch is large: a few minutes the first time)" >&2; \
-		"$(BIN)/python" -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'; \
-		printf '%s' "$$stamp" > "$(VENV)/.gradscope"; \
-	fi
+	$(call install,dev,)
 
 test: install
 	"$(BIN)/python" -m pytest -n 2 -m "not slow"
 
 test-slow: install
 	"$(BIN)/python" -m pytest -m slow
+
+# The core on the lowest versions that pyproject.toml promises, in an environment of its own (Python 3.11).
+test-oldest:
+	"$(MAKE)" install-test VENV="$(VENV)-oldest" CONSTRAINTS=constraints-oldest.txt
+	"$(VENV)-oldest/bin/python" -m pytest -n 2 -m "not slow" -p no:cacheprovider $(CORE)
+
+# A handful of tests from a clone in a folder with a space in its name that only its owner may read, its .venv inside.
+test-odd-path: install
+	.ci/odd-path "$(abspath $(BIN))/python"
 
 # The long campaign of faults, about half an hour; results in tests/torture/results.json.
 torture: install
@@ -51,6 +82,12 @@ types: install
 	"$(BIN)/mypy"
 
 check: lint types test
+
+# Wheel and sdist, into dist/; checked as an index checks them.
+dist: install
+	rm -rf dist build
+	"$(BIN)/python" -m build --no-isolation
+	"$(BIN)/python" -m twine check --strict dist/*
 
 clean:
 	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis gradscope-demo

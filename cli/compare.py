@@ -24,7 +24,10 @@ def compare(
     dark: Annotated[bool, typer.Option("--dark", help="Light lines on a dark ground.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Set records side by side: settings that differ, verdicts, key numbers and curves."""
+    """Set records side by side: settings, verdicts, numbers, curves.
+
+    Of the settings, those that differ are shown.
+    """
     from gradscope.report.comparison import compare as side_by_side
     from gradscope.report.comparison import panels
 

@@ -29,7 +29,7 @@ def diagnose(
     list_rules: Annotated[bool, typer.Option("--list-rules", help="Print the rules, their options and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say whether a recorded run learns, and if not why, since when, and what to do.
+    """Say whether a recorded run learns; if not, why and what to do.
 
     Exits with 3 if a learning failure was found in any run; what the rules find beside the verdict changes nothing
     in that.

@@ -18,7 +18,10 @@ def inspect(
     everything: Annotated[bool, typer.Option("--all", help="Every parameter and event, however many.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a record holds: parameters, steps, ranges, and what each number means in this run."""
+    """Show what a record holds, and what each number in it means.
+
+    Parameters, steps, ranges, how often each quantity was sampled, and what was clipped, scaled or not seen.
+    """
     from gradscope.report.overview import overview
     from gradscope.store.reader import epoch_metrics, events, open_run
 

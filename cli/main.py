@@ -11,6 +11,7 @@ from gradscope_cli import commands
 from gradscope_cli.output import say
 
 from gradscope import __version__
+from gradscope.extras import missing_for
 from gradscope.store.interrupts import noted_interrupts
 from gradscope.types import InputError
 
@@ -64,6 +65,8 @@ def run(arguments: list[str] | None = None) -> int:
             return _complain(str(error))
         if os.environ.get("GRADSCOPE_TRACEBACK"):
             raise
+        if isinstance(error, ImportError) and (said := missing_for("this", error)):
+            return _complain(said)
         # typer ships click, or has it beside it, depending on its version: known by what it can do.
         if type(error).__name__ == "Abort":
             return _interrupted()

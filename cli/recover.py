@@ -16,7 +16,10 @@ def recover(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Save every variable and row that can still be read into a new file, and say what is missing."""
+    """Save what can still be read of a damaged record.
+
+    Every variable and row goes into a new file; what is missing is said. The damaged file is only read.
+    """
     from gradscope.store.salvage import recover as save
 
     report = save(run, output)

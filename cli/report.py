@@ -14,10 +14,10 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained page: verdict and remedy, layers over time, events, what each number means.
+    """Write one self-contained page on one or several runs.
 
-    Several runs are compared, such as a failed one against the same one delayed. The page opens from disk in any
-    browser and fetches nothing.
+    Verdict and remedy, layers over time, events, what each number means. Several runs are compared, such as a failed
+    one against the same one delayed. The page opens from disk in any browser and fetches nothing.
     """
     from gradscope.report.page.document import report as write
 

@@ -29,7 +29,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for records, output and run.json.")] = Path("gradscope-run"),
     as_json: Json = False,
 ) -> None:
-    """Supervise a training command: stop it when it fails to learn, and restart it with a delay.
+    """Supervise a training: stop it if it fails, restart it delayed.
 
     The command may hold {strength}, {weight_decay}, {seed} and {out}. Its output is shown as it comes, signals are
     passed on to it. Killed at any moment, the same command goes on. Exits with 3 if the failure could not be remedied.

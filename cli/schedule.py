@@ -18,7 +18,7 @@ def schedule(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the strength over time that a schedule stands for, as a small curve."""
+    """Print the strength over time that a schedule stands for."""
     from gradscope.checks import penalty_word
     from gradscope.regularizers.curve import curve, drawn
     from gradscope.regularizers.schedules import parse_schedule

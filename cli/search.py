@@ -34,10 +34,11 @@ def search(
     ),
     as_json: Json = False,
 ) -> None:
-    """Find the strength beyond which learning fails, with a 95 % interval.
+    """Find the strength beyond which learning fails, by trials.
 
-    Each trial is one run of the command with a seed of its own, ended as soon as its outcome is clear. The
-    command may hold {strength}, {weight_decay}, {seed} and {out}; gradscope.record in it obeys the environment.
+    It is told with a 95 % interval. Each trial is one run of the command with a seed of its own, ended as soon as
+    its outcome is clear. The command may hold {strength}, {weight_decay}, {seed} and {out}; gradscope.record in it
+    obeys the environment.
     """
     from gradscope.child import Command
     from gradscope.search.executors import checked

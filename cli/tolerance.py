@@ -17,7 +17,7 @@ def tolerance(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate, from runs already recorded, the strength beyond which learning fails."""
+    """Find the strength beyond which learning fails, from records."""
     from gradscope.report.tolerance import tolerance_of_runs
     from gradscope.types import InputError
 

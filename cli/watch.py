@@ -20,10 +20,10 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="One look at what is there now, and no waiting.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Watch a run: verdict, main quantities, the layers worst off, step rate, time to underflow, events.
+    """Watch a run as it goes on: verdict, curves, the worst layers.
 
-    The file is only read, and the training does not notice. Ends with the run. With --json: one object, at the end or
-    --once.
+    Also step rate, time to underflow, events. The file is only read, and the training does not notice. Ends with the
+    run. With --json: one object, at the end or --once.
     """
     if web and (once or as_json):
         raise InputError("--web serves a page until it is interrupted; --once and --json do not go with it")

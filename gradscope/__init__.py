@@ -6,10 +6,12 @@ stay light: nothing here imports torch or matplotlib.
 
 from __future__ import annotations
 
+import os
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME = {
     "DenseStart": "gradscope.recorder.cadence",
@@ -118,10 +120,35 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    try:
+        value = getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        from gradscope.extras import missing_for
+
+        if said := missing_for(f"gradscope.{name}", error):
+            raise ModuleNotFoundError(said, name=error.name) from None
+        raise
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _warn_of_a_namesake() -> None:
+    """Say so where a stranger's distribution, whose files have the same names, lies in the same folder."""
+    try:
+        beside = os.listdir(os.path.dirname(__path__[0]))  # noqa: PTH120, PTH208 (pathlib takes as long as all the rest)
+    except OSError:
+        return
+    if any(name.startswith("gradscope-") and name.endswith(".dist-info") for name in beside):
+        warnings.warn(
+            "the distribution 'gradscope', which is somebody else's, is installed in the same folder as "
+            "gradscope-dynamics, and the two overwrite each other: pip uninstall gradscope, then "
+            "pip install --force-reinstall --no-deps gradscope-dynamics",
+            stacklevel=2,
+        )
+
+
+_warn_of_a_namesake()

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"types", "checks", "card"}
+BASE = {"types", "checks", "card", "extras"}
 ROOMS = {
     "types": set(),
     "checks": {"types"},
     "card": set(),
+    "extras": set(),
+    "__main__": set(),
     "child": BASE,
     "termination": set(),
     "optimizers": BASE,

@@ -309,4 +309,5 @@ def test_a_missing_package(
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"gradscope.export.{to}", raising=False)
     message = refused(["export", str(small), "--to", to], capsys)
-    assert f"--to {to} needs the package {package}, which is not installed; pip install 'gradscope[export]'" in message
+    advice = "pip install 'gradscope-dynamics[export]'"
+    assert f"--to {to} needs the package {package}, which is not installed: {advice}" in message

@@ -127,6 +127,16 @@ def test_ctrl_c_is_130(
     assert capsys.readouterr() == ("", "gradscope: interrupted\n")
 
 
+def test_the_list_of_commands_shows_whole_summaries(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out.partition("Commands:")[2]
+    assert "..." not in shown
+    assert sum(name in shown for name in COMMANDS) == len(COMMANDS)
+
+
 def test_no_help_loads_anything_heavy() -> None:
     lines = [f"assert run([{name!r}, '--help']) == 0" for name in COMMANDS]
     code = "\n".join(["import sys", "from gradscope_cli.main import run", *lines, "print(*sys.modules)"])

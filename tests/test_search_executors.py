@@ -312,7 +312,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_dask_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match=r"pip install 'gradscope\[dask\]'"):
+    with pytest.raises(InputError, match=r"pip install 'gradscope-dynamics\[dask\]'"):
         open_executor("dask://127.0.0.1:1", 1, None)
 
 

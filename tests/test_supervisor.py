@@ -79,9 +79,8 @@ def test_signals_reach_the_child_and_the_history(tmp_path: Path, number: int) ->
 
 def test_a_shell_around_the_training_leaves_nothing_behind(tmp_path: Path) -> None:
     marker, out = tmp_path / "pid", tmp_path / "o"
-    script = (
-        f'{PYTHON} -c "import os, time; open({str(marker)!r}, chr(119)).write(str(os.getpid())); time.sleep(90)"; true'
-    )
+    program = f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(90)"
+    script = f"{shlex.quote(PYTHON)} -c {shlex.quote(program)}; true"
     process = supervised(out, "sh", "-c", script)
     until(lambda: marker.exists() and marker.read_text(), process)
     process.send_signal(signal.SIGHUP)
@@ -199,7 +198,8 @@ def test_killed_in_the_middle_of_an_attempt(tmp_path: Path) -> None:
     words = (
         "sh",
         "-c",
-        f"while [ ! -e {go} ]; do sleep 0.1; done; exec {PYTHON} {shlex.quote(str(SCRIPT))} --epochs 4",
+        f"while [ ! -e {shlex.quote(str(go))} ]; do sleep 0.1; done; "
+        f"exec {shlex.quote(PYTHON)} {shlex.quote(str(SCRIPT))} --epochs 4",
     )
     options = ("--strength", "0.05", "--restart", "none")
     process = supervised(out, *words, options=options)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from gradscope import checks
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)  # some 0.1 µs an entry: not worth a dependency of 110 MB
 
 LAPSE = 0.02
 #: Prior of the slope σ, in decades: between these, with a density ∝ σ^(t − 1), t the tilt. The widths seen lie
@@ -99,6 +100,11 @@ class ToleranceEstimate:
         return math.log10(self.high / self.low)
 
 
+def normal_cdf(x: Array) -> Array:
+    """Φ(x), entry by entry, to the last bit or two."""
+    return np.asarray(0.5 * _erfc(-math.sqrt(0.5) * x), dtype=np.float64)
+
+
 class Posterior:
     """The posterior over (log₁₀ λ*, σ) on a grid, from trials between two strengths.
 
@@ -124,7 +130,7 @@ class Posterior:
 
     def probability_told(self, x: float, early: bool = False) -> Array:
         """P(told to fail) at the log₁₀ strength ``x``, for each point of the grid: [M, S]."""
-        return self._told(ndtr((x - self.level[:, None]) / self.slope), early)
+        return self._told(normal_cdf((x - self.level[:, None]) / self.slope), early)
 
     def _told(self, true: Array, early: bool) -> Array:
         fails = LAPSE / 2 + (1 - LAPSE) * true
@@ -164,7 +170,7 @@ class Posterior:
         below, above = float(self.level[0] - 1), float(self.level[-1])
         for _ in range(24):
             x = (below + above) / 2
-            fails = float((self.weights * ndtr((x - self.level[:, None]) / self.slope)).sum())
+            fails = float((self.weights * normal_cdf((x - self.level[:, None]) / self.slope)).sum())
             below, above = (below, x) if fails > RISK else (x, above)
         return below
 
@@ -184,7 +190,7 @@ class Posterior:
     def _table(self) -> Array:
         """Φ at every difference between two levels: [2M − 1, S]."""
         steps = np.arange(1 - len(self.level), len(self.level)) * (self.level[1] - self.level[0])
-        return np.asarray(ndtr(steps[:, None] / self.slope))
+        return np.asarray(normal_cdf(steps[:, None] / self.slope))
 
     def information(self, points: int = 40) -> tuple[Array, Array, Array]:
         """Candidates [K] within the range, the expected information about λ* there (nats), and P(told to fail).

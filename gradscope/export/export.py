@@ -10,6 +10,7 @@ from pathlib import Path
 from gradscope import checks
 from gradscope.export.place import whole_or_nothing
 from gradscope.export.source import opened
+from gradscope.extras import missing_for
 from gradscope.types import InputError
 
 
@@ -60,12 +61,9 @@ def export(run: Path, to: str, out: Path | None = None, *, force: bool = False) 
     try:
         writer = import_module(FORMATS[to].module)
     except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package == "gradscope":
-            raise
-        raise InputError(
-            f"--to {to} needs the package {package}, which is not installed; pip install 'gradscope[export]'"
-        ) from None
+        if said := missing_for(f"--to {to}", error):
+            raise InputError(said) from None
+        raise
     with whole_or_nothing(path, run, force=force) as temporary, opened(run) as source:
         writer.write(source, temporary)
         made = sorted(item.name for item in temporary.parent.iterdir())

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.integrations import missing
+from gradscope.extras import missing
 from gradscope.integrations.session import Session, free_names
 from gradscope.recorder.activations import Hook
 from gradscope.recording import OnFailure, Recording
@@ -26,7 +26,7 @@ from gradscope.recording import OnFailure, Recording
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError:
-    raise missing("gradscope.integrations.huggingface", "transformers", "transformers") from None
+    raise ImportError(missing("gradscope.integrations.huggingface", "transformers")) from None
 
 #: What the Trainer logs that the record knows itself, or that belongs to an evaluation or to the end.
 _KNOWN = ("loss", "grad_norm", "learning_rate", "epoch")

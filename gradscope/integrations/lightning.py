@@ -15,14 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
-from gradscope.integrations import missing
+from gradscope.extras import missing
 from gradscope.integrations.session import Session
 from gradscope.recording import OnFailure, Recording
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
-    raise missing("gradscope.integrations.lightning", "lightning", "lightning") from None
+    raise ImportError(missing("gradscope.integrations.lightning", "lightning")) from None
 
 
 class GradscopeCallback(Callback):  # type: ignore[misc]

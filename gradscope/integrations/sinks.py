@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from gradscope.integrations import missing
+from gradscope.extras import missing
 from gradscope.mirror import Sink
 from gradscope.types import InputError
 
@@ -26,7 +26,7 @@ class TensorBoardSink(Sink):
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
-            raise missing("TensorBoardSink", "tensorboard", "export") from None
+            raise ImportError(missing("TensorBoardSink", "tensorboard")) from None
         self._writer = SummaryWriter(os.fspath(logdir), flush_secs=10)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

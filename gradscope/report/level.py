@@ -13,9 +13,8 @@ from matplotlib.axis import XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from scipy.special import ndtr
 
-from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate
+from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate, normal_cdf
 from gradscope.report.figures import COLOURS, save
 
 #: Draws from the posterior behind the band.
@@ -44,7 +43,7 @@ def level_summary(
     weights = posterior.weights.ravel()
     drawn = np.random.default_rng(0).choice(weights.size, DRAWS, p=weights)
     level, slope = posterior.level[drawn // len(posterior.slope)], posterior.slope[drawn % len(posterior.slope)]
-    curves = ndtr((x - level[:, None]) / slope[:, None])
+    curves = normal_cdf((x - level[:, None]) / slope[:, None])
     bounds = np.quantile(curves, [0.025, 0.975], axis=0)
     return LevelSummary(label, tuple(outcomes), estimate, 10**x, curves.mean(0), bounds[0], bounds[1])
 

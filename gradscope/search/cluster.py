@@ -1,4 +1,4 @@
-"""Trials on a Dask cluster, through the executor that Dask's client offers (extra ``gradscope[dask]``)."""
+"""Trials on a Dask cluster, through the executor that Dask's client offers (extra ``dask``)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from gradscope.extras import missing
 from gradscope.search.worker import follow, packed, start_interpreter
 from gradscope.types import InputError
 
@@ -25,9 +26,7 @@ class DaskExecutor(Executor):
         try:
             import distributed
         except ImportError:
-            raise InputError(
-                "the executor dask://… needs Dask, which is not installed; pip install 'gradscope[dask]'"
-            ) from None
+            raise InputError(missing("the executor dask://…", "distributed")) from None
         self.address = address
         self._limit = limit
         try:

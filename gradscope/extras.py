@@ -1,0 +1,44 @@
+"""Which extra of the distribution brings which package, and the one line that says so where it is missing."""
+
+from __future__ import annotations
+
+#: The name under which this package is installed; its import name is somebody else's on the index.
+DISTRIBUTION = "gradscope-dynamics"
+
+#: Packages that nothing needs who only reads records with the commands that print.
+EXTRA_OF = {
+    "torch": "torch",
+    "numba": "fast",
+    "bokeh": "report",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "scipy": "report",
+    "sklearn": "demo",
+    "distributed": "dask",
+    "dask": "dask",
+    "zarr": "export",
+    "pyarrow": "export",
+    "tensorboard": "export",
+    "google_crc32c": "export",
+    "lightning": "lightning",
+    "transformers": "transformers",
+    "accelerate": "transformers",
+    "wandb": "wandb",
+    "trackio": "trackio",
+}
+
+
+def install(package: str) -> str:
+    """The command that installs a package, by its import name, through the extra that brings it."""
+    return f"pip install '{DISTRIBUTION}[{EXTRA_OF[package]}]'"
+
+
+def missing(what: str, package: str) -> str:
+    """One line for a package that is not there: ``what`` needs it, and how it is installed."""
+    return f"{what} needs the package {package}, which is not installed: {install(package)}"
+
+
+def missing_for(what: str, error: ImportError) -> str | None:
+    """The same for an import that failed; None where it is not an extra of ours that is missing."""
+    package = (error.name or "").partition(".")[0]
+    return missing(what, package) if isinstance(error, ModuleNotFoundError) and package in EXTRA_OF else None
