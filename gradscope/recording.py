@@ -249,7 +249,7 @@ class Recording:
                 cadences=every,
                 activations=activations,
                 before_step=self._before_step,
-                group_counts=self._penalties.counts,
+                groups=self._penalties.places,
                 ranks=self._ranks,
             )
             undo.callback(self._recorder.detach)

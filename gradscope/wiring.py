@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradscope.child import Instructions
+from gradscope.optimizers.groups import LATER, Groups
 from gradscope.recorder import provenance
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.rows import PenaltyTerm
@@ -119,10 +120,6 @@ def chosen_parameters(
     return chosen, [name for name in chosen if name not in here]
 
 
-#: The group of a source that acts on a parameter group which was not there when the recording began.
-LATER = 1 << 30
-
-
 class Penalties:
     """Every penalty on the optimizers of one recording, as the recorder and the judge need to know it."""
 
@@ -148,7 +145,7 @@ class Penalties:
         self._undo = obey(optimizers, asked.strength, asked.penalty, asked.schedule)
         # The groups that there are now; parameters that are added later are not recorded.
         flat = [(o, n, group) for n, o in enumerate(optimizers) for group in o.param_groups]
-        self.counts = [len(o.param_groups) for o in optimizers]
+        self.places = Groups(optimizers)
         self.groups = [
             provenance.group_settings(group)
             | {
@@ -177,23 +174,21 @@ class Penalties:
 
     def changed(self) -> bool:
         """Whether a penalty was attached or taken off, or a parameter group added, since the last look."""
-        optimizers = self._optimizers
-        return self._handles != [handle for o in optimizers for handle in attached_to(o)] or (
-            self._group_count != sum([len(o.param_groups) for o in optimizers])
-        )
+        self.places.now()
+        if self._generation != self.places.generation:
+            return True
+        return self._handles != [handle for o in self._optimizers for handle in attached_to(o)]
 
     def refresh(self) -> None:
         """Look again at what is attached to the optimizers."""
         self._handles = [handle for o in self._optimizers for handle in attached_to(o)]
-        self._group_count = sum(len(o.param_groups) for o in self._optimizers)
+        self.places.now()
+        self._generation = self.places.generation
         for handle in self._handles:
             handle.watched = True
         self._sources: list[tuple[Source, int]] = []
-        for number, optimizer in enumerate(self._optimizers):
-            offset = sum(self.counts[:number])
-            for source in penalty_sources(optimizer):
-                here = source.group < self.counts[number]
-                self._sources.append((source, offset + source.group if here else LATER))
+        for optimizer, places in zip(self._optimizers, self.places.places, strict=True):
+            self._sources += [(source, places[source.group]) for source in penalty_sources(optimizer)]
         if self._declared is not None:
             self._declare(*self._declared)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
@@ -347,7 +342,7 @@ class Penalties:
 
     def grown(self) -> bool:
         """Whether an optimizer got parameter groups whose strength and learning rate the record has no place for."""
-        return self._group_count > sum(self.counts)
+        return any(LATER in places for places in self.places.places)
 
     def waiting(self) -> bool:
         """Whether a schedule needs the active phase to be seen."""

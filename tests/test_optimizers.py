@@ -299,3 +299,109 @@ def test_an_optimizer_that_knows_itself_is_plain() -> None:
     optimizer.me = optimizer
     assert stepping(optimizer) == [optimizer]
     assert stepping(Several(optimizer)) == [optimizer]
+
+
+def _load(o: SGD) -> None:
+    o.load_state_dict(o.state_dict())
+
+
+def _replaced(o: SGD) -> None:
+    o.param_groups = [dict(g) for g in o.param_groups]
+
+
+def _nothing(o: SGD) -> None:
+    pass
+
+
+CHANGES: dict[str, tuple[Callable[[SGD], None], str, Any]] = {
+    "load_state_dict": (_load, "lr", 0.01),
+    "load_state_dict, decay": (_load, "weight_decay", 0.5),
+    "groups replaced": (_replaced, "lr", 0.01),
+    "rate a tensor": (_nothing, "lr", torch.tensor(0.01)),
+    "rate of one entry": (_nothing, "lr", torch.tensor([0.01])),
+    "rate a whole tensor": (_nothing, "lr", torch.tensor(1)),
+    "rate of numpy": (_nothing, "lr", np.float32(0.01)),
+    "decay a tensor": (_nothing, "weight_decay", torch.tensor(0.5)),
+    "decay of numpy": (_nothing, "weight_decay", np.float64(0.5)),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_groups_are_read_as_they_are(tmp_path: Path, kind: str) -> None:
+    """Whatever becomes of the dictionaries, and whatever stands in them, in the middle of a run."""
+    change, name, value = CHANGES[kind]
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.02)
+    rates, decays = [], []
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for step in range(6):
+            if step == 3:
+                change(optimizer)
+                optimizer.param_groups[0][name] = value
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            decays.append(float(optimizer.param_groups[0]["weight_decay"]) / 2)
+            steps(model, optimizer, 1, run)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        np.testing.assert_allclose(dataset["learning_rate"].values[:, 0], rates, rtol=1e-6)
+        np.testing.assert_allclose(dataset["strength"].values[:, 0], decays, rtol=1e-6)
+
+
+def test_groups_that_go_and_come_keep_their_places(tmp_path: Path) -> None:
+    model = mlp()
+    parts = [model[0], model[2], model[4]]
+    optimizer = SGD([{"params": list(m.parameters()), "lr": 0.1 * n} for n, m in enumerate(parts, 1)], weight_decay=0.2)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        steps(model, optimizer, 2, run)
+        first = optimizer.param_groups.pop(0)
+        steps(model, optimizer, 2, run)
+        optimizer.param_groups.append(first)
+        steps(model, optimizer, 2, run)
+    gone = [np.nan, 0.2, 0.3]
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        found = dataset["learning_rate"].values
+        np.testing.assert_allclose(found, [[0.1, 0.2, 0.3]] * 2 + [gone] * 2 + [[0.1, 0.2, 0.3]] * 2, rtol=1e-6)
+        assert dataset["strength"].values[:, 0] == pytest.approx([0.1, 0.1, 0, 0, 0.1, 0.1])
+        assert (dataset["strength"].values[:, 1:] == np.float32(0.1)).all()
+        assert "added_later" not in json.loads(dataset.attrs["capture"])
+
+
+class OwnRate(torch.optim.Optimizer):
+    """Makes steps of a size of its own; ``lr`` is None, or is not there."""
+
+    def __init__(self, parameters: Any, **defaults: Any) -> None:
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(p.grad, alpha=0.1)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"lr": None}, {"lr": "auto", "momentum": (0.9, 0.95), "betas": (torch.tensor(0.9), object())}]
+)
+def test_a_rate_that_is_not_known_is_nan(tmp_path: Path, given: dict[str, Any]) -> None:
+    from gradscope_cli.main import run as command
+
+    path = tmp_path / "r.h5"
+    dataset = watched(lambda m: OwnRate(m.parameters(), **given), path, preset="full")
+    assert np.isnan(dataset["learning_rate"].values).all()
+    assert [command([name, str(path)]) for name in ("inspect", "diagnose")] == [0, 0]
+    model = mlp()
+    optimizer = OwnRate(model.parameters(), **given)
+    for penalty, options in ((L1(), {}), (L2(), {"decoupled": True})):
+        with pytest.raises(InputError, match="goes by the learning rate, and the optimizer's lr is"):
+            regularize(optimizer, penalty, Constant(0.1), **options)
+    regularize(optimizer, L2(), Constant(0.1))
+    steps(model, optimizer, 2)
+
+
+def test_the_same_parameters_under_two_optimizers_keep_their_groups(tmp_path: Path) -> None:
+    model = mlp()
+    two = [SGD(model.parameters(), lr=0.1), SGD(model.parameters(), lr=0.2)]
+    with gradscope.record(model, two, tmp_path / "r.h5", on_failure="ignore") as run:
+        two[1].load_state_dict(two[1].state_dict())
+        steps(model, two[1], 2, run)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        np.testing.assert_allclose(dataset["learning_rate"].values, [[0.1, 0.2]] * 2, rtol=1e-6)

@@ -66,9 +66,8 @@ class Assembly:
             "skipped": (np.array([row.skipped for row in hosts]) | overflow).astype(np.int8),
             "clip_coefficient": clip.astype(np.float32),
         }
-        if "rates" in home:
-            for row, rates in zip(hosts, home["rates"], strict=True):
-                row.rates = [float(on) if np.isnan(off) else off for off, on in zip(row.rates, rates, strict=True)]
+        for row, rates in zip(hosts, home["rates"], strict=True):
+            row.rates = [float(on) if off is None else off for off, on in zip(row.rates, rates, strict=True)]
         block |= group_variables(hosts, self._probe.terms, len(hosts[0].rates))
         measured = {
             i: home[f"penalty{i}"].astype(np.float64) for i, t in enumerate(self._probe.terms) if t.shares is None

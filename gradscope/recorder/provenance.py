@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,13 +59,22 @@ def capture(
 
 def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """The hyper-parameters of a parameter group that a file can hold."""
-    kept: dict[str, Any] = {}
-    for name, value in group.items():
-        if isinstance(value, Tensor) and value.numel() == 1:
-            kept[name] = float(value)
-        elif isinstance(value, str | int | float | bool | tuple | list) and name not in ("params", "param_names"):
-            kept[name] = value
-    return kept
+    kept = {name: _plain(value) for name, value in group.items() if name not in ("params", "param_names")}
+    if not isinstance(kept.get("momentum", 0.0), int | float):
+        del kept["momentum"]  # of a kind of its own, which whoever reads the record would take for a factor
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it, None for what it does not."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else None
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, tuple | list):
+        plain = [_plain(part) for part in value]
+        return None if None in plain else plain
+    return value if isinstance(value, str | int | float) else None
 
 
 def git_revision() -> str | None:

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.optim import Optimizer
 
+from gradscope.optimizers.groups import Groups, number
 from gradscope.optimizers.one_step import OneStep
 from gradscope.optimizers.wrapped import inside
 from gradscope.recorder import graphs, scaler
@@ -71,7 +72,7 @@ class Recorder:
         cadences: Mapping[str, Cadence],
         activations: Activations | None = None,
         before_step: Callable[[int], None] = lambda step: None,
-        group_counts: Sequence[int],
+        groups: Groups,
         ranks: Ranks,
     ) -> None:
         self.ranks = ranks
@@ -90,7 +91,7 @@ class Recorder:
         self.stopped = False
         self._optimizers = list(optimizers)
         self._steps = {id(o): OneStep() for o in optimizers}
-        self._groups = [group for o, n in zip(optimizers, group_counts, strict=True) for group in o.param_groups[:n]]
+        self._groups = groups
         self._sink, self._before_step = sink, before_step
         self._tick: Callable[[], None] = lambda: None
         self._first_step = 0
@@ -205,15 +206,13 @@ class Recorder:
         return found
 
     def _common_fields(self) -> dict[str, tuple[int, ...]]:
-        fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,)}
+        fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,), "rates": (sum(self._groups.counts),)}
         if self.activations is not None:
             if self.preset.full:
                 fields["units"] = (len(self.activations.unit_names),)
             fields["activations"] = (len(self.activations.quantities), len(self.activations.names))
         if self.probe.value_inside_loss is not None:
             fields["inside"] = (1,)
-        if any(isinstance(group["lr"], Tensor) for group in self._groups):
-            fields["rates"] = (len(self._groups),)
         for index, term in enumerate(self.probe.terms):
             if term.shares is None:
                 fields[f"penalty{index}"] = (len(term.columns),)
@@ -397,16 +396,15 @@ class Recorder:
             for index, sizes in self.probe.measure(self.weights).items():
                 self._home.view(f"penalty{index}", number).copy_(sizes)
 
-    def _rates(self, number: int) -> list[float]:
-        rates = []
-        for index, group in enumerate(self._groups):
-            lr = group["lr"]
-            if isinstance(lr, Tensor) and lr.is_cpu and self._home.device.type != "cpu":
-                lr = lr.reshape(()).tolist()
-            if isinstance(lr, Tensor):  # `capturable`: on the device, where it stays
-                self._home.view("rates", number)[index].copy_(lr)
-                lr = float("nan")
-            rates.append(lr)
+    def _rates(self, row: int) -> list[float | None]:
+        rates: list[float | None] = []
+        for index, group in enumerate(self._groups.now()):
+            lr = None if group is None else group.get("lr")
+            if isinstance(lr, Tensor) and lr.numel() == 1 and lr.is_cpu == (self._home.device.type == "cpu"):
+                self._home.view("rates", row)[index].copy_(lr.reshape(()))  # `capturable`: it stays on the device
+                rates.append(None)
+            else:
+                rates.append(number(lr))
         return rates
 
     def _sample_next(self) -> None:

@@ -34,14 +34,14 @@ class HostRow:
     """What the host knows about a row without asking the device.
 
     ``taken``: the meters that took part, with what is known of their measurement. ``values``: logged numbers;
-    ``cells``: the names of logged tensors and their places in the ring.
+    ``cells``: the names of logged tensors and their places in the ring. ``rates``: None for those in the ring.
     """
 
     step: int
     epoch: int
     time: float
     strengths: tuple[float, ...]
-    rates: list[float]
+    rates: list[float | None]
     taken: dict[int, Any] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     cells: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from gradscope.optimizers.groups import learning_rate, weight_decay
 from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.cpr import Constrained
@@ -26,16 +27,16 @@ from gradscope.types import InputError
 class ScheduledDecay(Attached):
     """The optimizer's own ``weight_decay``, multiplied over time by a schedule of strength 1."""
 
-    _own: list[float] | None = None
+    _own: list[Any] | None = None
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
         super().__init__(optimizer, schedule, [p for group in optimizer.param_groups for p in group["params"]])
 
     def _act(self, optimizer: Optimizer) -> None:
         self._put_back()
-        self._own = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
+        self._own = [group.get("weight_decay") for group in optimizer.param_groups]
         for index, group in enumerate(optimizer.param_groups):
-            if "weight_decay" in group:
+            if group.get("weight_decay") is not None:
                 group["weight_decay"] = group["weight_decay"] * self.now(index)
 
     def _put_back(self, stale: bool = False) -> None:
@@ -67,7 +68,7 @@ class Regularization(Attached):
         self.penalty = penalty
         self.replaces_decay = replaces_decay
         self.decoupled = decoupled
-        self._own: dict[int, float] = {}  # weight_decay of groups that lend it to us for the time of a step
+        self._own: dict[int, Any] = {}  # weight_decay of groups that lend it to us for the time of a step
         self._strengths: list[float] = []
         self._lent: list[int] = []
         self._lent_for: tuple[list[int], int] | None = None
@@ -78,7 +79,7 @@ class Regularization(Attached):
     def _act(self, optimizer: Optimizer) -> None:
         groups = optimizer.param_groups
         self._strengths = [0.0 if self.suspended else self.now(index) for index in range(len(groups))]
-        if self._adds_l2 and not self.suspended and any(group.get("weight_decay") for group in groups):
+        if self._adds_l2 and not self.suspended and any(weight_decay(group) for group in groups):
             refuse_twice(optimizer, self.penalty, self._members(optimizer))
         lenders = self._lenders(optimizer)
         for index in lenders:
@@ -127,8 +128,8 @@ class Regularization(Attached):
     @torch.no_grad()
     def _hold_back_decay(self, optimizer: Optimizer) -> None:
         for index, group in enumerate(optimizer.param_groups):
-            if decay := self._own.setdefault(index, group.get("weight_decay", 0.0)):
-                group["weight_decay"] = 0.0
+            if decay := weight_decay(group):
+                self._own[index], group["weight_decay"] = group["weight_decay"], 0.0
                 others = [p for p in group["params"] if p.grad is not None and id(p) not in self.parameters]
                 self._pull(optimizer, group, others, L2(), decay / 2, is_decoupled(optimizer, group))
 
@@ -144,7 +145,7 @@ class Regularization(Attached):
         if not parameters:
             return
         if decoupled:
-            self._decay(optimizer, parameters, float(group["lr"]) * 2 * strength)
+            self._decay(optimizer, parameters, learning_rate(group, "decoupled l2") * 2 * strength)
             return
         gradients: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
         scale = -strength if group.get("maximize") else strength
@@ -193,7 +194,7 @@ class Regularization(Attached):
     def _shrink(self, optimizer: Optimizer) -> None:
         found_inf = getattr(optimizer, "found_inf", None)
         for _, group, mine, strength in self._each(optimizer):
-            threshold = float(group["lr"]) * strength
+            threshold = learning_rate(group, self.penalty.name) * strength
             if found_inf is None:
                 self.penalty.shrink_(mine, threshold)
             else:
@@ -262,6 +263,11 @@ def regularize(
     if decoupled and not isinstance(penalty, L2):
         raise InputError(f"decoupled is for L2 alone, as AdamW's decay; the penalty is {penalty.name}")
     parameters = chosen(optimizer, select, model)
+    if penalty.proximal_step or decoupled:
+        ids = {id(p) for p in parameters}
+        for group in optimizer.param_groups:
+            if not ids.isdisjoint(map(id, group["params"])):
+                learning_rate(group, "decoupled l2" if decoupled else penalty.name)
     refuse_twice(optimizer, penalty, [list(g["params"]) for g in optimizer.param_groups], only=parameters)
     if isinstance(schedule, CPR):
         if not isinstance(penalty, L2):
@@ -281,12 +287,12 @@ def refuse_twice(
     """
     ids = None if only is None else {id(p) for p in only}
     for group, mine in zip(optimizer.param_groups, members, strict=True):
-        if not ("l2" in penalty.kinds and group.get("weight_decay")):
+        if not ("l2" in penalty.kinds and weight_decay(group)):
             continue
         if twice := [p for p in mine if ids is None or id(p) in ids]:
             raise InputError(
                 f"{penalty.name} would act twice on {len(twice)} parameters: the optimizer's weight_decay is "
-                f"{float(group['weight_decay']):g} there; set it to 0, or leave them out by select=…"
+                f"{weight_decay(group):g} there; set it to 0, or leave them out by select=…"
             )
     if ids is None:
         return

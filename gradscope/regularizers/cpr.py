@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.groups import number
 from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import L2
@@ -78,7 +79,7 @@ class Constrained(Attached):
     def now(self, group: int = 0) -> float:
         """The L2 strength that the multipliers amount to, averaged over the tensors: their mean over the rate."""
         optimizer = self._optimizer()
-        rate = float(optimizer.param_groups[group]["lr"]) if optimizer is not None else math.nan
+        rate = number(optimizer.param_groups[group].get("lr")) if optimizer is not None else math.nan
         return 0.0 if self.suspended or rate == 0 else float(self.bounds.multiplier.mean()) / rate
 
     def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.groups import learning_rate
 from gradscope.optimizers.one_step import OneStep
 from gradscope.regularizers import ranks
 from gradscope.regularizers.schedule import Moment, Schedule
@@ -228,7 +229,7 @@ class Attached:
         rate = highest = math.nan
         norms = {}
         if self.schedule.needs_rate and (optimizer := self._optimizer()) is not None:
-            rate = float(optimizer.param_groups[group]["lr"])
+            rate = learning_rate(optimizer.param_groups[group], f"the schedule {self.schedule.text}")
             highest = max(rate, self._highest.get(group, rate))
         if self.schedule.needs_norm is not None:
             if self._norm is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.optim import Optimizer
 
+from gradscope.optimizers.groups import weight_decay
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.groups import parse_penalty
 from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
@@ -72,7 +73,7 @@ def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:
             continue
         handle.schedule, handle.own_schedule = Times(own, parse_schedule(schedule)), own
         undo.append(lambda handle=handle: _give_back(handle))  # type: ignore[misc]
-    if any(group.get("weight_decay", 0.0) for group in optimizer.param_groups):
+    if any(weight_decay(group) for group in optimizer.param_groups):
         made = ScheduledDecay(optimizer, parse_schedule(schedule))
         made.temporary = True
         undo.append(made.detach)

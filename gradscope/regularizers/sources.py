@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.groups import weight_decay
 from gradscope.regularizers.activity import ActivityRegularization
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.cpr import Constrained
@@ -49,10 +50,10 @@ def penalty_sources(optimizer: Optimizer) -> list[Source]:
         replaced = frozenset().union(
             *(h.parameters for h in handles if isinstance(h, Regularization) and h.replaces_decay)
         )
-        if "weight_decay" in group and (rest := members - replaced):
+        if group.get("weight_decay") is not None and (rest := members - replaced):
             acts = "decoupled" if is_decoupled(optimizer, group) else "coupled"
             decay = _decay(optimizer, index, factors)
-            own = bool(group["weight_decay"])
+            own = bool(weight_decay(group))
             sources.append(Source("l2", index, rest, decay, acts, own, L2().gradients, L2().shares()))
     return sources
 
@@ -74,7 +75,8 @@ def _attached(handle: Attached, index: int, mine: frozenset[int]) -> Source:
 
 def _decay(optimizer: Optimizer, index: int, factors: list[ScheduledDecay]) -> Callable[[], float]:
     def strength() -> float:
-        value = float(optimizer.param_groups[index]["weight_decay"]) / 2
+        groups = optimizer.param_groups
+        value = weight_decay(groups[index]) / 2 if index < len(groups) else 0.0
         for factor in factors:
             factor.settle()
             value *= factor.now(index)

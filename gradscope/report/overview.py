@@ -34,7 +34,7 @@ def overview(dataset: xr.Dataset) -> dict[str, Any]:
         "last_step": int(dataset["step"].values[-1]),
         "epochs": epochs or None,
         "seconds": float(dataset["time"][-1]),
-        "optimizer": f"{group['class']} lr {group['lr']:g}",
+        "optimizer": group["class"] + (f" lr {group['lr']:g}" if isinstance(group.get("lr"), int | float) else ""),
         "penalty": dataset.attrs["penalty"],
         "schedule": config["schedule"],
         "preset": config["preset"],

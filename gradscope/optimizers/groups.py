@@ -1,0 +1,89 @@
+"""Parameter groups as they are now: replaced by ``load_state_dict``, added, removed, with whatever they hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradscope.types import InputError
+
+Group = dict[str, Any]
+
+#: In the place of a group that was not there when the groups were first looked at.
+LATER = 1 << 30
+
+
+def number(value: Any) -> float:
+    """A hyper-parameter as a number: NaN for None and for what is none. Waits for the device of a tensor."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        return math.nan
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def weight_decay(group: Group) -> float:
+    """Its decay: 0 where it has none, NaN where that is no number."""
+    value = group.get("weight_decay")
+    return 0.0 if value is None else number(value)
+
+
+def learning_rate(group: Group, who: str) -> float:
+    """The learning rate of a group, for what cannot act without one; raises `InputError` where there is none."""
+    rate = number(group.get("lr"))
+    if math.isnan(rate):
+        raise InputError(f"{who} goes by the learning rate, and the optimizer's lr is {group.get('lr')!r}")
+    return rate
+
+
+class Groups:
+    """The groups that some optimizers have at first, found again by their parameters when they have been replaced.
+
+    ``counts``: how many each optimizer has at first. ``places``: per optimizer, for each group that it has
+    now, its number among all the first ones, or `LATER`. ``generation`` counts the changes of ``places``.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._optimizers = list(optimizers)
+        self._seen = [group for o in optimizers for group in o.param_groups]
+        self._now: list[Group | None] = list(self._seen)
+        self.counts = [len(o.param_groups) for o in optimizers]
+        starts = [sum(self.counts[:n]) for n in range(len(self.counts))]
+        self.places = [list(range(start, start + n)) for start, n in zip(starts, self.counts, strict=True)]
+        self._of = [
+            {id(p): place for place, group in zip(places, o.param_groups, strict=True) for p in group["params"]}
+            for o, places in zip(optimizers, self.places, strict=True)
+        ]
+        self.generation = 0
+
+    def now(self) -> list[Group | None]:
+        """The first groups as they are now, None for those that are gone."""
+        current = [group for o in self._optimizers for group in o.param_groups]
+        seen = self._seen
+        if len(current) != len(seen) or any(a is not b for a, b in zip(current, seen, strict=True)):
+            self._find(current)
+        return self._now
+
+    def _find(self, current: list[Group]) -> None:
+        self._seen, self._now = current, [None] * len(self._now)
+        places = [
+            [self._place(number, index, group) for index, group in enumerate(optimizer.param_groups)]
+            for number, optimizer in enumerate(self._optimizers)
+        ]
+        if places != self.places:
+            self.places, self.generation = places, self.generation + 1
+
+    def _place(self, number: int, index: int, group: Group) -> int:
+        known = self._of[number]
+        place = next((known[id(p)] for p in group["params"] if id(p) in known), LATER)
+        if not group["params"] and index < self.counts[number]:
+            place = sum(self.counts[:number]) + index
+        if place == LATER or self._now[place] is not None:
+            return LATER
+        self._now[place] = group
+        return place
