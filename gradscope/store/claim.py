@@ -21,6 +21,7 @@ def claim(path: Path, mode: str) -> None:
         raise InputError(f"{path} is a folder; expected the path of a file to write")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    _refuse_a_log_of_others(path)
     if mode == "append":
         if not path.exists():
             raise RecordNotFoundError(f"there is no record {path} to go on with; give its path, or mode='create'")
@@ -37,7 +38,7 @@ def claim(path: Path, mode: str) -> None:
 
 def is_record(path: Path) -> bool:
     """As far as can be told: one that is damaged is ours to replace."""
-    if redo_log.read(redo_log.beside(path)) is not None:
+    if redo_log.pending(path) is not None:
         return True
     if not h5py.is_hdf5(path):
         return False
@@ -50,4 +51,15 @@ def is_record(path: Path) -> bool:
 
 def _never_begun(path: Path) -> bool:
     """What a process leaves that was killed before the first commit: no bytes, and no log."""
-    return path.is_file() and path.stat().st_size == 0 and redo_log.read(redo_log.beside(path)) is None
+    return path.is_file() and path.stat().st_size == 0 and redo_log.pending(path) is None
+
+
+def _refuse_a_log_of_others(path: Path) -> None:
+    """A shell may have been told to put a program's output just where the log of its record goes."""
+    log = redo_log.beside(path)
+    if redo_log.ours(log) or (not log.stat().st_size and path.exists() and not h5py.is_hdf5(path)):
+        return
+    raise InputError(
+        f"{log} is no log of gradscope, which keeps one under that name beside {path.name}; move it away, or give "
+        "another path"
+    )

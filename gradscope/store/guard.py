@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from gradscope.store import bulk
+from gradscope.store import chunks, regular, schema
+from gradscope.store.snapshot import Overlay
 from gradscope.types import InputError
 
 #: What HDF5 and those who read it raise for damaged files.
@@ -19,20 +23,19 @@ DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeEr
 
 
 def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
-    """The one line that says so."""
+    """The one line that says so; an error of the machine's is none of the record's."""
+    if (elsewhere := regular.cannot_read(path, error)) is not None:
+        return elsewhere
     said = " ".join((str(error) or type(error).__name__).split())[:200]
     where = f" at {name}" if name else ""
     return InputError(f"{path} is a damaged record{where}: {said}; see what can be saved: gradscope recover {path}")
 
 
-def guarded(path: Path, dataset: xr.Dataset, in_bulk: bool = False) -> xr.Dataset:
-    """The same lazy dataset; a part of it that cannot be read raises `InputError`.
-
-    ``in_bulk``: nobody writes the file, and many rows may be read past HDF5.
-    """
+def guarded(path: Path, dataset: xr.Dataset, source: Path | Overlay) -> xr.Dataset:
+    """The same lazy dataset, read from ``source``; a part of it that cannot be read raises `InputError`."""
 
     def lazily(name: str, variable: xr.Variable) -> indexing.LazilyIndexedArray:
-        return indexing.LazilyIndexedArray(_Guarded(path, name, variable, in_bulk))
+        return indexing.LazilyIndexedArray(_Guarded(path, name, variable, source))
 
     lazy = {
         name: (variable.dims, lazily(str(name), variable), _shown(variable.attrs))
@@ -55,8 +58,8 @@ def _shown(attributes: dict[Any, Any]) -> dict[Any, Any]:
 class _Guarded(BackendArray):
     """One variable behind xarray's own door for backends."""
 
-    def __init__(self, path: Path, name: str, variable: xr.Variable, in_bulk: bool) -> None:
-        self._path, self._name, self._variable, self._in_bulk = path, name, variable, in_bulk
+    def __init__(self, path: Path, name: str, variable: xr.Variable, source: Path | Overlay) -> None:
+        self._path, self._name, self._variable, self._source = path, name, variable, source
         self.shape, self.dtype = variable.shape, variable.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
@@ -64,15 +67,25 @@ class _Guarded(BackendArray):
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         try:
-            many = self._many(key)
-            return np.asarray(self._variable[key].values) if many is None else many
+            if self._variable.dims[:1] == (schema.STEP,) and self.dtype.kind in "fiub":
+                return self._rows(key)
+            return np.asarray(self._variable[key].values)
         except DAMAGE as error:
             raise damaged(self._path, error, self._name) from None
 
-    def _many(self, key: tuple[Any, ...]) -> NDArray[Any] | None:
-        """Whole rows, where they are many and can be read past HDF5."""
-        if not self._in_bulk or not all(isinstance(part, slice) for part in key):
-            return None
-        (start, stop, step), *rest = (part.indices(n) for part, n in zip(key, self.shape, strict=True))
-        whole = all(found == (0, n, 1) for found, n in zip(rest, self.shape[1:], strict=True))
-        return bulk.rows(self._path, self._name, start, stop) if step == 1 and whole else None
+    def _rows(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        """Rows of a growing variable, past HDF5."""
+        # Opened here, and closed: an object of h5py that outlives its file can bring the process down.
+        with opened(self._source) as view, h5py.File(view, "r") as file:
+            found = chunks.rows(view, file[self._name], key)
+        return found if found.dtype == self.dtype else found.astype(self.dtype)
+
+
+@contextmanager
+def opened(source: Path | Overlay) -> Iterator[Overlay]:
+    """The bytes of a record that nobody writes, or of a view that stays open."""
+    if isinstance(source, Overlay):
+        yield source
+        return
+    with Overlay(source, log=False) as view:
+        yield view

@@ -23,6 +23,7 @@ class Image:
     """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`."""
 
     def __init__(self, file: TransactionalFile, *, create: bool, storage: Storage) -> None:
+        self._file = file
         self._root = h5py.File(file, "w" if create else "r+", track_order=True)
         compression = storage.compression
         self._filters: dict[str, Any] = {"shuffle": True, "compression": compression} if compression else {}
@@ -48,9 +49,15 @@ class Image:
         self._columns[schema.STEP] = Column(self._root[schema.STEP])
         self._note_sizes()
         self._root.flush()
+        self._find_stamp(known=False)
+
+    def _find_stamp(self, known: bool) -> None:
+        if (place := layout.stamp_place(self._root)) is not None:
+            self._file.stamped(place, known)
 
     def continue_at(self, step: int | None, keep_later: bool) -> tuple[int, int]:
         """Go on with a record: (rows kept, rows dropped), those from ``step`` on unless they are kept."""
+        self._find_stamp(known=True)
         rows = min(int(self._root.attrs["rows"]), len(self._root[schema.STEP]))
         steps = self._root[schema.STEP][:rows]
         later = int((steps >= step).sum()) if step is not None else 0

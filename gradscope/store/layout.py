@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.store import schema
+from gradscope.store.redo_log import STAMP_BYTES
 
 TEXT = h5py.string_dtype("utf-8")
 SMALL_CHUNK = 64
@@ -18,6 +19,7 @@ CHUNK_BYTES, MOST_ROWS, FEWEST_ROWS = 1 << 20, 1024, 16
 
 # `group` is a dimension without labels, and a variable along `parameter`: netCDF-4's own way to
 # have both in one file is this scale name for the one and this prefix for the other.
+STAMPED = np.dtype(f"i{STAMP_BYTES}")
 _NO_LABELS = "This is a netCDF dimension but not a netCDF variable.{:10d}"
 GROUP_VARIABLE = "_nc4_non_coord_group"
 
@@ -43,7 +45,8 @@ def lay_out(root: h5py.File, axes: Axes) -> None:
         scale(root, schema.BIN, np.asarray(axes.bins, dtype=np.float64))
     if axes.units:
         scale(root, schema.UNIT, list(axes.units))
-    unlabelled = root.create_dataset(schema.GROUP, data=np.zeros(axes.groups, dtype=np.float32))
+    # Nobody reads the values of such a scale: they are the place of the stamp, which never moves.
+    unlabelled = root.create_dataset(schema.GROUP, data=np.zeros(axes.groups, dtype=STAMPED))
     unlabelled.make_scale(_NO_LABELS.format(axes.groups))
     events = root.create_group("events", track_order=True)
     scale(events, "event", np.empty(0, dtype=np.int64), growing=True)
@@ -53,6 +56,13 @@ def lay_out(root: h5py.File, axes: Axes) -> None:
         column.attrs["long_name"] = f"{name} of the event"
     epochs = root.create_group("epochs", track_order=True)
     scale(epochs, "epoch", np.empty(0, dtype=np.int64), growing=True)
+
+
+def stamp_place(root: h5py.File) -> int | None:
+    """Where a record keeps the stamp of its latest transaction; None in an older one, which has none."""
+    item = root[schema.GROUP]
+    offset: int | None = item.id.get_offset() if item.dtype == STAMPED and len(item) else None
+    return offset
 
 
 def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) -> h5py.Dataset:

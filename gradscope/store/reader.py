@@ -13,9 +13,10 @@ from h5netcdf.dimensions import Dimension
 from xarray.backends import H5NetCDFStore
 
 from gradscope.store import redo_log, schema
+from gradscope.store.bounds import attribute
 from gradscope.store.guard import DAMAGE, damaged, guarded
 from gradscope.store.sanity import refuse_hostile
-from gradscope.store.snapshot import Overlay, snapshot
+from gradscope.store.snapshot import Overlay, looked_at, snapshot
 from gradscope.types import InputError, RecordNotFoundError
 
 NEEDED_ATTRIBUTES = ("schema_version", "gradscope_version", "status", "config", "capture", "penalty", "rows")
@@ -35,7 +36,7 @@ def check(path: str | os.PathLike[str]) -> Path:
             pass
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if redo_log.read(redo_log.beside(path)) is not None:
+    if redo_log.pending(path) is not None:
         return path
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes); expected a record that gradscope wrote")
@@ -58,22 +59,19 @@ def open_run(
     if group not in (None, "epochs", "events"):
         raise InputError(f"group is {group!r}; expected 'epochs' or 'events'")
     try:
-        source = _source(path)
+        source, rows = _source(path)
     except DAMAGE as error:
-        raise damaged(path, error) from None
+        raise _told(path, error) from None
     try:
-        rows = _identify(path, source)
-        dataset = guarded(path, _opened(source, group), in_bulk=group is None and isinstance(source, Path))
+        dataset = guarded(path, _opened(source, group), source)
         if chunks is not None:
             dataset = dataset.chunk(chunks)
         if group is None:
             dataset = dataset.isel({schema.STEP: slice(0, rows)})
-    except InputError:
-        _close(source)
-        raise
     except DAMAGE as error:
-        _close(source)
-        raise damaged(path, error) from None
+        if isinstance(source, Overlay):
+            source.close()
+        raise _told(path, error) from None
     if isinstance(source, Overlay):
         _close_with(dataset, source)
     return dataset
@@ -118,14 +116,20 @@ def epoch_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any
         return {str(name): np.asarray(table[name].values) for name in table.variables}
 
 
-def _source(path: Path) -> Any:
-    """The path itself where nobody writes, a snapshot where a log says that somebody does or did."""
-    return snapshot(path) if redo_log.beside(path).exists() else path
+def _source(path: Path) -> tuple[Path | Overlay, int]:
+    """What to read, and the rows published: the path where nobody writes, a snapshot where a log says otherwise."""
+
+    def look(file: h5py.File, view: Overlay) -> int:
+        return _identify(path, file, view)
+
+    if redo_log.beside(path).exists():
+        return snapshot(path, look)
+    with Overlay(path, log=False) as view:
+        return path, looked_at(view, look)
 
 
-def _close(source: Path | Overlay) -> None:
-    if isinstance(source, Overlay):
-        source.close()
+def _told(path: Path, error: BaseException) -> InputError:
+    return error if isinstance(error, InputError) else damaged(path, error)
 
 
 def _close_with(dataset: xr.Dataset, source: Overlay) -> None:
@@ -140,28 +144,19 @@ def _close_with(dataset: xr.Dataset, source: Overlay) -> None:
     dataset.set_close(close)
 
 
-def _identify(path: Path, source: Path | Overlay) -> int:
+def _identify(path: Path, file: h5py.File, view: Overlay) -> int:
     """Refuse what somebody else wrote, records of a later gradscope, and hostile files. The rows published."""
-    try:
-        # Without HDF5's lock: reading must not disturb a writer, and some file systems have none.
-        options = {} if isinstance(source, Overlay) else {"locking": False}
-        with h5py.File(source, "r", **options) as file:
-            attributes = dict(file.attrs)
-            missing = [name for name in NEEDED_ATTRIBUTES if name not in attributes]
-            if missing:
-                raise InputError(
-                    f"{path} is HDF5, but not a gradscope record (it has no attribute {missing[0]!r}); "
-                    f"expected a file that gradscope.record wrote"
-                )
-            version = int(attributes["schema_version"])
-            if version > schema.SCHEMA_VERSION:
-                raise InputError(
-                    f"{path} has schema version {version}, this gradscope reads up to {schema.SCHEMA_VERSION}; "
-                    f"install gradscope {attributes['gradscope_version']} or later"
-                )
-            refuse_hostile(path, file)
-            return min(int(attributes["rows"]), len(file[schema.STEP]))
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise damaged(path, error) from None
+    missing = [name for name in NEEDED_ATTRIBUTES if name not in file.attrs]
+    if missing:
+        raise InputError(
+            f"{path} is HDF5, but not a gradscope record (it has no attribute {missing[0]!r}); "
+            f"expected a file that gradscope.record wrote"
+        )
+    version = int(attribute(file, "schema_version"))
+    if version > schema.SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, this gradscope reads up to {schema.SCHEMA_VERSION}; "
+            f"install gradscope {attribute(file, 'gradscope_version')} or later"
+        )
+    refuse_hostile(path, file, view)
+    return min(int(file.attrs["rows"]), len(file[schema.STEP]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.store import redo_log, schema
+from gradscope.store import chunks, redo_log, regular, schema
+from gradscope.store.bounds import (
+    LARGEST_READ,
+    MOST_ATTRIBUTES,
+    MOST_LINKS,
+    attribute,
+    check_claims,
+    check_rows,
+    claimed,
+    parsed,
+)
 from gradscope.store.guard import DAMAGE
 from gradscope.store.layout import GROUP_VARIABLE, MOST_ROWS
-from gradscope.store.sanity import MOST_PER_BYTE, STATUS, check_array, check_link
+from gradscope.store.sanity import STATUS, check_array, check_count, member
 from gradscope.store.snapshot import Overlay
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
@@ -69,12 +79,16 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
     output = path.with_name(f"{path.stem}.recovered{path.suffix or '.h5'}") if output is None else Path(output)
     _refuse(path, output)
     log = redo_log.beside(path)
-    complete = redo_log.read(log) is not None
+    complete = redo_log.pending(path) is not None
     report = Recovery(path, output, ("replayed" if complete else "incomplete: dropped") if log.exists() else "none")
-    view = Overlay(path, _length_of_hdf5(path))
+    try:
+        view = Overlay(path, _length_of_hdf5(path))
+    except OSError as error:
+        raise regular.cannot_read(path, error) or InputError(f"cannot read {path}: {error.strerror}") from None
+    view.limit = LARGEST_READ
     try:
         with h5py.File(view, "r") as file:
-            _Salvage(file, report, view.real_size).write()
+            _Salvage(file, report, view).write()
     except DAMAGE as error:
         if isinstance(error, InputError):
             raise
@@ -102,21 +116,20 @@ def _length_of_hdf5(path: Path) -> int | None:
     """How long HDF5 believes the file to be: a truncated one is read as if zeros followed."""
     with path.open("rb") as file:
         start = file.read(48)
+        held = regular.held_bytes(file.fileno())
     if len(start) < 48 or start[8] > 1:
         return None
     (length,) = struct.unpack_from("<Q", start, 40)
-    size = path.stat().st_size
-    return int(length) if length <= max(1 << 20, 1000 * size) else None
+    return int(length) if length <= max(1 << 20, 1000 * held) else None
 
 
 class _Salvage:
     """One pass over a file that may fail anywhere."""
 
-    def __init__(self, file: h5py.File, report: Recovery, real_size: int) -> None:
+    def __init__(self, file: h5py.File, report: Recovery, view: Overlay) -> None:
         self._file = file
-        self._real = real_size
+        self._view = view
         self._report = report
-        self._stored = max(real_size, 1)
         self._fixed: dict[str, NDArray[Any]] = {}
         self._growing: dict[str, h5py.Dataset] = {}
         self._sort()
@@ -125,13 +138,12 @@ class _Salvage:
 
     def _sort(self) -> None:
         """Which variables there are, and those that do not grow, read."""
-        for name in self._file:
+        for name in islice(self._file, MOST_LINKS):
             try:
-                check_link(self._report.path, self._file, name)
-                item = self._file[name]
+                item = member(self._report.path, self._file, name)
                 if isinstance(item, h5py.Group):
                     continue
-                check_array(self._report.path, item, name, self._stored)
+                check_array(self._report.path, item, name, self._view)
                 known = schema.variable(name if name != GROUP_VARIABLE else schema.GROUP)
                 if item.maxshape[:1] == (None,):
                     if item.dtype.kind == "O" or (name != schema.STEP and item.ndim != len(known.dims)):
@@ -179,23 +191,22 @@ class _Salvage:
         rows = len(self._growing[schema.STEP]) if schema.STEP in self._growing else max(lengths)
         with contextlib.suppress(*DAMAGE):
             rows = min(rows, int(self._file.attrs["rows"]))
-        if rows * 8 > self._stored * MOST_PER_BYTE:
-            raise InputError(f"nothing can be saved of {self._report.path}: it claims {rows} rows")
+        row = sum(claimed(dataset) // max(1, len(dataset)) for dataset in self._growing.values())
+        check_rows(rows, self._view.held)
+        check_claims(rows * row, self._view.held)
         return rows
 
     def _attributes(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         try:
-            names = list(self._file.attrs)
+            names = list(islice(self._file.attrs, MOST_ATTRIBUTES))
         except DAMAGE:
             names = []
         for name in names:
             try:
-                found[name] = self._file.attrs[name]
+                found[name] = attribute(self._file, name)
                 if name in ("config", "capture"):
-                    found[name] = json.loads(found[name])
-                    if not isinstance(found[name], dict):
-                        raise ValueError("it is not a JSON object")
+                    found[name] = parsed(found[name], name)
             except DAMAGE as error:
                 found.pop(name, None)
                 self._lose(f"attribute {name}", error)
@@ -301,7 +312,8 @@ class _Salvage:
         for first, last in _pieces(dataset, start, min(stop, len(dataset))):
             try:
                 self._refuse_what_was_cut_off(dataset, first)
-                values[first - start : last - start] = dataset[first:last]
+                key = (slice(first, last), *(slice(None) for _ in width))
+                values[first - start : last - start] = chunks.rows(self._view, dataset, key)
             except DAMAGE:
                 self._miss(name, first, last - 1)
         if len(dataset) < stop:
@@ -312,7 +324,7 @@ class _Salvage:
         """Zeros stand in for what a truncated file lacks; a plain chunk would be read as if it held them."""
         if dataset.chunks:
             info = dataset.id.get_chunk_info_by_coord((row, *(0 for _ in dataset.shape[1:])))
-            if info.byte_offset is not None and info.byte_offset + info.size > self._real:
+            if info.byte_offset is not None and info.byte_offset + info.size > self._view.real_size:
                 raise OSError("cut off")
 
     def _miss(self, name: str, first: int, last: int) -> None:
@@ -342,12 +354,12 @@ class _Salvage:
             self._lose("epochs", error)
 
     def _table(self, name: str) -> dict[str, NDArray[Any]]:
-        check_link(self._report.path, self._file, name)
+        group = member(self._report.path, self._file, name)
+        check_count(group)
         found = {}
-        for column in self._file[name]:
-            check_link(self._report.path, self._file[name], column)
-            item = self._file[name][column]
-            check_array(self._report.path, item, f"{name}/{column}", self._stored)
+        for column in group:
+            item = member(self._report.path, group, column)
+            check_array(self._report.path, item, f"{name}/{column}", self._view)
             found[column] = item.asstr()[:] if item.dtype.kind == "O" else item[:]
         return found
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from gradscope.store import schema
+from gradscope.store import bounds, schema
+from gradscope.store.bounds import View
 from gradscope.store.layout import GROUP_VARIABLE
 from gradscope.types import InputError
 
-#: gzip's best is about 1:1032; a kilobyte is there for what is stored without any chunk.
-MOST_PER_BYTE = 1100
-CHUNK_LIMIT = 1 << 28
 #: The two tables beside the rows, and the columns that they cannot be without.
 GROUPS = {"events": ("event", "step", "kind", "text"), "epochs": ("epoch",)}
 STATUS = ("running", "finished", "failed")
@@ -25,51 +22,71 @@ _ATTRIBUTES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def refuse_hostile(path: Path, file: h5py.File) -> None:
+def refuse_hostile(path: Path, file: h5py.File, view: View) -> None:
     """Raises `InputError` where something is not what a writer of ours makes, or claims more than it can hold."""
-    stored = max(file.id.get_filesize(), 1)
-    for name in file:
-        link = file.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise _wrong(path, f"{name} is a link to elsewhere")
-        item = file[name]
-        if isinstance(item, h5py.Group):
-            if name not in GROUPS:
-                raise _wrong(path, f"there is a group {name}")
-            for inner in item:
-                check_link(path, item, inner)
-                check_array(path, item[inner], f"{name}/{inner}", stored)
-        else:
-            check_array(path, item, name, stored)
-    _check_meaning(path, file)
-    _check_attributes(path, file)
+    try:
+        texts = bounds.check_attributes(file, "it")
+        total = 0
+        for group in (file, *(_group(path, file, name) for name in GROUPS if name in file)):
+            check_count(group)
+            for name in group:
+                item = member(path, group, name)
+                if not isinstance(item, h5py.Group):
+                    check_array(path, item, item.name[1:], view)
+                    total += bounds.claimed(item)
+                elif group is not file or name not in GROUPS:
+                    raise _wrong(path, f"there is a group {item.name}")
+                texts += bounds.check_attributes(item, item.name)
+                if texts > bounds.MOST_TEXT:
+                    raise _wrong(path, "its attributes are too long")
+        bounds.check_claims(total, view.held)
+        _check_meaning(path, file)
+        bounds.check_rows(len(file[schema.STEP]), view.held)
+        _check_attributes(path, file)
+    except bounds.ClaimError as error:
+        raise _wrong(path, str(error)) from None
 
 
-def check_link(path: Path, group: h5py.Group, name: str) -> None:
-    """Refuse soft and external links: they can lead round in circles, or to other files."""
+def check_count(group: h5py.Group) -> None:
+    """Raises `ClaimError` for a group with tens of thousands of members."""
+    if len(group) > bounds.MOST_LINKS:
+        raise bounds.ClaimError(f"{group.name} has {len(group)} members")
+
+
+def member(path: Path, group: h5py.Group, name: str) -> Any:
+    """What a group holds itself; soft and external links are refused: they lead in circles, or to other files."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise _wrong(path, f"{group.name}/{name} is a link to elsewhere")
+        raise _wrong(path, f"{group.name.rstrip('/')}/{name} is a link to elsewhere")
+    return group[name]
 
 
-def check_array(path: Path, item: object, name: str, stored: int) -> None:
-    """Refuse what is no array of numbers or texts, or claims more bytes than ``stored`` can hold."""
+def _group(path: Path, file: h5py.File, name: str) -> h5py.Group:
+    found = member(path, file, name)
+    if not isinstance(found, h5py.Group):
+        raise _wrong(path, f"it has no group {name!r}")
+    return found
+
+
+def check_array(path: Path, item: object, name: str, view: View) -> None:
+    """Refuse what is no array of numbers or texts, or claims more bytes than there are.
+
+    Raises `InputError` or `ClaimError`.
+    """
     if not isinstance(item, h5py.Dataset):
         raise _wrong(path, f"{name} is not an array")
     if item.external or item.is_virtual:
         raise _wrong(path, f"{name} is stored outside of the file")
-    if item.dtype.kind not in "fiubO" or (item.dtype.kind == "O" and h5py.check_string_dtype(item.dtype) is None):
+    if item.ndim > bounds.MOST_AXES:
+        raise _wrong(path, f"{name} has {item.ndim} dimensions")
+    if item.dtype.kind == "O" and h5py.check_string_dtype(item.dtype) is not None:
+        bounds.check_texts(item, name, view)
+        return
+    if item.dtype.kind not in "fiub":
         raise _wrong(path, f"{name} has the type {item.dtype}")
-    item_bytes = item.dtype.itemsize
-    if item.chunks:
-        chunk = math.prod(item.chunks) * item_bytes
-        if chunk > CHUNK_LIMIT:
-            raise _wrong(path, f"{name} has chunks of {chunk} bytes")
-        row = math.prod(item.shape[1:]) * item_bytes
-        claimed = row if name not in (schema.STEP, "events/event", "epochs/epoch") else item.size * item_bytes
-    else:
-        claimed = item.size * item_bytes
-    if claimed > stored * MOST_PER_BYTE:
-        raise _wrong(path, f"{name} claims {claimed} bytes in a file of {stored}")
+    bounds.check_chunk(item, name, view.held)
+    if name == schema.STEP or "/" in name:
+        bounds.check_small_chunks(item, name)
+    bounds.check_claims(bounds.claimed(item) if item.maxshape[:1] != (None,) else 0, view.held)
 
 
 def _check_meaning(path: Path, file: h5py.File) -> None:
@@ -111,14 +128,7 @@ def _check_attributes(path: Path, file: h5py.File) -> None:
             value = value.item()
         if not isinstance(value, kinds):
             raise _wrong(path, f"its {name} is {str(value)[:40]!r}")
-    found = {}
-    for name in ("config", "capture"):
-        try:
-            found[name] = json.loads(file.attrs[name])
-        except (TypeError, ValueError, RecursionError):
-            raise _wrong(path, f"its {name} is not JSON") from None
-        if not isinstance(found[name], dict):
-            raise _wrong(path, f"its {name} is no JSON object")
+    found = {name: bounds.parsed(file.attrs[name], name) for name in ("config", "capture")}
     groups = found["config"].get("groups")
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         raise _wrong(path, "its config holds no list of groups")

@@ -10,31 +10,41 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 
-from gradscope.store import redo_log
+from gradscope.store import redo_log, regular
+from gradscope.store.bounds import LARGEST_READ
 from gradscope.store.redo_log import PAGE
 from gradscope.types import InputError
+
+T = TypeVar("T")
 
 #: How often and how long a reader tries to get a view between two commits, in seconds.
 PAUSES = (0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Overlay(io.RawIOBase):
-    """The file with the pages of its log over it. ``length``: pretend that the file is that long (zeros)."""
+    """The file with the pages of its log over it.
 
-    def __init__(self, path: Path, length: int | None = None) -> None:
-        self.transaction = redo_log.read(redo_log.beside(path))
+    ``log``: False where the file is to be read as it is. ``length``: pretend that the file is that long (zeros).
+    ``held``: the bytes that there really are. ``limit``: the most that may be read in one piece, None for any.
+    """
+
+    def __init__(self, path: Path, length: int | None = None, *, log: bool = True) -> None:
+        self.transaction = redo_log.pending(path) if log else None
         self._descriptor = os.open(path, os.O_RDONLY)
-        self._kept: dict[int, bytes] = {}
+        self._kept: dict[int, bytes | memoryview] = {}
         self._size = os.fstat(self._descriptor).st_size
+        self.held = regular.held_bytes(self._descriptor)
+        self.limit: int | None = None
         if self.transaction is not None:
             self._size = self.transaction.size
-            self._kept.update({i: bytes(page) for i, page in self.transaction.pages.items()})
+            self._kept.update({i: memoryview(page) for i, page in self.transaction.pages.items()})
+            self.held += PAGE * len(self._kept)
         self.real_size = self._size
         self._size = max(self._size, length or 0)
         self._position = 0
@@ -55,20 +65,32 @@ class Overlay(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
+        if self.limit is not None and len(view) > self.limit:
+            raise ValueError(f"{len(view)} bytes in one piece, expected at most {self.limit}")
         wanted = max(0, min(len(view), self._size - self._position))
-        first, last = self._position // PAGE, (self._position + wanted - 1) // PAGE
-        if self.keeping or (self._kept and any(i in self._kept for i in range(first, last + 1))):
-            for index in range(first, last + 1):
-                start, stop = max(index * PAGE, self._position), min((index + 1) * PAGE, self._position + wanted)
-                page = self._page(index)[start - index * PAGE : stop - index * PAGE]
-                view[start - self._position : stop - self._position] = page
-        else:
-            read = os.preadv(self._descriptor, [view[:wanted]], self._position) if wanted else 0
-            view[read:wanted] = bytes(wanted - read)
+        self._fill(view[:wanted], self._position)
         self._position += wanted
         return wanted
 
-    def _page(self, index: int) -> bytes:
+    def at(self, offset: int, size: int) -> bytes:
+        """Bytes from a place on, from whichever thread; fewer where the file ends."""
+        if size > max(self.held, PAGE):
+            raise ValueError(f"a piece of {size} bytes in a file of {self.held}")
+        found = bytearray(max(0, min(size, self._size - offset)))
+        self._fill(memoryview(found), offset)
+        return bytes(found)
+
+    def _fill(self, view: memoryview, position: int) -> None:
+        first, last = position // PAGE, (position + len(view) - 1) // PAGE
+        if self.keeping or (self._kept and any(i in self._kept for i in range(first, last + 1))):
+            for index in range(first, last + 1):
+                start, stop = max(index * PAGE, position), min((index + 1) * PAGE, position + len(view))
+                view[start - position : stop - position] = self._page(index)[start - index * PAGE : stop - index * PAGE]
+        else:
+            read = os.preadv(self._descriptor, [view], position) if view else 0
+            view[read:] = bytes(len(view) - read)
+
+    def _page(self, index: int) -> bytes | memoryview:
         page = self._kept.get(index)
         if page is None:
             page = os.pread(self._descriptor, PAGE, index * PAGE).ljust(PAGE, b"\0")
@@ -92,26 +114,40 @@ class Overlay(io.RawIOBase):
         super().close()
 
 
-def snapshot(path: Path) -> Overlay:
-    """A view of the record as it was at one commit. Raises `OSError` for what HDF5 cannot read."""
+def snapshot(path: Path, look: Callable[[h5py.File, Overlay], T]) -> tuple[Overlay, T]:
+    """A view of the record as it was at one commit, and what ``look`` finds in it, which comes first and may refuse it.
+
+    Raises `OSError` for what HDF5 cannot read, and whatever ``look`` raises.
+    """
     for pause in PAUSES:
         time.sleep(pause)
         view = Overlay(path)
         try:
+            found = looked_at(view, look)
             _keep_what_may_change(view)
-        except (OSError, RuntimeError, KeyError, ValueError):
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
             if _unchanged(view, path):  # so it is the file, and no writer at work on it
                 view.close()
                 raise
         else:
             if _unchanged(view, path):
-                return view
+                return view, found
         view.close()
     raise InputError(f"{path} is written to faster than it can be read; try again")
 
 
+def looked_at(view: Overlay, look: Callable[[h5py.File, Overlay], T]) -> T:
+    """What ``look`` finds, while nothing large can be read in one piece."""
+    view.limit = LARGEST_READ
+    with h5py.File(view, "r") as file:
+        found = look(file, view)
+    view.limit = None
+    view.seek(0)
+    return found
+
+
 def _unchanged(view: Overlay, path: Path) -> bool:
-    now = redo_log.read(redo_log.beside(path))
+    now = redo_log.pending(path)
     if view.transaction is None or now is None:
         return view.transaction is now
     return view.transaction.number == now.number and view.transaction.size == now.size

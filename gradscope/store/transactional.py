@@ -8,14 +8,15 @@ An error of the disk is raised by `commit`, never inside HDF5, which loses such 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import weakref
 from pathlib import Path
 from typing import Any
 
-from gradscope.store import redo_log
-from gradscope.store.redo_log import PAGE, Transaction
+from gradscope.store import redo_log, regular
+from gradscope.store.redo_log import PAGE, Stamp, Transaction
 
 _OPEN: weakref.WeakSet[TransactionalFile] = weakref.WeakSet()
 
@@ -32,6 +33,9 @@ class TransactionalFile(io.RawIOBase):
         self._pages: dict[int, bytearray] = {}
         self._position = 0
         self._number = 0
+        #: Where the stamp is kept that says which log belongs to this file; None: an older record, without one.
+        self.stamp_at: int | None = None
+        self._stamp = bytes(redo_log.STAMP_BYTES)
         self._unapplied: Transaction | None = None  # in the log, durable, and perhaps half applied
         self._unsynced = False
         self._foreign = False
@@ -109,13 +113,33 @@ class TransactionalFile(io.RawIOBase):
         if not pages and self._size == self._length:
             self._pages = {}
             return
+        stamp = self._next_stamp(pages)
         if self._size > self._length:  # so that applying cannot run out of space
             os.posix_fallocate(self._descriptor, self._length, self._size - self._length)
-        transaction = Transaction(self._number + 1, self._size, pages)
+        transaction = Transaction(self._number + 1, self._size, pages, stamp)
         redo_log.write(self._open_log(), transaction)
         self._number += 1
+        self._stamp = stamp.after if stamp is not None else self._stamp
         self._pages, self._length, self._unapplied = {}, self._size, transaction
         self._apply()
+
+    def stamped(self, offset: int, known: bool) -> None:
+        """There is a place for a stamp here; ``known``: it holds that of the latest transaction already."""
+        self.stamp_at = offset
+        if known:
+            self._stamp = os.pread(self._descriptor, redo_log.STAMP_BYTES, offset)
+
+    def _next_stamp(self, pages: dict[int, bytearray]) -> Stamp | None:
+        """A new stamp, written into the pages of the transaction that it stands for."""
+        if self.stamp_at is None:
+            return None
+        stamp = Stamp(self.stamp_at, self._stamp, os.urandom(redo_log.STAMP_BYTES))
+        for place, byte in enumerate(stamp.after, self.stamp_at):
+            index, offset = divmod(place, PAGE)
+            if index not in pages:
+                pages[index] = self._pages.setdefault(index, bytearray(self._page(index)))
+            pages[index][offset] = byte
+        return stamp
 
     def finish(self) -> None:
         """What the log holds is in the file, and there for good: the log may be written over."""
@@ -142,7 +166,9 @@ class TransactionalFile(io.RawIOBase):
 
     def _open_log(self) -> int:
         if self._log is None:
-            self._log = os.open(self._log_path, os.O_RDWR | os.O_CREAT, 0o666)
+            if not redo_log.ours(self._log_path):
+                raise FileExistsError(errno.EEXIST, f"{self._log_path} is a file of somebody else's")
+            self._log = regular.open_regular(self._log_path, os.O_RDWR | os.O_CREAT)
             synchronise(self.path.parent)
         return self._log
 
@@ -178,9 +204,7 @@ class TransactionalFile(io.RawIOBase):
             raise
         os.close(self._descriptor)
         self._descriptor = new
-        if self._log is not None:
-            os.close(self._log)
-            self._log = None
+        self._forget_log()
         synchronise(self.path.parent)
 
     def close_for_good(self) -> None:
@@ -189,9 +213,14 @@ class TransactionalFile(io.RawIOBase):
             return
         self.finish()
         if self._log is not None:
+            self._forget_log()
+            self._log_path.unlink(missing_ok=True)
+
+    def _forget_log(self) -> None:
+        """The next commit opens it again, or makes it anew."""
+        if self._log is not None:
             os.close(self._log)
             self._log = None
-        self._log_path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let go of the descriptors; nothing is written any more. Also for a forked child."""

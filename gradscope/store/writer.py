@@ -81,18 +81,19 @@ class Writer:
         self._short = threading.Lock()  # around `_pending`: never held for long
         self._long = threading.RLock()  # around the file
         axes = Axes(parameters, modules, groups, bins, units)
+        real = Path(os.path.realpath(path))  # one file, whatever link leads to it and wherever the process goes
         self._lock = WriterLock(path)
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             try:
-                self._file = _opened(path, mode)
+                self._file = _opened(real, mode)
                 undo.callback(self._file.release)
                 self._image = Image(self._file, create=mode != "append", storage=storage)
                 undo.callback(self._image.abandon)
                 if mode == "append":
                     self._resume(axes, static, attributes, resume_step, later_rows)
                 else:
-                    undo.callback(path.unlink, missing_ok=True)
+                    undo.callback(real.unlink, missing_ok=True)
                     self._image.lay_out(axes, static, attributes)
                 self._file.commit()
             except OSError as error:
@@ -246,8 +247,8 @@ def _opened(path: Path, mode: str) -> TransactionalFile:
     if mode == "append":
         redo_log.redo(path)
         return TransactionalFile(path, create=False)
+    redo_log.put_aside(path)
     path.unlink(missing_ok=True)
-    redo_log.beside(path).unlink(missing_ok=True)
     return TransactionalFile(path, create=True)
 
 

@@ -13,6 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from gradscope.store import regular
 from gradscope.types import InputError
 
 #: Seconds between two heartbeats, and without one after which a writer on another host counts as gone.
@@ -23,7 +24,7 @@ _HELD: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 def beside(path: Path) -> Path:
     """Where the lock of a record stands."""
-    return path.with_name(path.name + ".lock")
+    return regular.beside(path, ".lock")
 
 
 class WriterLock:
@@ -37,6 +38,9 @@ class WriterLock:
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {error.strerror}") from None
         other = _holder(self._descriptor)
+        if locked is not False and other is None and os.fstat(self._descriptor).st_size:
+            os.close(self._descriptor)
+            raise InputError(f"{self._path} is no lock of gradscope; move it away, or give another path than {path}")
         if locked is False or (other is not None and _lives(other, self._descriptor, locked)):
             os.close(self._descriptor)
             raise InputError(
@@ -71,8 +75,8 @@ class WriterLock:
 def writer_of(path: Path) -> str | None:
     """Who writes a record at this moment, in words, or None. Never changes anything."""
     try:
-        descriptor = os.open(beside(path), os.O_RDONLY)
-    except OSError:
+        descriptor = regular.open_regular(beside(path), os.O_RDONLY)
+    except (OSError, InputError):
         return None
     try:
         other = _holder(descriptor)
@@ -86,13 +90,13 @@ def writer_of(path: Path) -> str | None:
 def _opened(path: Path) -> tuple[int, bool | None]:
     """The lock file, and whether flock has it. Looks again where a reader looked, or the file has just gone."""
     for _ in range(20):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = regular.open_regular(path, os.O_RDWR | os.O_CREAT)
         locked = _lock(descriptor, fcntl.LOCK_EX)
         if locked is not False and path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
             return descriptor, locked
         os.close(descriptor)
         time.sleep(0.01)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+    return regular.open_regular(path, os.O_RDWR | os.O_CREAT), False
 
 
 def _lock(descriptor: int, kind: int) -> bool | None:

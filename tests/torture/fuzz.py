@@ -9,6 +9,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import tempfile
 import time
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
+from tests.torture import hurt
 
 LIMIT_SECONDS = 20
 LIMIT_BYTES = 1 << 30  # above what the worker has when it begins
@@ -170,7 +173,7 @@ HDF5: dict[str, Callable[[h5py.File, random.Random], None]] = {
     f.__name__: f
     for f in (of_wrong_types, with_wrong_attributes, without_something, of_hostile_size, with_odd_links, with_a_bomb)
 }
-KINDS = (*BYTES, *HDF5, "foreign", "log_garbage", "log_bits")
+KINDS = (*BYTES, *HDF5, "foreign", "log_garbage", "log_bits", *hurt.RECORDS, *hurt.BESIDE)
 
 
 def make(path: Path, seed: int, good: Path, crashed: tuple[bytes, bytes]) -> str:
@@ -178,8 +181,15 @@ def make(path: Path, seed: int, good: Path, crashed: tuple[bytes, bytes]) -> str
     source = random.Random(seed)
     kind = KINDS[seed % len(KINDS)]
     log = path.with_name(path.name + ".log")
-    log.unlink(missing_ok=True)
-    if kind == "foreign":
+    for left in path.parent.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    if kind in hurt.RECORDS or kind in hurt.BESIDE:
+        path.write_bytes(good.read_bytes())
+        {**hurt.RECORDS, **hurt.BESIDE}[kind](path)
+    elif kind == "foreign":
         foreign(path, source)
     elif kind.startswith("log"):
         path.write_bytes(crashed[0])
@@ -239,16 +249,19 @@ def judge(path: Path, command: str, options: list[str]) -> tuple[str, str]:
     return "ok", ""
 
 
-def worker(seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: int, commands: Sequence[str]) -> None:
+def worker(
+    seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: int, commands: Sequence[str], memory: int
+) -> None:
     """Fuzz these seeds in this process and tell each step to a pipe, so that a crash can be placed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT_BYTES, used + LIMIT_BYTES))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "r.h5"
         for seed in seeds:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             kind = make(path, seed, good, crashed)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
             for command in commands:
                 os.write(report, f"{json.dumps(['begin', kind, seed, command])}\n".encode())
                 signal.alarm(3 * LIMIT_SECONDS)
@@ -258,7 +271,11 @@ def worker(seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: i
 
 
 def campaign(
-    seeds: list[int], good: Path, crashed: tuple[bytes, bytes], commands: Sequence[str] = COMMANDS
+    seeds: list[int],
+    good: Path,
+    crashed: tuple[bytes, bytes],
+    commands: Sequence[str] = COMMANDS,
+    memory: int = LIMIT_BYTES,
 ) -> list[Finding]:
     """All seeds, in a child that is replaced by another where it dies."""
     found: list[Finding] = []
@@ -269,7 +286,7 @@ def campaign(
         if child == 0:
             os.close(reading)
             try:
-                worker(left, good, crashed, writing, commands)
+                worker(left, good, crashed, writing, commands, memory)
             finally:
                 os._exit(0)
         os.close(writing)

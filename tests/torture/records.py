@@ -9,8 +9,11 @@ import torch
 import gradscope
 from tests.loops import mlp, train
 
+#: A record and its log.
+Crashed = tuple[bytes, bytes]
 
-def good_and_crashed(folder: Path) -> tuple[Path, tuple[bytes, bytes]]:
+
+def good_and_crashed(folder: Path) -> tuple[Path, Crashed]:
     """A finished record, and record and log as a killed process leaves them."""
     good, crashed = folder / "good.h5", folder / "crashed.h5"
     for path in (good, crashed):

@@ -1,0 +1,161 @@
+"""How much a record may make its reader read: texts, attributes, rows. Asked before anything of it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from gradscope.store.chunks import filters
+
+#: The largest single structure of HDF5's that is read: an attribute, a heap of texts, a list of names.
+LARGEST_READ = 8 << 20
+#: All texts of a table, or all attributes, together.
+MOST_TEXT = 64 << 20
+MOST_TEXTS = 1_000_000
+MOST_LINKS, MOST_ATTRIBUTES, MOST_AXES = 2000, 256, 3
+#: Values in a JSON attribute, and how deep they may lie.
+MOST_VALUES, DEEPEST = 1_000_000, 32
+#: gzip's best is about 1:1032; a megabyte is there for what is stored without any chunk.
+MOST_PER_BYTE, SLACK = 1100, 1 << 20
+#: A row takes a byte at the very least (its time is a float64 of random bits); short files are not worth the question.
+MOST_ROWS_PER_BYTE, FEW_ROWS = 2, 1_000_000
+CHUNK_BYTES, STEP_CHUNK_BYTES = 32 << 20, 1 << 16
+
+_DESCRIPTOR = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])  # of a text, in its chunk
+_FIXED = 1 << 20  # of an attribute without texts
+
+
+class View(Protocol):
+    """A record as bytes. ``held``: how many there really are."""
+
+    held: int
+
+    def at(self, offset: int, size: int) -> bytes: ...
+
+
+class ClaimError(ValueError):
+    """More is claimed than can be, or than is read."""
+
+
+def check_rows(rows: int, held: int) -> None:
+    """A file of ``held`` bytes holds no more rows than that."""
+    if rows > FEW_ROWS + MOST_ROWS_PER_BYTE * held:
+        raise ClaimError(f"it claims {rows} rows in {held} bytes")
+
+
+def claimed(item: h5py.Dataset) -> int:
+    """The bytes of a variable in memory."""
+    return int(math.prod(item.shape) * item.dtype.itemsize)
+
+
+def check_claims(total: int, held: int) -> None:
+    """All variables together are no larger than their bytes can be inflated to."""
+    if total > SLACK + MOST_PER_BYTE * held:
+        raise ClaimError(f"its variables claim {total} bytes in a file of {held}")
+
+
+def check_chunk(item: h5py.Dataset, name: str, held: int) -> None:
+    """Refuse chunks that are too large to be read one at a time."""
+    if item.chunks is None:
+        return
+    size = math.prod(item.chunks) * item.dtype.itemsize
+    if size > CHUNK_BYTES and size > held:
+        raise ClaimError(f"{name} has chunks of {size} bytes")
+
+
+def check_small_chunks(item: h5py.Dataset, name: str) -> None:
+    """Of a variable that HDF5 itself reads: all there, small, and not inflated to more than that."""
+    if item.chunks is None:
+        return
+    size = math.prod(item.chunks) * item.dtype.itemsize
+    if size > STEP_CHUNK_BYTES:
+        raise ClaimError(f"{name} has chunks of {size} bytes")
+    stored: list[int] = []
+    item.id.chunk_iter(lambda chunk: stored.append(chunk.size))
+    expected = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
+    if len(stored) < expected:
+        raise ClaimError(f"{name} claims {expected} chunks and has {len(stored)}")
+    if max(stored, default=0) > 2 * size + 4096:
+        raise ClaimError(f"{name} has a chunk of {size} bytes that is stored in {max(stored)}")
+
+
+# -- texts ----------------------------------------------------------------------------------------
+
+
+def check_texts(item: h5py.Dataset, name: str, view: View) -> None:
+    """Count the bytes of a list of texts before it is read: many entries may lead to one and the same text.
+
+    Honest ones do not, so that all together are no longer than the file.
+    """
+    if item.size > MOST_TEXTS:
+        raise ClaimError(f"{name} claims {item.size} texts")
+    total = sum(int(part["length"].sum(dtype=np.uint64)) for part in _descriptors(item, name, view))
+    if total > min(MOST_TEXT, view.held):
+        raise ClaimError(f"the texts of {name} claim {total} bytes")
+
+
+def _descriptors(item: h5py.Dataset, name: str, view: View) -> list[np.ndarray[Any, Any]]:
+    if not item.size:
+        return []
+    if item.file.id.get_create_plist().get_sizes() != (8, 8):
+        raise ClaimError(f"{name} is not stored as texts are")
+    size = item.size * _DESCRIPTOR.itemsize
+    if item.chunks is None:
+        offset = item.id.get_offset()
+        if offset is None:
+            raise ClaimError(f"{name} has no texts")
+        return [np.frombuffer(view.at(offset, size), _DESCRIPTOR)]
+    pipeline = filters(item)
+    if item.ndim != 1 or pipeline not in ((), (h5py.h5z.FILTER_FLETCHER32,)):
+        raise ClaimError(f"{name} is not stored as texts are")
+    check_small_chunks(item, name)
+    places: list[tuple[int, int]] = []
+    item.id.chunk_iter(lambda chunk: places.append((chunk.byte_offset, item.chunks[0] * _DESCRIPTOR.itemsize)))
+    return [np.frombuffer(view.at(*place), _DESCRIPTOR) for place in places]
+
+
+# -- attributes -----------------------------------------------------------------------------------
+
+
+def attribute(item: Any, name: str) -> Any:
+    """One attribute, if it may be read. Raises `ClaimError`."""
+    known = item.attrs.get_id(name)
+    vlen = known.get_type().detect_class(h5py.h5t.VLEN) or known.get_type().detect_class(h5py.h5t.STRING)
+    count = math.prod(known.shape)
+    if count > (MOST_AXES if vlen else _FIXED) or known.get_storage_size() > _FIXED * (1 if vlen else 8):
+        raise ClaimError(f"the attribute {name} claims {count} values")
+    return item.attrs[name]
+
+
+def check_attributes(item: Any, where: str) -> int:
+    """Count and read the attributes, one after the other; the bytes of their texts."""
+    if len(item.attrs) > MOST_ATTRIBUTES:
+        raise ClaimError(f"{where} has {len(item.attrs)} attributes")
+    total = 0
+    for name in item.attrs:
+        value = attribute(item, name)
+        total += len(name) + (len(value) if isinstance(value, str | bytes) else np.asarray(value).nbytes)
+    return total
+
+
+def parsed(text: Any, name: str) -> dict[str, Any]:
+    """A JSON object of bounded size and depth. Raises `ClaimError`."""
+    if not isinstance(text, str) or text.count(",") + text.count("[") + text.count("{") > MOST_VALUES:
+        raise ClaimError(f"its {name} is no JSON text, or too long")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ClaimError(f"its {name} is not JSON") from None
+    if not isinstance(found, dict):
+        raise ClaimError(f"its {name} is no JSON object")
+    level: list[Any] = [found]
+    for _ in range(DEEPEST):
+        inner = [v for one in level for v in (one.values() if isinstance(one, dict) else one)]
+        level = [v for v in inner if isinstance(v, dict | list)]
+        if not level:
+            return found
+    raise ClaimError(f"its {name} is nested more than {DEEPEST} deep")
