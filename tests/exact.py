@@ -64,13 +64,14 @@ def gradients(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor | None]
     return [p.grad for p in twin.parameters()]
 
 
-def row(model: nn.Module, found: Sequence[Tensor | None], decay: float = 0.0) -> Row:
-    """The parameter statistics of these weights and gradients, from their definitions."""
+def row(model: nn.Module, found: Sequence[Tensor | None], decay: float | Sequence[float] = 0.0) -> Row:
+    """The parameter statistics of these weights and gradients, from their definitions; ``decay``: one, or one each."""
     values: Row = {}
-    for w, g in zip(model.parameters(), found, strict=True):
+    decays = [decay] * len(found) if isinstance(decay, float) else decay
+    for w, g, of_w in zip(model.parameters(), found, decays, strict=True):
         w64 = w.detach().double()
         g64 = torch.full_like(w64, torch.nan) if g is None else g.double()
-        r = decay * w64
+        r = of_w * w64
         one = {
             "loss_gradient_mean_abs": g64.abs().mean(), "loss_gradient_norm": g64.norm(),
             "loss_gradient_max_abs": g64.abs().max(), "penalty_gradient_mean_abs": r.abs().mean(),

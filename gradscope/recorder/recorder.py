@@ -420,7 +420,10 @@ class Recorder:
             return
         if self._in_a_graph() and self._usable_capture() is None:
             return
-        self._fresh_backward = False  # of a closure that was called more than once
+        if self._fresh_backward:  # a closure was called again: its later forwards belong to no row
+            self._fresh_backward = False
+            if self.activations is not None and self.activations.sampling:
+                self.activations.clear()
         for meter in meters:
             meter.stepped()
             if meter.number in self._updates:
