@@ -17,6 +17,56 @@ from tests.wild.frame import DECAY, Loop, held
 STEPS = 5
 
 
+class Sharpness(torch.optim.Optimizer):
+    """SAM: climb to where the loss is worst nearby, and step from where it stood by the gradient found there."""
+
+    def __init__(self, params: Any, base: type[torch.optim.Optimizer], rho: float = 0.05, **settings: Any) -> None:
+        super().__init__(params, {"rho": rho, **settings})
+        self.base_optimizer = base(self.param_groups, **settings)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        found = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([p.grad.norm() for p in found]).norm()
+        for p in found:
+            self.state[p]["before"] = p.detach().clone()
+            p.add_(p.grad * self.param_groups[0]["rho"] / (norm + 1e-12))
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for p in self.state:
+            p.copy_(self.state[p]["before"])
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    def step(self, closure: Any = None) -> None:
+        raise NotImplementedError
+
+
+def sharpness_aware(loop: Loop) -> list[Tensor]:
+    model = mlp()
+    optimizer = Sharpness(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=DECAY)
+    with loop.record(model, optimizer) as run:
+        for (batch,) in exact.micro_batches(STEPS):
+            loss = exact.loss_of(model, batch)
+            loss.backward()
+            optimizer.first_step()
+            loop.expect(model, lambda net: exact.loss_of(net, batch), DECAY)  # noqa: B023  (called at once)
+            loop.forget("activation_mean_abs")  # of both passes
+            exact.loss_of(model, batch).backward()
+            optimizer.second_step()
+            run.log(loss=loss)
+    return list(model.parameters())
+
+
+def test_two_passes_a_step(tmp_path: Path) -> None:
+    """A row holds what the step was made of: the second pass, and the weights at which it was taken."""
+    dataset = held(sharpness_aware, tmp_path).dataset()
+    assert dataset["strength"].values[0].tolist() == [pytest.approx(DECAY / 2)]
+
+
 class Interpolated(torch.optim.Optimizer):
     """Schedule-free SGD: gradients at y between z and the average x; weights are y in training, x in evaluation."""
 
