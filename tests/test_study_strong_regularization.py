@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -15,13 +16,16 @@ from torch import nn
 
 import gradscope
 from analyses.common import study
+from analyses.recorder_overhead import cases
 from analyses.strong_regularization import (
+    diagnostics,
     document,
     equations,
     gpu,
     plan,
     plot,
     reading,
+    recording,
     run,
     search,
     tables,
@@ -30,6 +34,7 @@ from analyses.strong_regularization import (
 from analyses.strong_regularization.networks import build, count, zeros
 from gradscope.types import InputError
 from tests.test_studies import cifar_files
+from tests.test_study_images import CIFAR_10, packed
 
 TABLE_1 = [
     ("alexnet", 10, 2.6), ("alexnet", 100, 2.6), ("vgg16", 10, 15.2), ("vgg16", 100, 15.3), ("vgg11", 10, 9.8),
@@ -114,6 +119,34 @@ def test_a_hopeless_run_ends_and_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     assert whole.ended is None
     assert whole.accuracy * 360 == pytest.approx(round(whole.accuracy * 360), abs=1e-3)  # of all test images
     assert whole.epochs[-1].test_accuracy * 50 == pytest.approx(round(whole.epochs[-1].test_accuracy * 50), abs=1e-3)
+
+
+def test_a_net_trained_with_a_recording_has_the_weights_of_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "PAIRS", 4)
+    row = recording.compare({"net": "mlp6", "recording": True, "seed": 0}, asked(tmp_path))
+    assert row["identical"]
+    assert row["quartiles"][0] <= row["ratio"] <= row["quartiles"][1]
+    other = nn.Linear(2, 2)
+    one = copy.deepcopy(other)
+    assert recording.same(one, other)
+    with torch.no_grad():
+        one.bias[0] = torch.nextafter(one.bias[0], torch.tensor(1.0))
+    assert not recording.same(one, other)
+    text = diagnostics.recordings([{"net": "mlp6", "recording": True, "seed": 0, **row}])
+    assert f"| mlp6 | 0 | equal after {5 * recording.STEPS} steps | {row['ratio']:g} (" in text
+
+
+def test_a_false_alarm_is_one_on_the_way_though_the_end_is_well(tmp_path: Path) -> None:
+    judged = [{"alarm": None, "ended": None, "decided": None}, {"alarm": 2, "ended": None, "decided": 90}]
+    made = [{**row, **judged[row["failed"] or (row["strength"] == 0.01 and row["seed"] == 1)]} for row in rows()]
+    assert diagnostics.judged(made).splitlines()[2:] == [
+        "| mlp10 | l1 | constant | 2 | 0 | 0 | – | 0 | 1 |", "| mlp10 | l1 | delayed:5 | 2 | 0 | 0 | – | 0 | 0 |",
+        "| mlp10 | l2 | constant | 4 | 2 | 2 | 90 to 90 | 0 | 1 |",
+        "| mlp10 | l2 | delayed:5 | 2 | 0 | 0 | – | 0 | 0 |", "| mlp10 | none | constant | 2 | 0 | 0 | – | 0 | 0 |",
+    ]  # fmt: skip
+    assert [*diagnostics.diagnostics(rows())] == []
 
 
 def test_the_documents_protocol_on_files_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,13 +266,41 @@ def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_the_plan_for_a_card_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--at-once", "1", "--out", str(tmp_path)])
+@pytest.mark.parametrize("dataset", gpu.STRENGTHS)
+def test_the_plan_for_a_card_on_the_cpu(dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["--tiny", "--at-once", "1", "--only", "train", "--out", str(tmp_path), "--dataset", dataset]
+    monkeypatch.setattr(sys, "argv", ["gpu", *words, "--data", str(packed(tmp_path, CIFAR_10, 50))])
     gpu.main()
-    assert [row["schedule"] for row in study.rows_of(tmp_path / "tiny-pairs.jsonl")] == [
+    assert [row["schedule"] for row in study.rows_of(tmp_path / f"tiny-{dataset}.jsonl")] == [
         "constant", "constant", "delayed:5",
     ]  # fmt: skip
-    assert len(gpu.cells("vgg16")) == 72 + 3
+    assert len(gpu.cells("vgg16", gpu.STRENGTHS[dataset])) == 72 + 3
+
+
+def test_checks_of_a_card_are_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {"version": ["platform"], "nothing": ["no_such_module"]}
+    monkeypatch.setattr(gpu, "measurements", lambda tiny: made)
+    monkeypatch.setattr(gpu.study, "complete", lambda check, wanted, asked, minutes: [check(wanted[0], asked)])
+    words = ["--tiny", "--only", "checks", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["gpu", *words])
+    with pytest.raises(SystemExit) as left:
+        gpu.main()
+    assert left.value.code == 1  # one of two is missing
+    assert "1 of 2 checked" in capsys.readouterr().out
+    assert (tmp_path / "tiny-checks-version.txt").read_text().strip()
+    asked_for = dataclasses.replace(asked(tmp_path), scale="tiny", results=tmp_path / "tiny-checks.jsonl")
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        gpu.check({"check": "nothing"}, asked_for)
+    assert "No module named no_such_module" in (tmp_path / "tiny-checks-nothing.txt").read_text()
+
+
+def test_what_a_card_measures() -> None:
+    found = gpu.measurements(tiny=False)
+    assert list(found)[-2:] == ["growth", "tests"]
+    assert len(found) == 2 + len(cases.CUDA)
+    assert [words[words.index("--only") + 1] for words in list(found.values())[:-2]] == list(cases.CUDA)
 
 
 def test_no_training_begins_after_the_time_is_up(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from analyses.common import study
+from analyses.common.markdown import markdown
 from analyses.common.statistics import mean
 from analyses.common.study import Row
 from analyses.modern_settings.plan import SETTINGS, cells
-from analyses.strong_regularization.tables import markdown
 
 HERE = Path(__file__).parent
 COLUMNS = (

@@ -51,6 +51,8 @@ DEEP = Protocol(1.0, 8, 1, 0.0, 0.03, 24, 6, 64)
 PHOTOGRAPHS = Protocol(0.25, 32, 3, 0.5, 0.02, 36, 12, 128, padding=4, images=10_000, watched=2_000, hopeless=3)
 #: The document's own nets, on digit pairs: what a card does in minutes.
 CARD = Protocol(1.0, 32, 3, 0.5, 0.01, 32, 8, 128)
+#: The document's rate, net and images on a card, in a twelfth of its epochs.
+CARD_PHOTOGRAPHS = Protocol(1.0, 32, 3, 0.5, 0.05, 25, 5, 128, padding=4, watched=2_000, hopeless=3)
 TINY = Protocol(1 / 32, 32, 3, 0.5, 0.01, 1, 1, 128)
 
 
@@ -58,9 +60,12 @@ def protocol(net: str, asked: Options) -> Protocol:
     """How ``net`` is trained at the scale and on the data set asked for."""
     if asked.paper:
         return SVHN if asked.dataset == "svhn" else PAPER
-    if asked.scale in ("card", "tiny"):
-        return CARD if asked.scale == "card" else TINY
-    if asked.dataset == "cifar10":
+    photographs = asked.dataset == "cifar10"
+    if asked.scale == "card":
+        return CARD_PHOTOGRAPHS if photographs else CARD
+    if asked.scale == "tiny":
+        return replace(TINY, padding=4, images=500, watched=500) if photographs else TINY
+    if photographs:
         return replace(PHOTOGRAPHS, width=1.0) if net == "alexnet" else PHOTOGRAPHS
     return DEEP if net.startswith("mlp") else CONV
 
@@ -73,6 +78,7 @@ class Setup:
     ``strong``: just above the tolerance level of ``main``, by penalty: where the document looks at failing.
     ``search``: nets and penalties whose levels are searched. ``gamma``: the delay in epochs. ``gammas``: those that are
     compared with it; the document saw no difference between 2 and 20. ``auto``: the panels have our adaptive delay too.
+    ``compared``: nets that are trained with a recording and without.
     """
 
     main: str
@@ -84,6 +90,7 @@ class Setup:
     gamma: int = 5
     gammas: tuple[int, ...] = (2, 5, 10, 20)
     auto: bool = False
+    compared: tuple[str, ...] = ()
 
     @property
     def nets(self) -> tuple[str, ...]:
@@ -146,6 +153,7 @@ _PHOTOGRAPHS = Setup(
     {"l2": 0.012, "l1": 0.008},
     tuple((net, penalty) for penalty in ("l2", "l1") for net in ("vgg11", "alexnet", "vgg16")),
     auto=True,
+    compared=("vgg11", "alexnet", "vgg16"),
 )  # fmt: skip
 
 
@@ -155,7 +163,7 @@ def setup(asked: Options) -> Setup:
     if asked.paper:
         plans = dict.fromkeys(("cifar10", "cifar100", "svhn"), _DOCUMENT)
     elif asked.scale in ("card", "tiny"):
-        plans = {"pairs": _DOCUMENT}
+        plans = {"pairs": _DOCUMENT, "cifar10": _DOCUMENT}
     if asked.dataset not in plans:
         raise InputError(f"--dataset is {asked.dataset}; at {asked.scale} scale expected one of {', '.join(plans)}")
     return plans[asked.dataset]
@@ -193,6 +201,8 @@ def cells(part: str, asked: Options) -> list[Cell]:
     plan = setup(asked)
     if part == "tolerance":
         return [{"net": net, "penalty": penalty, "search": True} for net, penalty in plan.search]
+    if part == "recording":
+        return [{"net": net, "recording": True, "seed": seed} for net in plan.compared for seed in range(asked.seeds)]
     strong = plan.strong["l2"]
     if part == "equations":  # with a seed of its own: this cell is no other part's
         collapse = {**cell(plan.main, "l2", strong, "constant", 100), "layers": True}
@@ -220,5 +230,5 @@ def cells(part: str, asked: Options) -> list[Cell]:
 
 PARTS = (
     "figure3_l2", "figure3_l1", "figure4", "figure6", "figure7", "subgradient", "gamma", "adaptive", "appendix",
-    "equations", "tolerance",
+    "equations", "recording", "tolerance",
 )  # fmt: skip

@@ -29,8 +29,8 @@ class Point:
 
 
 def chosen(rows: Sequence[Row], **wanted: object) -> list[Row]:
-    """The trainings with these values; searches and traced repetitions of a cell are no trainings of it."""
-    plain = (row for row in rows if not row.get("search") and not row.get("layers"))
+    """The trainings with these values; searches, checks and traced repetitions of a cell are no trainings of it."""
+    plain = (row for row in rows if "accuracy" in row and not row.get("layers"))
     return [row for row in plain if all(row[name] == value for name, value in wanted.items())]
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from analyses.common import images, study
 from analyses.strong_regularization.plan import PARTS, cells, protocol, setup
+from analyses.strong_regularization.recording import compare
 from analyses.strong_regularization.search import search
 from analyses.strong_regularization.training import train
 from gradscope.types import InputError
 
 HERE = Path(__file__).parent
+#: What makes a row of these parts; of all others `train`.
+MAKERS = {"tolerance": search, "recording": compare}
 
 
 @study.command
@@ -24,7 +27,7 @@ def main() -> int:
     missing = 0
     for part, planned in parts.items():
         print(part, file=sys.stderr)
-        missing += study.missing(search if part == "tolerance" else train, planned, asked)
+        missing += study.missing(MAKERS.get(part, train), planned, asked)
     if not parts:
         raise InputError(f"nothing of --only {' '.join(asked.only)} is trained on {asked.dataset}")
     return missing

@@ -7,22 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from analyses.common import study
+from analyses.common.markdown import MISSING, markdown
 from analyses.common.statistics import Mean, mean, p_value
 from analyses.common.study import Options, Row
 from analyses.strong_regularization import document
+from analyses.strong_regularization.diagnostics import diagnostics
 from analyses.strong_regularization.plan import PARTS, PENALTIES, cells, protocol, setup
 from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
 
 HERE = Path(__file__).parent
-MISSING = "–"
 #: Accuracy that a sparser net may cost.
 GIVEN_UP = (0.0, 0.01, 0.02, 0.05, 0.1)
-
-
-def markdown(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A table; None is shown as missing."""
-    shown = [[MISSING if value is None else str(value) for value in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [list(columns), ["---"] * len(columns), *shown])
 
 
 def percent(found: Mean) -> str | None:
@@ -206,6 +201,7 @@ def sections(rows: Sequence[Row], asked: Options) -> Iterator[tuple[str, str]]:
             text = schedules(rows, plan.main, penalty, strength)
             yield f"{plan.main}, {penalty}, λ = {strength:g}, every schedule", text
     yield "Runs under a constant strength, from their first epoch to their second", collapses(rows)
+    yield from diagnostics(rows)
     yield "Tolerance levels, 95 % intervals", tolerance(rows)
 
 

@@ -31,7 +31,8 @@ KINDS = {"l2": gradscope.L2(), "l1": gradscope.L1(), "l1-subgradient": subgradie
 class Trained:
     """A finished training: its model, what each epoch came to, the judge's verdict, its accuracy on all test images.
 
-    ``ended``: why it did not go to its last epoch, None where it did.
+    ``ended``: why it did not go to its last epoch, None where it did. ``alarm``: the first epoch (from 1) at whose end
+    the judge called it failing, whatever it says later.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Trained:
     verdict: gradscope.Diagnosis
     accuracy: float
     ended: str | None
+    alarm: int | None
 
 
 def schedule(text: str, strength: float, how: Protocol, steps: int, size: float) -> gradscope.Schedule:
@@ -110,15 +112,18 @@ def run(cell: Cell, asked: Options, path: Path, sparse: bool = True) -> Trained:
     if sparse and text != "delayed:auto" and not cell.get("layers"):
         settings["every"] = {"rows": 4, "activations": 12}
     hope = Hope(model, data.classes, how.hopeless)
-    done, ended = [], None
+    done, ended, alarm = [], None, None
     with gradscope.record(model, optimizer, path, steps_per_epoch=steps, **settings) as recording:
         for epoch in epochs(model, optimizer, watched, how.epochs, how.batch, run=recording, augment=augment):
             done.append(epoch)
             rates.step()
-            if ended := hope.lost(epoch.loss, recording.verdict.failed):
+            failing = recording.verdict.failed
+            if failing and alarm is None:
+                alarm = len(done)
+            if ended := hope.lost(epoch.loss, failing):
                 break
     found = done[-1].test_accuracy if how.watched is None else accuracy(model, data.x_test, data.y_test)
-    return Trained(model, done, recording.verdict, found, ended)
+    return Trained(model, done, recording.verdict, found, ended, alarm)
 
 
 def train(cell: Cell, asked: Options) -> Row:
@@ -142,6 +147,7 @@ def train(cell: Cell, asked: Options) -> Row:
         "failed": judged.failed,
         "decided": judged.decided_step,
         "active": judged.active_step,
+        "alarm": trained.alarm,
         "epochs": len(trained.epochs),
         "ended": trained.ended,
         "accuracies": [round(e.test_accuracy, 3) for e in trained.epochs],

@@ -1,0 +1,49 @@
+"""Tables of what gradscope itself did to the runs, and said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from analyses.common.markdown import markdown
+from analyses.common.study import Row
+from analyses.strong_regularization.reading import chosen
+
+
+def diagnostics(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Title and text of each table of which there are rows."""
+    if any("alarm" in row for row in rows):
+        yield "The judge", judged(rows)
+    if any(row.get("recording") for row in rows):
+        yield "Recording", recordings(rows)
+
+
+def judged(rows: Sequence[Row]) -> str:
+    """The judge at the end of every epoch against the label at the end of the run, and the first step it could know.
+
+    A false alarm is a run that learns by the label and was called failing after any epoch. Rows that do not say what
+    the judge said on the way are left out.
+    """
+    known = [row for row in chosen(rows) if "alarm" in row]
+    lines: list[list[object]] = []
+    for net, penalty, schedule in sorted({(row["net"], row["penalty"], row["schedule"]) for row in known}):
+        some = [r for r in known if (r["net"], r["penalty"], r["schedule"]) == (net, penalty, schedule)]
+        failing = [row for row in some if row["failed"]]
+        alarms = sum(row["alarm"] is not None for row in some if not row["failed"])
+        steps = [row["decided"] for row in failing if row["decided"] is not None]
+        called = sum(row["alarm"] is not None for row in failing)
+        decided = f"{min(steps)} to {max(steps)}" if steps else None
+        ended = sum(row["ended"] is not None for row in some)
+        lines.append([net, penalty, schedule, len(some), len(failing), called, decided, ended, alarms])
+    columns = ("net", "penalty", "schedule", "runs", "fail", "called on the way", "at step", "ended early")
+    return markdown((*columns, "false alarms"), lines)
+
+
+def recordings(rows: Sequence[Row]) -> str:
+    """Whether a recording leaves the weights as they are, and what it costs."""
+    lines = []
+    for row in (row for row in rows if row.get("recording")):
+        low, high = row["quartiles"]
+        same = f"{'equal' if row['identical'] else 'different'} after {row['steps']} steps"
+        lines.append([row["net"], row["seed"], same, f"{row['ratio']:g} ({low:g} to {high:g})", row["ms_without"]])
+    columns = ("net", "seed", "weights, bit by bit", "time of a step over time without (quartiles)", "ms without")
+    return markdown(columns, lines)

@@ -1,0 +1,86 @@
+"""What recording does to the nets of the study: nothing to their weights, and something to the time of a step."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import gradscope
+from analyses.common import images
+from analyses.common.loop import crops
+from analyses.common.study import Cell, Options, Row
+from analyses.strong_regularization.networks import build
+from analyses.strong_regularization.plan import Protocol, protocol, setup
+
+#: Stretches of the same steps, with a recording and without, taking turns in who is first.
+PAIRS, STEPS = 20, 3
+
+
+class Twin:
+    """A training of a net of the study under L2, of which two from one seed are the same."""
+
+    def __init__(self, net: str, how: Protocol, data: images.ImageSet, strength: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = build(net, data.shape, data.classes, how.width, how.dropout).to(data.x.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=how.lr, momentum=0.9)
+        gradscope.regularize(self.optimizer, gradscope.L2(), gradscope.Constant(strength))
+        self._data, self._how = data, how
+        self._augment = crops(how.padding, data.flips) if how.padding else None
+
+    def stretch(self, number: int, log: Callable[..., None] | None) -> float:
+        """Some steps on images, crops and dropout that the number decides; seconds a step."""
+        torch.manual_seed(number)
+        batches = torch.randint(len(self._data.x), (STEPS, self._how.batch), device="cpu").to(self._data.x.device)
+        began = time.perf_counter()
+        for chosen in batches:
+            x, y = self._data.x[chosen], self._data.y[chosen]
+            loss = cross_entropy(self.model(x if self._augment is None else self._augment(x)), y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            if log is not None:
+                log(loss=loss)
+        if self._data.x.is_cuda:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / STEPS
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether all parameters and buffers are equal bit by bit."""
+    both = (one.state_dict(), other.state_dict())
+    return all(torch.equal(value.view(torch.uint8), both[1][name].view(torch.uint8)) for name, value in both[0].items())
+
+
+def compare(cell: Cell, asked: Options) -> Row:
+    """A net trained with every step recorded and beside it without: equal weights, and the ratio of the times."""
+    if asked.device == "cpu":
+        torch.set_num_threads(1)
+    how = protocol(cell["net"], asked)
+    data = images.load(asked.dataset, how.size, how.channels, asked.data, how.images).to(asked.device)
+    strength = min(setup(asked).grids["l2"])
+    recorded, bare = (Twin(cell["net"], how, data, strength, cell["seed"]) for _ in range(2))
+    ratios, times = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.h5"
+        with gradscope.record(recorded.model, recorded.optimizer, path, on_failure="ignore") as recording:
+            for number in range(-1, PAIRS):  # the first warms up
+                first = recorded.stretch(number, recording.log) if number % 2 else None
+                without = bare.stretch(number, None)
+                with_it = first or recorded.stretch(number, recording.log)
+                if number >= 0:
+                    ratios.append(with_it / without)
+                    times.append(without)
+    return {
+        "identical": same(recorded.model, bare.model),
+        "steps": (PAIRS + 1) * STEPS,
+        "ratio": round(statistics.median(ratios), 4),
+        "quartiles": [round(value, 4) for value in statistics.quantiles(ratios, n=4)[::2]],
+        "ms_without": round(1e3 * statistics.median(times), 2),
+    }
