@@ -252,6 +252,19 @@ def test_commands_from_training_to_figures(
     assert "--dataset is cifar100" in capsys.readouterr().err
 
 
+def test_photographs_have_a_table_and_a_line_for_each_delay(tmp_path: Path) -> None:
+    made = [{**row, "net": "vgg11"} for row in rows()]
+    made += [{**row, "schedule": plan.AUTO} for row in made if row["schedule"] == "delayed:5"]
+    options = asked(tmp_path, "cifar10")
+    titles = [title for title, _ in tables.sections(made, options)]
+    for delayed in (plan.AUTO, "delayed:5"):
+        assert f"vgg11, l2, every strength, {delayed}" in titles
+    drawn = plot.against_strength(made, "vgg11", "l2", plan.setup(options))
+    assert drawn is not None
+    assert {curve.label for curve in drawn.curves} >= {"baseline", plan.AUTO, "delayed, γ = 5"}
+    assert plot.to_the_end([[0.1, 0.2, 0.3], [0.1]]).tolist() == [[0.1, 0.2, 0.3], [0.1, 0.1, 0.1]]
+
+
 def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "protocol", lambda net, asked: dataclasses.replace(plan.DEEP, epochs=1))
     monkeypatch.setattr(search, "RANGES", {"l1-subgradient": (0.01, 0.03)})

@@ -99,13 +99,19 @@ class Setup:
 
     @property
     def delayed(self) -> str:
-        """The schedule that is compared with the baseline."""
+        """The document's own."""
         return f"delayed:{self.gamma}"
+
+    @property
+    def delays(self) -> tuple[str, ...]:
+        """The schedules of the panels beside the baseline."""
+        return (AUTO, self.delayed) if self.auto else (self.delayed,)
 
     @property
     def rounds(self) -> tuple[tuple[str, ...], ...]:
         """The schedules of a panel, in the order in which all seeds have them."""
-        return (("constant", AUTO), (self.delayed,)) if self.auto else (("constant", self.delayed),)
+        first, *others = self.delays
+        return (("constant", first), *((other,) for other in others))
 
 
 _L1 = (1e-7, 1e-6, 3e-6, 1e-5, 2e-5, 3e-5, 4e-5, 6e-5, 1e-4, 2e-4, 5e-4, 1e-3)

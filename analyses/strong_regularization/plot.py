@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analyses.common import study
 from analyses.common.study import Row
-from analyses.strong_regularization.plan import PARTS, Setup, setup
+from analyses.strong_regularization.plan import AUTO, PARTS, Setup, setup
 from analyses.strong_regularization.reading import chosen, sample
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.figures import figure_of, save
@@ -23,9 +23,9 @@ STYLE = replace(STYLES["screen"], dpi=76)
 
 
 def compared(rows: Sequence[Row], net: str, penalty: str, plan: Setup) -> list[Sample]:
-    """Baseline and delayed, as far as there are runs."""
-    names = {"constant": "baseline", plan.delayed: f"delayed, γ = {plan.gamma}"}
-    samples = [sample(rows, label, net, penalty, schedule) for schedule, label in names.items()]
+    """Baseline and delays, as far as there are runs."""
+    names = {"constant": "baseline", plan.delayed: f"delayed, γ = {plan.gamma}", AUTO: AUTO}
+    samples = [sample(rows, names[one], net, penalty, one) for one in ("constant", *plan.delays)]
     return [one for one in samples if len(one.value)]
 
 
@@ -60,7 +60,7 @@ def inside(rows: Sequence[Row], plan: Setup, penalty: str) -> list[Curves]:
     strong = plan.strong[penalty]
     moderate = max(s for s in plan.grids[penalty] if s < strong / 2)
     runs: list[tuple[str, Row]] = []
-    for strength, schedule in ((moderate, "constant"), (strong, "constant"), (strong, plan.delayed)):
+    for strength, schedule in ((moderate, "constant"), (strong, "constant"), (strong, plan.delays[0])):
         found = chosen(rows, net=plan.main, penalty=penalty, strength=strength, schedule=schedule, seed=0)
         runs += [(f"λ = {strength:g}, {schedule}", row) for row in found]
     if not runs:

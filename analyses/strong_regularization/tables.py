@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from analyses.common import study
@@ -190,12 +191,13 @@ def sections(rows: Sequence[Row], asked: Options) -> Iterator[tuple[str, str]]:
     """Title and text of each section of the file."""
     plan = setup(asked)
     yield "What there is", missing(rows, asked)
-    yield "Best of each (Tables 2 and 3)", overall(rows, plan.nets, plan.delayed)
-    yield "Sparsity at matched accuracy, L1", compression(rows, plan.nets, plan.delayed)
-    for net in plan.nets:
-        for penalty in PENALTIES:
+    for delayed in plan.delays:
+        which = f", {delayed}" if len(plan.delays) > 1 else ""
+        yield f"Best of each (Tables 2 and 3){which}", overall(rows, plan.nets, delayed)
+        yield f"Sparsity at matched accuracy, L1{which}", compression(rows, plan.nets, delayed)
+        for net, penalty in product(plan.nets, PENALTIES):
             if chosen(rows, net=net, penalty=penalty):
-                yield f"{net}, {penalty}, every strength", strengths(rows, net, penalty, plan.delayed)
+                yield f"{net}, {penalty}, every strength{which}", strengths(rows, net, penalty, delayed)
     for penalty, strength in plan.strong.items():
         if chosen(rows, net=plan.main, penalty=penalty, strength=strength):
             text = schedules(rows, plan.main, penalty, strength)
