@@ -64,7 +64,7 @@ def options(description: str, folder: Path, parts: Sequence[str], datasets: tupl
     parser.add_argument("--dataset", help=f"default: {datasets[0]}, at paper scale {datasets[1]}")
     parser.add_argument("--seeds", type=int, default=seeds, help="seeds a cell; default: %(default)s")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda; default: %(default)s")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where torchvision's files are")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's files; an archive of CIFAR-10")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="trainings at a time")
     parser.add_argument("--executor", default="local", help="local, or dask://HOST:PORT")
     parser.add_argument("--only", nargs="+", choices=tuple(parts), default=tuple(parts), help="parts of the study")

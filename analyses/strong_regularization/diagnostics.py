@@ -42,8 +42,13 @@ def recordings(rows: Sequence[Row]) -> str:
     """Whether a recording leaves the weights as they are, and what it costs."""
     lines = []
     for row in (row for row in rows if row.get("recording")):
-        low, high = row["quartiles"]
         same = f"{'equal' if row['identical'] else 'different'} after {row['steps']} steps"
-        lines.append([row["net"], row["seed"], same, f"{row['ratio']:g} ({low:g} to {high:g})", row["ms_without"]])
-    columns = ("net", "seed", "weights, bit by bit", "time of a step over time without (quartiles)", "ms without")
+        lines.append([row["net"], row["seed"], same, *(cost(row[clock]) for clock in ("wall", "processor"))])
+    columns = ("net", "seed", "weights, bit by bit", "time of a step over time without", "of the processor")
     return markdown(columns, lines)
+
+
+def cost(found: Row) -> str:
+    """A ratio with its quartiles and what it is of."""
+    low, high = found["quartiles"]
+    return f"{found['ratio']:.2f} ({low:.2f} to {high:.2f}) of {found['ms_without']:.0f} ms"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -34,11 +34,14 @@ class Twin:
         self._data, self._how = data, how
         self._augment = crops(how.padding, data.flips) if how.padding else None
 
-    def stretch(self, number: int, log: Callable[..., None] | None) -> float:
-        """Some steps on images, crops and dropout that the number decides; seconds a step."""
+    def stretch(self, number: int, log: Callable[..., None] | None) -> tuple[float, float]:
+        """Some steps on images, crops and dropout that the number decides.
+
+        What one takes: seconds on the clock, and of the processor in all threads.
+        """
         torch.manual_seed(number)
         batches = torch.randint(len(self._data.x), (STEPS, self._how.batch), device="cpu").to(self._data.x.device)
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         for chosen in batches:
             x, y = self._data.x[chosen], self._data.y[chosen]
             loss = cross_entropy(self.model(x if self._augment is None else self._augment(x)), y)
@@ -49,7 +52,7 @@ class Twin:
                 log(loss=loss)
         if self._data.x.is_cuda:
             torch.cuda.synchronize()
-        return (time.perf_counter() - began) / STEPS
+        return (time.perf_counter() - began) / STEPS, (time.process_time() - busy) / STEPS
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -66,7 +69,7 @@ def compare(cell: Cell, asked: Options) -> Row:
     data = images.load(asked.dataset, how.size, how.channels, asked.data, how.images).to(asked.device)
     strength = min(setup(asked).grids["l2"])
     recorded, bare = (Twin(cell["net"], how, data, strength, cell["seed"]) for _ in range(2))
-    ratios, times = [], []
+    times = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.h5"
         with gradscope.record(recorded.model, recorded.optimizer, path, on_failure="ignore") as recording:
@@ -75,12 +78,21 @@ def compare(cell: Cell, asked: Options) -> Row:
                 without = bare.stretch(number, None)
                 with_it = first or recorded.stretch(number, recording.log)
                 if number >= 0:
-                    ratios.append(with_it / without)
-                    times.append(without)
+                    times.append((with_it, without))
     return {
         "identical": same(recorded.model, bare.model),
         "steps": (PAIRS + 1) * STEPS,
-        "ratio": round(statistics.median(ratios), 4),
-        "quartiles": [round(value, 4) for value in statistics.quantiles(ratios, n=4)[::2]],
-        "ms_without": round(1e3 * statistics.median(times), 2),
+        "wall": compared([(ours[0], alone[0]) for ours, alone in times]),
+        "processor": compared([(ours[1], alone[1]) for ours, alone in times]),
+    }
+
+
+def compared(times: Sequence[tuple[float, float]]) -> Row:
+    """Median and quartiles of the ratios, and the median of the second of each pair in ms."""
+    ratios = [ours / bare for ours, bare in times]
+    low, middle, high = (round(value, 4) for value in statistics.quantiles(ratios, n=4))
+    return {
+        "ratio": middle,
+        "quartiles": [low, high],
+        "ms_without": round(1e3 * statistics.median(b for _, b in times), 2),
     }
