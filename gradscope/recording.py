@@ -42,6 +42,7 @@ from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
+from gradscope.recorder.table import without_kernels
 from gradscope.regularizers.penalties import Penalty
 from gradscope.store import schema
 from gradscope.store.claim import LATER_ROWS, claim
@@ -254,6 +255,9 @@ class Recording:
             )
             undo.callback(self._recorder.detach)
             self._capture["buffer_bytes"] = self._recorder.bytes
+            if (slow := without_kernels(parameters.values())) is not None:
+                self._capture["kernels"] = slow
+                self._warnings.append(slow)
             self._writer: Writer | Nowhere | Mirrored = Nowhere()
             self._recorder.attach(lambda: self._writer.tick())
             self._first_output = self._baseline.watch(model)

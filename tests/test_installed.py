@@ -137,13 +137,18 @@ def test_a_plain_install_reads_without_torch(built: tuple[Path, Path], record: P
 
 def test_all_of_it_runs_from_the_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
     full = Environment.make(tmp_path / "full")
-    full.bring(built[0], "demo")
+    full.bring(built[0], "torch")
     full.install(built[0])
+    (full.folder / "train.py").write_text(TRAIN)
+    told = full.run(full.python, "train.py", "--out", "slow.h5").stderr
+    assert told.count("pip install 'gradscope-dynamics[fast]'") == 1
+    assert "healthy" in full.run(full.gradscope, "diagnose", "slow.h5").stdout
+
+    full.bring(built[0], "demo")
     wanted = json.loads(full.run(full.python, "-c", IMPORT_ALL).stdout)
     others = {e for e in EXTRA_OF.values() if e not in ("torch", "fast", "report", "demo")}
     assert all(EXTRA_OF.get(w, "") in others or w == "triton" or f"{DISTRIBUTION}[" in w for w in wanted.values())
-    (full.folder / "train.py").write_text(TRAIN)
-    full.run(full.python, "train.py")
+    assert full.run(full.python, "train.py").stderr == ""
     assert "healthy" in full.run(full.gradscope, "diagnose", "run.h5").stdout
     full.run(full.gradscope, "report", "run.h5", "-o", "page.html")
     words = ["search", "--low", "1e-4", "--high", "1", "--max-trials", "2", "--out", "level", "--json", "--"]

@@ -8,12 +8,14 @@ different from what was planned. Addresses are read anew at each call, for they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from gradscope.extras import missing
 from gradscope.recorder.addresses import is_readable, on_device
 from gradscope.recorder.statistics import QUANTITIES, foreach_table
 from gradscope.types import InputError
@@ -131,6 +133,13 @@ def _parts(weights: Sequence[Tensor], quantities: Sequence[str]) -> list[_Part]:
                 reason = f"foreach, for the fused kernel does not work here: {_line(error)}"
         parts.append(_Part(columns, device, reader, reason))
     return parts
+
+
+def without_kernels(weights: Iterable[Tensor]) -> str | None:
+    """One line where parameters on the host will be read by torch's operations for want of numba."""
+    if find_spec("numba") is not None or not any(w.is_cpu for w in weights):
+        return None
+    return f"{missing('recording on the CPU without slowing small models', 'numba')}; torch's operations serve instead"
 
 
 def _why_foreach(weight: Tensor) -> str:
