@@ -58,6 +58,27 @@ def positive_int(value: int, name: str) -> int:
     return number
 
 
+def whole_number(value: int, name: str) -> int:
+    """A whole number of at least 0, of whatever type."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**31:
+        raise InputError(f"{name} is {value!r}; expected a whole number, counted from 0")
+    return number
+
+
+def absolute_path(path: str | os.PathLike[str], name: str) -> Path:
+    """The path as it is meant now, whatever folder the process goes to later."""
+    if not isinstance(path, str | Path | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InputError(f"{name} is {path!r}; expected a path, such as 'run.h5'")
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError:
+        raise InputError(f"{name} is {str(path)!r}, and the folder of this process is gone; give all of it") from None
+
+
 def optional_count(value: int | None, name: str) -> int | None:
     """None, or a whole number of at least 1."""
     return None if value is None else positive_int(value, name)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -43,13 +43,14 @@ from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.recorder.table import without_kernels
+from gradscope.recorder.scalars import scalar
 from gradscope.regularizers.penalties import Penalty
-from gradscope.store import schema
 from gradscope.store.claim import LATER_ROWS, claim
+from gradscope.store.names import Names
 from gradscope.store.nowhere import Nowhere
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
-from gradscope.termination import Termination
+from gradscope.termination import Termination, undisturbed
 from gradscope.types import InputError, LearningFailure, Verdict
 from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters, plain_model
 
@@ -120,7 +121,7 @@ def record(
         return Recording(
             model,
             list(optimizer) if isinstance(optimizer, Sequence) else [optimizer],
-            Path(path),
+            checks.absolute_path(path, "path"),
             penalty=penalty,
             every=cadences(every, PRESETS[checks.one_of(preset, PRESETS, "preset")].cadences),
             preset=preset,
@@ -152,22 +153,9 @@ def _destination(path: Path, asked: child.Instructions) -> Path:
     """Where to write: the environment beats the argument; a second recording writes beside the first."""
     if asked.out is None:
         return path
-    number, first = _RECORDED_HERE.get(asked.out, 0) + 1, Path(asked.out)
+    first = checks.absolute_path(asked.out, "GRADSCOPE_OUT")
+    number = _RECORDED_HERE.get(asked.out, 0) + 1
     return first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
-
-
-def _stored_names(values: Mapping[str, Any], call: str) -> dict[str, Any]:
-    """The values by the names that a file can hold: "train/acc" becomes "train_acc"."""
-    reserved = {*schema.BY_NAME, *schema.COORDINATES, "epochs", "events"} - {"loss"}
-    named = {}
-    for name, value in values.items():
-        stored = name.replace("/", "_")
-        if stored in reserved:
-            raise InputError(f"{call}({name}=…): the record uses that name itself; choose another one")
-        if not stored or stored != stored.strip() or not stored.isprintable():
-            raise InputError(f"{call} got the name {name!r}; expected a word such as accuracy")
-        named[stored] = value
-    return named
 
 
 class Recording:
@@ -199,7 +187,10 @@ class Recording:
         optimizers, wrapped = each_stepping(optimizers)
         parameters, unseen = chosen_parameters(model, optimizers, select)
         self.path = _destination(path, asked)
-        self._asked = asked if str(self.path) == asked.out else child.Instructions()  # a second recording: on its own
+        first = asked.out is not None and asked.out not in _RECORDED_HERE
+        self._asked = asked if first else child.Instructions()  # a second recording: on its own
+        if self.path.is_symlink():  # the record is where the link leads, and the link stays
+            self.path = self.path.resolve()
         if self._asked.resume_step is not None:
             mode, resume_step = "append", self._asked.resume_step
         self._on_failure: OnFailure = asked.on_failure or on_failure
@@ -214,7 +205,8 @@ class Recording:
         self._process = os.getpid()
         self._blind = False
         self._warned_of_findings = False
-        self._known_names = {"loss"}
+        self._inexact: set[str] = set()
+        self._names = {call: Names(call) for call in ("log", "epoch")}
         self._warnings: deque[str | Warning] = deque()  # for the training thread to give
         self._baseline_given = baseline_loss is not None
         self._baseline = AssumedBaseline()
@@ -316,23 +308,20 @@ class Recording:
         self._recorder.check()
         if not self._baseline.loss_function:
             self._baseline.see_loss(scalars.get("loss"))
-        if not scalars.keys() <= self._known_names:
-            scalars = _stored_names(scalars, "log")
-            self._known_names |= scalars.keys()
-        self._penalties.observe(scalars)
-        self._recorder.log(scalars)
+        named = self._names["log"].stored(scalars)
+        self._penalties.observe(named)
+        self._recorder.log(named)
 
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
         """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; call epoch before close()")
-        if not isinstance(epoch, int):
-            raise InputError(f"epoch is {epoch!r}; expected a whole number, counted from 0")
+        epoch = checks.whole_number(epoch, "epoch")
         if self._kept is not None and epoch != self._recorder.epoch and not self._told:
             self._kept.offer(self._recorder.step + 1)
         self._set_epoch(epoch)
-        stored = _stored_names(metrics, "epoch")
-        numbers = {name: float(value) for name, value in stored.items()}
+        stored = self._names["epoch"].stored(metrics)
+        numbers = {name: scalar(name, value, "epoch") for name, value in stored.items()}
         self._writer.epoch(epoch, numbers)
         if (loss := next((numbers[name] for name in VALIDATION if name in numbers), None)) is not None:
             self._live.rules.of_epochs[epoch] = loss
@@ -495,6 +484,10 @@ class Recording:
             self._writer.set_attribute("capture", self._capture)
         for step, text in self._penalties.changes.take():
             self._writer.event(step, "strength", text)
+        if new := self._recorder.inexact.keys() - self._inexact:
+            self._inexact |= new
+            text = "; ".join(f"log({name}=…): {self._recorder.inexact[name]}" for name in sorted(new))
+            self._warnings.append(f"{text}: a record holds float32; log it in a larger unit")
         self._live.feed(block)
         self._writer.append(block)
 
@@ -534,6 +527,10 @@ class Recording:
             return
         self._recorder.together = together
         self._closed, self._status = True, status
+        with undisturbed():
+            self._finish(status)
+
+    def _finish(self, status: str) -> None:
         atexit.unregister(self._at_exit)
         self._undo.close()
         try:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope import child
+from gradscope import checks, child
 from gradscope.child import Instructions, Stopped, instructed
 from gradscope.control.attempt import read_attempt
 from gradscope.control.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ class Restarts:
         self._what = model, optimizers, options
         self._checkpoint = Checkpoint(model, *optimizers, *state)
         self._policy = policy or policy_for(schedule, restart, max_restarts, start_from)
-        self._path = Path(path)
+        self._path = checks.absolute_path(path, "path")
         self._settings = {"policy": self._policy.text}
         self.result: RunResult | None = None
 

@@ -7,7 +7,6 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ class Session:
     """
 
     def __init__(self, path: str | os.PathLike[str], on_failure: OnFailure, options: Mapping[str, Any]) -> None:
-        self.path, self.options = Path(path), dict(options)
+        self.path, self.options = checks.absolute_path(path, "path"), dict(options)
         self.on_failure = on_failure
         if not callable(on_failure):
             checks.one_of(on_failure, ON_FAILURE, "on_failure")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from gradscope import checks
 from gradscope.extras import missing
 from gradscope.mirror import Sink
 from gradscope.types import InputError
@@ -27,7 +28,7 @@ class TensorBoardSink(Sink):
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
             raise ImportError(missing("TensorBoardSink", "tensorboard")) from None
-        self._writer = SummaryWriter(os.fspath(logdir), flush_secs=10)
+        self._writer = SummaryWriter(str(checks.absolute_path(logdir, "logdir")), flush_secs=10)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One scalar a name."""

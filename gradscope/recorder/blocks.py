@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +39,7 @@ class Assembly:
         self._scaled = [i for i, name in enumerate(quantities) if name in SCALED]
         self._norm = self._quantities.index("gradient_norm")
         self._last_norms: dict[int, Floats] = {}
+        self.inexact: dict[str, str] = {}  # logged names whose values float32 does not hold, and the first of them
 
     @property
     def along(self) -> dict[str, list[Tensor]]:
@@ -77,7 +77,10 @@ class Assembly:
         block |= self._histogram_variables(hosts, tables)
         if "activations" in home:
             block |= self._activation_variables(hosts, home)
-        block |= scalar_columns(hosts, home)
+        for name, values in scalar_columns(hosts, home).items():
+            block[name], lost = in_float32(values)
+            if lost:
+                self.inexact.setdefault(name, lost)
         if "inside" in home and "loss" in block:
             block["loss"] = block["loss"] - home["inside"][:, 0]
         return block
@@ -160,13 +163,24 @@ class Assembly:
         return found
 
 
-def scalar_columns(hosts: Sequence[HostRow], home: Mapping[str, NDArray[np.float32]]) -> Block:
+def scalar_columns(hosts: Sequence[HostRow], home: Mapping[str, NDArray[np.float32]]) -> dict[str, Floats]:
     """One column a logged name, [n]; NaN where it was not logged."""
     names = dict.fromkeys(name for row in hosts for name in (*row.values, *row.cells))
-    columns: dict[str, NDArray[Any]] = {name: np.full(len(hosts), np.nan, dtype=np.float32) for name in names}
+    columns = {name: np.full(len(hosts), np.nan) for name in names}
     for i, row in enumerate(hosts):
         for name, value in row.values.items():
             columns[name][i] = value
         for name, (chunk, place) in row.cells.items():
             columns[name][i] = home[f"cells{chunk}" if chunk else "cells"][i, place]
     return columns
+
+
+def in_float32(values: Floats) -> tuple[NDArray[np.float32], str]:
+    """The values as a record keeps them, and what is lost: a whole number by more than 0, anything beyond the range."""
+    with np.errstate(over="ignore"):
+        kept = values.astype(np.float32)
+    changed = np.isfinite(values) & (kept != values) & ((values == np.floor(values)) | np.isinf(kept))
+    if not changed.any():
+        return kept, ""
+    first = np.flatnonzero(changed)[0]
+    return kept, f"{values[first]:.17g} is kept as {float(kept[first]):.17g}"

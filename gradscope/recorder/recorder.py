@@ -81,6 +81,7 @@ class Recorder:
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = -1, -1
         self.rows = 0  # begun so far
+        self.inexact: dict[str, str] = {}  # logged names whose values float32 does not hold, and what became of one
         self.graphed = self.not_in_graphs = False  # what became of steps in CUDA graphs
         self._sampled = False  # activations, ever
         self._clears = False  # a graph may add to them at any step
@@ -197,6 +198,7 @@ class Recorder:
         self._begun = self._finished = self._fetched = 0
         names = () if self.activations is None else self.activations.quantities
         self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates, names)
+        self._assembly.inexact = self.inexact
 
     def _fields(self, meter: Meter) -> dict[str, tuple[int, ...]]:
         found = meter.fields()
@@ -240,6 +242,8 @@ class Recorder:
             "measured_at_step": sum(meter.late for meter in self._meters),
             "buffer_bytes": self.bytes,
         }
+        if self.inexact:
+            found["kept_as_float32"] = dict(self.inexact)
         if self.graphed:
             found["cuda_graphs"] = NOT_IN_GRAPHS if self.not_in_graphs else IN_GRAPHS
         if self.activations is not None:

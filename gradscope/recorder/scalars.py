@@ -72,20 +72,22 @@ def kept(name: str, value: Tensor | float) -> Tensor | float:
     return value.detach().clone()
 
 
-def scalar(name: str, value: Any) -> float:
+def scalar(name: str, value: Any, call: str = "log") -> float:
     """A number of the host's; a tensor in its memory is read where it lies, which nothing has to wait for."""
     try:
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise no_scalar(name, value)
+                raise no_scalar(name, value, call)
             value = value.tolist() if not value.ndim else value.reshape(()).tolist()
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"log({name}=…) got {value!r}; expected a number or a tensor with one") from None
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"a {type(value).__name__}"
+        raise InputError(f"{call}({name}=…) got {shown}; expected a number or a tensor with one") from None
 
 
-def no_scalar(name: str, value: Tensor) -> InputError:
+def no_scalar(name: str, value: Tensor, call: str = "log") -> InputError:
     """The complaint about a tensor that is not one number."""
-    return InputError(f"log({name}=…) got a tensor of shape {list(value.shape)}; expected one number")
+    return InputError(f"{call}({name}=…) got a tensor of shape {list(value.shape)}; expected one number")

@@ -122,7 +122,8 @@ def _search(
     first, second = ToleranceSearch(low, high, **how), None
     where, count = open_executor(executor, workers, timeout, preload)
     try:
-        folder = checks.writable_folder(Path(tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out))
+        given = tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out
+        folder = checks.writable_folder(checks.absolute_path(given, "out"))
         ledger = Ledger(folder.resolve(), settings)
         try:
             campaign = Campaign(start, where, count, ledger, folder.resolve(), on_trial)
