@@ -19,6 +19,7 @@ _HOME = {
     "Windows": "gradscope.recorder.cadence",
     "Recording": "gradscope.recording",
     "record": "gradscope.recording",
+    "close_recordings": "gradscope.opening",
     "Restarts": "gradscope.restarts",
     "Checkpoint": "gradscope.control.checkpoint",
     "resume_from": "gradscope.child",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from gradscope.diagnosis.post_hoc import diagnose as diagnose
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.mirror import Sink as Sink
+    from gradscope.opening import close_recordings as close_recordings
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every
     from gradscope.recorder.cadence import Windows as Windows

@@ -32,7 +32,7 @@ from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
 from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
-from gradscope.opening import new_file, run_info
+from gradscope.opening import begun, ended, make_room, new_file, run_info
 from gradscope.optimizers.wrapped import each_stepping
 from gradscope.recorder import provenance
 from gradscope.recorder.activations import Activations
@@ -94,7 +94,8 @@ def record(
         optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself. Of one that wraps another
             (Accelerate's, SAM, Lookahead, …), the one inside is recorded.
         path: the file to write.
-        penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``.
+        penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``. Log the loss that is
+            minimised then, with the penalty in it: its value is taken off.
         every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
             of quantity: ``{"rows": 1, "activations": 10, "updates": 1, "histograms": 50}``.
         preset: ``cheap``, ``standard`` or ``full``; see the file format.
@@ -200,6 +201,7 @@ class Recording:
         self._steps_per_epoch = steps_per_epoch
         self._told = False
         self._closed = False
+        self.owned = False  # by a with block
         self._problem: str | None = None  # of the file, told already
         self._status = "running"
         self._process = os.getpid()
@@ -215,6 +217,7 @@ class Recording:
             undo.callback(self._ranks.leave)
             if self._ranks.writes:
                 claim(self.path, mode)
+            make_room(self.path, parameters.values())
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
             activations = None
@@ -268,6 +271,7 @@ class Recording:
         if asked.out is not None:
             _RECORDED_HERE[asked.out] = _RECORDED_HERE.get(asked.out, 0) + 1
         child.opened(self)
+        begun(self, parameters.values())
         atexit.register(self._at_exit)
 
     def _describe(
@@ -308,6 +312,9 @@ class Recording:
         self._recorder.check()
         if not self._baseline.loss_function:
             self._baseline.see_loss(scalars.get("loss"))
+            if self._baseline.is_pure and (said := self._penalties.loss_is_pure(self._baseline.loss_function)):
+                self._capture["declared_penalty"] = said
+                self._warnings.append(f"{self.path}: {said}")
         named = self._names["log"].stored(scalars)
         self._penalties.observe(named)
         self._recorder.log(named)
@@ -362,6 +369,7 @@ class Recording:
         self._close("failed" if failed else "finished")
 
     def __enter__(self) -> Self:
+        self.owned = True
         return self
 
     def __exit__(
@@ -502,7 +510,12 @@ class Recording:
 
     def _settle_baseline(self, rows: Rows) -> None:
         """Once, with the first chunk of rows."""
-        if "baseline_loss" in self._capture or "loss" not in rows:
+        if "loss" not in rows:
+            return
+        if (said := self._penalties.loss_below_zero(rows["loss"])) is not None:
+            self._capture["declared_penalty"] = said
+            self._warnings.append(f"{self.path}: {said}")
+        if "baseline_loss" in self._capture:
             return
         baseline, source = self._baseline.settle(rows["step"], rows["loss"])
         self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
@@ -532,6 +545,7 @@ class Recording:
 
     def _finish(self, status: str) -> None:
         atexit.unregister(self._at_exit)
+        ended(self)
         self._undo.close()
         try:
             self._live.finish()

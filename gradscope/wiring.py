@@ -65,11 +65,15 @@ def _predicate(model: nn.Module, select: Select, called: str) -> Callable[[str],
 
 
 def chosen_modules(model: nn.Module, select: Select | None) -> dict[str, nn.Module]:
-    """The modules whose activations are recorded, by plain name: leaves, those that ``select`` names if given."""
+    """The modules whose activations are recorded, by plain name: leaves, those that ``select`` names if given.
+
+    A layer with parametrized weights (weight norm, spectral norm) is one; its parametrizations are none.
+    """
     leaves = {
         plain_name(model, name) or type(module).__name__: module
         for name, module in model.named_modules()
-        if not any(True for _ in module.children())
+        if not [part for part, _ in module.named_children() if part != "parametrizations"]
+        and "parametrizations" not in name.split(".")
     }
     if select is None:
         return leaves
@@ -93,6 +97,11 @@ def chosen_parameters(
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if not optimizers:
         raise InputError("optimizer is an empty list; expected a torch.optim.Optimizer, or several")
+    if any(kind.__name__ == "FullyShardedDataParallel" for m in model.modules() for kind in type(m).__mro__):
+        raise InputError(
+            "the model is wrapped by FullyShardedDataParallel, whose flat shards hold no parameter whole; expected "
+            "a model sharded by torch.distributed.fsdp.fully_shard (FSDP2), or replicated by DistributedDataParallel"
+        )
     every: dict[str, Tensor] = {plain_name(model, name): p for name, p in model.named_parameters()}
     if lazy := [name for name, p in every.items() if is_lazy(p)]:
         raise InputError(
@@ -142,6 +151,7 @@ class Penalties:
         self._optimizers = list(optimizers)
         self._columns = {id(p): i for i, p in enumerate(parameters.values())}
         self._declared = declared
+        self._logged_pure = False  # the loss is logged without the declared penalty
         self._undo = obey(optimizers, asked.strength, asked.penalty, asked.schedule)
         # The groups that there are now; parameters that are added later are not recorded.
         flat = [(o, n, group) for n, o in enumerate(optimizers) for group in o.param_groups]
@@ -235,6 +245,7 @@ class Penalties:
         probe = PenaltyProbe(terms, strengths, measure if where else None, pulls=self._pulls)
         if self._declared is not None:
             probe.inside_loss, probe.value_inside_loss = self._inside_loss, self._value_inside_loss
+            probe.logged_inside = not self._logged_pure
         return probe
 
     def _strengths(self) -> tuple[float, ...]:
@@ -278,6 +289,26 @@ class Penalties:
         penalty, strength = self._declared
         values = [penalty.value(p.detach()) for members in self._members for p in members]
         return strength * torch.stack(values).sum()
+
+    def loss_is_pure(self, function: str) -> str | None:
+        """The logged loss comes straight from a loss function; what that means for a declared penalty, if any."""
+        if self._declared is None:
+            return None
+        self._logged_pure, self.probe.logged_inside = True, False
+        return (
+            f"the logged loss comes straight from {function} and does not hold the declared penalty, so that nothing "
+            f"is taken off it; log the loss that is minimised"
+        )
+
+    def loss_below_zero(self, loss: NDArray[Any]) -> str | None:
+        """What to say of the first recorded losses, if they begin below 0 without a declared penalty."""
+        seen = loss[np.isfinite(loss)]
+        if self._declared is None or self._logged_pure or not len(seen) or seen[0] >= 0:
+            return None
+        return (
+            f"the recorded loss begins at {seen[0]:.3g}, after the declared penalty was taken off: if it cannot be "
+            f"below 0, it was logged without the penalty; log the loss that is minimised"
+        )
 
     def _note_penalised(self) -> None:
         for acted, (source, _) in zip(self._acted, self._sources, strict=True):

@@ -46,6 +46,7 @@ ROOMS = {
             "recording",
             "restarts",
             "mirror",
+            "opening",
             "recorder",
             "regularizers",
             "store",

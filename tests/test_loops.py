@@ -7,17 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 import gradscope
 from gradscope import InputError
-from tests.loops import mlp, train
+from tests.loops import batches, mlp, train
 
 ROOT = Path(__file__).parent.parent
 
@@ -207,7 +211,7 @@ def test_ctrl_c_while_a_record_is_closed_waits_for_it(tmp_path: Path) -> None:
 TWICE = """
 import os, signal, sys, time, torch
 import gradscope
-from tests.loops import mlp, train
+from tests.loops import batches, mlp, train
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 model = mlp()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -238,3 +242,152 @@ def test_a_second_sigterm_ends_the_process(tmp_path: Path, how: str) -> None:
     assert ended.returncode == (signal.SIGTERM if how == "fork" else -signal.SIGTERM)
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset.attrs["status"] == ("running" if how == "twice" else "finished")
+
+
+# -- trainings that begin again -------------------------------------------------------------------
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("gradscope") for thread in threading.enumerate())
+
+
+def test_a_cell_that_is_run_again_closes_what_it_left_open(tmp_path: Path) -> None:
+    before = threads()
+    for cell in range(3):
+        model = mlp()
+        optimizer = sgd(model)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            run = gradscope.record(model, optimizer, tmp_path / "r.h5", mode="overwrite", on_failure="ignore")
+        assert len([w for w in told if "was still being recorded, and is closed" in str(w.message)]) == (cell > 0)
+        train(model, optimizer, 10, run)
+    assert threads() == before + 1
+    assert gradscope.close_recordings("r.h5") == [tmp_path / "r.h5"]
+    assert threads() == before
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert (dataset.sizes["step"], dataset.attrs["status"]) == (10, "finished")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
+
+
+def test_a_trainer_that_begins_again_on_the_same_model(tmp_path: Path) -> None:
+    """As ``auto_find_batch_size`` does; the earlier record keeps its rows and is whole."""
+    model = mlp()
+    gradscope.record(model, optimizer := sgd(model), tmp_path / "a.h5", on_failure="ignore")
+    train(model, optimizer, 5)
+    optimizer = sgd(model)
+    with pytest.warns(UserWarning, match=r"a\.h5 was still being recorded, and is closed: .* the same parameters"):
+        run = gradscope.record(model, optimizer, tmp_path / "b.h5", on_failure="ignore")
+    train(model, optimizer, 5)
+    run.close()
+    for name in "ab":
+        with gradscope.open_run(tmp_path / f"{name}.h5") as dataset:
+            assert (dataset.sizes["step"], dataset.attrs["status"]) == (5, "finished")
+
+
+def test_what_a_with_block_holds_is_left_alone(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = sgd(model)
+    with gradscope.record(model, optimizer, tmp_path / "a.h5", on_failure="ignore") as outer:
+        with gradscope.record(model, optimizer, tmp_path / "b.h5", on_failure="ignore"):
+            train(model, optimizer, 4)
+        with pytest.raises(InputError, match=r"close it with gradscope\.close_recordings\('a\.h5'\)"):
+            gradscope.record(model, optimizer, tmp_path / "a.h5", mode="overwrite")
+        assert outer.next_step == 4
+    for name in "ab":
+        with gradscope.open_run(tmp_path / f"{name}.h5") as dataset:
+            assert dataset.sizes["step"] == 4
+
+
+def test_recordings_that_nobody_closes_are_named_once(tmp_path: Path) -> None:
+    kept = []
+    with pytest.warns(UserWarning, match=r"8 recordings .* \(0\.h5, 1\.h5, .*gradscope\.close_recordings\(\)"):
+        for number in range(9):
+            model = mlp()
+            kept.append(gradscope.record(model, sgd(model), tmp_path / f"{number}.h5"))
+    assert len(gradscope.close_recordings()) == 9
+    assert gradscope.close_recordings() == []
+
+
+def test_a_callback_that_is_used_again_writes_beside(tmp_path: Path) -> None:
+    """A search of hyper-parameters, or a trainer that tries a smaller batch."""
+    from gradscope.integrations.session import Session
+
+    session = Session(tmp_path / "r.h5", "ignore", {})
+    for trial in range(3):
+        model = mlp()
+        optimizer = sgd(model)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            session.open(model, [optimizer], resume_step=0, horizon=5, exists=session.path.exists())
+        assert len(told) == (trial > 0)
+        train(model, optimizer, 3 + trial)
+        if trial != 1:  # that one ended in an error
+            session.close()
+    found = {}
+    for path in sorted(tmp_path.iterdir()):
+        with gradscope.open_run(path) as dataset:
+            found[path.name] = dataset.sizes["step"], dataset.attrs["status"]
+    assert found == {"r.h5": (3, "finished"), "r-2.h5": (4, "failed"), "r-3.h5": (5, "finished")}
+
+
+# -- declared penalties, parametrized layers, flat shards -----------------------------------------
+
+
+def declared(path: Path, log: Callable[[Tensor, Tensor], dict[str, Any]]) -> tuple[NDArray[Any], list[float]]:
+    """The recorded loss and the data's own, of a loop that adds an L1 penalty; ``log(data, whole)``: what it logs."""
+    model = mlp()
+    optimizer = sgd(model)
+    own = []
+    with gradscope.record(model, optimizer, path, penalty=(gradscope.L1(), 0.1), on_failure="ignore") as run:
+        for x, y in batches(20):
+            data = nn.functional.cross_entropy(model(x), y)
+            whole = data + 0.1 * sum(p.abs().sum() for p in model.parameters() if p.ndim > 1)
+            optimizer.zero_grad()
+            whole.backward()
+            optimizer.step()
+            run.log(**log(data, whole))
+            own.append(data.item())
+    with gradscope.open_run(path) as dataset:
+        return dataset["loss"].values, own
+
+
+def test_a_declared_penalty_is_taken_off_a_loss_that_holds_it(tmp_path: Path) -> None:
+    got, own = declared(tmp_path / "r.h5", lambda data, whole: {"loss": whole})
+    np.testing.assert_allclose(got, own, rtol=1e-4, atol=1e-5)
+    assert "declared_penalty" not in capture_of(tmp_path / "r.h5")
+
+
+def test_a_declared_penalty_is_not_taken_off_the_datas_loss(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="comes straight from NllLossBackward0 and does not hold the declared penalty"):
+        got, own = declared(tmp_path / "r.h5", lambda data, whole: {"loss": data})
+    np.testing.assert_allclose(got, own, rtol=1e-6)
+    assert "nothing is taken off" in capture_of(tmp_path / "r.h5")["declared_penalty"]
+
+
+def test_a_loss_below_zero_under_a_declared_penalty_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"begins at -.*, after the declared penalty was taken off"):
+        declared(tmp_path / "r.h5", lambda data, whole: {"loss": data.item()})
+    assert "begins at -" in capture_of(tmp_path / "r.h5")["declared_penalty"]
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
+def test_a_parametrized_layer_is_a_layer(tmp_path: Path, kind: str) -> None:
+    model = mlp()
+    getattr(nn.utils.parametrizations, kind)(model[2])
+    seen: list[float] = []
+    model[2].register_forward_hook(lambda module, given, output: seen.append(output.detach().abs().mean().item()))
+    optimizer = sgd(model)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", every={"activations": 1}, on_failure="ignore"):
+        train(model, optimizer, 5)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert dataset["module"].values.tolist() == ["0", "1", "2", "3", "4"]
+        np.testing.assert_allclose(dataset["activation_mean_abs"].sel(module="2").values, seen, rtol=1e-5)
+        assert json.loads(dataset.attrs["config"])["modules"]["2"] == "Linear"
+
+
+def test_flat_shards_are_refused(tmp_path: Path) -> None:
+    kind = type("FullyShardedDataParallel", (nn.Sequential,), {})
+    model = kind(mlp())
+    with pytest.raises(InputError, match=r"fully_shard \(FSDP2\)"):
+        gradscope.record(model, sgd(model), tmp_path / "r.h5")
+    assert list(tmp_path.iterdir()) == []

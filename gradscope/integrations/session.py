@@ -33,6 +33,7 @@ class Session:
             checks.one_of(on_failure, ON_FAILURE, "on_failure")
         inspect.signature(gradscope.record).bind(None, None, path, **options)  # a wrong name is told now
         self.recording: Recording | None = None
+        self._first, self._trainings = self.path, 0
         self.stop = False
         self._losses: list[Tensor] = []
         self._steps_seen = 0
@@ -51,11 +52,24 @@ class Session:
         elif resume_step:
             text = f"{self.path} is not there: it begins at the checkpoint, and counts its step {resume_step} as 0"
             warnings.warn(text, stacklevel=4)
+        elif self._trainings and self.options.get("mode") != "overwrite":
+            self._move_on()
+        self._trainings += 1
         # What the user has said stands, but not against going on after a checkpoint.
         mode = {n: v for n, v in given.items() if n in ("mode", "resume_step")}
         self.recording = gradscope.record(model, optimizers, self.path, **{**given, **self.options, **mode})
         self._steps_seen = self.recording.next_step
         return self.recording
+
+    def _move_on(self) -> None:
+        """The trainer begins again (a smaller batch, the next trial of a search): beside what it has recorded."""
+        while True:
+            path = self._first.with_stem(f"{self._first.stem}-{self._trainings + 1}")
+            if not path.exists():
+                break
+            self._trainings += 1
+        warnings.warn(f"the trainer begins again: {self.path} stays, {path} is written", stacklevel=5)
+        self.path = path
 
     def _failed(self, diagnosis: gradscope.Diagnosis) -> None:
         self.stop = True

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
 from gradscope.recorder.pools import Pool, host_kernel, number_of_units
@@ -107,7 +108,7 @@ class Activations:
 
     def __init__(self, modules: Mapping[str, nn.Module], gradients: bool, root: nn.Module | None = None) -> None:
         self.names = list(modules)
-        self.types = {name: type(module).__name__ for name, module in modules.items()}
+        self.types = {name: type_before_parametrizations(module).__name__ for name, module in modules.items()}
         self.quantities = FULL_QUANTITIES if gradients else QUANTITIES
         self.gradients = gradients
         self.root = root

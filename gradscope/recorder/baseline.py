@@ -13,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from gradscope.recorder.activations import Hook
 
+#: Nodes of the graph that are loss functions: what comes straight out of them holds no penalty.
+_LOSSES = ("Nll", "Mse", "BinaryCrossEntropy", "SmoothL1", "Huber", "KlDiv", "SoftMargin", "MultiMargin", "Ctc")
 _SCALED = ("DivBackward0", "MulBackward0")
 
 
@@ -52,6 +54,11 @@ class AssumedBaseline:
             while type(node).__name__ in _SCALED and node is not None:  # for accumulation, or by a GradScaler
                 node, self._scaled = node.next_functions[0][0], True
             self.loss_function = "unknown" if node is None else type(node).__name__
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether the logged loss comes straight out of a loss function."""
+        return self.loss_function.startswith(_LOSSES)
 
     def settle(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str]:
         """The entropy of equal classes for a classifier; for anything else, the first losses are a guess."""

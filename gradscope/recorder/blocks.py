@@ -81,7 +81,7 @@ class Assembly:
             block[name], lost = in_float32(values)
             if lost:
                 self.inexact.setdefault(name, lost)
-        if "inside" in home and "loss" in block:
+        if "inside" in home and "loss" in block and self._probe.logged_inside:
             block["loss"] = block["loss"] - home["inside"][:, 0]
         return block
 

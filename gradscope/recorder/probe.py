@@ -17,7 +17,8 @@ class PenaltyProbe:
 
     ``strengths()``: λ of each term at the coming step. ``measure``: Σ|∂Ω/∂w| of a term's columns, [C], by term,
     where it does not follow from other sums. ``inside_loss``: what the user's own penalty inside the loss adds to
-    each gradient, and ``value_inside_loss`` to the loss, to be taken off again. ``pulls``: see `updates`.
+    each gradient, and ``value_inside_loss`` to the loss, to be taken off again, unless the logged loss does not hold it
+    (``logged_inside``). ``pulls``: see `updates`.
     """
 
     terms: Sequence[PenaltyTerm]
@@ -25,6 +26,7 @@ class PenaltyProbe:
     measure: Callable[[Sequence[Tensor]], dict[int, Tensor]] | None = None
     inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     value_inside_loss: Callable[[], Tensor] | None = None
+    logged_inside: bool = True
     pulls: Pulls | None = None
 
     def needs_zeros(self) -> bool:

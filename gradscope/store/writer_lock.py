@@ -43,9 +43,7 @@ class WriterLock:
             raise InputError(f"{self._path} is no lock of gradscope; move it away, or give another path than {path}")
         if locked is False or (other is not None and _lives(other, self._descriptor, locked)):
             os.close(self._descriptor)
-            raise InputError(
-                f"{path} is being written by {_described(other)}; wait for it to end, or give another path"
-            )
+            raise InputError(f"{path} is being written by {_described(other)}; {_remedy(other)}, or give another path")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
         with contextlib.suppress(OSError):  # a full disk: flock holds all the same
             os.ftruncate(self._descriptor, 0)
@@ -121,6 +119,12 @@ def _lives(other: dict[str, Any], descriptor: int, locked: bool | None) -> bool:
     if other.get("host") != socket.gethostname():
         return time.time() - os.fstat(descriptor).st_mtime < GONE
     return not locked and other.get("born") == _born(other.get("pid"))
+
+
+def _remedy(other: dict[str, Any] | None) -> str:
+    if other is not None and other.get("pid") == os.getpid() and other.get("host") == socket.gethostname():
+        return "that is this process: close the earlier recording, gradscope.close_recordings() closes all"
+    return "wait for it to end"
 
 
 def _described(other: dict[str, Any] | None) -> str:
