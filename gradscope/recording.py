@@ -39,6 +39,7 @@ from gradscope.recorder.activations import Activations
 from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.distributed import Ranks
+from gradscope.recorder.forwards import Forwards
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
@@ -236,6 +237,8 @@ class Recording:
             facts = Facts.of(parameters, types, info.numel, info.group, self._config, self._capture, info.baseline_loss)
             rules = Checker(facts)
             self._live = LiveJudge(judge, self._settle_baseline, rules, self._on_findings)
+            forwards = Forwards(plain_model(model))
+            undo.callback(forwards.detach)
             self._recorder = Recorder(
                 optimizers,
                 parameters,
@@ -244,6 +247,7 @@ class Recording:
                 preset=PRESETS[preset],
                 cadences=every,
                 activations=activations,
+                forwards=forwards,
                 before_step=self._before_step,
                 groups=self._penalties.places,
                 ranks=self._ranks,

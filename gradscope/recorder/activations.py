@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,11 @@ class _ForwardHook(Hook):
         if torch.compiler.is_compiling():
             self._pool.add(tensor)
             return
-        if torch._C._current_graph_task_id() != -1 and not _runs_for_the_first_time():
-            return
+        if torch._C._current_graph_task_id() != -1:
+            if not _runs_for_the_first_time():
+                return
+        elif of.shares is not None and of.shares.between:
+            of.shares.begin()
         self._pool.add(tensor)
         if of.gradients and tensor.requires_grad:
             tensor.register_hook(self._pool.add_delta)
@@ -96,6 +99,16 @@ def _runs_for_the_first_time() -> bool:
     return False
 
 
+class Shares(Protocol):
+    """What `gradscope.recorder.forwards.Shares` is to activations."""
+
+    between: bool
+
+    def begin(self) -> None: ...
+    def settle(self) -> bool: ...
+    def forget(self) -> None: ...
+
+
 class Activations:
     """Forward hooks on these modules. Samples only while ``sampling`` is set.
 
@@ -113,6 +126,7 @@ class Activations:
         self.gradients = gradients
         self.root = root
         self.sampling = True
+        self.shares: Shares | None = None  # where forwards are told apart
         self._compiled_before = _has_compiled()
         self._pools = {name: Pool(module) for name, module in modules.items()}
         self._rows = ModuleRows(list(self._pools.values()), gradients)
@@ -150,6 +164,14 @@ class Activations:
             parts.append(unknown if state is None else (state[3] / state[0]).float().to(device, non_blocking=True))
         return torch.cat(parts) if parts else torch.empty(0, device=device)
 
+    def states(self) -> list[Tensor]:
+        """What outputs are added to."""
+        return [state for pool in self._pools.values() for state in pool.states.values()]
+
+    def settle(self) -> bool:
+        """Leave out forwards that do not belong to this step; False if that cannot be told."""
+        return self.shares is None or self.shares.settle()
+
     def take(self, device: torch.device) -> Tensor:
         """The row of this step, [quantities, M] float32, NaN for modules that were not called; starts afresh."""
         row = self._rows.make(device)
@@ -158,6 +180,8 @@ class Activations:
 
     def clear(self) -> None:
         """Forget what this step has added up so far."""
+        if self.shares is not None:
+            self.shares.forget()
         pools = self._pools.values()
         sums = [s for pool in pools for s in (*pool.states.values(), *([] if pool.delta is None else [pool.delta]))]
         if sums:

@@ -90,6 +90,8 @@ class Meter:
         self._seen: list[int] = []
         self._sentinels: dict[int, Any] = {}
         trainable = [w for w in self.weights if w.requires_grad]
+        moving = [i for i, w in enumerate(self.weights) if w.requires_grad]
+        self._ends = {*moving[:1], *moving[-1:]}
         for parameter in {id(w): w for w in (*trainable[:1], *trainable[-1:])}.values():
             self._watch(parameter)
 
@@ -188,6 +190,10 @@ class Meter:
             return True, True
         self._watch_another([self.weights[i] for i in moved])
         return False, False
+
+    def cleared(self) -> bool:
+        """Whether the gradients of earlier passes have been thrown away."""
+        return all(self.weights[i].grad is None for i in self._ends)
 
     def stepped(self) -> None:
         """The optimizer has stepped: what was measured before belongs to no later row."""

@@ -17,6 +17,7 @@ import os
 import time
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,6 +38,7 @@ from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
 from gradscope.recorder.drain import Drain
+from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
 from gradscope.recorder.meter import Meter, local
@@ -44,13 +46,20 @@ from gradscope.recorder.presets import Preset
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import Block, HostRow
-from gradscope.recorder.scalars import CELLS, Scalars, kept
+from gradscope.recorder.scalars import CELLS, Said, Scalars, has_graph, kept
 from gradscope.recorder.updates import SPLIT, Updates
 
 NOT_IN_GRAPHS = (
     "replays of a CUDA graph are not recorded that holds several steps, or was captured without a recorded step before "
     "it, or before the penalties changed"
 )
+#: Steps at which a name is logged and never recorded, before that is warned about.
+MANY_LOST = 16
+LEFT_OUT = (
+    "forwards in sampled steps are not in the activations: no gradient of theirs was used (skipped batches, probes, "
+    "evaluations in training mode)"
+)
+NOT_TOLD_APART = "rows have no activations: forwards of skipped batches could not be told from those of the step"
 IN_GRAPHS = "replays repeat the strengths and learning rates of their capture, but for rates kept in tensors"
 
 
@@ -71,12 +80,20 @@ class Recorder:
         preset: Preset,
         cadences: Mapping[str, Cadence],
         activations: Activations | None = None,
+        forwards: Forwards,
         before_step: Callable[[int], None] = lambda step: None,
         groups: Groups,
         ranks: Ranks,
     ) -> None:
         self.ranks = ranks
         self.preset, self.cadences, self.activations = preset, cadences, activations
+        self.forwards = forwards
+        self.shares: Shares | None = None
+        if activations is not None:
+            self.shares = activations.shares = Shares(
+                activations.states, lambda: all(m.cleared() for m in self._meters)
+            )
+        self.forwards.ended = self._forward_ended
         self.weights = list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = -1, -1
@@ -104,7 +121,11 @@ class Recorder:
         self._open: set[int] = set()
         self._fresh_backward = False
         self._pass = -1  # the backward pass that will call back
-        self._later: dict[str, Tensor | float] = {}
+        self._later: dict[str, Tensor | float] = {}  # of the next step that is seen
+        self._undecided: list[Said] = []
+        self._forwards_before = 0  # those before the latest step
+        self._told: set[str] = set()
+        self.lost: Counter[str] = Counter()  # logged at steps that are not recorded
         self._amp: Tensor | None = None
         self._scaled_steps: dict[int, Tensor] = {}  # by optimizer, until its step is seen
         self._start = time.perf_counter()
@@ -242,12 +263,18 @@ class Recorder:
             "measured_at_step": sum(meter.late for meter in self._meters),
             "buffer_bytes": self.bytes,
         }
+        if self.lost:
+            found["logged_between_rows"] = {"not_recorded": dict(self.lost), "rows": str(self.cadences["rows"])}
         if self.inexact:
             found["kept_as_float32"] = dict(self.inexact)
         if self.graphed:
             found["cuda_graphs"] = NOT_IN_GRAPHS if self.not_in_graphs else IN_GRAPHS
         if self.activations is not None:
             found["modules_not_seen"] = self.activations.unseen
+        if self.shares is not None and self.shares.left_out:
+            found["forwards_left_out"] = f"{self.shares.left_out} {LEFT_OUT}"
+        if self.shares is not None and self.shares.unclear:
+            found["forwards_not_told_apart"] = f"{self.shares.unclear} {NOT_TOLD_APART}"
         names = {type(m.optimizer).__name__ for m in self._meters if m.number in self._updates}
         if unknown := sorted(name for name in names if name not in SPLIT):
             found["update_proportion"] = f"not known for {', '.join(unknown)}; for {', '.join(SPLIT)} it is"
@@ -278,9 +305,11 @@ class Recorder:
         Variable._execution_engine.queue_callback(self._after_backward)
 
     def _after_backward(self) -> None:
-        self._pass = -1
+        task, self._pass = self._pass, -1
         if self.stopped:
             return
+        if self.shares is not None:
+            self.shares.passed(task)
         if self._in_a_graph():
             self._capture_pass()
             return
@@ -293,6 +322,13 @@ class Recorder:
         if self._open and id(meter.optimizer) not in self._open:
             return None if self._row is None else self._begun - 1
         return self._begun if self.cadences["rows"].at(self.step + 1) else None
+
+    def _forward_ended(self, output: Any) -> None:
+        """An outermost forward of the model has."""
+        if self.activations is None or self.shares is None or self.stopped or self._capture is not None:
+            return
+        if self.activations.sampling:
+            self.shares.ended(output)
 
     # -- a step -----------------------------------------------------------------------------------
 
@@ -321,6 +357,8 @@ class Recorder:
     def _observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
         """The row of this step, or this optimizer's share of it."""
         with torch.no_grad():
+            if not self._in_a_graph():
+                self._decide()
             if self._in_a_graph():
                 if (captured := self._usable_capture()) is None or id(optimizer) in captured.optimizers:
                     self._cannot_capture()
@@ -334,6 +372,9 @@ class Recorder:
                     self._begin_row()
                 self._open.add(id(optimizer))
                 row, number = self._row, self._begun - 1
+                later, self._later = self._later, {}
+                self._put(later)
+                self._forwards_before = self.forwards.count
             self._fresh_backward = False
             scale = self._scaled_steps.pop(id(optimizer), None)
             for meter in self._of[id(optimizer)]:
@@ -351,14 +392,11 @@ class Recorder:
         if replayed is not None and not replayed.usable:
             return  # other penalties have come
         self.step += 1
-        later, self._later = (self._later if self._fresh_backward else {}), {}
         self._finished = self._begun
         if not self.cadences["rows"].at(self.step):
             self._row = None
         else:
             self._row = self._next_row(replayed)
-            for name, value in later.items():
-                self._scalars.put(self._row, self._begun - 1, name, value)
         if replayed is None:  # else the graph is still to take what forward passes have left
             self._sample_next()
 
@@ -390,10 +428,11 @@ class Recorder:
     def _leave(self, row: HostRow, number: int) -> None:
         """What the forward pass and the weights have left for this row, into the ring."""
         if self.activations is not None and self.activations.sampling:
+            clear = self.activations.settle()
             if self.preset.full:
                 self._home.view("units", number).copy_(self.activations.unit_scales(self._home.device))
             self._home.view("activations", number).copy_(self.activations.take(self._home.device))
-            row.sampled = self._sampled = True
+            row.sampled, self._sampled = clear, True
         if self.probe.value_inside_loss is not None:
             self._home.view("inside", number).copy_(self.probe.value_inside_loss().reshape(1))
         if self.probe.measure is not None:
@@ -424,8 +463,8 @@ class Recorder:
             return
         if self._in_a_graph() and self._usable_capture() is None:
             return
-        if self._fresh_backward:  # a closure was called again: its later forwards belong to no row
-            self._fresh_backward = False
+        if self._fresh_backward:  # a closure was called again: its later forwards and words belong to no row
+            self._fresh_backward, self._later = False, {}
             if self.activations is not None and self.activations.sampling:
                 self.activations.clear()
         for meter in meters:
@@ -512,7 +551,10 @@ class Recorder:
             not self._open or not self._open.isdisjoint(captured.optimizers)
         )
         if captured.begins:
+            self._decide()
             self._begin_row(captured)
+            later, self._later = self._later, {}
+            self._put(later)
         if captured.usable:
             self._open |= captured.optimizers.keys()
             self._fresh_backward &= not captured.optimizers
@@ -578,10 +620,44 @@ class Recorder:
                     self._scalars.put(captured.row, FIXED, name, value)
         elif self._fresh_backward or self.step < self._first_step:
             self._later.update({name: kept(name, value) for name, value in scalars.items()})
-            self._fresh_backward = True
-        elif self._row is not None:
-            for name, value in scalars.items():
+        elif self._forwards_before != self.forwards.count or any(map(has_graph, scalars.values())):
+            self._undecided.append(Said(scalars, self.forwards.count, self._forwards_before != self.forwards.count))
+        else:
+            self._put(scalars)
+
+    def _put(self, scalars: Mapping[str, Tensor | float]) -> None:
+        """Into the row of the latest step, if it is recorded."""
+        for name, value in scalars.items():
+            if self._row is not None:
                 self._scalars.put(self._row, self._begun - 1, name, value)
+                self._told.add(name)
+                continue
+            self.lost[name] += 1
+            if self.lost[name] == MANY_LOST and name not in self._told:
+                warnings.warn(
+                    f"log({name}=…) was called at {MANY_LOST} steps and at none that is recorded "
+                    f"(every={str(self.cadences['rows'])!r}); log it at each step, or at those that are recorded",
+                    stacklevel=4,
+                )
+
+    def _decide(self) -> None:
+        """A step begins: was what stands in `_undecided` logged after the last step, or before this one's backward?"""
+        said, self._undecided = self._undecided, []
+        for one in said:
+            if one.belongs_to_the_coming(self.forwards.count):
+                self._later.update(one.values)
+            else:
+                self._put(one.values)
+
+    def _decide_at_the_end(self) -> None:
+        """No step comes: what may have been logged before one joins the last row where that has no such name."""
+        said, self._undecided = self._undecided, []
+        for one in said:
+            had = () if self._row is None else (*self._row.values, *self._row.cells)
+            unsure = one.belongs_to_the_coming(self.forwards.count)
+            self._put(
+                {name: v for name, v in one.values.items() if not unsure or (name not in had and not one.reached)}
+            )
 
     # -- leaving the device -----------------------------------------------------------------------
 
@@ -612,6 +688,7 @@ class Recorder:
     def fetch(self, open_row: bool = False) -> None:
         """Returns when all finished rows have reached the sink; ``open_row``: the one of the latest step as well."""
         if open_row:
+            self._decide_at_the_end()
             self._finished = self._begun
         self._whole = open_row
         self._wait()
@@ -644,6 +721,8 @@ class Recorder:
             meter.detach()
         if self.activations is not None:
             self.activations.detach()
+        self.forwards.detach()
+        self._decide_at_the_end()
         self._finished, self._whole = self._begun, self.together
         if self._drain is not None:
             self._drain.stop()

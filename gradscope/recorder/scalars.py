@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.activations import Hook
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import HostRow
 from gradscope.types import InputError
@@ -61,6 +62,36 @@ class Scalars:
     def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
         """The cells that did not fit into the rows themselves."""
         return {f"cells{n}": ring.read(first, stop)["cells"] for n, ring in enumerate(self._more, 1)}
+
+
+class Said:
+    """What one call of `log` was given, between a step and the next: of which of the two is not known yet.
+
+    A loop may log its loss after the step, or before the backward pass. A pass that reaches a logged tensor later
+    tells (`reached`). Otherwise forwards do: ``forwards``: the model's so far; ``after_forward``: one since the step.
+    """
+
+    def __init__(self, scalars: Mapping[str, Tensor | float], forwards: int, after_forward: bool) -> None:
+        self.values = {name: kept(name, value) for name, value in scalars.items()}
+        self.reached = False
+        self._forwards, self._after_forward = forwards, after_forward
+        self._sure = False
+        for value in scalars.values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                value.register_hook(Hook(self._see_pass))
+                self._sure = True
+
+    def _see_pass(self, gradient: Tensor) -> None:
+        self.reached = True
+
+    def belongs_to_the_coming(self, forwards: int) -> bool:
+        """Whether it was logged before the backward pass of the coming step. ``forwards``: those so far."""
+        return self.reached or (not self._sure and self._after_forward and forwards == self._forwards)
+
+
+def has_graph(value: Any) -> bool:
+    """Whether a backward pass may come through this value."""
+    return isinstance(value, Tensor) and value.grad_fn is not None
 
 
 def kept(name: str, value: Tensor | float) -> Tensor | float:
