@@ -43,8 +43,8 @@ from gradscope.recorder.forwards import Forwards
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
-from gradscope.recorder.table import without_kernels
 from gradscope.recorder.scalars import scalar
+from gradscope.recorder.table import without_kernels
 from gradscope.regularizers.penalties import Penalty
 from gradscope.store.claim import LATER_ROWS, claim
 from gradscope.store.names import Names
