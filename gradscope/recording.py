@@ -383,6 +383,13 @@ class Recording:
         together = kind is None or issubclass(kind, LearningFailure | Stopped)
         self._close("finished" if kind is None else "failed", together)
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # Among the arguments of a script it comes into checkpoints; they hold the path of the record.
+        return str, (str(self.path),)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a copied trainer logs to the same recording
+
     # -- between two steps ------------------------------------------------------------------------
 
     def _before_step(self, step: int) -> None:

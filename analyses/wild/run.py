@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.wild import child
-from analyses.wild.case import Case, edit
+from analyses.wild.case import Case, Missing, edit
 from analyses.wild.cases import CASES
 from analyses.wild.table import write_table
 
@@ -175,7 +175,12 @@ def main() -> None:
         if not (options.sources / case.repository.replace("/", "+")).is_dir():
             print(f"{case.name}: no checkout of {case.repository} in {options.sources}", file=sys.stderr)
             continue
-        found = one(case, options.sources) | {"date": time.strftime("%Y-%m-%d"), "revision": revision()}
+        try:
+            result = one(case, options.sources)
+        except Missing as error:
+            print(error, file=sys.stderr)
+            continue
+        found = result | {"date": time.strftime("%Y-%m-%d"), "revision": revision()}
         results[case.name] = found
         print(line(found), flush=True)
         order = [case.name for case in CASES]
@@ -190,6 +195,8 @@ def revision() -> str:
     import gradscope
 
     folder = str(Path(gradscope.__file__).parent)
+    if (told := os.environ.get("GRADSCOPE_WILD_REVISION")) is not None:  # a copy without its history
+        return told
     found = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return found.stdout.strip()
 

@@ -135,7 +135,8 @@ class Twin:
             decay = float(group.get("weight_decay") or 0.0)
             for name, p in self.parameters.items():
                 if any(p is q for q in group["params"]):
-                    row[name]["penalty_gradient_mean_abs"] = decay * row[name]["weight_mean_abs"]
+                    # Optimizers pass a frozen parameter over, with its decay.
+                    row[name]["penalty_gradient_mean_abs"] = p.requires_grad * decay * row[name]["weight_mean_abs"]
 
     def logged(self, scalars: dict[str, Any]) -> None:
         if "loss" in scalars:

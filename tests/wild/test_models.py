@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
+import gradscope
 from tests import exact
+from tests.loops import mlp
 from tests.wild.frame import DECAY, Loop, capture, held, like
 
 STEPS = 5
@@ -194,3 +197,45 @@ def test_averages_of_weights(tmp_path: Path) -> None:
     rates = held(averaged, tmp_path).dataset()["learning_rate"].values[:, 0]
     assert rates[0] == np.float32(0.1)
     assert rates[-1] < 0.1
+
+
+def test_a_recording_among_the_arguments_of_a_script(tmp_path: Path) -> None:
+    """They are copied, and saved in checkpoints that other machines load."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    args = argparse.Namespace(lr=0.1)
+    with gradscope.record(model, optimizer, tmp_path / "run.h5", on_failure="ignore") as args.run:
+        for (batch,) in exact.micro_batches(2):
+            loss = exact.loss_of(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            copy.deepcopy(args).run.log(loss=loss)
+            torch.save({"model": model.state_dict(), "args": args}, tmp_path / "checkpoint.pt")
+    assert b"gradscope" not in (tmp_path / "checkpoint.pt").read_bytes()
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=False)["args"]
+    assert loaded == argparse.Namespace(lr=0.1, run=str(tmp_path / "run.h5"))
+    with gradscope.open_run(tmp_path / "run.h5") as dataset:
+        assert np.isfinite(dataset["loss"].values).all()
+
+
+class Gain(nn.Module):
+    """A normalisation of one's own, whose gain has the axes of what it multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(x, dim=1) * self.gain
+
+
+def test_a_gain_with_many_axes_is_no_matrix_of_equal_units(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), Gain(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.record(model, optimizer, tmp_path / "run.h5", on_failure="ignore") as run:
+        for (batch,) in exact.micro_batches(20):
+            optimizer.zero_grad()
+            exact.loss_of(model, batch).backward()
+            optimizer.step()
+    assert not [finding for finding in run.findings if finding.kind == "equal"]

@@ -72,6 +72,29 @@ def test_a_tied_gpt(tmp_path: Path) -> None:
     assert told["measured_at_step"] == 0
 
 
+def compiled(loop: Loop) -> list[Tensor]:
+    """nanoGPT's other half: `torch.compile` before the recording, the optimizer made from the plain model."""
+    torch._dynamo.reset()  # or code compiled for another net, without hooks, would serve this one too
+    model = exact.TiedTransformer()
+    optimizer = torch.optim.AdamW(two_groups(model), lr=0.01, foreach=True)
+    fast = torch.compile(model, backend="aot_eager")
+    with loop.record(fast, optimizer) as run:
+        for (batch,) in exact.micro_batches(STEPS):
+            loop.expect(model, mean_loss([batch]), by_dimension(model))
+            loss = exact.loss_of(fast, batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            run.log(loss=loss)
+    return list(model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, silenced outside of tests
+def test_a_compiled_gpt(tmp_path: Path) -> None:
+    dataset = held(compiled, tmp_path).dataset()
+    assert not [name for name in dataset["parameter"].values if "_orig_mod" in name]
+
+
 def timm(loop: Loop) -> list[Tensor]:
     """Accumulation whose last window is short, gradients clipped, an averaged copy, a rate by update, evaluation."""
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))

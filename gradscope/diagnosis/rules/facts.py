@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """``matrices``, ``frozen``: masks over the parameters, [P]: more than one dimension; never to be trained.
+    """``matrices``, ``grids``, ``frozen``: masks over the parameters, [P].
 
+    More than one dimension; more than one that is longer than 1 (a gain may be shaped [1, C, 1, 1]); never trained.
     ``group``: [P], the parameter group, -1 for none. ``momentum``, ``adaptive``: one entry a group.
     ``module_types``: class names by module; empty in records that do not say. ``baseline_loss`` is NaN where nothing
     is known of it.
@@ -27,6 +28,7 @@ class Facts:
     modules: tuple[str, ...]
     numel: NDArray[np.float64]
     matrices: NDArray[np.bool_]
+    grids: NDArray[np.bool_]
     frozen: NDArray[np.bool_]
     group: NDArray[np.int64]
     momentum: tuple[float, ...]
@@ -54,6 +56,7 @@ class Facts:
             modules=tuple(str(name) for name in modules),
             numel=np.asarray(numel, dtype=np.float64),
             matrices=np.array([len(_of_kind(shapes, name, list)) > 1 for name in names], dtype=bool),
+            grids=np.array([sum(n > 1 for n in _of_kind(shapes, name, list)) > 1 for name in names], dtype=bool),
             frozen=np.array([name in frozen for name in names], dtype=bool),
             group=np.asarray(group, dtype=np.int64),
             momentum=tuple(float(g.get("momentum", 0.0)) for g in config["groups"]),

@@ -86,7 +86,7 @@ def _equal_entries(rows: Columns, facts: Facts) -> list[Symptom]:
         return []
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: Array = norm / np.sqrt(np.maximum(facts.numel, 1.0)) / mean
-    usable = (rows.number == 0)[:, None] & facts.matrices & ~facts.frozen & (facts.numel > 1) & (mean > 0)
+    usable = (rows.number == 0)[:, None] & facts.grids & ~facts.frozen & (mean > 0)
     return [
         Symptom(
             kind="equal",
