@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +48,16 @@ commands.register(app)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exits 0, 2 (unusable input), 3 (learning failure) or 130 (interrupted)."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it has been said
+    if code == INTERRUPTED and threading.active_count() > 1:
+        # Threads that still end trials, say: whoever has interrupted twice waits for nobody, and the trials end by
+        # themselves when they find that we are gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -32,6 +32,7 @@ def recover(
         print("  nothing is missing")
     for name, spans in report.missing.items():
         rows = ", ".join(f"{first} to {last}" for first, last in spans)
-        print(f"  {name}: rows {rows} cannot be read")
+        why = f" ({report.why[name]})" if name in report.why else ""
+        print(f"  {name}: rows {rows} cannot be read{why}")
     for name, reason in report.lost.items():
         print(f"  {name} is lost: {reason}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -75,7 +76,7 @@ class Mirror:
     def __init__(self, sink: Sink, warn: Callable[[str], None]) -> None:
         self._sink, self._warn = sink, warn
         self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._late = False
+        self._late = self._over = False
         self._thread = threading.Thread(target=self._run, name="gradscope-sink", daemon=True)
         self._thread.start()
 
@@ -90,30 +91,38 @@ class Mirror:
         shown = np.flatnonzero(block["step"] % self._sink.every == 0)
         if not len(shown):
             return
-        if self._queue.qsize() >= WAITING:
-            if not self._late:
-                self._late = True
-                self._warn(f"{self._name} is slower than the training: not every point is shown there")
-            return
         wanted = (*LAYERS, *_GROUPS, "weight_norm")
         part = {n: v[shown] for n, v in block.items() if n in wanted or (v.ndim == 1 and n not in _NOT_SHOWN)}
-        self._queue.put((self._show, (part, info)))
+        self._put(self._show, part, info)
+
+    def _put(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Into the queue, which is bounded: a sink that is slow, hangs or is over costs itself alone."""
+        if self._over:
+            return
+        if self._queue.qsize() < WAITING:
+            self._queue.put((act, arguments))
+        elif not self._late:
+            self._late = True
+            self._warn(f"{self._name} is slower than the training: not every point is shown there")
 
     def event(self, step: int, kind: str, text: str) -> None:
         """Something that happened; ``strength`` is the name of a number as well."""
         name = kind if kind == "verdict" else f"events/{kind}"
-        self._queue.put((self._sink.text, (step, f"gradscope/{name}", text)))
+        self._put(self._sink.text, step, f"gradscope/{name}", text)
 
     def epoch(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of an epoch, told after this step."""
         values = {f"gradscope/{name}": float(value) for name, value in metrics.items()}
-        self._queue.put((self._sink.scalars, (step, {"gradscope/epoch": float(epoch), **values})))
+        self._put(self._sink.scalars, step, {"gradscope/epoch": float(epoch), **values})
 
-    def close(self) -> None:
-        """Let the sink show the rest and close it."""
+    def end(self) -> None:
+        """Let the sink show the rest and close it; does not wait."""
         self._queue.put((self._sink.close, ()))
         self._queue.put(None)
-        self._thread.join(PATIENCE)
+
+    def wait(self, deadline: float) -> None:
+        """Until it has, or until the deadline (of `time.monotonic`)."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._warn(f"{self._name} has not finished in {PATIENCE:g} s; what it did not show is in the record")
 
@@ -124,7 +133,8 @@ class Mirror:
             act, arguments = job
             try:
                 act(*arguments)
-            except Exception as error:
+            except BaseException as error:  # an interrupt or an exit of the sink's is none of the training
+                self._over = True
                 text = f"{self._name} shows nothing more ({type(error).__name__}: {error}); the record goes on"
                 self._warn(" ".join(text.split()))
                 return
@@ -197,4 +207,7 @@ class Mirrored:
             self._writer.close(status)
         finally:
             for mirror in self._mirrors:
-                mirror.close()
+                mirror.end()
+            deadline = time.monotonic() + PATIENCE  # for all of them together
+            for mirror in self._mirrors:
+                mirror.wait(deadline)

@@ -59,6 +59,7 @@ class History:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = checks.writable_folder(folder)
+        self._identity = _identity(self.folder)
         self.path = self.folder / "run.json"
         self.settings = json.loads(json.dumps(settings))
         self.attempts: list[Attempt] = []
@@ -99,6 +100,15 @@ class History:
                     f"another gradscope is at work in {self.folder}; wait for it, or give another folder"
                 ) from None
             yield
+
+    def lost(self) -> InputError | None:
+        """The one line for a folder that was removed or renamed under us; None: it is where it was."""
+        if _identity(self.folder) == self._identity:
+            return None
+        return InputError(
+            f"the folder {self.folder} was removed or renamed while its training ran, which has been ended; put the "
+            f"folder back, and the same command goes on"
+        )
 
     def free_path(self) -> Path:
         """Where the next attempt records. A record that was broken off before is kept under its own name."""
@@ -158,6 +168,14 @@ def status_of(attempt: Attempt) -> str:
     return (
         "failed" if attempt.diagnosis.failed else "learned" if attempt.diagnosis.verdict == "healthy" else "undecided"
     )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _shown(value: Any) -> str:

@@ -30,6 +30,32 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
 
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[int]:
+    """The folder itself, open and marked as that of a training: what cannot be deleted without it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without such locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def holds_a_training(folder: Path) -> bool:
+    """Whether a training that was started in this folder still runs, whatever has become of the files in it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class Training:
     """A training command, started by this process or by one that was killed.
 
@@ -38,6 +64,7 @@ class Training:
 
     def __init__(self, record: Path, pid: int | None = None) -> None:
         self.log, self._alive = record.with_suffix(".log"), record.with_suffix(".alive")
+        self._folder = record.parent
         self.pid = pid
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_to_end: float | None = None
@@ -45,7 +72,7 @@ class Training:
 
     def start(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the command, in a session of its own. Raises `InputError` where there is no such program."""
-        with self._alive.open("a") as lock, self.log.open("ab") as log:
+        with self._alive.open("a") as lock, self.log.open("ab") as log, _folder_lock(self._folder) as folder:
             fcntl.flock(lock, fcntl.LOCK_EX)  # shared with the child, and held until it has ended
             try:
                 self._process = subprocess.Popen(
@@ -55,7 +82,7 @@ class Training:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    pass_fds=[lock.fileno()],
+                    pass_fds=[lock.fileno(), folder],
                 )
             except OSError as error:
                 raise InputError(f"cannot start {words[0]!r}: {error.strerror}") from None
@@ -67,8 +94,8 @@ class Training:
         return self._held() if self._process is None else self._process.poll() is None
 
     def _held(self) -> bool:
-        if not self._alive.exists():
-            return False
+        if not self._alive.exists():  # somebody has deleted it: the folder itself is held as well
+            return holds_a_training(self._folder)
         with self._alive.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

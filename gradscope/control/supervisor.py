@@ -18,7 +18,7 @@ from gradscope.child import EXIT_STOPPED, Command, Instructions, Outcome
 from gradscope.control.attempt import Attempt, check_early, missing_record, read_attempt
 from gradscope.control.history import History, RunResult, status_of
 from gradscope.control.policy import Decision, Policy
-from gradscope.control.process import Training
+from gradscope.control.process import Training, holds_a_training
 from gradscope.control.resumption import checkpoints_beside, resumption
 from gradscope.store.reader import events, open_run
 from gradscope.types import InputError
@@ -101,6 +101,8 @@ class Supervisor:
 
         def look() -> None:
             nonlocal checked
+            if (lost := self.history.lost()) is not None:
+                raise lost
             checked = checked or check_early(path, asked, self.command)
 
         try:
@@ -113,7 +115,8 @@ class Supervisor:
             self.history.close("interrupted", "interrupted; the same call tries again")
             raise
         except InputError as error:
-            self.history.close("crashed", str(error))
+            if self.history.lost() is None:
+                self.history.close("crashed", str(error))
             raise
         return attempt
 
@@ -168,8 +171,20 @@ def supervise(
     command.filled(Instructions(strength=strength, seed=seed, out="x"))
     history = History(out, _settings(command, policy, strength, seed))
     deadline = None if time_limit is None else time.monotonic() + time_limit
-    with history.alone():
-        return Supervisor(command, policy, history, strength, seed, show, say, deadline).run()
+    try:
+        with history.alone():
+            if history.under_way is None and holds_a_training(history.folder):
+                raise InputError(
+                    f"a training is still running in {history.folder}, and run.json no longer says which; wait for it "
+                    f"to end, end it, or give another folder"
+                )
+            return Supervisor(command, policy, history, strength, seed, show, say, deadline).run()
+    except OSError as error:
+        if (lost := history.lost()) is not None:
+            raise lost from None
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot go on in {history.folder}: {error.strerror or error}") from None
 
 
 def _settings(command: Command, policy: Policy, strength: float | None, seed: int) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from gradscope.types import InputError
 
 #: Seconds between asking a trial to end and killing it.
 GRACE = 5.0
+#: The same for a trial whose search is gone: nobody waits for what it could still say.
+ORPHAN_GRACE = 0.4
 #: Seconds between two looks at a trial under way.
 LOOK = 0.2
 
@@ -58,8 +60,16 @@ def packed(function: Callable[..., Any], *args: Any) -> bytes:
 
 
 def serve(connection: Connection) -> None:
-    """The life of a trial's process: be told what to do, do it, answer."""
+    """The life of a trial's process: be told what to do, do it, answer.
+
+    Whatever ends it, it ends without a word of its own: the search tells what was lost.
+    """
     os.setsid()  # a group of its own: ends together, and hears no interrupt meant for the search
+    with contextlib.suppress(EOFError, OSError, SystemExit):
+        _serve(connection)
+
+
+def _serve(connection: Connection) -> None:
     surroundings = pickle.loads(connection.recv_bytes())
     os.environ.clear()
     os.environ.update(surroundings["environment"])
@@ -110,7 +120,7 @@ def _end_with_the_search(connection: Connection, orphaned: threading.Event) -> N
         connection.recv_bytes()
     orphaned.set()
     os.killpg(0, signal.SIGTERM)
-    time.sleep(GRACE)
+    time.sleep(ORPHAN_GRACE)
     os.killpg(0, signal.SIGKILL)
 
 

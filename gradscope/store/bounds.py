@@ -109,8 +109,7 @@ def _descriptors(item: h5py.Dataset, name: str, view: View) -> list[np.ndarray[A
         if offset is None:
             raise ClaimError(f"{name} has no texts")
         return [np.frombuffer(view.at(offset, size), _DESCRIPTOR)]
-    pipeline = filters(item)
-    if item.ndim != 1 or pipeline not in ((), (h5py.h5z.FILTER_FLETCHER32,)):
+    if item.ndim != 1 or filters(item):
         raise ClaimError(f"{name} is not stored as texts are")
     check_small_chunks(item, name)
     places: list[tuple[int, int]] = []

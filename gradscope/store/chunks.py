@@ -23,7 +23,7 @@ from gradscope.store.fletcher import fletcher32
 FEWEST = 4
 #: As many chunks as this are looked up one by one; for more, the whole index is read.
 LOOKED_UP = 16
-_OURS = (
+OURS = (
     (),
     (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE),
     (h5py.h5z.FILTER_FLETCHER32,),
@@ -108,7 +108,7 @@ def _ours(dataset: h5py.Dataset, pipeline: tuple[int, ...]) -> bool:
         and dataset.dtype.kind in "fiub"
         and dataset.dtype.isnative
         and dataset.dtype.metadata is None
-        and pipeline in _OURS
+        and pipeline in OURS
     )
 
 
@@ -153,6 +153,11 @@ def _each(one: Callable[[_Chunk], None], found: list[_Chunk]) -> None:
             pass
 
 
+def checksum(data: bytes) -> bytes:
+    """What HDF5's filter puts after the data of a chunk."""
+    return fletcher32(data).to_bytes(CHECKSUM_BYTES, "little")
+
+
 def decode(data: bytes, mask: int, pipeline: tuple[int, ...], values: NDArray[Any]) -> None:
     """Fill the values of a chunk, undoing its filters. Raises `ValueError` where it does not hold just them."""
     shuffled = False
@@ -160,8 +165,8 @@ def decode(data: bytes, mask: int, pipeline: tuple[int, ...], values: NDArray[An
         if mask >> number & 1:
             continue
         if name == h5py.h5z.FILTER_FLETCHER32:
-            data, told = data[:-CHECKSUM_BYTES], int.from_bytes(data[-CHECKSUM_BYTES:], "little")
-            if fletcher32(data) != told:
+            data, told = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+            if checksum(data) != told:
                 raise RottenError("a chunk does not have its checksum")
         elif name == h5py.h5z.FILTER_DEFLATE:
             data = _inflated(data, values.nbytes)

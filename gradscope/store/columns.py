@@ -1,7 +1,7 @@
 """The growing variables of a record, chunk by chunk.
 
-A full chunk is filtered and written once. The last, unfinished one is written plain (HDF5 notes with each chunk
-which filters it went through), so that publishing a few more rows rewrites a few pages of it, and never
+A full chunk is filtered and written once. The last, unfinished one is written plain, with a checksum (HDF5 notes with
+each chunk which filters it went through), so that publishing a few more rows rewrites a few pages of it, and never
 compresses a row twice. The plain chunks go before the full ones come: the file does not grow by their holes.
 """
 
@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
+
+from gradscope.store.chunks import OURS, checksum, filters
 
 LEVEL = 1  # of ISA-L's deflate, which any zlib inflates: ten times faster than zlib's level 1, 1.5 % larger
 
@@ -29,8 +31,9 @@ class Column:
         self._fill = dataset.fillvalue
         self._tail: NDArray[Any] = np.full(dataset.chunks, self._fill, dtype=dataset.dtype)
         self._full: list[tuple[int, NDArray[Any]]] = []
-        self._own_gzip = dataset.compression in (None, "gzip") and not dataset.fletcher32
-        self._skip_filters = (1 << dataset.id.get_create_plist().get_nfilters()) - 1
+        self._filters = filters(dataset)
+        # A plain chunk goes through none but the checksum.
+        self._skipped = sum(1 << n for n, name in enumerate(self._filters) if name != h5py.h5z.FILTER_FLETCHER32)
 
     def load(self, rows: int) -> None:
         """Go on from a data set that holds rows already: its last chunk becomes the unfinished one."""
@@ -70,7 +73,7 @@ class Column:
         start = self.rows - self.rows % len(self._tail)
         if start < self.rows and not self._finished:
             where = (start, *(0 for _ in self._tail.shape[1:]))
-            self.dataset.id.write_direct_chunk(where, self._tail.tobytes(), self._skip_filters)
+            self.dataset.id.write_direct_chunk(where, self._checked(self._tail.tobytes()), self._skipped)
 
     def finish(self) -> None:
         """No more rows: the unfinished chunk is filtered like the others."""
@@ -80,15 +83,18 @@ class Column:
             self._full.append((start, self._tail))
 
     def _write_filtered(self, start: int, values: NDArray[Any]) -> None:
-        if not self._own_gzip:  # a filter that only HDF5 can run
+        if self._filters not in OURS:  # a filter that only HDF5 can run
             self.dataset[start : start + len(values)] = values[: len(self.dataset) - start]
             return
         data = values.tobytes()
-        if self.dataset.compression:
+        if h5py.h5z.FILTER_DEFLATE in self._filters:
             # Outside HDF5, because this lets go of the interpreter lock while it works, as HDF5 does not.
             shuffled = np.frombuffer(data, np.uint8).reshape(-1, values.itemsize).T.tobytes()
             data = isal_zlib.compress(shuffled, LEVEL)
-        self.dataset.id.write_direct_chunk((start, *(0 for _ in values.shape[1:])), data, 0)
+        self.dataset.id.write_direct_chunk((start, *(0 for _ in values.shape[1:])), self._checked(data), 0)
+
+    def _checked(self, data: bytes) -> bytes:
+        return data + checksum(data) if h5py.h5z.FILTER_FLETCHER32 in self._filters else data
 
 
 def publish(columns: Sequence[Column]) -> None:

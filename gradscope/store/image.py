@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.store import layout, schema
+from gradscope.store.bounds import MOST_LINKS
 from gradscope.store.columns import Column, bits_for, publish
 from gradscope.store.layout import Axes
 from gradscope.store.pending import Pending
 from gradscope.store.storage import Storage
 from gradscope.store.transactional import TransactionalFile
 from gradscope.types import InputError
+
+#: Growing variables of a record; with the fixed ones they are no more than a reader looks at.
+MOST_COLUMNS = MOST_LINKS - 20
 
 
 class Image:
@@ -26,7 +30,9 @@ class Image:
         self._file = file
         self._root = h5py.File(file, "w" if create else "r+", track_order=True)
         compression = storage.compression
-        self._filters: dict[str, Any] = {"shuffle": True, "compression": compression} if compression else {}
+        self._filters: dict[str, Any] = {"fletcher32": True}
+        if compression:
+            self._filters |= {"shuffle": True, "compression": compression}
         if compression == "gzip":
             self._filters["compression_opts"] = 1
         self._digits = storage.digits
@@ -34,6 +40,7 @@ class Image:
         self._epochs: dict[int, int] = {}
         self._sizes: dict[str, int] = {}  # of the dimensions, so that a check asks HDF5 nothing
         self.rows = 0
+        self._full = False  # of names
 
     # -- beginning --------------------------------------------------------------------------------
 
@@ -116,8 +123,8 @@ class Image:
             self._write_events([(d.last, "rows_lost", text)])
         if pending.events:
             self._write_events(pending.events)
-        for epoch, metrics in pending.epochs.items():
-            self._write_epoch(epoch, metrics)
+        if pending.epochs:
+            self._write_epochs(pending.epochs)
         self._set_attributes(pending.attributes)
         for name, values in pending.static.items():
             self._root[layout.stored_name(name)][...] = values
@@ -145,6 +152,11 @@ class Image:
     def _write_rows(self, pending: Pending) -> None:
         arrays = pending.columns()
         new = [name for name in arrays if name not in self._columns]
+        if (left_out := new[max(0, MOST_COLUMNS - len(self._columns)) :]) and not self._full:
+            self._full = True
+            text = f"a record holds {MOST_COLUMNS} names; {left_out[0]} and those after it are not in it"
+            pending.events.append((int(arrays[schema.STEP][0]), "warning", text))
+        new = [name for name in new if name not in left_out]
         for name in new:
             self._columns[name] = self._new_column(name)
         if new:
@@ -178,17 +190,26 @@ class Image:
             group[name].resize(start + len(events), axis=0)
             group[name][start:] = values
 
-    def _write_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _write_epochs(self, epochs: Mapping[int, Mapping[str, float]]) -> None:
+        """All at once: each touch of a table costs as much as thousands of its entries."""
         group = self._root["epochs"]
-        if epoch not in self._epochs:
-            self._epochs[epoch] = len(self._epochs)
-            for name in group:
-                group[name].resize(len(self._epochs), axis=0)
-            group["epoch"][-1] = epoch
-        for name, value in metrics.items():
-            if name not in group:
-                layout.epoch_metric(group, name)
-            group[name][self._epochs[epoch]] = value
+        begun = len(self._epochs)
+        for epoch in epochs:
+            self._epochs.setdefault(epoch, len(self._epochs))
+        names = dict.fromkeys(name for metrics in epochs.values() for name in metrics)
+        for name in (name for name in names if name not in group and len(group) < MOST_LINKS):
+            layout.epoch_metric(group, name)
+        places = [self._epochs[epoch] for epoch in epochs]
+        first = min(places)
+        for name, item in group.items():
+            item.resize(len(self._epochs), axis=0)
+            values = item[first:]
+            if name == "epoch":
+                values[begun - first :] = list(self._epochs)[begun:]
+            for place, metrics in zip(places, epochs.values(), strict=True):
+                if name in metrics:
+                    values[place - first] = metrics[name]
+            item[first:] = values
 
     def _set_attributes(self, attributes: Mapping[str, Any]) -> None:
         for name, value in attributes.items():

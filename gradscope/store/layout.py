@@ -15,6 +15,8 @@ from gradscope.store.redo_log import STAMP_BYTES
 
 TEXT = h5py.string_dtype("utf-8")
 SMALL_CHUNK = 64
+SMALL: dict[str, Any] = {"chunks": (SMALL_CHUNK,), "fletcher32": True}
+FIXED_CHUNK = 4096
 CHUNK_BYTES, MOST_ROWS, FEWEST_ROWS = 1 << 20, 1024, 16
 
 # `group` is a dimension without labels, and a variable along `parameter`: netCDF-4's own way to
@@ -51,7 +53,8 @@ def lay_out(root: h5py.File, axes: Axes) -> None:
     events = root.create_group("events", track_order=True)
     scale(events, "event", np.empty(0, dtype=np.int64), growing=True)
     for name, dtype, fill in (("step", np.int64, -1), ("kind", TEXT, ""), ("text", TEXT, "")):
-        column = events.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(SMALL_CHUNK,), fillvalue=fill)
+        how = SMALL | {"fletcher32": dtype is not TEXT}  # HDF5 has no filters for texts
+        column = events.create_dataset(name, (0,), dtype, maxshape=(None,), fillvalue=fill, **how)
         column.dims[0].attach_scale(events["event"])
         column.attrs["long_name"] = f"{name} of the event"
     epochs = root.create_group("epochs", track_order=True)
@@ -71,10 +74,10 @@ def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) 
         made = parent.create_dataset(name, data=values, dtype=TEXT)
     elif growing:
         rows = MOST_ROWS if name == schema.STEP and parent.name == "/" else SMALL_CHUNK
-        filters = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if rows == MOST_ROWS else {}
-        made = parent.create_dataset(name, data=values, maxshape=(None,), chunks=(rows,), **filters)
+        packed = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if rows == MOST_ROWS else {}
+        made = parent.create_dataset(name, data=values, maxshape=(None,), chunks=(rows,), fletcher32=True, **packed)
     else:
-        made = parent.create_dataset(name, data=values)
+        made = parent.create_dataset(name, data=values, **checked(len(values)))
     made.make_scale(name)
     made.attrs["long_name"] = schema.COORDINATES.get(name, name)
     made.attrs["units"] = "1"
@@ -83,8 +86,15 @@ def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) 
 
 def fixed(root: h5py.File, variable: schema.Variable, data: NDArray[Any]) -> h5py.Dataset:
     """A variable that does not grow, such as ``numel``."""
-    made = root.create_dataset(stored_name(variable.name), data=data.astype(stored_type(variable)))
+    made = root.create_dataset(
+        stored_name(variable.name), data=data.astype(stored_type(variable)), **checked(len(data))
+    )
     return _described(root, made, variable)
+
+
+def checked(entries: int) -> dict[str, Any]:
+    """How to store a short list so that it has checksums."""
+    return {"chunks": (min(entries, FIXED_CHUNK),), "fletcher32": True} if entries else {}
 
 
 def growing(root: h5py.File, variable: schema.Variable, filters: dict[str, Any]) -> h5py.Dataset:
@@ -116,9 +126,7 @@ def chunk_rows(row_bytes: int) -> int:
 
 def epoch_metric(epochs: h5py.Group, name: str) -> h5py.Dataset:
     """A new metric along ``epoch``, NaN so far."""
-    made = epochs.create_dataset(
-        name, epochs["epoch"].shape, np.float64, maxshape=(None,), chunks=(SMALL_CHUNK,), fillvalue=np.nan
-    )
+    made = epochs.create_dataset(name, epochs["epoch"].shape, np.float64, maxshape=(None,), fillvalue=np.nan, **SMALL)
     made.dims[0].attach_scale(epochs["epoch"])
     made.attrs["long_name"], made.attrs["units"] = name, "1"
     made.attrs["_FillValue"] = np.array([np.nan])

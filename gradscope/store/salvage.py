@@ -42,7 +42,8 @@ _GIVEN_ELSEWHERE = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, s
 
 @dataclass
 class Recovery:
-    """What became of a record. ``missing``: rows [first, last] by variable; ``lost``: what is gone as a whole."""
+    """What became of a record. ``missing``: rows [first, last] by variable; ``lost``: what is gone as a
+    whole. ``why``: by variable, whether rows are rotten or cut off."""
 
     path: Path
     output: Path
@@ -53,6 +54,7 @@ class Recovery:
     epochs: int = 0
     missing: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -65,7 +67,7 @@ class Recovery:
             "path": str(self.path), "output": str(self.output), "complete": self.complete, "log": self.log,
             "rows": self.rows, "variables": self.variables, "events": self.events, "epochs": self.epochs,
             "missing": {name: [list(span) for span in spans] for name, spans in self.missing.items()},
-            "lost": self.lost,
+            "lost": self.lost, "why": self.why,
         }  # fmt: skip
 
 
@@ -314,8 +316,9 @@ class _Salvage:
                 self._refuse_what_was_cut_off(dataset, first)
                 key = (slice(first, last), *(slice(None) for _ in width))
                 values[first - start : last - start] = chunks.rows(self._view, dataset, key)
-            except DAMAGE:
+            except DAMAGE as error:
                 self._miss(name, first, last - 1)
+                self._report.why.setdefault(name, " ".join(str(error).split()))
         if len(dataset) < stop:
             self._miss(name, max(start, len(dataset)), stop - 1)
         return values

@@ -84,7 +84,7 @@ def check_array(path: Path, item: object, name: str, view: View) -> None:
     if item.dtype.kind not in "fiub":
         raise _wrong(path, f"{name} has the type {item.dtype}")
     bounds.check_chunk(item, name, view.held)
-    if name == schema.STEP or "/" in name:
+    if name == schema.STEP or "/" in name or item.maxshape[:1] != (None,):
         bounds.check_small_chunks(item, name)
     bounds.check_claims(bounds.claimed(item) if item.maxshape[:1] != (None,) else 0, view.held)
 
