@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, say, shorter
+from gradscope_cli.output import Json, print_json, say, shorter, tell
+
+from gradscope.card import SHORT, plain
 
 if TYPE_CHECKING:
     from gradscope.report.comparison import Comparison
@@ -52,16 +54,16 @@ def compare(
 def _print(found: Comparison) -> None:
     marks = _marks(len(found.sides))
     for mark, side in zip(marks, found.sides, strict=True):
-        print(f"{mark}  {side.path}: {side.sentence}")
-    print(f"\nsettings that differ ({found.alike} are the same):")
+        tell(f"{mark}  {side.path}: {side.sentence}")
+    tell(f"\nsettings that differ ({found.alike} are the same):")
     _table(
         marks, {name: ["–" if v is None else v.strip('"') for v in values] for name, values in found.differing.items()}
     )
-    print("\nnumbers:")
+    tell("\nnumbers:")
     names = list(dict.fromkeys(name for side in found.sides for name in side.numbers))
     _table(marks, {name: [shorter(side.numbers.get(name), 4) for side in found.sides] for name in names})
     for note in found.notes:
-        print(f"  {note}")
+        tell(f"  {note}")
     _curves(marks, found)
 
 
@@ -77,15 +79,16 @@ def _marks(count: int) -> list[str]:
 def _table(marks: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
     """Names down and records across, or the other way round where there are many."""
     if not rows:
-        print("  none")
+        tell("  none")
         return
     if len(marks) <= ACROSS:
         lines = [["", *marks], *([name, *values] for name, values in rows.items())]
     else:
         lines = [["", *rows], *([mark, *(values[k] for values in rows.values())] for k, mark in enumerate(marks))]
+    lines = [[*(plain(cell, SHORT) for cell in line[:-1]), line[-1]] for line in lines]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     for line in lines:
-        print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        tell("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _curves(marks: Sequence[str], found: Comparison) -> None:
@@ -99,9 +102,9 @@ def _curves(marks: Sequence[str], found: Comparison) -> None:
         values = values[np.isfinite(values) & ((values > 0) | (not curves.log_y))]
         if not len(values):
             continue
-        print(f"\n{curves.title}, over {curves.x_label}s:")
+        tell(f"\n{curves.title}, over {curves.x_label}s:")
         low, high = float(values.min()), float(values.max())
         for mark, curve in zip(marks, curves.curves, strict=True):
             line = sparkline(curve.y, 40, log=curves.log_y, low=low, high=high)
             ends = f"{shorter(float(curve.y[0]))} → {shorter(float(curve.y[-1]))}" if len(curve.y) else "not recorded"
-            print(f"  {mark}  {line:<40}  {ends}")
+            tell(f"  {mark}  {line:<40}  {ends}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from gradscope_cli.output import Json, print_json, say
+from gradscope_cli.output import Json, print_json, say, tell
 
 from gradscope.types import InputError
 
@@ -75,10 +75,10 @@ def _as_dict(path: Path, diagnosis: Diagnosis, checker: Checker) -> dict[str, An
 
 def _print_findings(checker: Checker) -> None:
     for finding in checker.findings:
-        print(f"  {finding.sentence}")
-        print(f"    {finding.suggestion}")
+        tell(f"  {finding.sentence}")
+        tell(f"    {finding.suggestion}")
     for left in checker.not_checked():
-        print(f"  not checked, {left.rule}: {left.why}")
+        tell(f"  not checked, {left.rule}: {left.why}")
 
 
 def _list_rules(as_json: bool) -> None:
@@ -88,9 +88,9 @@ def _list_rules(as_json: bool) -> None:
         print_json({"rules": listing()})
         return
     for rule in listing():
-        print(f"{rule['rule']}: {rule['what']}")
+        tell(f"{rule['rule']}: {rule['what']}")
         for name, option in rule["options"].items():
-            print(f"  {rule['rule']}.{name}={option['default']:g}  {option['meaning']} ({option['source']})")
+            tell(f"  {rule['rule']}.{name}={option['default']:g}  {option['meaning']} ({option['source']})")
 
 
 def _follow(path: Path) -> None:
@@ -114,10 +114,10 @@ def _follow(path: Path) -> None:
 
 
 def _print(path: Path, diagnosis: Diagnosis) -> None:
-    print(f"{path}: {diagnosis.sentence}")
+    tell(f"{path}: {diagnosis.sentence}")
     for line in diagnosis.evidence:
-        print(f"  {line}")
+        tell(f"  {line}")
     if diagnosis.layers:
-        print(f"  it shows most in {', '.join(diagnosis.layers)}")
+        tell(f"  it shows most in {', '.join(diagnosis.layers)}")
     if diagnosis.remedy:
-        print(f"  remedy: {diagnosis.remedy}")
+        tell(f"  remedy: {diagnosis.remedy}")

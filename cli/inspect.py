@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from gradscope_cli.output import Json, print_json, shorter
+from gradscope_cli.output import Json, print_json, shorter, tell
+
+from gradscope.card import SHORT, plain
 
 #: Lines of a table that are shown without --all.
 LINES = 24
@@ -34,26 +36,26 @@ def inspect(
         return
     most = None if everything else LINES
     _head(run, seen)
-    print(f"\n{len(seen['parameters'])} parameters, {seen['entries']} entries; first → last row:")
+    tell(f"\n{len(seen['parameters'])} parameters, {seen['entries']} entries; first → last row:")
     _table([["", "shape", "", "mean |w|", "mean |∂L/∂w|"], *_parameters(seen)], most)
-    print("\nvariables, their smallest and largest finite value, and rows that hold any:")
+    tell("\nvariables, their smallest and largest finite value, and rows that hold any:")
     _table(list(_variables(seen)), None)
     _metrics(seen["metrics"])
-    print(f"\n{len(seen['events'])} events:")
+    tell(f"\n{len(seen['events'])} events:")
     _table([[f"step {event['step']}", event["kind"], event["text"]] for event in seen["events"]], most)
-    print("\ncapture, or what each number means in this run:")
+    tell("\ncapture, or what each number means in this run:")
     for name, value in seen["capture"].items():
-        print(f"  {name}: {_words(value)}")
+        tell(f"  {name}: {_words(value)}")
 
 
 def _head(run: Path, seen: dict[str, Any]) -> None:
     rows, seconds = seen["rows"], seen["seconds"]
     epochs = f", {seen['epochs']} epochs" if seen["epochs"] else ""
     pace = f", {seconds:.3g} s ({rows / seconds:.3g} rows a second)" if seconds > 0 else ""
-    print(f"{run}: {seen['status']}, {rows} rows, steps {seen['first_step']} to {seen['last_step']}{epochs}{pace}")
-    print(f"  {seen['optimizer']}, penalty {seen['penalty']}, schedule {seen['schedule']}, preset {seen['preset']}")
+    tell(f"{run}: {seen['status']}, {rows} rows, steps {seen['first_step']} to {seen['last_step']}{epochs}{pace}")
+    tell(f"  {seen['optimizer']}, penalty {seen['penalty']}, schedule {seen['schedule']}, preset {seen['preset']}")
     decay = f" (weight_decay {2 * seen['strength']:g})" if seen["penalty"] == "l2" else ""
-    print(f"  strength {seen['strength']:g}{decay}, baseline loss {shorter(seen['baseline_loss'], 4)}")
+    tell(f"  strength {seen['strength']:g}{decay}, baseline loss {shorter(seen['baseline_loss'], 4)}")
 
 
 def _parameters(seen: dict[str, Any]) -> Iterator[list[str]]:
@@ -76,19 +78,21 @@ def _metrics(metrics: dict[str, list[float]]) -> None:
     for name, values in metrics.items():
         known = [value for value in values if not math.isnan(value)]
         if name != "epoch" and known:
-            print(f"\nepochs: {name} from {shorter(min(known))} to {shorter(max(known))}, last {shorter(known[-1])}")
+            tell(f"\nepochs: {name} from {shorter(min(known))} to {shorter(max(known))}, last {shorter(known[-1])}")
 
 
 def _table(lines: Sequence[Sequence[str]], most: int | None) -> None:
     if not lines:
-        print("  none")
+        tell("  none")
         return
-    shown = lines if most is None else lines[:most]
+    shown = [
+        [*(plain(cell, SHORT) for cell in line[:-1]), line[-1]] for line in (lines if most is None else lines[:most])
+    ]
     widths = [max(len(line[k]) for line in shown) for k in range(len(lines[0]))]
     for line in shown:
-        print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        tell("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
     if len(lines) > len(shown):
-        print(f"  … and {len(lines) - len(shown)} more (--all shows them)")
+        tell(f"  … and {len(lines) - len(shown)} more (--all shows them)")
 
 
 def _words(value: Any) -> str:

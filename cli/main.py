@@ -85,6 +85,9 @@ def run(arguments: list[str] | None = None) -> int:
             where = getattr(getattr(error, "ctx", None), "command_path", "gradscope")
             hint = "; the training command goes after --" if where.split()[-1] in ("run", "search") else ""
             return _complain(f"{error.format_message().rstrip('.')} (see {where} --help{hint})")
+        if isinstance(error, KeyError) and "No variable named" in str(error):  # xarray's words
+            name = str(error).split("No variable named ")[1].split(".")[0].strip("'\"\\")
+            return _complain(f"the record holds no variable {name!r}, which this command needs; was it changed?")
         return _complain(
             f"unexpected {type(error).__name__}: {error}; please report it with what GRADSCOPE_TRACEBACK=1 shows"
         )

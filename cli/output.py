@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 import textwrap
@@ -11,17 +12,28 @@ from typing import Annotated, Any
 
 import typer
 
+from gradscope.card import LONG, plain
+
+#: What a terminal or an eye would obey; JSON has another way to write it.
+_OBEYED = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 def print_json(value: Any) -> None:
     """One JSON object; numbers that JSON does not know become null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    print(_OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text))
+
+
+def tell(line: str = "") -> None:
+    """A line of results, which may begin with an empty one; words of a record in it are inert."""
+    print("\n" * line.startswith("\n") + plain(line.removeprefix("\n"), LONG))
 
 
 def say(line: str) -> None:
     """A message on standard error, broken between words where a terminal is narrower."""
-    print(_fitted(line), file=sys.stderr, flush=True)
+    print(_fitted(plain(line, LONG)), file=sys.stderr, flush=True)
 
 
 def progress(line: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json
+from gradscope_cli.output import Json, print_json, tell
 
 
 def recover(
@@ -26,13 +26,13 @@ def recover(
     if as_json:
         print_json(report.as_dict())
         return
-    print(f"{report.output}: {report.rows} rows, {len(report.variables)} variables, {report.events} events")
-    print(f"  transaction log: {report.log}")
+    tell(f"{report.output}: {report.rows} rows, {len(report.variables)} variables, {report.events} events")
+    tell(f"  transaction log: {report.log}")
     if report.complete:
-        print("  nothing is missing")
+        tell("  nothing is missing")
     for name, spans in report.missing.items():
         rows = ", ".join(f"{first} to {last}" for first, last in spans)
         why = f" ({report.why[name]})" if name in report.why else ""
-        print(f"  {name}: rows {rows} cannot be read{why}")
+        tell(f"  {name}: rows {rows} cannot be read{why}")
     for name, reason in report.lost.items():
-        print(f"  {name} is lost: {reason}")
+        tell(f"  {name} is lost: {reason}")

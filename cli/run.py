@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, say
+from gradscope_cli.output import Json, print_json, say, tell
 
 if TYPE_CHECKING:
     from gradscope.control.attempt import Attempt
@@ -54,8 +54,8 @@ def run(
         print_json(result.as_dict())
     else:
         for number, attempt in enumerate(result.attempts, 1):
-            print(f"attempt {number}: {_line(attempt)}")
-        print(f"{'not remedied' if result.status == 'failed' else result.status}: {result.reason}")
+            tell(f"attempt {number}: {_line(attempt)}")
+        tell(f"{'not remedied' if result.status == 'failed' else result.status}: {result.reason}")
     if result.status == "failed":
         raise typer.Exit(3)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, progress, shorter
+from gradscope_cli.output import Json, print_json, progress, shorter, tell
 
 if TYPE_CHECKING:
     from gradscope.search.result import Progress, ToleranceResult
@@ -54,12 +54,12 @@ def search(
         return
     for name, level in (("tolerance level", result.estimate), ("delayed tolerance level", result.delayed)):
         if level is not None and level.determined:
-            print(f"{name} {shorter(level.tolerance)} (95 % interval {shorter(level.low)} … {shorter(level.high)})")
+            tell(f"{name} {shorter(level.tolerance)} (95 % interval {shorter(level.low)} … {shorter(level.high)})")
         elif level is not None:
-            print(f"{name} not determined: {level.reason}")
-    print(result.advice)
+            tell(f"{name} not determined: {level.reason}")
+    tell(result.advice)
     if figure is not None:
-        print(f"trials, curve and interval: {figure}")
+        tell(f"trials, curve and interval: {figure}")
 
 
 def _draw(result: ToleranceResult, path: Path) -> Path | None:

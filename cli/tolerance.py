@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, shorter
+from gradscope_cli.output import Json, print_json, shorter, tell
 
 
 def tolerance(
@@ -32,10 +32,10 @@ def tolerance(
     for label, level in found["levels"].items() if by else {"": found}.items():
         name = f"{by} {label}: " if by else ""
         if not level["determined"]:
-            print(f"{name}not determined: {level['reason']}")
+            tell(f"{name}not determined: {level['reason']}")
             continue
         decay = f"; weight_decay {shorter(level['weight_decay'])}" if level["weight_decay"] is not None else ""
-        print(
+        tell(
             f"{name}tolerance level {shorter(level['tolerance'])} "
             f"(95 % interval {shorter(level['low'])} … {shorter(level['high'])}{decay}), "
             f"{level['penalty']}, {level['trials']} runs: {level['reason']}; {level['advice']}"

@@ -1,12 +1,46 @@
-"""A small card of HTML for notebooks: a sentence, its evidence, a table. Text is escaped."""
+"""What is shown of words that a record holds: made inert, and as a small card of HTML for notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escaped
+from typing import Any
 
 #: Strokes that are told apart on light and on dark (at least 3 : 1 on white and on #111).
 STROKES = {"failed": "#d63b3b", "healthy": "#1f9156", "undecided": "#a37c00"}
+
+
+#: A text in a line of its own, and one among others.
+LONG, SHORT = 4000, 100
+
+
+def escape(text: str) -> str:
+    """For HTML."""
+    return escaped(plain(text, LONG))
+
+
+def plain(text: str, most: int | None = None) -> str:
+    """The text without what a terminal, a page or an eye would obey: no control characters, no marks of direction.
+
+    ``most``: the characters that are shown; what is left out in the middle is told by an ellipsis.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c.isspace() and ord(c) > 0x9F else "\ufffd" for c in text)
+    if most is not None and len(text) > most:
+        half = most // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return text
+
+
+def inert(value: Any) -> Any:
+    """The same for all texts in dictionaries and lists."""
+    if isinstance(value, str):
+        return plain(value, LONG)
+    if isinstance(value, dict):
+        return {inert(name): inert(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [inert(inner) for inner in value]
+    return value
 
 
 def card(title: str, tone: str, lines: Sequence[str] = (), facts: Mapping[str, object] | None = None) -> str:

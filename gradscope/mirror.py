@@ -99,7 +99,8 @@ class Mirror:
         """Into the queue, which is bounded: a sink that is slow, hangs or is over costs itself alone."""
         if self._over:
             return
-        if self._queue.qsize() < WAITING:
+        # Words and epochs are few, and matter more; but nothing waits without bound.
+        if self._queue.qsize() < (WAITING if act == self._show else 100 * WAITING):
             self._queue.put((act, arguments))
         elif not self._late:
             self._late = True
@@ -114,6 +115,11 @@ class Mirror:
         """Metrics of an epoch, told after this step."""
         values = {f"gradscope/{name}": float(value) for name, value in metrics.items()}
         self._put(self._sink.scalars, step, {"gradscope/epoch": float(epoch), **values})
+
+    def close(self) -> None:
+        """Let the sink show the rest, close it, and wait for that."""
+        self.end()
+        self.wait(time.monotonic() + PATIENCE)
 
     def end(self) -> None:
         """Let the sink show the rest and close it; does not wait."""

@@ -69,6 +69,7 @@ def test_what_is_deleted_beside_a_living_training_starts_no_second_one(
         second = supervised(out, *training(marker))
         assert second.stderr is not None
         assert f"is still running (process {pid}); waiting for it" in second.stderr.readline()
+        until(lambda: listens(second.pid), second)
         second.send_signal(signal.SIGTERM)
         second.communicate(timeout=120)
         assert not alive(marker)
@@ -78,6 +79,13 @@ def test_what_is_deleted_beside_a_living_training_starts_no_second_one(
         assert alive(marker)
     assert marker.read_text() == pid
     assert not list(out.glob("attempt-1-again*"))
+
+
+def listens(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM of its own."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 SEARCH = "search --low 1e-3 --high 1 --workers 2 --out {out} --"

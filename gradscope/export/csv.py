@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,21 @@ def write(source: Source, path: Path) -> None:
         _write([table], companion(path, name))
 
 
+#: A cell that begins so is a formula to a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _inert(block: pd.DataFrame) -> pd.DataFrame:
+    """Words of the record, and names of columns, as text: with an apostrophe where they would be formulas."""
+
+    def quoted(value: Any) -> Any:
+        return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    words = {name: block[name].map(quoted) for name in block.columns if block[name].dtype.kind not in "fiub"}
+    return block.assign(**words).rename(columns=quoted)
+
+
 def _write(blocks: Iterable[pd.DataFrame], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         for number, block in enumerate(blocks):
-            block.to_csv(file, index=False, header=number == 0)
+            _inert(block).to_csv(file, index=False, header=number == 0)

@@ -20,6 +20,7 @@ from tensorboard.plugins.scalar import metadata as scalars
 from tensorboard.plugins.text import metadata as texts
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from gradscope.card import plain
 from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.export.columns import label
 from gradscope.export.source import Source
@@ -132,14 +133,19 @@ def _words(source: Source, time: float) -> Iterator[Event]:
     """The verdict at the last step, and every event at its own."""
     dataset = source.dataset
     found = diagnose(dataset)
-    lines = [found.sentence, *(f"* {line}" for line in found.evidence)]
-    lines += [f"Layers: {', '.join(found.layers)}"] if found.layers else []
-    lines += [f"Remedy: {found.remedy}"] if found.remedy else []
+    lines = [words(found.sentence), *(f"* {words(line)}" for line in found.evidence)]
+    lines += [f"Layers: {words(', '.join(found.layers))}"] if found.layers else []
+    lines += [f"Remedy: {words(found.remedy)}"] if found.remedy else []
     verdict = Summary(value=[_text("verdict", "\n\n".join(lines))])
     yield Event(wall_time=time, step=int(dataset["step"][-1]), summary=verdict)
     columns = (source.events[name].values for name in ("step", "kind", "text"))
     for step, kind, text in zip(*columns, strict=True):
-        yield Event(wall_time=time, step=int(step), summary=Summary(value=[_text(f"events/{kind}", str(text))]))
+        yield Event(wall_time=time, step=int(step), summary=Summary(value=[_text(f"events/{kind}", words(text))]))
+
+
+def words(text: object) -> str:
+    """Words of the record in TensorBoard's Markdown: no tags, no links, no images that would be fetched."""
+    return plain(str(text)).replace("<", "&lt;").replace("](", "]\\(").replace("![", "!\\[")
 
 
 def _text(tag: str, text: str) -> Summary.Value:
@@ -154,7 +160,8 @@ def _settings(source: Source, began: float) -> Iterator[Summary]:
     config = json.loads(attributes["config"])
     for name in ("config", "capture"):
         shown = json.dumps(json.loads(attributes[name]), indent=2, ensure_ascii=False)
-        yield Summary(value=[_text(name, f"```json\n{shown}\n```")])
+        inside = shown.replace("`", "\\u0060")  # nothing ends the block but its end
+        yield Summary(value=[_text(name, f"```json\n{inside}\n```")])
     settings: dict[str, Any] = {"penalty": attributes["penalty"], **_flat(config, ("schedule", "preset", "seed"))}
     for number, group in enumerate(config["groups"]):
         settings |= {f"group {number}: {name}": value for name, value in _flat(group, group).items()}

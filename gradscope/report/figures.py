@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
+from gradscope.card import SHORT, plain
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.style import COLOURS as COLOURS  # other figures of this room take it from here
 from gradscope.report.style import DASHES, MARKERS, SCALE, STYLES, Style
@@ -131,9 +132,21 @@ def save(figure: Figure, path: Path, style: Style = STYLES["screen"]) -> None:
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}[path.suffix.lower()]
     try:
         with rc_context(style.settings()):
+            _make_inert(figure)
             figure.savefig(path, metadata=dates)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _make_inert(figure: Figure) -> None:
+    """Names of a record are no formulas, and no longer than a figure can bear."""
+    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axes in figure.axes:
+        texts += [*axes.texts, axes.xaxis.label, axes.yaxis.label, axes.title, axes._left_title, axes._right_title]  # type: ignore[attr-defined]
+        texts += legend.get_texts() if (legend := axes.get_legend()) is not None else []
+    for text in texts:
+        text.set_parse_math(False)
+        text.set_text("\n".join(plain(line, SHORT) for line in text.get_text().split("\n")))
 
 
 def check_target(path: Path) -> None:

@@ -34,10 +34,11 @@ def overview(dataset: xr.Dataset) -> dict[str, Any]:
         "last_step": int(dataset["step"].values[-1]),
         "epochs": epochs or None,
         "seconds": float(dataset["time"][-1]),
-        "optimizer": group["class"] + (f" lr {group['lr']:g}" if isinstance(group.get("lr"), int | float) else ""),
+        "optimizer": str(group.get("class", "unknown"))
+        + (f" lr {group['lr']:g}" if isinstance(group.get("lr"), int | float) else ""),
         "penalty": dataset.attrs["penalty"],
-        "schedule": config["schedule"],
-        "preset": config["preset"],
+        "schedule": str(config.get("schedule") or "constant"),
+        "preset": str(config.get("preset", "unknown")),
         "strength": recorded_strength(dataset),
         "baseline_loss": baseline if np.isfinite(baseline) else None,
         "entries": int(dataset["numel"].sum()),
@@ -58,10 +59,12 @@ def _parameters(dataset: xr.Dataset, config: dict[str, Any]) -> list[dict[str, A
         for name in ("weight_mean_abs", "loss_gradient_mean_abs")
         if name in dataset
     }
+    shapes = config.get("shapes")
+    known = shapes if isinstance(shapes, dict) else {}
     return [
         {
             "name": str(name),
-            "shape": config["shapes"][str(name)],
+            "shape": [int(n) for n in known.get(str(name), ())],
             "penalised": bool(dataset["penalised"].values[k]),
             "group": int(dataset["group"].values[k]),
             **{quantity: [_number(value) for value in table[:, k]] for quantity, table in ends.items()},

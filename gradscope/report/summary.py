@@ -73,7 +73,7 @@ def load_run(path: Path, label: str | None = None) -> RunSeries:
     metrics = {name: np.asarray(v, dtype=np.float64) for name, v in epoch_metrics(path).items()}
     return RunSeries(
         path, label or f"λ = {strength:.3g} ({path.stem})", strength, diagnosis.failed, judge.series, metrics,
-        penalty, str(config["schedule"]), sparsity, epoch, diagnosis, attrs,
+        penalty, str(config.get("schedule") or "constant"), sparsity, epoch, diagnosis, attrs,
     )  # fmt: skip
 
 

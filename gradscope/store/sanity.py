@@ -132,6 +132,16 @@ def _check_attributes(path: Path, file: h5py.File) -> None:
     groups = found["config"].get("groups")
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         raise _wrong(path, "its config holds no list of groups")
+    if not all(isinstance(group.get("momentum", 0.0), int | float) for group in groups):
+        raise _wrong(path, "its config holds a momentum that is no number")
+    shapes = found["config"].get("shapes", {})
+    if not isinstance(shapes, dict) or not all(isinstance(shape, list) for shape in shapes.values()):
+        raise _wrong(path, "its config holds no table of shapes")
+    if any(not isinstance(n, int) for shape in shapes.values() for n in shape):
+        raise _wrong(path, "its config holds a shape of no whole numbers")
+    penalties = found["capture"].get("penalties", [])
+    if not isinstance(penalties, list) or not all(isinstance(one, dict) for one in penalties):
+        raise _wrong(path, "its capture holds no list of penalties")
     if len(groups) != len(file[schema.GROUP]):
         raise _wrong(path, f"its config holds {len(groups)} groups, there are {len(file[schema.GROUP])}")
     member = file[GROUP_VARIABLE][:]

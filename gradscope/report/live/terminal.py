@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gradscope.card import plain
 from gradscope.report.live.follower import Follower
 from gradscope.report.live.frame import Frame, frame
 from gradscope.report.sparkline import sparkline
@@ -40,11 +41,6 @@ def drawn(shown: Frame, width: int) -> RenderableType:
     if shown.events:
         parts += [Text(), *(Text(plain(f"step {e.step:,}: {e.kind}: {e.text}"), style="dim") for e in shown.events)]
     return Group(*parts)
-
-
-def plain(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _lines(shown: Frame, width: int) -> Table:

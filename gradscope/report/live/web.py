@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import SHUT_RD, socket
 from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +23,16 @@ from gradscope.types import InputError
 HOST = "127.0.0.1"
 #: A page of another site may not ask us under a name of its own (DNS rebinding).
 NAMES = ("127.0.0.1", "localhost")
+#: Seconds after which a connection that says nothing is closed, and connections at a time.
+IDLE, MOST = 10.0, 32
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
 WAITING = (
     '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     '<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="2"><title>gradscope</title>'
@@ -65,9 +76,12 @@ class Handler(BaseHTTPRequestHandler):
         self._view = view
         super().__init__(*rest)
 
+    timeout = IDLE  # of a connection that says nothing
+    server_version, sys_version = "gradscope", ""
+
     def do_GET(self) -> None:
         address = urlsplit(self.path)
-        if (self.headers.get("Host") or "").rsplit(":", 1)[0] not in NAMES:
+        if not self._asked_by_us():
             self._answer(403, "text/plain", b"this page is served to this machine only")
         elif address.path == "/":
             self._answer(200, "text/html", self._view.html().encode())
@@ -80,19 +94,68 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, "text/plain", b"there is / and /live.json")
 
+    def _asked_by_us(self) -> bool:
+        """By our own page or an address that somebody has typed: every browser says which page asks."""
+        assert isinstance(self.server, Server)
+        port = self.server.server_port
+        ours = {f"{name}:{port}" for name in NAMES} | set(NAMES)
+        hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
+        return (
+            len(hosts) == 1
+            and hosts[0] in ours
+            and all(origin in {f"http://{name}:{port}" for name in NAMES} for origin in origins)
+            and self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+        )
+
     def _answer(self, code: int, kind: str, body: bytes) -> None:
         try:
             self.send_response(code)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("Cache-Control", "no-store")
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
             self.close_connection = True  # the reader has gone
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: the terminal is for messages."""
+
+
+class Server(ThreadingHTTPServer):
+    """So many connections at a time, all of which end with it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._connections: set[socket] = set()
+        self._noting = Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._noting:
+            full = len(self._connections) >= MOST
+            if not full:
+                self._connections.add(request)
+        if full:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._noting:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent: a connection that broke off is none of the terminal's."""
+
+    def hang_up(self) -> None:
+        """End what still waits for a word of its browser."""
+        with self._noting:
+            left = list(self._connections)
+        for connection in left:
+            with suppress(OSError):
+                connection.shutdown(SHUT_RD)
 
 
 @contextmanager
@@ -104,7 +167,7 @@ def served(path: Path, port: int = 0) -> Iterator[tuple[str, View]]:
     with Follower(path) as follower:
         view = View(follower)
         try:
-            server = ThreadingHTTPServer((HOST, port), partial(Handler, view))
+            server = Server((HOST, port), partial(Handler, view))
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or "it is no port"
             raise InputError(f"cannot serve on port {port}: {why}; give another --port, or 0 for a free one") from None
@@ -114,4 +177,5 @@ def served(path: Path, port: int = 0) -> Iterator[tuple[str, View]]:
             yield f"http://{HOST}:{server.server_port}/", view
         finally:
             server.shutdown()
+            server.hang_up()
             server.server_close()

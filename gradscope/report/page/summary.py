@@ -205,7 +205,7 @@ def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold, whole: boo
         strength=float(np.nanmax(strength)) if np.isfinite(strength).any() else 0.0,
         penalty=str(dataset.attrs["penalty"]),
         schedule=str(config.get("schedule") or "constant"),
-        optimizer=f"{group.get('class', 'unknown')}, learning rate {group.get('lr', float('nan')):g}",
+        optimizer=f"{group.get('class', 'unknown')}, learning rate {_rate(group.get('lr'))}",
         baseline=fold.judge.baseline,
         diagnosis=diagnosis,
         parameters=tuple(fold.info.parameters[i] for i in fold.parameters),
@@ -321,3 +321,7 @@ def differences(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple
     """The settings that are not equal in all runs: a name, and one value a run, as a page shows it."""
     found = differing(table(settings))
     return tuple((n, tuple("–" if v is None else v.strip('"') for v in row)) for n, row in found.items())
+
+
+def _rate(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else "unknown"
