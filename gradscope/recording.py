@@ -293,6 +293,8 @@ class Recording:
         self._config = provenance.configuration(parameters, self._penalties.groups, settings)
         told = {} if child.inside_search() else asked.environment()
         self._capture = provenance.capture(parameters, unseen, self._penalties.sources(), rhythm, told)
+        if self._ranks.by_hand:
+            self._capture["loss_gradient"] = provenance.BY_HAND
         if self._baseline_given:
             self._capture["baseline_loss"] = "given"
 

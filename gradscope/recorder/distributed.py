@@ -8,6 +8,7 @@ makes whole tensors of them on every rank.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -29,10 +30,13 @@ Fields = dict[str, NDArray[np.float32]]
 
 
 class Ranks:
-    """The processes of one training run. ``sharded``: this rank holds parts of tensors only."""
+    """The processes of one training run. ``sharded``: this rank holds parts of tensors only.
 
-    def __init__(self, rank: int, size: int, sharded: bool) -> None:
-        self.rank, self.size, self.sharded = rank, size, sharded
+    ``by_hand``: nothing that is known here reduces the gradients in the backward pass; if anything does, the loop does.
+    """
+
+    def __init__(self, rank: int, size: int, sharded: bool, by_hand: bool = False) -> None:
+        self.rank, self.size, self.sharded, self.by_hand = rank, size, sharded, by_hand
         # Two groups: one for the training thread, one for the background thread, so that neither overtakes the other.
         self._decisions: Any = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
         self._rows: Any = dist.new_group(backend="gloo", timeout=TIMEOUT) if sharded else None
@@ -43,7 +47,8 @@ class Ranks:
         """As `torch.distributed` has it; a single rank where it is not in use. All ranks have to call this."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls(0, 1, False)
-        return cls(dist.get_rank(), dist.get_world_size(), any(hasattr(p, "placements") for p in parameters))
+        sharded = any(hasattr(p, "placements") for p in parameters)
+        return cls(dist.get_rank(), dist.get_world_size(), sharded, not sharded and not _in_ddp(parameters))
 
     def leave(self) -> None:
         """End this rank's part of the groups: their threads must not live on until the interpreter ends.
@@ -125,6 +130,14 @@ class Ranks:
             dist.all_gather(everyone, mine, group=self._rows)
             self._counted[field] = torch.stack(everyone).numpy().astype(bool)
         return self._counted[field]
+
+
+def _in_ddp(parameters: Sequence[Tensor]) -> bool:
+    """Whether `DistributedDataParallel` wraps these parameters: the plain model inside may be given."""
+    mine = {id(p) for p in parameters}
+    kind = torch.nn.parallel.DistributedDataParallel
+    wrappers = [found for found in gc.get_objects() if issubclass(type(found), kind)]
+    return any(id(p) in mine for wrapper in wrappers for p in wrapper.parameters())
 
 
 def _first_copy(parameter: Tensor, rank: int) -> bool:

@@ -4,7 +4,8 @@ Between ``backward()`` and ``step()`` a loop may clip, unscale, or change gradie
 they are measured at the end of each backward pass (after accumulation, and after DDP or FSDP have reduced them),
 in the row of the step to come; the last pass before the step stands. At the step itself the tensors' version counters
 tell whether anything was changed in between, and only then is their norm taken again: from the two follows the
-clip coefficient, whoever clipped.
+clip coefficient, whoever clipped. What is written past the counters (``.grad.data``, numpy) shows in norms alone: these
+are taken again at the first steps and at every `LOOK`-th, and at all of them once that was seen.
 
 The end of a pass is heard of through two sentinel parameters, the first and the last. A pass that reaches some
 gradients and neither of them is noticed at the step (some versions have moved, no sentinel's has): these are
@@ -29,14 +30,18 @@ from gradscope.recorder.table import TablePlan
 #: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
 TRIES = 8
 
+#: The first recorded steps, and then every so many, at which norms are taken again though no version says so.
+LOOK = 16
+
 
 @dataclass(frozen=True)
 class Taken:
     """How an optimizer's share of a row was measured.
 
     ``early``: at the end of the backward pass, otherwise at the step. ``modified``: the gradients were changed
-    between the two. ``scaled``: as measured, they carry the factor of a GradScaler; ``still_scaled``: even at the step
-    (fused optimizers divide by it themselves). ``overflow``: whether the step is skipped stands on the device.
+    between the two. ``looked``: no version says so, and the norms were taken again all the same. ``scaled``: as
+    measured, they carry the factor of a GradScaler; ``still_scaled``: even at the step (fused optimizers divide by it
+    themselves). ``overflow``: whether the step is skipped stands on the device.
     """
 
     early: bool
@@ -44,6 +49,7 @@ class Taken:
     scaled: bool = False
     still_scaled: bool = False
     overflow: bool = False
+    looked: bool = False
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -77,6 +83,9 @@ class Meter:
         self.weight_bins, self.gradient_bins = f"weight_bins{number}", f"gradient_bins{number}"
         self.ring: Ring | None = None
         self.fired = False
+        self.by_hand = False  # ranks reduce what the backward pass leaves: only the step shows it
+        self.past_counters: int | None = None  # the first row in which gradients were seen to change uncounted
+        self._taken = 0
         self.late = 0  # steps at which only ``step()`` showed the gradients
         self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
         self.measured: Callable[[list[Tensor | None], int], None] = lambda gradients, row: None
@@ -132,6 +141,8 @@ class Meter:
     def after_backward(self, row: int) -> None:
         """A pass has ended: measure for this row, unless a hook inside the pass has stepped already."""
         self.fired = False
+        if self.by_hand:
+            return
         gradients = self._gradients()
         if any(g is not None for g in gradients):
             if torch.is_grad_enabled():
@@ -162,7 +173,8 @@ class Meter:
         if not early:
             self.late += 1
             self._measure(row, gradients)
-        if modified:
+        looked = early and not modified and self._looks()
+        if modified or looked:
             weights = [local(w) for w in self.weights] if self._sharded else self.weights
             self._norms(weights, gradients, self.ring.view(self.after, row))
         # Set by GradScaler on a fused optimizer only: what it has to divide by, and whether to skip.
@@ -172,10 +184,18 @@ class Meter:
             self.ring.view(self.scale, row).copy_(factor.reshape(1))
         if overflow is not None:
             self.ring.view(self.overflow, row).copy_(overflow.reshape(1))
-        return Taken(early, modified, factor is not None, still is not None, overflow is not None)
+        return Taken(early, modified, factor is not None, still is not None, overflow is not None, looked)
+
+    def _looks(self) -> bool:
+        self._taken += 1
+        if self.inside_loss is not None:  # what was measured is not what lies there
+            return False
+        return self.past_counters is not None or self._taken <= LOOK or self._taken % LOOK == 0
 
     def _settle(self, row: int, gradients: list[Tensor | None]) -> tuple[bool, bool]:
         """Whether what was measured after the backward pass stands, and whether the gradients were changed since."""
+        if self.by_hand:
+            return False, False
         if self._row != row:
             self._watch_another([w for w, g in zip(self.weights, gradients, strict=True) if g is not None])
             return False, False

@@ -14,6 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: What the gradients are where several ranks train a model that no wrapper is seen around.
+BY_HAND = (
+    "as step() found it: DistributedDataParallel is not around this model, so that whatever the loop does between "
+    "backward() and step(), averaging over ranks or clipping, is in it; clip_coefficient is NaN"
+)
+
 
 def configuration(
     parameters: Mapping[str, Tensor], groups: Sequence[dict[str, Any]], settings: Mapping[str, Any]

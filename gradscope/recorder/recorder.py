@@ -41,7 +41,7 @@ from gradscope.recorder.drain import Drain
 from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
-from gradscope.recorder.meter import Meter, local
+from gradscope.recorder.meter import LOOK, Meter, local
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.ring import FIXED, Ring
@@ -52,6 +52,10 @@ from gradscope.recorder.updates import SPLIT, Updates
 NOT_IN_GRAPHS = (
     "replays of a CUDA graph are not recorded that holds several steps, or was captured without a recorded step before "
     "it, or before the penalties changed"
+)
+PAST_COUNTERS = (
+    "gradients were changed between backward() and step() where torch does not count it (.grad.data, numpy): "
+    f"clip_coefficient, which may miss it in up to {LOOK - 1} rows before and in some right after, shows it since step"
 )
 #: Steps at which a name is logged and never recorded, before that is warned about.
 MANY_LOST = 16
@@ -176,6 +180,7 @@ class Recorder:
         for meter in self._meters:
             if meter.number in self._updates:
                 meter.measured = self._also_measure(meter)
+            meter.by_hand = self.ranks.by_hand
             meter.inside_loss = self._inside_loss if probe.inside_loss is not None else None
             meter.stepped()
         self._of = {id(o): [m for m in self._meters if m.optimizer is o] for o in self._optimizers}
@@ -263,6 +268,9 @@ class Recorder:
             "measured_at_step": sum(meter.late for meter in self._meters),
             "buffer_bytes": self.bytes,
         }
+        past = [meter.past_counters for meter in self._meters if meter.past_counters is not None]
+        if past:
+            found["changed_past_counters"] = f"{PAST_COUNTERS} {min(past)}"
         if self.lost:
             found["logged_between_rows"] = {"not_recorded": dict(self.lost), "rows": str(self.cadences["rows"])}
         if self.inexact:
