@@ -534,7 +534,7 @@ class Recording:
         self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
         judge = self._live.judge
         judge.baseline, judge.baseline_source = baseline, source
-        self._live.rules.facts = self._live.rules.facts.with_baseline(baseline)
+        self._live.rules.facts = self._live.rules.facts.with_baseline(baseline, source)
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 import gradscope
+from gradscope.diagnosis.rules.post_hoc import check
 from tests import exact
 from tests.loops import mlp
 from tests.wild.frame import DECAY, Loop, capture, held, like
@@ -166,6 +167,25 @@ def autoencoder(loop: Loop) -> list[Tensor]:
 
 def test_an_autoencoder_with_one_matrix(tmp_path: Path) -> None:
     assert held(autoencoder, tmp_path).dataset()["module"].values.tolist() == ["Tied"]
+
+
+def test_a_summed_loss_is_not_held_against_a_guess(tmp_path: Path) -> None:
+    """The baseline of a loss of unknown kind is a guess: no rule says that the loss begins far above it."""
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    path = tmp_path / "run.h5"
+    with gradscope.record(model, optimizer, path, on_failure="ignore") as run:
+        for ((x, _),) in exact.micro_batches(40):
+            optimizer.zero_grad()
+            out = model(x)
+            loss = 100 * nn.functional.binary_cross_entropy_with_logits(out, (out > 0).float(), reduction="sum")
+            loss = loss + 50 * out.square().sum()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    with gradscope.open_run(path) as dataset:
+        assert capture(dataset)["baseline_loss"].startswith("guessed")
+        assert not [one for one in (*run.findings, *check(dataset).findings) if one.kind == "loss"]
 
 
 def averaged(loop: Loop) -> list[Tensor]:

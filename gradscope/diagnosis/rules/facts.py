@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+def _trusted(baseline: float, source: str) -> float:
+    """NaN for a baseline that was guessed: of a loss of unknown kind, or summed, it may be off by any factor."""
+    return float("nan") if source.startswith("guessed") else float(baseline)
+
+
 @dataclass(frozen=True)
 class Facts:
     """``matrices``, ``grids``, ``frozen``: masks over the parameters, [P].
@@ -62,7 +67,7 @@ class Facts:
             momentum=tuple(float(g.get("momentum", 0.0)) for g in config["groups"]),
             adaptive=tuple(bool(g.get("adaptive", False)) for g in config["groups"]),
             module_types={str(name): str(kind) for name, kind in kinds.items()},
-            baseline_loss=float(baseline_loss),
+            baseline_loss=_trusted(baseline_loss, str(capture.get("baseline_loss", ""))),
         )
 
     @classmethod
@@ -78,9 +83,9 @@ class Facts:
             float(dataset.attrs.get("baseline_loss", np.nan)),
         )
 
-    def with_baseline(self, loss: float) -> Facts:
-        """The same run, once it is known what loss a constant predictor has."""
-        return replace(self, baseline_loss=loss)
+    def with_baseline(self, loss: float, source: str) -> Facts:
+        """The same run, once it is known what loss a constant predictor has, and from where."""
+        return replace(self, baseline_loss=_trusted(loss, source))
 
     def of_groups(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """A quantity of the parameter groups, [N, G] or [G], for each parameter, [N, P] or [P]; NaN for none."""
