@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from gradscope.store.interrupts import noted_interrupts
 from gradscope.types import InputError
 
 INTERRUPTED = 130
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
 app = typer.Typer(
     name="gradscope",
@@ -85,6 +87,9 @@ def run(arguments: list[str] | None = None) -> int:
             where = getattr(getattr(error, "ctx", None), "command_path", "gradscope")
             hint = "; the training command goes after --" if where.split()[-1] in ("run", "search") else ""
             return _complain(f"{error.format_message().rstrip('.')} (see {where} --help{hint})")
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in EXHAUSTED):
+            what = os.strerror(error.errno or 0) if isinstance(error, OSError) else "out of memory"
+            return _complain(f"{what.lower()}: the machine gives no more; free some of it, and try again")
         if isinstance(error, KeyError) and "No variable named" in str(error):  # xarray's words
             name = str(error).split("No variable named ")[1].split(".")[0].strip("'\"\\")
             return _complain(f"the record holds no variable {name!r}, which this command needs; was it changed?")

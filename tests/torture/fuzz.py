@@ -26,6 +26,10 @@ LIMIT_SECONDS = 20
 LIMIT_BYTES = 1 << 30  # above what the worker has when it begins
 
 
+#: What no command may do: fall, end the process, take too long, say more or less than one clear line.
+WRONG = ("traceback", "crash", "slow", "unclear")
+
+
 @dataclass
 class Finding:
     """What one command said to one file."""
@@ -173,13 +177,14 @@ HDF5: dict[str, Callable[[h5py.File, random.Random], None]] = {
     f.__name__: f
     for f in (of_wrong_types, with_wrong_attributes, without_something, of_hostile_size, with_odd_links, with_a_bomb)
 }
-KINDS = (*BYTES, *HDF5, "foreign", "log_garbage", "log_bits", *hurt.RECORDS, *hurt.BESIDE)
+MUTATED = (*BYTES, *HDF5, "foreign", "log_garbage", "log_bits")
+HURT = (*hurt.RECORDS, *hurt.BESIDE)
 
 
 def make(path: Path, seed: int, good: Path, crashed: tuple[bytes, bytes]) -> str:
-    """The fuzzed file of this seed; its kind. ``crashed``: a record with its log."""
+    """The fuzzed file of this seed; its kind. ``crashed``: a record with its log. Below 0: one made to hurt."""
     source = random.Random(seed)
-    kind = KINDS[seed % len(KINDS)]
+    kind = MUTATED[seed % len(MUTATED)] if seed >= 0 else HURT[-seed - 1]
     log = path.with_name(path.name + ".log")
     for left in path.parent.iterdir():
         if left.is_dir() and not left.is_symlink():

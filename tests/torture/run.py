@@ -111,6 +111,25 @@ def power_losses(folder: Path, count: int) -> dict[str, Any]:
     return tally(case for _ in range(count))
 
 
+def hurt(folder: Path) -> dict[str, Any]:
+    """Each class once, through all commands, with half the memory."""
+    found = fuzz.campaign([-1 - n for n in range(len(fuzz.HURT))], *records.good_and_crashed(folder), memory=500 << 20)
+    return counted(found, fuzz.COMMANDS)
+
+
+def counted(found: list[fuzz.Finding], commands: Sequence[str]) -> dict[str, Any]:
+    """By class: files, and what the commands said of them."""
+    classes: dict[str, dict[str, int]] = {}
+    for kind in dict.fromkeys(finding.kind for finding in found):
+        these = [finding for finding in found if finding.kind == kind]
+        files = {"files": len({finding.seed for finding in these})}
+        classes[kind] = files | dict(collections.Counter(finding.outcome for finding in these))
+    wrong = {name: sum(finding.outcome == name for finding in found) for name in fuzz.WRONG}
+    bad = [vars(finding) for finding in found if finding.bad]
+    tried = len({finding.seed for finding in found})
+    return {"tried": tried, "commands": sorted(commands), "wrong": wrong, "classes": classes, "bad": bad[:50]}
+
+
 def fuzzed(folder: Path, count: int, minutes: float, commands: Sequence[str]) -> dict[str, Any]:
     good, crashed = records.good_and_crashed(folder)
     for command in commands:  # loads here what each forked worker would load again
@@ -121,15 +140,7 @@ def fuzzed(folder: Path, count: int, minutes: float, commands: Sequence[str]) ->
         if time.monotonic() < end:
             found += fuzz.campaign(list(range(start, min(count, start + 50))), good, crashed, commands)
             print(start + 50, collections.Counter(finding.outcome for finding in found), flush=True)
-    outcomes = collections.Counter(finding.outcome for finding in found)
-    bad = [vars(finding) for finding in found if finding.bad]
-    tried = len({finding.seed for finding in found})
-    return {
-        "tried": tried,
-        "commands": sorted(commands),
-        "outcomes": dict(outcomes),
-        "bad": bad[:50],
-    }
+    return counted(found, commands)
 
 
 def main() -> None:
@@ -149,7 +160,8 @@ def main() -> None:
         "kill within every write of a recovery": lambda f: recoveries(f, torn=True),
         "power loss": lambda f: power_losses(f, many),
         "SIGKILL of a training at a random moment": lambda f: kills(f, many),
-        "fuzzed files": lambda f: fuzzed(f, 5 * many, options.minutes, options.commands),
+        "fuzzed files": lambda f: fuzzed(f, 10 * many, options.minutes, options.commands),
+        "records made to hurt": hurt,
     }
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
