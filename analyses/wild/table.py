@@ -14,8 +14,17 @@ def write_table(results: dict[str, Any], path: Path) -> None:
     begin, end = "<!-- table -->\n", "<!-- end of the table -->"
     text = path.read_text()
     before, rest = text.split(begin)
-    path.write_text(
-        before + begin + HEAD + "".join(row(found) for found in results["cases"]) + end + rest.split(end)[1]
+    table = HEAD + "".join(row(found) for found in results["cases"])
+    path.write_text(before + begin + table + "\n" + _when(results) + end + rest.split(end)[1])
+
+
+def _when(results: dict[str, Any]) -> str:
+    """How many, where and when."""
+    cases = results["cases"]
+    several = {name: ", ".join(sorted({str(one.get(name, "?")) for one in cases})) for name in ("date", "revision")}
+    return (
+        f"{len(cases)} scripts of {len({one['repository'] for one in cases})} repositories; {several['date']}; "
+        f"{results['machine']}; gradscope at {several['revision']}.\n\n"
     )
 
 
