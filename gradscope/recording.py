@@ -249,6 +249,7 @@ class Recording:
                 activations=activations,
                 forwards=forwards,
                 before_step=self._before_step,
+                warn=self._warnings.append,
                 groups=self._penalties.places,
                 ranks=self._ranks,
             )
@@ -484,8 +485,7 @@ class Recording:
         raise Stopped(reason)
 
     def _unwatch_output(self) -> None:
-        while self._first_output:
-            self._first_output.pop().remove()
+        self._first_output.remove()
 
     def _set_epoch(self, epoch: int) -> None:
         self._recorder.epoch = epoch

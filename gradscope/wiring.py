@@ -118,6 +118,11 @@ def chosen_parameters(
     here = {name: p for name, p in every.items() if id(p) in moved}
     if not here:
         raise InputError("the optimizer holds none of the model's parameters; give the optimizer of this model")
+    if all(p.is_meta for p in here.values()):
+        raise InputError(
+            "all parameters in the optimizer are on the device meta, without numbers; call model.to_empty(device=…) "
+            "and initialise it, or load its weights, before recording"
+        )
     if not any(p.requires_grad for p in here.values()):
         raise InputError("all parameters in the optimizer are frozen (requires_grad is False)")
     chosen = every

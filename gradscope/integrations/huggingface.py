@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gradscope.extras import missing
 from gradscope.integrations.session import Session, free_names
-from gradscope.recorder.activations import Hook
+from gradscope.recorder.hooks import Hook, ModuleHooks
 from gradscope.recording import OnFailure, Recording
 
 try:
@@ -80,7 +80,8 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
             exists=self._session.path.exists(),
         )
         self._own_loss, self._kind_seen, self._since_log = True, False, []
-        self._hook = model.register_forward_hook(Hook(self._see_output), with_kwargs=True)
+        self._hook = ModuleHooks()
+        self._hook.after_forward(model, Hook(self._see_output), with_kwargs=True)
         self._world = args.world_size if args.average_tokens_across_devices else 1
 
     def on_epoch_begin(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -11,32 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
+from gradscope.recorder.kinds import Unreadable, entries
+from gradscope.recorder.memory import unknown, zeros
 from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
 from gradscope.recorder.pools import Pool, host_kernel, number_of_units
 
-__all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "Hook", "first_tensor"]
+__all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "first_tensor"]
 
 #: Units up to which a module's units are told one by one.
 LARGEST_MODULE = 1024
 
 _NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
 _OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
-
-
-class Hook:
-    """A hook that stays with its recording: a copied or pickled model carries one that does nothing."""
-
-    def __init__(self, act: Callable[..., Any] | None = None) -> None:
-        self._act = act
-
-    def __call__(self, *arguments: Any) -> Any:
-        return None if self._act is None else self._act(*arguments)
-
-    def __deepcopy__(self, memo: Any) -> Hook:
-        return Hook()
-
-    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
-        return Hook, ()
 
 
 class _ForwardHook(Hook):
@@ -53,28 +40,87 @@ class _ForwardHook(Hook):
         module, _, output = arguments
         if not (module if of.root is None else of.root).training or not torch.is_grad_enabled():
             return  # an evaluation between two steps is not part of either
-        tensor = first_tensor(output)
-        if tensor is None or not tensor.is_floating_point() or not tensor.ndim or not tensor.numel():
-            return
         if torch.compiler.is_compiling():
-            self._pool.add(tensor)
+            self._add_in_compiled_code(output)
+            return
+        if is_traced():
+            self._pool.odd = "its forwards ran inside a function transform or a trace"
             return
         if torch._C._current_graph_task_id() != -1:
             if not _runs_for_the_first_time():
                 return
         elif of.shares is not None and of.shares.between:
             of.shares.begin()
+        try:
+            self._add(output)
+        except Exception as error:  # whatever a module puts out, its forward goes on
+            what = str(error) if isinstance(error, Unreadable) else f"not read: {type(error).__name__}: {error}"
+            self._pool.odd = f"its output is {what.splitlines()[0][:200]}"
+
+    def _add(self, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise Unreadable(f"a {type(output).__name__}, in which no tensor was found")
+        if not tensor.is_floating_point():
+            raise Unreadable(str(tensor.dtype).removeprefix("torch."))
+        if not tensor.ndim:
+            raise Unreadable("one number, without units")
+        if not tensor.numel() or torch.is_inference_mode_enabled():
+            return
         self._pool.add(tensor)
-        if of.gradients and tensor.requires_grad:
-            tensor.register_hook(self._pool.add_delta)
+        if self._of.gradients and tensor.requires_grad:
+            self._of.watch_gradient(self._pool, tensor)
+
+    def _add_in_compiled_code(self, output: Any) -> None:
+        tensor = None if torch.compiler.is_exporting() else first_tensor(output)
+        if (
+            tensor is not None
+            and tensor.is_floating_point()
+            and tensor.layout is torch.strided
+            and tensor.ndim
+            and tensor.numel()
+        ):
+            self._pool.add(tensor)
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """The output itself, or the first tensor in a tuple, list or mapping (of an LSTM: the sequence)."""
+class _GradientHook(Hook):
+    """Pools ∂L/∂output of one output, over all passes through it that a step is made of."""
+
+    def __init__(self, of: Activations, pool: Pool) -> None:
+        super().__init__()
+        self._of, self._pool = of, pool
+        self._row = of.row
+        self._before: Tensor | None = None  # the sum over the passes of this row so far
+
+    def __call__(self, *arguments: Any) -> None:
+        of = self._of
+        try:
+            if self._row != of.row:
+                self._row, self._before = of.row, None
+            if not of.sampling or not of.accumulates():
+                return
+            (gradient,) = arguments
+            with torch.no_grad():
+                self._pool.add_delta(gradient, self._before)
+                if torch._C._autograd._get_current_graph_task_keep_graph() or of.is_leaf():
+                    g = entries(gradient)
+                    self._before = g.clone() if self._before is None else self._before + g
+        except Exception as error:  # whatever a gradient is, the pass goes on
+            self._pool.odd = f"its gradient was not read: {type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def first_tensor(output: Any, above: tuple[Any, ...] = ()) -> Tensor | None:
+    """The output itself, or the first tensor in a tuple, list or mapping (of an LSTM: the sequence).
+
+    ``above``: the containers that it lies in; one may hold itself.
+    """
     if isinstance(output, Tensor):
         return output
+    if any(output is container for container in above):
+        return None
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+    inside = (*above, output)
+    return next((found for part in parts if (found := first_tensor(part, inside)) is not None), None)
 
 
 def _has_compiled() -> bool:
@@ -134,15 +180,18 @@ class Activations:
         self._units = [(name, units) for name, units in known.items() if units and units <= LARGEST_MODULE]
         if any(p.is_cpu for module in modules.values() for p in module.parameters(recurse=False)):
             host_kernel("add_units")  # compiled now rather than in the first step
-        self._hooks = [
-            module.register_forward_hook(_ForwardHook(self, self._pools[name])) for name, module in modules.items()
-        ]
+        self.row = 0  # of the step that outputs are pooled for, counted
+        self._pass = (-1, False)  # the latest backward pass, and whether it adds to gradients
+        self._leaves: dict[tuple[int, int], tuple[Tensor, Any]] = {}  # outputs that outlive the step, and their hooks
+        self._hooks = ModuleHooks()
+        for name, module in modules.items():
+            self._hooks.after_forward(module, _ForwardHook(self, self._pools[name]))
 
     @property
     def unseen(self) -> dict[str, str]:
         """The modules that no number was recorded of so far, and why."""
         why = _NOT_SEEN + (_OR_COMPILED if self._compiled_before else "")
-        unseen = {name: why for name, pool in self._pools.items() if not pool.states}
+        unseen = {name: pool.odd or why for name, pool in self._pools.items() if not pool.states}
         if self.gradients and any(pool.compiled for pool in self._pools.values()):
             unseen["activation_gradient_mean_abs"] = "compiled code is not given backward hooks, which would break it"
         return unseen
@@ -160,9 +209,9 @@ class Activations:
         parts = []
         for name, units in self._units:
             state = self._pools[name].states.get(units)
-            unknown = torch.full((units,), float("nan"), device=device)
-            parts.append(unknown if state is None else (state[3] / state[0]).float().to(device, non_blocking=True))
-        return torch.cat(parts) if parts else torch.empty(0, device=device)
+            nothing = unknown((units,), device)
+            parts.append(nothing if state is None else (state[3] / state[0]).float().to(device, non_blocking=True))
+        return torch.cat(parts) if parts else zeros((0,), device)
 
     def states(self) -> list[Tensor]:
         """What outputs are added to."""
@@ -182,13 +231,59 @@ class Activations:
         """Forget what this step has added up so far."""
         if self.shares is not None:
             self.shares.forget()
+        self.row += 1
+        self._forget_leaves()
         pools = self._pools.values()
         sums = [s for pool in pools for s in (*pool.states.values(), *([] if pool.delta is None else [pool.delta]))]
         if sums:
             torch._foreach_zero_(sums)
 
+    def watch_gradient(self, pool: Pool, output: Tensor) -> None:
+        """Pool ∂L/∂output when a backward pass reaches it.
+
+        A leaf (a parameter that is put out) is there for ever, and so would be a hook at every forward: one a row.
+        """
+        if not output.is_leaf:
+            output.register_hook(_GradientHook(self, pool))
+        elif (id(pool), id(output)) not in self._leaves:
+            handle = output.register_hook(_GradientHook(self, pool))
+            self._leaves[id(pool), id(output)] = output, handle
+
+    def _forget_leaves(self) -> None:
+        for _, handle in self._leaves.values():
+            handle.remove()
+        self._leaves = {}
+
+    def accumulates(self) -> bool:
+        """Whether the backward pass that runs now adds to the gradients of leaves; `torch.autograd.grad` does not."""
+        task = torch._C._current_graph_task_id()
+        if self._pass[0] != task:
+            self._pass = task, _accumulates(torch._C._current_autograd_node())
+        return self._pass[1]
+
+    @staticmethod
+    def is_leaf() -> bool:
+        """Whether the gradient that a hook is being given is a leaf's."""
+        return not torch._C._current_autograd_node().next_functions
+
     def detach(self) -> None:
         """Remove the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._hooks.remove()
+        self._forget_leaves()
+        self.sampling = False
+
+
+def _accumulates(node: Any) -> bool:
+    """Whether a leaf below this node of the graph is given a gradient by the pass that runs now.
+
+    A pass that only hands gradients out executes what lies on the way to them, and refuses to tell of the leaves.
+    """
+    try:
+        while ahead := [child for child, _ in node.next_functions if child is not None]:
+            running = [child for child in ahead if torch._C._will_engine_execute_node(child)]
+            if not running:
+                return False
+            node = next((child for child in running if not child.next_functions), running[0])
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:
+        return False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from gradscope.recorder.kinds import PLAIN, is_plain
 
 NOWHERE = 16
 _ODD = -1
@@ -21,16 +22,9 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def on_device(values: Sequence[float], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers of the host on a device, without waiting for it."""
-    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-
-
 def is_readable(tensor: Tensor) -> bool:
-    """Whether a kernel may read the entries off memory: strided, dense, and nothing but a tensor."""
-    if type(tensor.detach()) is not Tensor or tensor.layout is not torch.strided:
-        return False
-    return not tensor.is_conj() and not tensor.is_neg() and (not tensor.numel() or is_dense(tensor))
+    """Whether a kernel may read the entries off memory: dense, and there."""
+    return is_plain(tensor) and (not tensor.numel() or (is_dense(tensor) and tensor.data_ptr() != 0))
 
 
 class Addresses:
@@ -38,7 +32,8 @@ class Addresses:
 
     A gradient is taken where it lies in memory in its parameter's order. Otherwise, and where a parameter
     is no more what it was, the pair is `odd`: its addresses are 0. A tensor without entries, which may lie nowhere,
-    has the address `NOWHERE`.
+    has the address `NOWHERE`. Every tensor is looked at in every call: an assignment to ``.data`` changes
+    dtype, size and strides, leaves no mark, and may leave the address as it was.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -46,6 +41,9 @@ class Addresses:
         self.sizes = [w.numel() for w in weights]
         # None: row-major, for which `is_contiguous` is asked, faster and indifferent to axes of length 1.
         self._strides = [None if w.is_contiguous() else w.stride() for w in weights]
+        self._dtypes = [self.dtype] * len(self.sizes)
+        self._contiguous = [strides is None for strides in self._strides]
+        self._ordered = [(i, strides) for i, strides in enumerate(self._strides) if strides is not None]
         self._empty = [i for i, size in enumerate(self.sizes) if not size]
         self._known: list[int] = []
 
@@ -53,7 +51,7 @@ class Addresses:
         """The addresses of all parameters, then of all gradients (0: none), and the indices of odd pairs."""
         try:
             at = [w.data_ptr() for w in weights]
-            if at != self._known:
+            if at != self._known or not self._as_they_were(weights):
                 if not all(map(self._fits, weights, self.sizes, self._strides)):
                     return self._read_slowly(weights, gradients)
                 self._known = [*at]
@@ -61,8 +59,9 @@ class Addresses:
             found = [
                 0
                 if g is None
-                else g.data_ptr()
+                else g.data_ptr() or _ODD
                 if g.dtype is dtype
+                and type(g) in PLAIN
                 and g.numel() == size
                 and (g.is_contiguous() if strides is None else g.stride() == strides)
                 else _ODD
@@ -76,8 +75,17 @@ class Addresses:
             at[i], found[i] = NOWHERE, 0 if gradients[i] is None else NOWHERE
         return [*at, *found], []
 
+    def _as_they_were(self, weights: Sequence[Tensor]) -> bool:
+        """Whether dtypes, sizes and orders of axes are those of the plan."""
+        return (
+            [w.dtype for w in weights] == self._dtypes
+            and [w.numel() for w in weights] == self.sizes
+            and [w.is_contiguous() for w in weights] == self._contiguous
+            and all(_same_order(weights[i], strides) for i, strides in self._ordered)
+        )
+
     def _fits(self, tensor: Tensor, size: int, strides: tuple[int, ...] | None) -> bool:
-        if tensor.dtype is not self.dtype or tensor.device != self.device or tensor.layout is not torch.strided:
+        if tensor.dtype is not self.dtype or tensor.device != self.device or not is_plain(tensor):
             return False
         in_order = tensor.is_contiguous() if strides is None else _same_order(tensor, strides)
         return tensor.numel() == size and in_order and (not size or tensor.data_ptr() != 0)

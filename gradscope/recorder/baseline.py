@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from gradscope.recorder.activations import Hook
+from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
 
 #: Nodes of the graph that are loss functions: what comes straight out of them holds no penalty.
 _LOSSES = ("Nll", "Mse", "BinaryCrossEntropy", "SmoothL1", "Huber", "KlDiv", "SoftMargin", "MultiMargin", "Ctc")
@@ -27,10 +27,13 @@ class AssumedBaseline:
         self._whole = False
         self._scaled = False
 
-    def watch(self, model: nn.Module) -> list[RemovableHandle]:
+    def watch(self, model: nn.Module) -> ModuleHooks:
         """Hooks on the model, and on its children for a model that is never called itself (a LightningModule)."""
-        parts = [child.register_forward_hook(Hook(self._see_part)) for child in model.children()]
-        return [model.register_forward_hook(Hook(self._see_output)), *parts]
+        hooks = ModuleHooks()
+        for child in model.children():
+            hooks.after_forward(child, Hook(self._see_part))
+        hooks.after_forward(model, Hook(self._see_output))
+        return hooks
 
     def _see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._whole = self._whole or self._see(output)
@@ -41,8 +44,10 @@ class AssumedBaseline:
 
     def _see(self, output: Any) -> bool:
         """A tensor, or a mapping that holds ``logits``, as models of Hugging Face put out."""
+        if not torch.compiler.is_compiling() and is_traced():
+            return False
         logits = output.get("logits") if isinstance(output, Mapping) else output
-        if isinstance(logits, Tensor) and logits.ndim >= 2:
+        if isinstance(logits, Tensor) and not logits.is_nested and logits.ndim >= 2:
             self.shape = tuple(logits.shape)
             return True
         return False

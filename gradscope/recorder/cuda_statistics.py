@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradscope.recorder import cuda_kernels
 from gradscope.recorder.addresses import Addresses
+from gradscope.recorder.memory import CPU, full, on_device, zeros
 from gradscope.recorder.statistics import QUANTITIES
 
 #: Calls inside captures that are ready at any time; preset `full` makes three of one reader in a step.
@@ -31,24 +32,25 @@ class CudaReader:
         self._dtype = DTYPES[weights[0].dtype]
         self._device = weights[0].device
         self._count = len(weights)
-        sizes = torch.tensor(self._addresses.sizes)
+        sizes = on_device(self._addresses.sizes, CPU, torch.int64)
         chunk = cuda_kernels.CHUNK.value
         chunks = (sizes + chunk - 1) // chunk
-        first = torch.cat((torch.zeros(1, dtype=torch.int64), chunks.cumsum(0)))
-        owner = torch.repeat_interleave(torch.arange(self._count), chunks)
+        first = torch.cat((zeros((1,), CPU, torch.int64), chunks.cumsum(0)))
+        owner = torch.repeat_interleave(torch.arange(self._count, dtype=torch.int64, device=CPU), chunks)
         self._chunks = int(first[-1])
-        start = (torch.arange(self._chunks) - first[owner]) * chunk
-        rows = torch.tensor([quantities.index(name) if name in quantities else -1 for name in QUANTITIES])
-        tables = (sizes, owner, start, first, rows, torch.tensor(list(columns)))
+        start = (torch.arange(self._chunks, dtype=torch.int64, device=CPU) - first[owner]) * chunk
+        places = [quantities.index(name) if name in quantities else -1 for name in QUANTITIES]
+        rows, at = on_device(places, CPU, torch.int64), on_device(columns, CPU, torch.int64)
+        tables = (sizes, owner, start, first, rows, at)
         self._sizes, self._owner, self._start, self._first, self._rows, self._columns = (
             table.to(self._device) for table in tables
         )
-        self._partials = torch.zeros(len(QUANTITIES), self._chunks, dtype=torch.float64, device=self._device)
-        self._pointers = torch.zeros(2 * self._count, dtype=torch.int64, device=self._device)
+        self._partials = zeros((len(QUANTITIES), self._chunks), self._device, torch.float64)
+        self._pointers = zeros((2 * self._count,), self._device, torch.int64)
         self._sent: list[int] = []
         self._spare: list[tuple[Tensor, Tensor]] = []  # host and device, for captures to come
         self._captured: list[tuple[Tensor, Tensor]] = []  # what captured graphs copy at every replay
-        trial = torch.empty(len(quantities), max(columns) + 1, device=self._device)
+        trial = zeros((len(quantities), max(columns) + 1), self._device)
         self(weights, weights, trial)
         self(weights, [None] * self._count, trial)
 
@@ -81,10 +83,10 @@ class CudaReader:
             self._captured.append(pair)
             return there
         if pointers != self._sent:
-            staged = torch.tensor(pointers, dtype=torch.int64, pin_memory=cuda)
+            staged = torch.tensor(pointers, dtype=torch.int64, device=CPU, pin_memory=cuda)
             self._pointers.copy_(staged, non_blocking=True)
             self._sent = pointers
         while cuda and len(self._spare) < SPARE:
-            host = torch.empty(len(pointers), dtype=torch.int64, pin_memory=True)
+            host = full((len(pointers),), 0, CPU, torch.int64, pinned=True)
             self._spare.append((host, torch.empty_like(self._pointers)))
         return self._pointers

@@ -20,6 +20,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.memory import CPU, on_device
+
 #: Rows in a gather: the same on every rank, whatever its clock says.
 GATHERED_ROWS = 16
 
@@ -117,7 +119,7 @@ class Ranks:
 
     def same_everywhere(self, count: int) -> bool:
         """Whether all ranks have this many rows left. Called by all of them at the end."""
-        mine = torch.tensor([count])
+        mine = on_device([count], CPU, torch.int64)
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine, group=self._rows)
         return len({int(n) for n in everyone}) == 1
@@ -125,7 +127,7 @@ class Ranks:
     def _counts(self, field: str, parameters: Sequence[Tensor]) -> NDArray[np.bool_]:
         """[W, P]: whether a rank's shard counts, or is a copy of another's (HSDP, replicated parameters)."""
         if field not in self._counted:
-            mine = torch.tensor([_first_copy(p, self.rank) for p in parameters], dtype=torch.uint8)
+            mine = on_device([_first_copy(p, self.rank) for p in parameters], CPU, torch.uint8)
             everyone = [torch.empty_like(mine) for _ in range(self.size)]
             dist.all_gather(everyone, mine, group=self._rows)
             self._counted[field] = torch.stack(everyone).numpy().astype(bool)

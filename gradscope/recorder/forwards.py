@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.recorder.activations import Hook
+from gradscope.recorder.hooks import Hook, ModuleHooks
 
 #: Tensors of one output that are followed, and how deep they may lie in it.
 FOLLOWED, DEPTH = 16, 4
@@ -102,9 +102,10 @@ class Forwards:
         self.count = 0
         self.ended: Callable[[Any], None] = lambda output: None
         self._model = model
-        self._whole = model.register_forward_hook(Hook(self._see), always_call=True)
-        self._parts = [part.register_forward_hook(Hook(self._see), always_call=True) for part in _called(model)]
-        self._parts.append(model.register_forward_pre_hook(Hook(self._is_called)))
+        self._hooks = ModuleHooks()
+        self._hooks.after_forward(model, Hook(self._see), always_call=True)
+        self._parts = [self._hooks.after_forward(part, Hook(self._see), always_call=True) for part in _called(model)]
+        self._parts.append(self._hooks.before_forward(model, Hook(self._is_called)))
 
     def _is_called(self, module: nn.Module, inputs: Any) -> None:
         if not torch.compiler.is_compiling():
@@ -122,8 +123,7 @@ class Forwards:
 
     def detach(self) -> None:
         """Remove the hooks."""
-        for handle in (self._whole, *self._parts):
-            handle.remove()
+        self._hooks.remove()
 
 
 def _called(model: nn.Module) -> Iterator[nn.Module]:

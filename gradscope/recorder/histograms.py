@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from gradscope.recorder.addresses import is_readable
+from gradscope.recorder.kinds import Unreadable, entries
+from gradscope.recorder.memory import full, zeros
 
 #: A bin holds |x| from its edge up to, not including, the next.
 HISTOGRAM_EDGES = 2.0 ** np.arange(-40, 11, 2)
@@ -29,7 +31,8 @@ _COLUMN_OF_EXPONENT = np.searchsorted(HISTOGRAM_EDGES, 2.0 ** (np.arange(256) - 
 
 
 def histogram(tensors: Sequence[Tensor | None], out: Tensor) -> None:
-    """The histogram of |x| of each tensor, into ``out`` [P, COLUMNS], float32; NaN where there is no tensor.
+    """The histogram of |x| of each tensor, into ``out`` [P, COLUMNS], float32; NaN where there is no tensor
+    or its entries cannot be had.
 
     A sparse tensor is laid out densely. NaN entries are not counted. Counts are exact up to 2²⁴, then rounded.
     Nothing synchronises. Twin: numpy.histogram.
@@ -38,12 +41,14 @@ def histogram(tensors: Sequence[Tensor | None], out: Tensor) -> None:
         if tensor is None:
             row.fill_(float("nan"))
             continue
-        t = tensor.detach()
+        try:
+            t = entries(tensor)
+        except Unreadable:
+            row.fill_(float("nan"))
+            continue
         kernel = _kernel() if t.device.type == "cpu" and t.dtype is torch.float32 and is_readable(t) else None
-        if kernel is not None:
-            row.copy_(_on_the_host(t, kernel), non_blocking=True)
-        else:
-            row.copy_(_elsewhere(t.to_dense() if t.layout is not torch.strided else t), non_blocking=True)
+        found = _on_the_host(t, kernel) if kernel is not None else _elsewhere(t)
+        row.copy_(found, non_blocking=True)
 
 
 @cache
@@ -72,8 +77,8 @@ def _elsewhere(tensor: Tensor) -> Tensor:
     if x.dtype is not torch.float64:
         x = x.float()
     # Made on the device: a copy from the host would wait.
-    edges = torch.full((len(HISTOGRAM_EDGES),), 4.0, device=x.device, dtype=x.dtype).cumprod(0) * 2.0**-42
-    total = torch.zeros(COLUMNS, device=x.device)
+    edges = full((len(HISTOGRAM_EDGES),), 4.0, x.device, x.dtype).cumprod(0) * 2.0**-42
+    total = zeros((COLUMNS,), x.device)
     for piece in x.split(_PIECE):
         column = torch.bucketize(piece, edges, right=True) + 1
         column = column.masked_fill(piece == 0, 0).masked_fill(piece.isnan(), -1)

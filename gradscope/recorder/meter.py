@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.recorder.activations import Hook
+from gradscope.recorder.hooks import EagerHook
+from gradscope.recorder.kinds import entries, is_familiar
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.table import TablePlan
 
@@ -94,6 +95,7 @@ class Meter:
         self.plan = TablePlan(here, quantities)
         self._norms = TablePlan(here, ("gradient_norm",))
         self.height = len(quantities)
+        self._sums = [i for i, name in enumerate(quantities) if name.endswith(("_l1", "_nonzero"))]
         self._heard = heard
         self._row: int | None = None
         self._seen: list[int] = []
@@ -113,7 +115,7 @@ class Meter:
 
     def _watch(self, parameter: Tensor | None) -> None:
         if parameter is not None and len(self._sentinels) < TRIES:
-            handle = parameter.register_post_accumulate_grad_hook(Hook(self._accumulated))
+            handle = parameter.register_post_accumulate_grad_hook(EagerHook(self._accumulated))
             self._sentinels[id(parameter)] = handle
 
     def _accumulated(self, parameter: Tensor) -> None:
@@ -129,7 +131,10 @@ class Meter:
         Of a DTensor, not of its shard: writing through the one does not count as writing to the other.
         """
         gradients = [w.grad for w in self.weights]
-        return [id(g) if g is None else id(g) + (g._version << 48) for g in gradients]
+        try:
+            return [id(g) if g is None else id(g) + (g._version << 48) for g in gradients]
+        except RuntimeError:  # made under inference_mode, where nobody counts
+            return [id(g) for g in gradients]
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -160,9 +165,12 @@ class Meter:
         self._row, self._seen = row, self._marks()
         if self.inside_loss is not None:
             extra = self.inside_loss(self.weights)
-            gradients = [None if g is None else g - local(e) for g, e in zip(gradients, extra, strict=True)]
+            gradients = [None if g is None else _difference(g, local(e)) for g, e in zip(gradients, extra, strict=True)]
         weights = [local(w) for w in self.weights] if self._sharded else self.weights
-        self.plan(weights, gradients, self.ring.view(self.table, row))
+        table = self.ring.view(self.table, row)
+        self.plan(weights, gradients, table)
+        for column in self.plan.resized:  # a mean over as many entries as there were is none
+            table[self._sums, column] = float("nan")
         self.measured(gradients, row)
 
     def take(self, row: int, scale: Tensor | None) -> Taken:
@@ -219,8 +227,18 @@ class Meter:
         """The optimizer has stepped: what was measured before belongs to no later row."""
         self._row = None
 
+    def unread(self) -> dict[int, str]:
+        """By place among all parameters: what of a parameter is not known, and why."""
+        found = dict.fromkeys(self.plan.resized, "its number of entries changed: no means") | self.plan.unread
+        return {self.columns[i]: why for i, why in found.items()}
+
     def detach(self) -> None:
         """Remove the hooks."""
         for handle in self._sentinels.values():
             handle.remove()
         self._sentinels = {}
+
+
+def _difference(gradient: Tensor, extra: Tensor) -> Tensor:
+    """Of any layout, as a dense tensor."""
+    return (gradient if is_familiar(gradient) else entries(gradient)) - extra

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.recorder.addresses import on_device
+from gradscope.recorder.memory import CPU, on_device, unknown, zeros
 from gradscope.recorder.pools import Pool, host_kernel
 
 QUANTITIES = ("activation_mean_abs", "activation_std", "activation_zero_fraction")
@@ -28,16 +28,16 @@ class ModuleRows:
         self._kernel: Callable[..., None] | None = None
         self._tables: list[NDArray[np.int64]] = []  # addresses of the states, their units, their modules
         self._addresses: list[int] = []
-        self._owner = torch.empty(0)  # the module of each unit
+        self._owner = zeros((0,), CPU, torch.int64)  # the module of each unit
 
     def make(self, device: torch.device) -> Tensor:
         """[quantities, modules] float32; NaN for a module without outputs. Nothing synchronises."""
         states = [state for pool in self._pools for state in pool.states.values()]
         if not states:
-            return torch.full((len(self._quantities), len(self._pools)), float("nan"), device=device)
+            return unknown((len(self._quantities), len(self._pools)), device)
         if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
             self._lay_out(states, device)
-        rows = torch.empty(len(FULL_QUANTITIES), len(self._pools), device=device)
+        rows = unknown((len(FULL_QUANTITIES), len(self._pools)), device)
         if self._kernel is not None:
             self._kernel(*self._addresses, len(states), len(self._pools), rows.data_ptr())
         else:
@@ -55,7 +55,7 @@ class ModuleRows:
         # Kept, for the kernel is told addresses only.
         self._tables = [np.array(table) for table in ([s.data_ptr() for s in states], units, modules)]
         self._addresses = [table.ctypes.data for table in self._tables]
-        self._owner = on_device(np.repeat(modules, units).tolist(), device)
+        self._owner = on_device(np.repeat(modules, units).tolist(), device, torch.int64)
 
     def _make_with_torch(self, rows: Tensor) -> None:
         """Twin of `gradscope.recorder.host_units.module_rows`."""
@@ -65,13 +65,13 @@ class ModuleRows:
         dead = seen & (nonzero == 0)
         variance = torch.where(seen, m2 / entries, 0)
         columns = torch.stack((entries, magnitudes, nonzero, variance, seen.to(entries), dead.to(entries)))
-        sums = torch.zeros(len(columns), rows.shape[1], dtype=columns.dtype, device=rows.device)
+        sums = zeros((len(columns), rows.shape[1]), rows.device, columns.dtype)
         total, a, alive, squares, units, dead_units = sums.index_add_(1, self._owner, columns)
         rows[:3] = torch.stack((a / total, (squares / units).sqrt(), 1 - alive / total))
         rows[4] = dead_units / units
 
     def _deltas(self, device: torch.device) -> Tensor:
-        nothing = torch.zeros(2, device=device)
+        nothing = zeros((2,), device)
         sums = [nothing if p.delta is None else p.delta.to(device, non_blocking=True) for p in self._pools]
         deltas: Tensor = torch.div(*torch.stack(sums, 1))
         return deltas

@@ -12,7 +12,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from gradscope.recorder.addresses import is_dense
+from gradscope.recorder.addresses import is_dense, is_readable
+from gradscope.recorder.kinds import Unreadable, entries, is_plain
+from gradscope.recorder.memory import zeros
 
 #: The rows of a state: entries seen, mean, sum of squared deviations (M2), Σ|a|, non-zeros; of each unit.
 STATE_ROWS = 5
@@ -71,51 +73,68 @@ class Pool:
         self.states: dict[int, Tensor] = {}  # [STATE_ROWS, U]; float64 on the host, float32 elsewhere
         self.delta: Tensor | None = None  # [2]: Σ|δ|, entries
         self.compiled = False  # whether outputs are added by compiled code
+        self.odd = ""  # why an output was not added
         self._place = place_of_units(module)
         self._addresses: dict[int, int] = {}  # of states on the host
         self._key = next(_KEYS)
         _POOLS[self._key] = self
 
     def add(self, output: Tensor) -> None:
-        """Add an output, in whatever way its device allows; may be compiled."""
-        axis = unit_axis(self._place, output.ndim)
-        units = output.shape[axis]
+        """Add an output, in whatever way its device allows; may be compiled. Raises `Unreadable`."""
         if torch.compiler.is_compiling():
+            axis = unit_axis(self._place, output.ndim)
+            units = output.shape[axis]
             _prepare(self._key, units, output.dtype, output.device)
             join(getattr(self, f"state_of_{units}"), output.detach(), axis)
             return
         add_units = host_kernel("add_units") if output.is_cpu else None
-        if add_units is None or output.dtype not in _READ_BY_KERNELS:
-            state = self.states.get(units)
-            if state is None or state.device != output.device:
-                state = self.new_state(units, output.dtype, output.device)
-            join(state, output.detach(), axis)
+        if add_units is None or output.dtype not in _READ_BY_KERNELS or not is_plain(output):
+            self._add_exactly(output)
             return
-        address = self._addresses.get(units)
-        if address is None:
-            address = self.new_state(units, output.dtype, output.device).data_ptr()
+        axis = unit_axis(self._place, output.ndim)
+        units = output.shape[axis]
         # Reading an address needs no detaching, and a detached tensor costs more than the sums of a small layer.
         at = output if output.dtype is torch.float32 else output.detach().float()
         if not at.is_contiguous() and not is_dense(at):
             at = at.detach().contiguous()
+        start = at.data_ptr()
+        if not start:
+            raise Unreadable("without memory, which was given back")
+        address = self._addresses.get(units)
+        if address is None:
+            address = self.new_state(units, output.dtype, output.device).data_ptr()
         # In dense memory, what lies between neighbouring units is the product of the axes inside.
         inner = at.stride(axis) if units > 1 else at.numel()
-        add_units(at.data_ptr(), at.numel() // (units * inner), units, inner, address)
+        add_units(start, at.numel() // (units * inner), units, inner, address)
 
-    def add_delta(self, gradient: Tensor) -> None:
-        """Add ∂L/∂output: a tensor hook."""
-        g = gradient.detach()
+    def _add_exactly(self, output: Tensor) -> None:
+        """Add an output of any kind with torch's operations; raises `Unreadable` where there are no real numbers."""
+        a = entries(output)
+        if a.is_complex():
+            raise Unreadable(str(a.dtype).removeprefix("torch."))
+        axis = unit_axis(self._place, a.ndim)
+        units = a.shape[axis]
+        state = self.states.get(units)
+        if state is None or state.device != a.device:
+            state = self.new_state(units, a.dtype, a.device)
+        join(state, a, axis)
+
+    def add_delta(self, gradient: Tensor, before: Tensor | None = None) -> None:
+        """Add ∂L/∂output. ``before``: what has been added of the same output already, by passes through it before."""
         if self.delta is None:
-            self.delta = torch.zeros(2, dtype=_state_type(g.dtype, g.device), device=g.device)
-        add_magnitudes = host_kernel("add_magnitudes") if g.is_cpu else None
-        if add_magnitudes is not None and g.dtype is torch.float32 and is_dense(g):
-            add_magnitudes(g.data_ptr(), g.numel(), self.delta.data_ptr())
-            return
-        self.delta[0].add_(torch.linalg.vector_norm(g, 1, dtype=torch.promote_types(g.dtype, torch.float32)))
-        self.delta[1].add_(g.numel())
+            self.delta = zeros((2,), gradient.device, _state_type(gradient.dtype, gradient.device))
+        add_magnitudes = host_kernel("add_magnitudes") if gradient.is_cpu else None
+        if before is not None:
+            self.delta[0].add_(_magnitudes(before + entries(gradient)) - _magnitudes(before))
+        elif add_magnitudes is not None and gradient.dtype is torch.float32 and is_readable(gradient):
+            add_magnitudes(gradient.data_ptr(), gradient.numel(), self.delta.data_ptr())
+        else:
+            g = entries(gradient)
+            self.delta[0].add_(_magnitudes(g))
+            self.delta[1].add_(g.numel())
 
     def new_state(self, units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        state = torch.zeros(STATE_ROWS, units, dtype=_state_type(dtype, device), device=device)
+        state = zeros((STATE_ROWS, units), device, _state_type(dtype, device))
         self.states[units] = state
         if device.type == "cpu":
             self._addresses[units] = state.data_ptr()
@@ -157,6 +176,12 @@ def join(state: Tensor, output: Tensor, axis: int) -> None:
     state[1].addcmul_(distance.to(state.dtype), share)
     state[0].add_(n)
     state[3:].add_(sums)
+
+
+def _magnitudes(g: Tensor) -> Tensor:
+    """Σ|g|, of complex entries of their moduli."""
+    total: Tensor = torch.linalg.vector_norm(g, 1, dtype=torch.promote_types(g.dtype, torch.float32))
+    return total
 
 
 def _state_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -33,7 +33,7 @@ from gradscope.optimizers.groups import Groups, number
 from gradscope.optimizers.one_step import OneStep
 from gradscope.optimizers.wrapped import inside
 from gradscope.recorder import graphs, scaler
-from gradscope.recorder.activations import Activations, Hook
+from gradscope.recorder.activations import Activations
 from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
@@ -41,6 +41,8 @@ from gradscope.recorder.drain import Drain
 from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
+from gradscope.recorder.hooks import EagerHook
+from gradscope.recorder.memory import unknown
 from gradscope.recorder.meter import LOOK, Meter, local
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.probe import PenaltyProbe
@@ -67,11 +69,17 @@ NOT_TOLD_APART = "rows have no activations: forwards of skipped batches could no
 IN_GRAPHS = "replays repeat the strengths and learning rates of their capture, but for rates kept in tensors"
 
 
+#: Steps that could not be measured which a record names one by one.
+MOST_TROUBLES = 8
+
+T = TypeVar("T")
+
+
 class Recorder:
     """Hooks on one model's optimizers; hands blocks of finished rows to ``sink``, from a thread of its own.
 
-    ``before_step(step)``: called when a row begins, before the optimizer has done anything. Nothing happens before
-    `attach`.
+    ``before_step(step)``: called when a row begins, before the optimizer has done anything. ``warn(text)``: what the
+    user should be told, between two steps. Nothing happens before `attach`.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class Recorder:
         activations: Activations | None = None,
         forwards: Forwards,
         before_step: Callable[[int], None] = lambda step: None,
+        warn: Callable[[str], None] = lambda text: None,
         groups: Groups,
         ranks: Ranks,
     ) -> None:
@@ -98,7 +107,7 @@ class Recorder:
                 activations.states, lambda: all(m.cleared() for m in self._meters)
             )
         self.forwards.ended = self._forward_ended
-        self.weights = list(parameters.values())
+        self.names, self.weights = list(parameters), list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
         self.step, self.epoch = -1, -1
         self.rows = 0  # begun so far
@@ -111,10 +120,11 @@ class Recorder:
         self.together = True  # all ranks come to the end of the recording
         self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
+        self._trouble: dict[str, str] = {}  # by step, what went wrong in measuring
         self._optimizers = list(optimizers)
         self._steps = {id(o): OneStep() for o in optimizers}
         self._groups = groups
-        self._sink, self._before_step = sink, before_step
+        self._sink, self._before_step, self._warn = sink, before_step, warn
         self._tick: Callable[[], None] = lambda: None
         self._first_step = 0
         self._drain: Drain | None = None
@@ -143,10 +153,10 @@ class Recorder:
         self._tick = tick
         self._sample_next()
         for optimizer in self._optimizers:
-            before = optimizer.register_step_pre_hook(Hook(self._on_pre_step))
+            before = optimizer.register_step_pre_hook(EagerHook(self._on_pre_step))
             # First of all, so that no penalty has added itself to the gradients yet.
             optimizer._optimizer_step_pre_hooks.move_to_end(before.id, last=False)  # type: ignore[attr-defined]
-            self._hooks += [before, optimizer.register_step_post_hook(Hook(self._on_post_step))]
+            self._hooks += [before, optimizer.register_step_post_hook(EagerHook(self._on_post_step))]
         scaler.watch(self)
         if self.on_cuda:
             graphs.watch(self)
@@ -204,11 +214,11 @@ class Recorder:
         """The recorded parameters that this optimizer moves, by device."""
         where = {id(w): i for i, w in enumerate(self.weights)}
         members = sorted({where[id(p)] for g in optimizer.param_groups for p in g["params"] if id(p) in where})
-        devices = dict.fromkeys(self.weights[i].device for i in members)
+        devices = dict.fromkeys(self.weights[i].device for i in members if not self.weights[i].is_meta)
         return [[i for i in members if self.weights[i].device == device] for device in devices]
 
     def _make_rings(self) -> None:
-        home = self.weights[0].device
+        home = next(w.device for w in self.weights if not w.is_meta)
         fields: dict[torch.device, dict[str, tuple[int, ...]]] = {home: self._common_fields()}
         for meter in self._meters:
             fields.setdefault(meter.device, {}).update(self._fields(meter))
@@ -275,6 +285,8 @@ class Recorder:
             found["logged_between_rows"] = {"not_recorded": dict(self.lost), "rows": str(self.cadences["rows"])}
         if self.inexact:
             found["kept_as_float32"] = dict(self.inexact)
+        if unread := self._unread():
+            found["not_read"] = unread
         if self.graphed:
             found["cuda_graphs"] = NOT_IN_GRAPHS if self.not_in_graphs else IN_GRAPHS
         if self.activations is not None:
@@ -291,6 +303,28 @@ class Recorder:
             found["ranks"] = f"loss, other logged scalars and activations are {how}"
         return found
 
+    def _unread(self) -> dict[str, str]:
+        """Parameters, by name, of which something is not known, and why."""
+        found = {i: "on the device meta, without numbers" for i, w in enumerate(self.weights) if w.is_meta}
+        for meter in self._meters:
+            found |= meter.unread()
+        return {self.names[i]: found[i] for i in sorted(found)} | self._trouble
+
+    def _measured(self, meter: Meter, row: int, measure: Callable[..., T], *arguments: Any) -> T | None:
+        """Let a meter measure. What that ends in an error is not known, and named; the training goes on."""
+        try:
+            return measure(*arguments)
+        except Exception as error:
+            for name in self._fields(meter):
+                self.rings[meter.device].view(name, row).fill_(float("nan"))
+            step = self.step + 1 if row == self._begun else self.step
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            if not self._trouble:
+                self._warn(f"step {step} was not measured, {what}; the training goes on")
+            if len(self._trouble) < MOST_TROUBLES:
+                self._trouble[f"step {step}"] = what
+            return None
+
     @property
     def bytes(self) -> int:
         """Device memory that the ring takes; it does not grow with the number of steps."""
@@ -306,11 +340,11 @@ class Recorder:
             self._pass = task
             # Once more at the very end: DDP and FSDP finish the gradients in callbacks of their own.
             last = self._after_backward if self.ranks.size == 1 else self._at_the_end
-            Variable._execution_engine.queue_callback(last)
+            Variable._execution_engine.queue_callback(EagerHook(last))
 
     def _at_the_end(self) -> None:
         """The callbacks that were asked for so far have been called, or are about to be."""
-        Variable._execution_engine.queue_callback(self._after_backward)
+        Variable._execution_engine.queue_callback(EagerHook(self._after_backward))
 
     def _after_backward(self) -> None:
         task, self._pass = self._pass, -1
@@ -323,7 +357,7 @@ class Recorder:
             return
         for meter in self._meters:
             if meter.fired and (row := self._row_to_come(meter)) is not None:
-                meter.after_backward(row)
+                self._measured(meter, row, meter.after_backward, row)
 
     def _row_to_come(self, meter: Meter) -> int | None:
         """The number of the row that this optimizer's next step belongs to, None if it is not recorded."""
@@ -386,11 +420,11 @@ class Recorder:
             self._fresh_backward = False
             scale = self._scaled_steps.pop(id(optimizer), None)
             for meter in self._of[id(optimizer)]:
-                if row is not None:
-                    row.taken[meter.number] = meter.take(number, scale)
+                if row is not None and (taken := self._measured(meter, number, meter.take, number, scale)) is not None:
+                    row.taken[meter.number] = taken
                 if meter.number in self._updates and self.probe.pulls is not None and not skipped:
                     measured = number if row is not None and row.updates else None
-                    self._updates[meter.number].before_step(measured, self.probe.pulls)
+                    self._measured(meter, number, self._updates[meter.number].before_step, measured, self.probe.pulls)
             if row is not None:
                 row.skipped |= skipped
 
@@ -444,8 +478,18 @@ class Recorder:
         if self.probe.value_inside_loss is not None:
             self._home.view("inside", number).copy_(self.probe.value_inside_loss().reshape(1))
         if self.probe.measure is not None:
-            for index, sizes in self.probe.measure(self.weights).items():
+            for index, sizes in self._penalty_sizes().items():
                 self._home.view(f"penalty{index}", number).copy_(sizes)
+
+    def _penalty_sizes(self) -> dict[int, Tensor]:
+        """Σ|∂Ω/∂w| where it has to be measured, by term; NaN where a weight is none that a penalty knows."""
+        assert self.probe.measure is not None
+        try:
+            return self.probe.measure(self.weights)
+        except Exception as error:
+            self._trouble["penalty_gradient_mean_abs"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            measured = [(i, t.columns) for i, t in enumerate(self.probe.terms) if t.shares is None]
+            return {i: unknown((len(columns),), self._home.device) for i, columns in measured}
 
     def _rates(self, row: int) -> list[float | None]:
         rates: list[float | None] = []
@@ -479,7 +523,8 @@ class Recorder:
             meter.stepped()
             if meter.number in self._updates:
                 with torch.no_grad():
-                    self._updates[meter.number].after_step(self.rings[meter.device])
+                    act = self._updates[meter.number].after_step
+                    self._measured(meter, self._begun - 1, act, self.rings[meter.device])
 
     # -- CUDA graphs ------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.memory import CPU, full, unknown
+
 #: Bytes that one ring takes on its device at most; fewer rows are kept where they are long.
 LARGEST = 64 << 20
 ROWS = 1024
@@ -35,7 +37,7 @@ class Ring:
             width += prod(shape)
         width += -width % 4  # all rows aligned alike, so that a kernel is compiled for one kind of address
         self.rows = max(FEWEST, min(ROWS, LARGEST // (4 * max(width, 1))))
-        self._flat = torch.full((self.rows + 1, width), float("nan"), device=device)
+        self._flat = unknown((self.rows + 1, width), device)
         self.bytes = self._flat.numel() * 4
         # Made once: indexing a tensor costs more than many a kernel on a small one.
         self._views = {
@@ -80,7 +82,7 @@ class Ring:
     def _through_pinned(self, parts: list[Tensor], n: int) -> NDArray[np.float32]:
         """One bulk transfer on a side stream; only the background thread waits for it."""
         if self._pinned is None or len(self._pinned) < n:
-            self._pinned = torch.empty((n, self._flat.shape[1]), pin_memory=True)
+            self._pinned = full((n, self._flat.shape[1]), 0, CPU, pinned=True)
         written = torch.cuda.Event()
         written.record(self.written_on)
         with torch.cuda.stream(self._stream):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.recorder.activations import Hook
+from gradscope.recorder.hooks import Hook
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import HostRow
 from gradscope.types import InputError

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradscope.recorder.memory import unknown, zeros
+
 #: The rows of the table. ``l1``: Σ|x|. ``nonzero``: entries that are not exactly 0.
 GRADIENT_QUANTITIES = ("gradient_l1", "gradient_norm", "gradient_max", "gradient_nonfinite")
 WEIGHT_QUANTITIES = ("weight_l1", "weight_norm", "weight_max", "weight_nonzero")
@@ -37,7 +39,7 @@ def norms(tensors: Sequence[Tensor], which: str) -> list[Tensor]:
         if t.numel():
             alike.setdefault((t.dtype, t.device), []).append(i)
         else:
-            found[i] = torch.zeros((), device=t.device)
+            found[i] = zeros((), t.device)
     for (dtype, device), where in alike.items():
         values = _norms([tensors[i] for i in where], which, _wide(dtype, device))
         found |= {i: value.to(torch.float32) for i, value in zip(where, values, strict=True)}
@@ -59,28 +61,31 @@ def dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def foreach_table(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], quantities: Sequence[str]) -> Tensor:
-    """The table of these quantities for these parameters, [Q, P] float32; NaN where there is no gradient.
+def foreach_table(
+    weights: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
+    quantities: Sequence[str],
+    device: torch.device,
+) -> Tensor:
+    """The table of these quantities for these parameters, [Q, P] float32; NaN where there is no tensor.
 
-    All tensors on one device, of any dtype, layout and size. A sparse gradient is laid out densely.
+    All tensors on one device, plain and strided, of any familiar dtype and size.
     """
-    plain = [w.detach() for w in weights]
-    seen = [i for i, g in enumerate(gradients) if g is not None]
-    grads = [g.detach() if g.layout is torch.strided else g.detach().to_dense() for g in gradients if g is not None]
-    nothing = torch.full((), float("nan"), device=plain[0].device)
+    nothing = unknown((), device)
+    present = {i: w for i, w in enumerate(weights) if w is not None}
+    seen = {i: g for i, g in enumerate(gradients) if g is not None}
+    both = [i for i, g in seen.items() if i in present and present[i].numel() == g.numel()]
     rows = []
     for quantity in quantities:
-        if quantity in WEIGHT_QUANTITIES:
-            rows.append(torch.stack(norms(plain, quantity.removeprefix("weight_"))))
-            continue
         if quantity == "dot":
-            values = dots([plain[i] for i in seen], grads)
-        elif quantity == "gradient_nonfinite":
-            values = nonfinite_counts(grads)
+            where, values = both, dots([present[i] for i in both], [seen[i] for i in both])
         else:
-            values = norms(grads, quantity.removeprefix("gradient_"))
-        found = dict(zip(seen, values, strict=True))
-        rows.append(torch.stack([found.get(i, nothing) for i in range(len(plain))]))
+            mine = present if quantity in WEIGHT_QUANTITIES else seen
+            where, tensors = list(mine), list(mine.values())
+            which = quantity.partition("_")[2]
+            values = nonfinite_counts(tensors) if which == "nonfinite" else norms(tensors, which)
+        found = dict(zip(where, values, strict=True))
+        rows.append(torch.stack([found.get(i, nothing) for i in range(len(weights))]))
     return torch.stack(rows)
 
 

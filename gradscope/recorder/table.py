@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from gradscope.extras import missing
-from gradscope.recorder.addresses import is_readable, on_device
+from gradscope.recorder import memory
+from gradscope.recorder.addresses import is_readable
+from gradscope.recorder.kinds import Unreadable, entries, is_familiar
 from gradscope.recorder.statistics import QUANTITIES, foreach_table
 from gradscope.types import InputError
 
@@ -54,7 +56,13 @@ class TablePlan:
             given = f"the quantity {unknown[0]!r}" if unknown else "no parameters"
             raise InputError(f"TablePlan got {given}; expected parameters, and quantities of {', '.join(QUANTITIES)}")
         self.quantities = tuple(quantities)
-        self._parts = _parts(weights, self.quantities)
+        #: Why the entries of a parameter (by its place) or of its gradient could not be had.
+        self.unread: dict[int, str] = {}
+        #: Parameters that have had another number of entries than in the beginning.
+        self.resized: set[int] = set()
+        self._sizes = [w.numel() for w in weights]
+        self._parts = _parts(weights, self.quantities, self.unread)
+        self._never = frozenset(self.unread)
         self._indices: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
@@ -78,11 +86,12 @@ class TablePlan:
                 part.reader, part.reason = None, f"foreach, for the fused kernel failed: {_line(error)}"
             else:
                 if odd:
-                    values = self._foreach([weights[i] for i in odd], [gradients[i] for i in odd], out.device)
-                    for place, i in enumerate(odd):
-                        out[:, part.columns[i]].copy_(values[:, place])
+                    at = [part.columns[i] for i in odd]
+                    values = self._foreach(part, at, [weights[i] for i in odd], [gradients[i] for i in odd], out.device)
+                    for place, i in enumerate(at):
+                        out[:, i].copy_(values[:, place])
                 return
-        values = self._foreach(weights, gradients, out.device)
+        values = self._foreach(part, part.columns, weights, gradients, out.device)
         out.index_copy_(1, self._index(which, out.device), values)
 
     def _read(
@@ -96,19 +105,47 @@ class TablePlan:
         device = self._parts[which].device
         if out.device == device:
             return reader(weights, gradients, out)
-        elsewhere = torch.empty(out.shape, device=device)
+        elsewhere = memory.zeros(out.shape, device)
         odd = reader(weights, gradients, elsewhere)
         mine = elsewhere.index_select(1, self._index(which, device))
         out.index_copy_(1, self._index(which, out.device), mine.to(out.device, non_blocking=True))
         return odd
 
-    def _foreach(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], device: torch.device) -> Tensor:
-        return foreach_table(weights, gradients, self.quantities).to(device, non_blocking=True)
+    def _foreach(
+        self,
+        part: _Part,
+        columns: Sequence[int],
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        device: torch.device,
+    ) -> Tensor:
+        pairs = zip(columns, weights, strict=True)
+        plain = [None if i in self._never else self._had(i, w, "") for i, w in pairs]
+        grads = [
+            None if g is None else self._had(i, g, "its gradient is ") for i, g in zip(columns, gradients, strict=True)
+        ]
+        self.resized.update(i for i, w in zip(columns, weights, strict=True) if w.numel() != self._sizes[i])
+        try:
+            table = foreach_table(plain, grads, self.quantities, part.device)
+        except Exception as error:  # an operation that this kind of tensor does not know
+            self.unread |= dict.fromkeys(columns, _line(error))
+            table = memory.unknown((len(self.quantities), len(columns)), part.device)
+        return table.to(device, non_blocking=True)
+
+    def _had(self, column: int, tensor: Tensor, what: str) -> Tensor | None:
+        """The entries as torch's operations take them; None, and a word, where they cannot be had."""
+        if is_familiar(tensor):
+            return tensor.detach()
+        try:
+            return entries(tensor)
+        except Exception as error:
+            self.unread[column] = what + (str(error) if isinstance(error, Unreadable) else _line(error))
+            return None
 
     def _index(self, which: int, device: torch.device) -> Tensor:
         """The columns of a part, on a device. Made once."""
         if (which, device) not in self._indices:
-            self._indices[which, device] = on_device(self._parts[which].columns, device)
+            self._indices[which, device] = memory.on_device(self._parts[which].columns, device, torch.int64)
         return self._indices[which, device]
 
 
@@ -118,10 +155,16 @@ def bytes_read(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) ->
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _parts(weights: Sequence[Tensor], quantities: Sequence[str]) -> list[_Part]:
+def _parts(weights: Sequence[Tensor], quantities: Sequence[str], unread: dict[int, str]) -> list[_Part]:
     alike: dict[tuple[torch.device, torch.dtype | None, str], list[int]] = {}
     for i, w in enumerate(weights):
         reason = _why_foreach(w)
+        if reason:
+            try:
+                entries(w)
+            except Exception as error:
+                unread[i] = str(error) if isinstance(error, Unreadable) else _line(error)
+                reason = f"not read, {unread[i]}"
         alike.setdefault((w.device, None if reason else w.dtype, reason), []).append(i)
     parts = []
     for (device, dtype, reason), columns in alike.items():

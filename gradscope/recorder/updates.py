@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.recorder.kinds import entries, is_familiar
+from gradscope.recorder.memory import zeros, zeros_like
 from gradscope.recorder.meter import local
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.table import TablePlan
@@ -34,12 +36,12 @@ class Updates:
         self._optimizer, self._parameters = optimizer, list(weights)
         self.size, self.split, self.along = f"update{number}", f"split{number}", f"along{number}"
         self.knows_split = type(optimizer).__name__ in SPLIT
-        plain = self._weights()
-        self._l1 = TablePlan(plain, ("gradient_l1",))
-        self._dot = TablePlan(plain, ("dot",))
-        self._before = [torch.empty_like(w) for w in plain]
-        self._current = [torch.zeros_like(w) for w in plain]
-        self._previous = [torch.zeros_like(w) for w in plain]
+        self._lost: set[int] = set()  # whose entries could not be had, or are no more of the same shape
+        self._before = [self._stand_in(i, local(w.detach())) for i, w in enumerate(self._parameters)]
+        self._current = [zeros_like(b) for b in self._before]
+        self._previous = [zeros_like(b) for b in self._before]
+        self._l1 = TablePlan(self._before, ("gradient_l1",))
+        self._dot = TablePlan(self._before, ("dot",))
         self._moment: list[Tensor] = []  # the penalty's share of the optimizer's first moment
         self._pulls: tuple[list[Tensor | None], list[Tensor | None]] | None = None
         self._row: int | None = None
@@ -49,13 +51,44 @@ class Updates:
         p = len(self._parameters)
         return {self.size: (1, p), self.split: (2, p), self.along: (1, p)}
 
+    def _stand_in(self, i: int, tensor: Tensor) -> Tensor:
+        """Zeros in a tensor's shape; nothing, where its entries cannot be had."""
+        try:
+            return zeros_like(entries(tensor))
+        except Exception:
+            self._lost.add(i)
+            return zeros((0,), tensor.device)
+
+    def _followed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The entries of the parameters, or their gradients; stand-ins for what is not what it was."""
+        found = []
+        for i, (tensor, before) in enumerate(zip(tensors, self._before, strict=True)):
+            if i not in self._lost:
+                try:
+                    t = tensor.detach() if is_familiar(tensor) else entries(tensor)
+                except Exception:
+                    self._lost.add(i)
+                else:
+                    if t.shape == before.shape and t.device == before.device:
+                        found.append(t)
+                        continue
+                    self._lost.add(i)
+            found.append(before)
+        return found
+
     def _weights(self) -> list[Tensor]:
-        return [local(w.detach()) for w in self._parameters]
+        return self._followed([local(w.detach()) for w in self._parameters])
+
+    def _without_the_lost(self, table: Tensor) -> None:
+        for i in self._lost:
+            table[:, i] = float("nan")
 
     def measured(self, gradients: Sequence[Tensor | None], ring: Ring, row: int) -> None:
         """⟨g, the gradient of the last recorded step⟩, and keep g for the next."""
         present = [g if g is not None else torch.zeros_like(c) for g, c in zip(gradients, self._current, strict=True)]
+        present = self._followed(present)
         self._dot(self._previous, present, ring.view(self.along, row))
+        self._without_the_lost(ring.view(self.along, row))
         torch._foreach_copy_(self._current, present)
 
     def before_step(self, row: int | None, pulls: Pulls) -> None:
@@ -66,8 +99,14 @@ class Updates:
             if row != FIXED:
                 self.keep()
         if self.knows_split:
-            through, beside = pulls(self._parameters)
-            self._pulls = _local(through), _local(beside)
+            followed = [i for i in range(len(self._parameters)) if i not in self._lost]
+            through, beside = pulls([self._parameters[i] for i in followed])
+            self._pulls = self._spread(followed, through), self._spread(followed, beside)
+
+    def _spread(self, followed: Sequence[int], pulls: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """This rank's part of what is known of some parameters, a tensor or None a parameter."""
+        found = dict(zip(followed, pulls, strict=True))
+        return [None if (t := found.get(i)) is None else local(t) for i in range(len(self._parameters))]
 
     def keep(self) -> None:
         """The latest gradient is that of a row: the next is compared with it.
@@ -84,10 +123,12 @@ class Updates:
         weights = self._weights()
         change = torch._foreach_sub(weights, self._before)
         self._l1(weights, change, ring.view(self.size, self._row))
+        self._without_the_lost(ring.view(self.size, self._row))
         if penalty is not None:
             split = ring.view(self.split, self._row)
             self._l1(weights, torch._foreach_sub(change, penalty), split[:1])
             self._l1(weights, penalty, split[1:])
+            self._without_the_lost(split)
         self._row = None
 
     def _penalty_share(self) -> list[Tensor]:
@@ -95,17 +136,17 @@ class Updates:
         assert self._pulls is not None
         through, beside = self._pulls
         self._pulls = None
-        nothing = [torch.zeros_like(w) for w in self._current]
+        nothing = [zeros_like(w) for w in self._current]
         pull = [n if t is None else t for t, n in zip(through, nothing, strict=True)]
         first = not self._moment
         if first:
-            self._moment = [torch.zeros_like(w) for w in self._current]
+            self._moment = [zeros_like(w) for w in self._current]
         group_of = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
         overflow = getattr(self._optimizer, "found_inf", None)
         shares = []
         for i, w in enumerate(self._parameters):
             group, state = group_of.get(id(w)), self._optimizer.state.get(w, {})
-            if group is None:
+            if group is None or i in self._lost:
                 shares.append(nothing[i])
                 continue
             moment = self._next_moment(group, self._moment[i], pull[i], first)
@@ -139,7 +180,3 @@ class Updates:
             return ahead.div(local(state["exp_inf"]))
         second: Tensor = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
         return ahead.div(local(second).sqrt() / (1 - beta2**steps) ** 0.5 + group["eps"])
-
-
-def _local(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if t is None else local(t) for t in tensors]

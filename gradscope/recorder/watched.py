@@ -1,4 +1,4 @@
-"""Hearing of what a class of torch's does that has no hooks for it, or has had none for long enough."""
+"""Hearing of what a class (or module) of torch's does that has no hooks for it, or has had none for long enough."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ W = TypeVar("W")
 class Watched(Generic[W]):
     """While there are watchers, methods of a class stand in for its own: they tell, and then do as those do.
 
-    ``kind()``: the class. ``methods``: by name. ``own``: the class's own, by name. These stay known when nobody
-    watches, for a loop may have taken one of the others meanwhile.
+    ``kind()``: the class, or module. ``methods``: by name. ``own``: the class's own, by name. These stay known when
+    nobody watches, for a loop may have taken one of the others meanwhile.
     """
 
-    def __init__(self, kind: Callable[[], type], **methods: Callable[..., Any]) -> None:
+    def __init__(self, kind: Callable[[], Any], **methods: Callable[..., Any]) -> None:
         self.watchers: list[W] = []
         self.own: dict[str, Any] = {}
         self._find, self._methods = kind, methods
-        self._kind: type = object
+        self._kind: Any = object
 
     def watch(self, watcher: W) -> None:
         """Begin to tell ``watcher``."""

@@ -1,0 +1,170 @@
+"""Hooks that nothing but their recording sees: no copy, no pickle, no script of a model, and no compiler.
+
+A hook on a module is part of the module, for whoever pickles or compiles it. So while there are such hooks, modules
+are pickled and copied without them (`copyreg`), `torch.jit` is shown modules without them, and what dynamo
+traces calls them outside of the trace.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch._compile import _disable_dynamo
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.recorder.watched import Watched
+
+
+class Hook:
+    """A hook that stays with its recording: a copied or pickled model carries one that does nothing."""
+
+    def __init__(self, act: Callable[..., Any] | None = None) -> None:
+        self._act = act
+
+    def __call__(self, *arguments: Any) -> Any:
+        return None if self._act is None else self._act(*arguments)
+
+    def __deepcopy__(self, memo: Any) -> Hook:
+        return Hook()
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
+
+
+class EagerHook(Hook):
+    """A hook that no compiler traces: it counts and works with addresses, which would be taken for constants."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._act is not None and torch.compiler.is_compiling():
+            return _outside(self._act, *arguments)
+        return super().__call__(*arguments)
+
+
+@_disable_dynamo
+def _outside(act: Callable[..., Any], *arguments: Any) -> Any:
+    return act(*arguments)
+
+
+def is_traced() -> bool:
+    """Whether the forward that runs is looked at by a tracer, or is one of numbers that a transform stands for."""
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._get_dispatch_mode(_PROXY) is not None
+        or torch._C._get_dispatch_mode(_FAKE) is not None
+    )
+
+
+_PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE
+
+
+class ModuleHooks:
+    """Hooks on modules, until `remove`."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._kinds: list[type[nn.Module]] = []
+
+    def after_forward(self, module: nn.Module, hook: Hook, **options: bool) -> RemovableHandle:
+        """A hook after each forward; ``options``: as `nn.Module.register_forward_hook` takes them."""
+        return self._added(module, module.register_forward_hook(hook, **options))
+
+    def before_forward(self, module: nn.Module, hook: Hook) -> RemovableHandle:
+        """A hook before each forward."""
+        return self._added(module, module.register_forward_pre_hook(hook))
+
+    def _added(self, module: nn.Module, handle: RemovableHandle) -> RemovableHandle:
+        if not self._handles:
+            _SCRIPTS.watch(self)
+        self._handles.append(handle)
+        self._kinds.append(type(module))
+        _hide(type(module))
+        return handle
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        handles, self._handles = self._handles, []
+        kinds, self._kinds = self._kinds, []
+        for handle in handles:
+            handle.remove()
+        for kind in kinds:
+            _show(kind)
+        if handles:
+            _SCRIPTS.unwatch(self)
+
+
+# -- pickles and copies -----------------------------------------------------------------------------
+
+_HIDDEN: Counter[type[nn.Module]] = Counter()  # hooks by class of their module
+_REDUCERS: dict[type[nn.Module], Any] = {}  # what a script has registered for the class itself
+
+
+def _hide(kind: type[nn.Module]) -> None:
+    if not _HIDDEN[kind]:
+        _REDUCERS[kind] = copyreg.dispatch_table.get(kind)
+        copyreg.pickle(kind, _reduced)
+    _HIDDEN[kind] += 1
+
+
+def _show(kind: type[nn.Module]) -> None:
+    _HIDDEN[kind] -= 1
+    if not _HIDDEN[kind]:
+        theirs = _REDUCERS.pop(kind)
+        if copyreg.dispatch_table.get(kind) is _reduced:
+            if theirs is None:
+                del copyreg.dispatch_table[kind]
+            else:
+                copyreg.dispatch_table[kind] = theirs
+
+
+def _reduced(module: nn.Module) -> Any:
+    """What a module is pickled and copied as: what it would be without the hooks."""
+    theirs = _REDUCERS.get(type(module))
+    found = module.__reduce_ex__(2) if theirs is None else theirs(module)
+    if not isinstance(found, tuple) or len(found) < 3:
+        return found
+    return (*found[:2], _without_hooks(found[2]), *found[3:])
+
+
+def _without_hooks(state: Any) -> Any:
+    if isinstance(state, tuple):  # of a class with slots
+        return tuple(_without_hooks(part) for part in state)
+    if not isinstance(state, dict):
+        return state
+    hooks = {name: state[name] for name in _HOOKS if isinstance(state.get(name), dict)}
+    return {**state, **{name: _theirs(of) for name, of in hooks.items()}}
+
+
+def _theirs(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
+    return OrderedDict((n, hook) for n, hook in hooks.items() if not isinstance(hook, Hook))
+
+
+#: Where a module keeps its hooks.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+# -- torch.jit --------------------------------------------------------------------------------------
+
+
+def _script(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Compile a module from which the hooks are taken for as long as that takes."""
+    every = [getattr(part, name) for part in module.modules() for name in _HOOKS]
+    taken = [(hooks, list(hooks.items())) for hooks in every if hooks]
+    for hooks, items in taken:
+        for n, hook in items:
+            if isinstance(hook, Hook):
+                del hooks[n]
+    try:
+        return _SCRIPTS.own["create_script_module"](module, *args, **kwargs)
+    finally:
+        for hooks, items in taken:
+            hooks.clear()
+            hooks.update(items)
+
+
+_SCRIPTS: Watched[ModuleHooks] = Watched(lambda: torch.jit._recursive, create_script_module=_script)
