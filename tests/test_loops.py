@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
+import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -391,3 +395,64 @@ def test_flat_shards_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"fully_shard \(FSDP2\)"):
         gradscope.record(model, sgd(model), tmp_path / "r.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+# -- what else loops do ---------------------------------------------------------------------------
+
+
+def test_a_recording_in_a_checkpoint_is_its_path(tmp_path: Path) -> None:
+    model = mlp()
+    with gradscope.record(model, sgd(model), tmp_path / "r.h5") as run:
+        assert copy.deepcopy({"run": run})["run"] is run
+        assert pickle.loads(pickle.dumps({"run": run})) == {"run": str(tmp_path / "r.h5")}
+
+
+def test_a_loss_of_the_first_row_tells_nothing_of_the_end(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = sgd(model)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for step in range(200):
+            train(model, optimizer, 1)
+            if step == 0:
+                run.log(loss=0.5)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        found = gradscope.diagnose(dataset)
+    assert found.verdict == "undecided"
+    assert "no finite loss after step 0" in found.evidence[0]
+
+
+@pytest.fixture
+def exhausted() -> Any:
+    """Takes every file descriptor there is, and gives them back."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+
+    def take() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+
+    def give() -> None:
+        while held:
+            os.close(held.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    yield take, give
+    give()
+
+
+def test_a_process_without_file_descriptors_trains_on(tmp_path: Path, exhausted: Any) -> None:
+    take, give = exhausted
+    model = mlp()
+    optimizer = sgd(model)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        take()
+        with pytest.raises(InputError, match=r"cannot write .*s\.h5.*: Too many open files"):
+            gradscope.record(other := mlp(), sgd(other), tmp_path / "s.h5")
+        train(model, optimizer, 30, run)
+        run.epoch(0, accuracy=0.5)
+    give()
+    assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert (dataset.sizes["step"], dataset.attrs["status"]) == (30, "finished")

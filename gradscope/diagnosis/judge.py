@@ -176,7 +176,7 @@ class Judge:
 
     def _final(self, look: Look) -> Diagnosis:
         """At the horizon the label decides: the last 5 % of the rows against the baseline."""
-        judged = self._reached(look) and not np.isnan(look.series.loss).all()
+        judged = self._reached(look) and self._last_loss() >= look.n // 2
         # A constant can go on getting better, up to the best constant: that is not learning.
         constant = self.failure is not None and not look.baseline.given and look.constant
         if judged and look.learned and not constant:
@@ -192,6 +192,11 @@ class Judge:
         if found.verdict is Verdict.STALLED and not look.baseline.sure and not self._at_chance(look):
             return self.diagnosis()  # no better than a guess is no evidence
         return replace(self._failed(self._accepted(found, look)), probability_failed=1 - LABEL_ERROR)
+
+    def _last_loss(self) -> int:
+        """The last row with a loss, -1 if there is none: a loss of the first rows tells nothing of the end."""
+        known = np.flatnonzero(np.isfinite(self.series.loss))
+        return int(known[-1]) if known.size else -1
 
     def _reached(self, look: Look) -> bool:
         """Whether the run ended at its horizon."""
@@ -254,4 +259,7 @@ class Judge:
             return ["no rows yet"]
         if np.isnan(self.series.loss).all():
             return [f"{n} rows, none with a loss: call Recording.log(loss=…) so that learning can be told"]
+        if (last := self._last_loss()) < n // 2:
+            step = int(self.series.step[max(last, 0)])
+            return [f"{n} rows, no finite loss after step {step}: log one at each step, so that learning can be told"]
         return [f"{n} rows; neither learning nor a collapse is clear yet", *self._assumed()]

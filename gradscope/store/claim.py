@@ -16,6 +16,15 @@ LATER_ROWS = ("drop", "keep")
 
 def claim(path: Path, mode: str) -> None:
     """Refuse a path that cannot become a record, with an `InputError`."""
+    try:
+        _claim(path, mode)
+    except InputError:
+        raise
+    except OSError as error:  # of the file system, or of a process without file descriptors
+        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).splitlines()[0]}") from None
+
+
+def _claim(path: Path, mode: str) -> None:
     checks.one_of(mode, MODES, "mode")
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected the path of a file to write")
