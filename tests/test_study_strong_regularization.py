@@ -81,10 +81,10 @@ def test_every_part_has_cells_that_are_different_trainings(tmp_path: Path) -> No
         plan.setup(asked(tmp_path, "svhn"))
 
 
-def test_photographs_have_the_baseline_and_our_delay_of_every_seed_before_the_fixed_one(tmp_path: Path) -> None:
+def test_photographs_have_the_baseline_and_the_fixed_delay_of_every_seed_before_ours(tmp_path: Path) -> None:
     cells = plan.cells("figure3_l2", asked(tmp_path, "cifar10"))
     assert len(cells) == 2 * (1 + 3 * 8)
-    assert [cell["schedule"] for cell in cells[:5]] == ["constant", "constant", plan.AUTO, "constant", plan.AUTO]
+    assert [cell["schedule"] for cell in cells[:5]] == ["constant", "constant", "delayed:5", "constant", "delayed:5"]
     assert [cell["seed"] for cell in cells] == [0] * 17 + [1] * 17 + [0] * 8 + [1] * 8
     alexnet, vgg = (plan.protocol(net, asked(tmp_path, "cifar10")) for net in ("alexnet", "vgg11"))
     assert (alexnet.width, vgg.width, vgg.images, vgg.dropout) == (1.0, 0.25, 10_000, 0.5)

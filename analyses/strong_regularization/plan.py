@@ -105,7 +105,7 @@ class Setup:
     @property
     def delays(self) -> tuple[str, ...]:
         """The schedules of the panels beside the baseline."""
-        return (AUTO, self.delayed) if self.auto else (self.delayed,)
+        return (self.delayed, AUTO) if self.auto else (self.delayed,)
 
     @property
     def rounds(self) -> tuple[tuple[str, ...], ...]:
