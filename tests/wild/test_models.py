@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -259,3 +260,25 @@ def test_a_gain_with_many_axes_is_no_matrix_of_equal_units(tmp_path: Path) -> No
             exact.loss_of(model, batch).backward()
             optimizer.step()
     assert not [finding for finding in run.findings if finding.kind == "equal"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_that_is_exported_while_it_learns(tmp_path: Path) -> None:
+    def exported(loop: Loop) -> list[Tensor]:
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=DECAY)
+        with loop.record(model, optimizer) as run:
+            for step, (batch,) in enumerate(exact.micro_batches(4)):
+                if step == 2:
+                    program = torch.export.export(model, (batch[0],))
+                    kinds = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+                    assert kinds <= {"aten.linear.default", "aten.relu.default"}, kinds
+                loop.expect(model, lambda net: exact.loss_of(net, batch), DECAY)  # noqa: B023  (called at once)
+                optimizer.zero_grad()
+                loss = exact.loss_of(model, batch)
+                loss.backward()
+                optimizer.step()
+                run.log(loss=loss)
+        return list(model.parameters())
+
+    held(exported, tmp_path)
