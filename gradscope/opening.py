@@ -38,9 +38,11 @@ _OPEN: dict[int, tuple[Open, frozenset[int]]] = {}  # of this process, with the 
 def begun(recording: Open, parameters: Iterable[Tensor]) -> None:
     """A recording is open from now until `ended`."""
     _OPEN[id(recording)] = recording, frozenset(id(p) for p in parameters)
-    if len(_OPEN) == MANY:
-        names = ", ".join(other.path.name for other, _ in _OPEN.values())
-        text = f"{MANY} recordings of this process are open ({names}), each with a thread and files of its own"
+    loose = [other.path.name for other, _ in _OPEN.values() if not other.owned]
+    if len(loose) == MANY:
+        text = (
+            f"{MANY} recordings of this process are open ({', '.join(loose)}), each with a thread and files of its own"
+        )
         warnings.warn(
             f"{text}; close each when its training is over, or all: gradscope.close_recordings()", stacklevel=4
         )
