@@ -250,6 +250,7 @@ class Recording:
                 forwards=forwards,
                 before_step=self._before_step,
                 warn=self._warnings.append,
+                steps_missed=self._steps_missed,
                 groups=self._penalties.places,
                 ranks=self._ranks,
             )
@@ -431,6 +432,15 @@ class Recording:
         if self._live.at_border(self._recorder.rows):
             self._act(step)
 
+    def _steps_missed(self, text: str) -> None:
+        """The training goes on, and none of its steps is seen."""
+        self._capture["steps_not_seen"] = text
+        self._writer.set_attribute("capture", self._capture)
+        self._writer.event(self._recorder.step, "warning", text)
+        self._warnings.append(f"{self.path}: {text}")
+        if not self._closed:  # no step will come to give it
+            self._give_warnings()
+
     def _act(self, step: int) -> None:
         """At a border between chunks of rows: what the judge has decided takes effect."""
         stopping = self._on_success == "stop" or self._on_failure not in ("ignore", "warn")
@@ -560,6 +570,8 @@ class Recording:
         atexit.unregister(self._at_exit)
         ended(self)
         self._undo.close()
+        if self._recorder.missing and status == "finished":
+            status = self._status = "failed"  # the rows end before the training does
         try:
             self._live.finish()
             self._capture |= self._recorder.capture()

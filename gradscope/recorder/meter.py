@@ -90,7 +90,7 @@ class Meter:
         self.late = 0  # steps at which only ``step()`` showed the gradients
         self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
         self.measured: Callable[[list[Tensor | None], int], None] = lambda gradients, row: None
-        self._sharded = any(hasattr(w, "_local_tensor") for w in self.weights)
+        self.sharded = any(hasattr(w, "_local_tensor") for w in self.weights)
         here = [local(w.detach()) for w in self.weights]
         self.plan = TablePlan(here, quantities)
         self._norms = TablePlan(here, ("gradient_norm",))
@@ -139,7 +139,7 @@ class Meter:
     # -- measuring --------------------------------------------------------------------------------
 
     def _gradients(self) -> list[Tensor | None]:
-        if self._sharded:
+        if self.sharded:
             return [None if w.grad is None else local(w.grad) for w in self.weights]
         return [w.grad for w in self.weights]
 
@@ -166,7 +166,7 @@ class Meter:
         if self.inside_loss is not None:
             extra = self.inside_loss(self.weights)
             gradients = [None if g is None else _difference(g, local(e)) for g, e in zip(gradients, extra, strict=True)]
-        weights = [local(w) for w in self.weights] if self._sharded else self.weights
+        weights = [local(w) for w in self.weights] if self.sharded else self.weights
         table = self.ring.view(self.table, row)
         self.plan(weights, gradients, table)
         for column in self.plan.resized:  # a mean over as many entries as there were is none
@@ -183,7 +183,7 @@ class Meter:
             self._measure(row, gradients)
         looked = early and not modified and self._looks()
         if modified or looked:
-            weights = [local(w) for w in self.weights] if self._sharded else self.weights
+            weights = [local(w) for w in self.weights] if self.sharded else self.weights
             self._norms(weights, gradients, self.ring.view(self.after, row))
         # Set by GradScaler on a fused optimizer only: what it has to divide by, and whether to skip.
         still, overflow = getattr(self.optimizer, "grad_scale", None), getattr(self.optimizer, "found_inf", None)
@@ -207,7 +207,7 @@ class Meter:
         if self._row != row:
             self._watch_another([w for w, g in zip(self.weights, gradients, strict=True) if g is not None])
             return False, False
-        if self._sharded:  # foreach operations on DTensors leave no mark, so the norm is taken at every step
+        if self.sharded:  # foreach operations on DTensors leave no mark, so the norm is taken at every step
             return True, True
         now = self._marks()
         if self._seen == now:

@@ -44,6 +44,7 @@ from gradscope.recorder.histograms import COLUMNS, histogram
 from gradscope.recorder.hooks import EagerHook
 from gradscope.recorder.memory import unknown
 from gradscope.recorder.meter import LOOK, Meter, local
+from gradscope.recorder.missed_steps import LOGGED, MissedSteps, named
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.ring import FIXED, Ring
@@ -79,7 +80,8 @@ class Recorder:
     """Hooks on one model's optimizers; hands blocks of finished rows to ``sink``, from a thread of its own.
 
     ``before_step(step)``: called when a row begins, before the optimizer has done anything. ``warn(text)``: what the
-    user should be told, between two steps. Nothing happens before `attach`.
+    user should be told, between two steps. ``steps_missed(why)``: a training goes on of which no step is seen. Nothing
+    happens before `attach`.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Recorder:
         forwards: Forwards,
         before_step: Callable[[int], None] = lambda step: None,
         warn: Callable[[str], None] = lambda text: None,
+        steps_missed: Callable[[str], None] = lambda text: None,
         groups: Groups,
         ranks: Ranks,
     ) -> None:
@@ -125,6 +128,11 @@ class Recorder:
         self._steps = {id(o): OneStep() for o in optimizers}
         self._groups = groups
         self._sink, self._before_step, self._warn = sink, before_step, warn
+        self._steps_missed = steps_missed
+        self.missing: set[int] = set()  # optimizers of which steps are missed at the moment
+        self._called_missing: set[int] = set()  # and of which that was said
+        self._logged = 0  # losses since the last step or backward pass
+        self._loss_told = False  # in the open row, by `log`
         self._tick: Callable[[], None] = lambda: None
         self._first_step = 0
         self._drain: Drain | None = None
@@ -194,6 +202,10 @@ class Recorder:
             meter.inside_loss = self._inside_loss if probe.inside_loss is not None else None
             meter.stepped()
         self._of = {id(o): [m for m in self._meters if m.optimizer is o] for o in self._optimizers}
+        self._missed = {m.number: MissedSteps(m) for m in self._meters}
+        columns = {id(o): {i for m in self._of[id(o)] for i in m.columns} for o in self._optimizers}
+        #: The optimizers that move some of the same weights, itself among them.
+        self._rivals = {a: {b for b in columns if a == b or columns[a] & columns[b]} for a in columns}
         self._make_rings()
 
     def _also_measure(self, meter: Meter) -> Callable[[list[Tensor | None], int], None]:
@@ -356,12 +368,31 @@ class Recorder:
             self._capture_pass()
             return
         for meter in self._meters:
-            if meter.fired and (row := self._row_to_come(meter)) is not None:
-                self._measured(meter, row, meter.after_backward, row)
+            if meter.fired:
+                if not self._steps[id(meter.optimizer)].running:
+                    self._missed[meter.number].passed()
+                if (row := self._row_to_come(meter)) is not None:
+                    self._measured(meter, row, meter.after_backward, row)
+        self._logged = 0
+        self._look_for_missed_steps()
+
+    def _look_for_missed_steps(self, at_the_end: bool = False) -> None:
+        """Says once of an optimizer that none of its steps is seen."""
+        found = {m: text for m in self._meters if (text := self._missed[m.number].found(at_the_end))}
+        if not found and self._logged >= LOGGED:
+            found = dict.fromkeys(self._meters, f"the loss was logged {self._logged} times without a backward pass")
+        if at_the_end and not found and not self.rows and any(missed.passes for missed in self._missed.values()):
+            found = dict.fromkeys(self._meters, "there were backward passes")
+        self.missing |= {id(meter.optimizer) for meter in found}
+        new = {m: text for m, text in found.items() if id(m.optimizer) not in self._called_missing}
+        if new:
+            self._called_missing |= self.missing
+            names = [type(meter.optimizer).__name__ for meter in new]
+            self._steps_missed(named(names, next(iter(new.values())), self.step if self.rows else -1))
 
     def _row_to_come(self, meter: Meter) -> int | None:
         """The number of the row that this optimizer's next step belongs to, None if it is not recorded."""
-        if self._open and id(meter.optimizer) not in self._open:
+        if self._joins(meter.optimizer):
             return None if self._row is None else self._begun - 1
         return self._begun if self.cadences["rows"].at(self.step + 1) else None
 
@@ -371,6 +402,16 @@ class Recorder:
             return
         if self.activations.sampling:
             self.shares.ended(output)
+
+    def _joins(self, optimizer: Optimizer) -> bool:
+        """Whether its step belongs to the open row: another part of the model takes the same step there.
+
+        Not so where the other moves the same weights, or where the loss of that step is known and a backward pass
+        has followed: then one is used after the other.
+        """
+        if not self._open or not self._open.isdisjoint(self._rivals[id(optimizer)]):
+            return False
+        return not (self._loss_told and self._fresh_backward)
 
     # -- a step -----------------------------------------------------------------------------------
 
@@ -410,7 +451,7 @@ class Recorder:
             else:
                 if self._capture is not None:  # it ended without a word
                     self.capture_ends(None)
-                if not self._open or id(optimizer) in self._open:
+                if not self._joins(optimizer):
                     self._begin_row()
                 self._open.add(id(optimizer))
                 row, number = self._row, self._begun - 1
@@ -430,6 +471,7 @@ class Recorder:
 
     def _begin_row(self, replayed: Captured | None = None) -> None:
         self._open.clear()
+        self._loss_told = False
         self._before_step(self.step + 1)
         if replayed is not None and not replayed.usable:
             return  # other penalties have come
@@ -519,12 +561,20 @@ class Recorder:
             self._fresh_backward, self._later = False, {}
             if self.activations is not None and self.activations.sampling:
                 self.activations.clear()
+        self._step_seen(optimizer)
         for meter in meters:
             meter.stepped()
             if meter.number in self._updates:
                 with torch.no_grad():
                     act = self._updates[meter.number].after_step
                     self._measured(meter, self._begun - 1, act, self.rings[meter.device])
+
+    def _step_seen(self, optimizer: Optimizer) -> None:
+        self._logged = 0
+        self.missing -= self._rivals[id(optimizer)]
+        for identity in self._rivals[id(optimizer)]:
+            for meter in self._of[identity]:
+                self._missed[meter.number].stepped()
 
     # -- CUDA graphs ------------------------------------------------------------------------------
 
@@ -608,6 +658,8 @@ class Recorder:
             self._begin_row(captured)
             later, self._later = self._later, {}
             self._put(later)
+        for optimizer in captured.optimizers.values():
+            self._step_seen(optimizer)
         if captured.usable:
             self._open |= captured.optimizers.keys()
             self._fresh_backward &= not captured.optimizers
@@ -656,6 +708,7 @@ class Recorder:
         for one in self._recorded(optimizer):
             if id(one) in self._scaled_steps and not self.stopped:
                 self._observe(one, skipped=True)
+                self._step_seen(one)
                 for meter in self._of[id(one)]:
                     meter.stepped()
 
@@ -673,10 +726,16 @@ class Recorder:
                     self._scalars.put(captured.row, FIXED, name, value)
         elif self._fresh_backward or self.step < self._first_step:
             self._later.update({name: kept(name, value) for name, value in scalars.items()})
-        elif self._forwards_before != self.forwards.count or any(map(has_graph, scalars.values())):
-            self._undecided.append(Said(scalars, self.forwards.count, self._forwards_before != self.forwards.count))
         else:
-            self._put(scalars)
+            self._loss_told |= "loss" in scalars
+            if self._forwards_before != self.forwards.count or any(map(has_graph, scalars.values())):
+                self._undecided.append(Said(scalars, self.forwards.count, self._forwards_before != self.forwards.count))
+            else:
+                self._put(scalars)
+        if "loss" in scalars:
+            self._logged += 1
+            if self._logged >= LOGGED:
+                self._look_for_missed_steps()
 
     def _put(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Into the row of the latest step, if it is recorded."""
@@ -764,6 +823,8 @@ class Recorder:
 
     def detach(self) -> None:
         """Remove every hook, hand out the rest, and end the thread."""
+        if not self.stopped:
+            self._look_for_missed_steps(at_the_end=True)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
