@@ -221,6 +221,8 @@ class Recording:
             make_room(self.path, parameters.values())
             self._penalties = Penalties(optimizers, parameters, penalty, asked)
             undo.callback(self._penalties.detach)
+            if unknown := self._penalties.unknown():
+                self._warnings.append(f"{self.path}: {unknown}")
             activations = None
             if PRESETS[preset].activations and self._ranks.measures:
                 activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))

@@ -14,13 +14,14 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradscope.child import Instructions
+from gradscope.optimizers.decay import decay_of
 from gradscope.optimizers.groups import LATER, Groups
 from gradscope.recorder import provenance
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.rows import PenaltyTerm
 from gradscope.recorder.statistics import norms
 from gradscope.regularizers.changes import StrengthChanges
-from gradscope.regularizers.hooks import attached_to, is_decoupled
+from gradscope.regularizers.hooks import attached_to
 from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.scale_invariance import ScaleInvariance
@@ -166,8 +167,8 @@ class Penalties:
             | {
                 "optimizer": number,
                 "class": type(optimizer).__name__,
-                "decoupled": is_decoupled(optimizer, group),
-                "adaptive": type(optimizer).__name__ not in ("SGD", "ASGD"),
+                "decoupled": decay_of(optimizer, group).decoupled,
+                "adaptive": decay_of(optimizer, group).adaptive,
             }
             for optimizer, number, group in flat
         ]
@@ -328,10 +329,24 @@ class Penalties:
         several = sum(s.name == source.name and g == group and s.intended for s, g in self._sources) > 1
         return f"{source.name}{groups}" + (f" on {len(source.parameters)} parameters" if several else "")
 
+    def unknown(self) -> str:
+        """What has to be said of decays that are not understood; empty if all are."""
+        classes = [
+            self.groups[g]["class"] for s, g in self._sources if s.acts == "unknown" and s.intended and g != LATER
+        ]
+        if not classes:
+            return ""
+        return (
+            f"how the weight_decay of {', '.join(dict.fromkeys(classes))} acts is not known (through the gradient, or "
+            f"beside it): its strength is recorded as half of weight_decay, and update sizes may be another matter"
+        )
+
     @property
     def name(self) -> str:
         """The penalty that the record is about, as `parse_penalty` knows it."""
-        attached = dict.fromkeys(s.name for s, _ in self._sources if s.intended and s.acts != "coupled")
+        attached = dict.fromkeys(
+            s.name for s, _ in self._sources if s.intended and s.acts not in ("coupled", "unknown")
+        )
         return "+".join(attached) if attached else "l2"
 
     @property
@@ -348,6 +363,7 @@ class Penalties:
         """What acts where, for the record's `capture`."""
         return [
             {"penalty": s.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
+            | ({"note": s.note} if s.note else {})
             for s, group in self._sources
         ]
 

@@ -307,8 +307,7 @@ class Recorder:
             found["forwards_left_out"] = f"{self.shares.left_out} {LEFT_OUT}"
         if self.shares is not None and self.shares.unclear:
             found["forwards_not_told_apart"] = f"{self.shares.unclear} {NOT_TOLD_APART}"
-        names = {type(m.optimizer).__name__ for m in self._meters if m.number in self._updates}
-        if unknown := sorted(name for name in names if name not in SPLIT):
+        if unknown := sorted({type(u.optimizer).__name__ for u in self._updates.values() if not u.knows_split}):
             found["update_proportion"] = f"not known for {', '.join(unknown)}; for {', '.join(SPLIT)} it is"
         if self.ranks.size > 1:
             how = "averaged over ranks" if self.ranks.sharded else "of rank 0"
@@ -381,7 +380,7 @@ class Recorder:
         found = {m: text for m in self._meters if (text := self._missed[m.number].found(at_the_end))}
         if not found and self._logged >= LOGGED:
             found = dict.fromkeys(self._meters, f"the loss was logged {self._logged} times without a backward pass")
-        if at_the_end and not found and not self.rows and any(missed.passes for missed in self._missed.values()):
+        if at_the_end and not found and not self.rows and any(missed.passes > 1 for missed in self._missed.values()):
             found = dict.fromkeys(self._meters, "there were backward passes")
         self.missing |= {id(meter.optimizer) for meter in found}
         new = {m: text for m, text in found.items() if id(m.optimizer) not in self._called_missing}

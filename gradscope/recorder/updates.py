@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.decay import torch_class
 from gradscope.recorder.kinds import entries, is_familiar
 from gradscope.recorder.memory import zeros, zeros_like
 from gradscope.recorder.meter import local
@@ -33,9 +34,10 @@ class Updates:
     """Measures the steps of one optimizer on ``weights`` ([P] parameters; of sharded ones this rank's shard)."""
 
     def __init__(self, number: int, optimizer: Optimizer, weights: Sequence[Tensor]) -> None:
-        self._optimizer, self._parameters = optimizer, list(weights)
+        self.optimizer, self._parameters = optimizer, list(weights)
         self.size, self.split, self.along = f"update{number}", f"split{number}", f"along{number}"
-        self.knows_split = type(optimizer).__name__ in SPLIT
+        self._kind = torch_class(optimizer)
+        self.knows_split = self._kind in SPLIT
         self._lost: set[int] = set()  # whose entries could not be had, or are no more of the same shape
         self._before = [self._stand_in(i, local(w.detach())) for i, w in enumerate(self._parameters)]
         self._current = [zeros_like(b) for b in self._before]
@@ -141,11 +143,11 @@ class Updates:
         first = not self._moment
         if first:
             self._moment = [zeros_like(w) for w in self._current]
-        group_of = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
-        overflow = getattr(self._optimizer, "found_inf", None)
+        group_of = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        overflow = getattr(self.optimizer, "found_inf", None)
         shares = []
         for i, w in enumerate(self._parameters):
-            group, state = group_of.get(id(w)), self._optimizer.state.get(w, {})
+            group, state = group_of.get(id(w)), self.optimizer.state.get(w, {})
             if group is None or i in self._lost:
                 shares.append(nothing[i])
                 continue
@@ -160,7 +162,7 @@ class Updates:
         return shares
 
     def _next_moment(self, group: dict[str, Any], moment: Tensor, pull: Tensor, first: bool) -> Tensor:
-        if type(self._optimizer).__name__ in SGD:
+        if self._kind in SGD:
             mu, damping = float(group["momentum"]), float(group["dampening"])
             return pull.clone() if first or not mu else mu * moment + (1 - damping) * pull
         beta = float(group["betas"][0])
@@ -168,7 +170,7 @@ class Updates:
 
     def _moved(self, group: dict[str, Any], state: dict[str, Any], moment: Tensor, pull: Tensor) -> Tensor:
         """−lr · moment / denominator, as each optimizer's documentation has it."""
-        name, lr = type(self._optimizer).__name__, group["lr"]
+        name, lr = self._kind, group["lr"]
         if name in SGD:
             return moment.mul(-lr) if not group.get("nesterov") else (pull + group["momentum"] * moment).mul(-lr)
         if "step" not in state:

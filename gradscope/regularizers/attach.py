@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from gradscope.optimizers.decay import decay_of, torch_class
 from gradscope.optimizers.groups import learning_rate, weight_decay
 from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.cpr import Constrained
-from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
+from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L0, L2, Penalty
 from gradscope.regularizers.schedule import Schedule
 from gradscope.regularizers.selection import Select, chosen
@@ -106,12 +107,12 @@ class Regularization(Attached):
         if self._lent_for != (self._sizes, len(self._beside)):
             self._lent_for = (self._sizes, len(self._beside))
             scheduled = any(isinstance(handle, ScheduledDecay) for handle in self._beside)
-            possible = not scheduled and type(optimizer).__module__.startswith("torch.optim.")
+            possible = not scheduled and bool(torch_class(optimizer))
             self._lent = [
                 index
                 for index, (group, mine) in enumerate(zip(optimizer.param_groups, members, strict=True))
                 if possible and mine and len(mine) == len(group["params"]) and "weight_decay" in group
-                if is_decoupled(optimizer, group) == self.decoupled
+                if decay_of(optimizer, group).decoupled == self.decoupled
             ]
         return self._lent
 
@@ -131,7 +132,7 @@ class Regularization(Attached):
             if decay := weight_decay(group):
                 self._own[index], group["weight_decay"] = group["weight_decay"], 0.0
                 others = [p for p in group["params"] if p.grad is not None and id(p) not in self.parameters]
-                self._pull(optimizer, group, others, L2(), decay / 2, is_decoupled(optimizer, group))
+                self._pull(optimizer, group, others, L2(), decay / 2, decay_of(optimizer, group).decoupled)
 
     def _pull(
         self,

@@ -32,13 +32,6 @@ def attached_to(optimizer: Optimizer) -> list[Attached]:
     return list(_ATTACHED.get(optimizer, ()))
 
 
-def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    """Whether this group's ``weight_decay`` shrinks the weights directly (AdamW and its kin)."""
-    if "decoupled_weight_decay" in group:
-        return bool(group["decoupled_weight_decay"])
-    return type(optimizer).__name__ in ("AdamW", "Adafactor", "Muon", "NAdamW")
-
-
 class Attached:
     """Something that acts at every step of one optimizer; `detach` takes it off again."""
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.optim import Optimizer
 
+from gradscope.optimizers.decay import decay_of
 from gradscope.optimizers.groups import weight_decay
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.groups import parse_penalty
-from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
+from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L2, Penalty
 from gradscope.regularizers.schedule import Schedule, Times
 from gradscope.regularizers.schedules import parse_schedule
@@ -93,7 +94,8 @@ def _replace(optimizer: Optimizer, penalty: Penalty, schedule: Schedule) -> list
         handle.suspended = True
         undo.append(lambda handle=handle: setattr(handle, "suspended", False))  # type: ignore[misc]
     if parameters := _matrices(optimizer):
-        decoupled = isinstance(penalty, L2) and is_decoupled(optimizer, optimizer.param_groups[0])
+        group = next(g for g in optimizer.param_groups if any(p.ndim > 1 for p in g["params"]))
+        decoupled = isinstance(penalty, L2) and decay_of(optimizer, group).decoupled
         made = Regularization(optimizer, penalty, schedule, parameters, replaces_decay=True, decoupled=decoupled)
         made.temporary = True
         undo.append(made.detach)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.groups import weight_decay
+from gradscope.optimizers.decay import Decay, decay_of
+from gradscope.optimizers.groups import number, weight_decay
 from gradscope.regularizers.activity import ActivityRegularization
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.cpr import Constrained
-from gradscope.regularizers.hooks import Attached, attached_to, is_decoupled
+from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L2
 
 
@@ -23,7 +25,7 @@ class Source:
 
     ``strength()`` is λ at the coming step, in the convention of the penalty (L2: half the weight
     decay). ``gradients``: ∂Ω/∂w at that strength 1; ``shares`` as in `Penalty.shares`, None where the size of the
-    gradient has to be measured. ``acts``: ``coupled`` (through the optimizer's gradient), ``decoupled``,
+    gradient has to be measured. ``acts``: ``coupled`` (through the optimizer's gradient), ``decoupled``, ``unknown``,
     ``gradient``, ``proximal``, ``constraint``, ``activity`` or ``loss``. ``intended``: somebody has set this
     penalty, even if a schedule holds it back now.
     """
@@ -36,6 +38,7 @@ class Source:
     intended: bool
     gradients: Callable[[Sequence[Tensor]], Sequence[Tensor]]
     shares: tuple[float, float] | None
+    note: str = ""
 
 
 def penalty_sources(optimizer: Optimizer) -> list[Source]:
@@ -51,10 +54,11 @@ def penalty_sources(optimizer: Optimizer) -> list[Source]:
             *(h.parameters for h in handles if isinstance(h, Regularization) and h.replaces_decay)
         )
         if group.get("weight_decay") is not None and (rest := members - replaced):
-            acts = "decoupled" if is_decoupled(optimizer, group) else "coupled"
-            decay = _decay(optimizer, index, factors)
+            how = decay_of(optimizer, group)
+            decay = _decay(optimizer, index, factors, how)
             own = bool(weight_decay(group))
-            sources.append(Source("l2", index, rest, decay, acts, own, L2().gradients, L2().shares()))
+            l2 = L2()
+            sources.append(Source("l2", index, rest, decay, how.acts, own, l2.gradients, l2.shares(), _note(how)))
     return sources
 
 
@@ -73,10 +77,23 @@ def _attached(handle: Attached, index: int, mine: frozenset[int]) -> Source:
     return Source(penalty.name, index, mine, strength, acts, True, penalty.gradients, penalty.shares())
 
 
-def _decay(optimizer: Optimizer, index: int, factors: list[ScheduledDecay]) -> Callable[[], float]:
+def _note(how: Decay) -> str:
+    if how.acts == "unknown":
+        return f"strength is half of weight_decay; how that acts is not known, by {how.known_by}"
+    if not how.times_rate:
+        return "a step takes the share weight_decay, whatever the learning rate: strength is half of their ratio"
+    return "" if how.known_by == "torch" else f"known by: {how.known_by}"
+
+
+def _decay(optimizer: Optimizer, index: int, factors: list[ScheduledDecay], how: Decay) -> Callable[[], float]:
     def strength() -> float:
-        groups = optimizer.param_groups
-        value = weight_decay(groups[index]) / 2 if index < len(groups) else 0.0
+        if index >= len(optimizer.param_groups):
+            return 0.0
+        group = optimizer.param_groups[index]
+        value = weight_decay(group) / 2
+        if value and not how.times_rate:
+            rate = number(group.get("lr"))
+            value = value / rate if rate else math.nan
         for factor in factors:
             factor.settle()
             value *= factor.now(index)

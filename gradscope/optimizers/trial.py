@@ -1,0 +1,196 @@
+"""Trying an optimizer that nobody knows, on a copy with one small weight of its own.
+
+The copy takes a few steps with the same gradients under different decays and rates; what it does to the weight tells
+how the decay acts. Nothing of the training is touched: not its weights, states, hooks, or random numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import sys
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.optim import Optimizer
+
+from gradscope.optimizers.groups import Group, number
+
+#: What the copy is tried with; the momentum where it has such a setting. RAdam adapts from its 6th step on.
+DECAY, RATE, STEPS, MOMENTUM = 0.1, 0.002, 8, 0.9
+#: Numbers in attributes of an optimizer, beside its parameters and state, above which it is not copied.
+LARGEST = 1 << 20
+#: A decay as good as none: at 0, some leave more out than the decay.
+LEAST = 1e-6
+#: How far the shares of a weight that a decay takes away may lie apart and still be one, for entries and for steps.
+#: Coupled, the entries of an adaptive optimizer differ by their whole size, the steps of SGD by 1 + momentum.
+ALIKE, STEADY = 0.25, 0.15
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """As in `decay.Decay`."""
+
+    acts: str
+    times_rate: bool
+    adaptive: bool
+
+
+def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
+    """What a copy of this optimizer does to a weight of this group; None where it cannot be copied or does not step."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return None  # its step may talk to other ranks
+    try:
+        with _unnoticed(_like(group).device):
+            return _seen(optimizer, group)
+    except Exception:  # a stranger's code, on arguments that it was not made for
+        return None
+
+
+def _seen(optimizer: Optimizer, group: Group) -> Behaviour | None:
+    def path(decay: float, rate: float = RATE, scale: float = 1.0, until: int = STEPS) -> Tensor:
+        return _path(optimizer, group, decay, rate, scale, until)
+
+    without, big = path(LEAST), path(LEAST, scale=8.0)
+    size, grown = (without[-1] - without[-2]).norm(), (big[-1] - big[-2]).norm()
+    if not size > 0 or not without.isfinite().all():
+        return None
+    adaptive = not bool(grown > 4 * size)
+    shares = _shares(path(DECAY), without)
+    if shares is None:
+        still = path(DECAY, scale=0.0)
+        acts = bool((path(DECAY) != without).any()) or bool((still[-1] != still[0]).any())
+        return Behaviour("coupled" if acts else "unknown", True, adaptive)
+    if max(shares) > (1 + STEADY) * shares[0]:  # does it gather in a momentum, or does the rate grow?
+        last = _shares(path(DECAY, until=STEPS - 1), without, STEPS - 1)
+        if last is None or last[-1] > STEADY * shares[-2]:
+            return Behaviour("coupled", True, adaptive)
+    half = _shares(path(DECAY, RATE / 2), path(LEAST, RATE / 2))
+    ratio = shares[0] / half[0] if half else 0.0
+    if number(group.get("lr")) != number(group.get("lr")):  # no rate to go by
+        return Behaviour("decoupled", True, adaptive)
+    times_rate = abs(ratio - 2) < 0.1
+    if times_rate and not adaptive and "momentum" not in group:  # nothing to be coupled with: both are the same
+        return Behaviour("coupled", True, adaptive)
+    if times_rate or abs(ratio - 1) < 0.1:  # in the latter case either of its own size, or times a rate of its own
+        return Behaviour("decoupled", times_rate or abs(shares[0] - DECAY) > 0.1 * DECAY, adaptive)
+    return Behaviour("unknown", True, adaptive)
+
+
+def _shares(decayed: Tensor, without: Tensor, alike: int = STEPS) -> list[float] | None:
+    """The share of the weight that the decay takes in each step, None unless it is the same for all entries.
+
+    The first steps of some take nothing: they only gather. Only the first ``alike`` steps are held to it.
+    """
+    apart = decayed - without
+    found: list[float] = []
+    for step in range(STEPS):
+        shares = (apart[step] - apart[step + 1]) / decayed[step]
+        mean = float(shares.mean())
+        if not found and bool((apart[step + 1] == 0).all()):
+            continue
+        if step < alike and not (mean > 1e-6 and float((shares - mean).abs().max()) < ALIKE * mean):
+            return None
+        found.append(mean)
+    return found or None
+
+
+def _like(group: Group) -> Tensor:
+    """The parameter that the small weight stands for."""
+    found: Tensor = next((p for p in group["params"] if p.ndim > 1), group["params"][0])
+    return found
+
+
+def _seed(device: torch.device) -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.default_generator.manual_seed(0)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(0)
+
+
+def _path(optimizer: Optimizer, group: Group, decay: float, rate: float, scale: float, until: int) -> Tensor:
+    """The weight before and after each step, [STEPS + 1, entries] in float64."""
+    like = _like(group)
+    _seed(like.device)
+    shape = [min(n, 4) for n in like.shape]
+    generator = torch.Generator().manual_seed(5)
+    size = torch.empty(shape).uniform_(0.5, 1.5, generator=generator)
+    weight = nn.Parameter((size * torch.randn(shape, generator=generator).sign()).to(like.device))
+    vars(weight).update(vars(like))
+    twin = _copy(optimizer, group, like, weight)
+    settings = twin.param_groups[0]
+    settings["weight_decay"] = decay
+    if settings.get("momentum") == 0:
+        settings["momentum"] = MOMENTUM
+    if isinstance(settings.get("lr"), Tensor):
+        settings["lr"] = torch.full_like(settings["lr"], rate, requires_grad=False)
+    elif number(settings.get("lr")) == number(settings.get("lr")):
+        settings["lr"] = rate
+    if callable(getattr(twin, "train", None)):  # schedule-free ones have a mode
+        twin.train()  # type: ignore[attr-defined]
+    step = type(optimizer).step
+    step = getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
+    path = [weight.detach().double().flatten().clone()]
+    for taken in range(STEPS):
+        if taken == until:
+            settings["weight_decay"] = LEAST
+        weight.grad = (scale * torch.randn(shape, generator=generator)).to(like.device)
+        step(twin)
+        path.append(weight.detach().double().flatten().clone())
+    return torch.stack(path)
+
+
+def _copy(optimizer: Optimizer, group: Group, like: Tensor, weight: Tensor) -> Optimizer:
+    """An optimizer of one weight, as fresh as one that was never used; with no hooks."""
+    own = {name: value for name, value in vars(optimizer).items() if name not in ("state", "param_groups", "step")}
+    hooks = [name for name in own if name.endswith("_hooks")]
+    if sum(_numbers(value) for name, value in own.items()) > LARGEST:
+        raise ValueError("too large to be copied")
+    twin: Optimizer = object.__new__(type(optimizer))
+    memo: dict[int, Any] = {id(p): weight for g in optimizer.param_groups for p in g["params"]}
+    memo |= {id(optimizer): twin, id(optimizer.state): defaultdict(dict)}
+    rest = {name: value for name, value in group.items() if name not in ("params", "param_names")}
+    twin.__dict__.update(copy.deepcopy({n: v for n, v in own.items() if n not in hooks}, memo))
+    twin.__dict__.update({name: OrderedDict() for name in hooks})
+    twin.state = defaultdict(dict)
+    twin.param_groups = [{**copy.deepcopy(rest, memo), "params": [weight]}]
+    return twin
+
+
+def _numbers(value: Any, depth: int = 3) -> int:
+    """The entries of the tensors in an attribute."""
+    if isinstance(value, nn.Parameter):
+        return 0
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, nn.Module):
+        return LARGEST + 1
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_numbers(part, depth - 1) for part in parts) if depth else 0
+
+
+@contextlib.contextmanager
+def _unnoticed(device: torch.device) -> Iterator[None]:
+    """Random numbers go on as if nothing had been; no warnings; nothing is compiled."""
+    numbers, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            yield
+        finally:
+            random.setstate(numbers)
+            np.random.set_state(numpys)  # noqa: NPY002
