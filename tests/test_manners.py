@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from gradscope_cli.main import app, run
 import gradscope
 from gradscope import InputError
 
+ROOT = Path(__file__).parent.parent
 TREE: Any = typer.main.get_command(app)
 COMMANDS = sorted(TREE.commands)
 BESIDE = {"plot": ["--figure", "loss"], "export": ["--to", "csv"], "compare": ["nowhere.h5"]}
@@ -125,6 +127,23 @@ def test_ctrl_c_is_130(
     monkeypatch.setattr("gradscope_cli.main.app", TREE)
     assert run([name, *words]) == 130
     assert capsys.readouterr() == ("", "gradscope: interrupted\n")
+
+
+def test_every_sentence_that_advises_a_call_names_one_that_exists() -> None:
+    """Commands and options in the texts of the code: "gradscope search --delayed", "with --max-trials"."""
+    every = {option for name in COMMANDS for option in options(name)}
+    others = {"--help", "--version", "--weight-decay", "--force-reinstall", "--no-deps", "--logdir"}
+    found = 0
+    for path in [*ROOT.glob("gradscope/**/*.py"), *ROOT.glob("cli/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value):
+                assert option in every | others, f"{path}: {option}"
+            for name, given in re.findall(r"\bgradscope ([a-z]+)((?: --[a-z-]+)+)", node.value):
+                assert name in COMMANDS and set(given.split()) <= options(name), f"{path}: gradscope {name}{given}"
+                found += 1
+    assert found > 5
 
 
 def test_the_list_of_commands_shows_whole_summaries(
