@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests import exact
 from tests.loops import mlp
-from tests.wild.frame import DECAY, Loop, held
+from tests.wild.frame import DECAY, Loop, capture, held
 
 STEPS = 5
 
@@ -119,6 +119,41 @@ def schedule_free(loop: Loop) -> list[Tensor]:
 
 def test_an_optimizer_that_has_modes(tmp_path: Path) -> None:
     held(schedule_free, tmp_path)
+
+
+class Signed(torch.optim.Optimizer):
+    """Lion: the sign of an average moves the weights, decoupled decay shrinks them."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                average = self.state[p].setdefault("average", torch.zeros_like(p))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_((0.9 * average + 0.1 * p.grad).sign(), alpha=group["lr"])
+                average.lerp_(p.grad, 0.01)
+
+
+def signed(loop: Loop) -> list[Tensor]:
+    model = mlp()
+    optimizer = Signed(model.parameters(), lr=0.003, weight_decay=DECAY)
+    with loop.record(model, optimizer) as run:
+        for (batch,) in exact.micro_batches(2 * STEPS):
+            loop.expect(model, lambda net: exact.loss_of(net, batch), DECAY)  # noqa: B023  (called at once)
+            optimizer.zero_grad()
+            loss = exact.loss_of(model, batch)
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    return list(model.parameters())
+
+
+def test_decay_beside_the_update(tmp_path: Path) -> None:
+    told = capture(held(signed, tmp_path).dataset())["penalties"]
+    assert [one["acts"] for one in told] == ["decoupled"]
 
 
 def looking(
