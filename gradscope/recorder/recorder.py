@@ -454,9 +454,7 @@ class Recorder:
                     self._begin_row()
                 self._open.add(id(optimizer))
                 row, number = self._row, self._begun - 1
-                later, self._later = self._later, {}
-                self._put(later)
-                self._forwards_before = self.forwards.count
+                self._join_earlier()
             self._fresh_backward = False
             scale = self._scaled_steps.pop(id(optimizer), None)
             for meter in self._of[id(optimizer)]:
@@ -655,8 +653,7 @@ class Recorder:
         if captured.begins:
             self._decide()
             self._begin_row(captured)
-            later, self._later = self._later, {}
-            self._put(later)
+            self._join_earlier()
         for optimizer in captured.optimizers.values():
             self._step_seen(optimizer)
         if captured.usable:
@@ -750,6 +747,12 @@ class Recorder:
                     f"(every={str(self.cadences['rows'])!r}); log it at each step, or at those that are recorded",
                     stacklevel=4,
                 )
+
+    def _join_earlier(self) -> None:
+        """A row has begun: what was logged for it before joins it."""
+        later, self._later = self._later, {}
+        self._put(later)
+        self._forwards_before = self.forwards.count
 
     def _decide(self) -> None:
         """A step begins: was what stands in `_undecided` logged after the last step, or before this one's backward?"""
