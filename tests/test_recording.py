@@ -808,10 +808,11 @@ def test_log_after_two_optimizers_and_after_closures(tmp_path: Path) -> None:
 
 def test_names_of_scalars_and_metrics(tmp_path: Path) -> None:
     model = mlp()
-    with gradscope.record(model, MAKE["sgd"](list(model.parameters())), tmp_path / "r.h5") as run:
+    optimizer = MAKE["sgd"](list(model.parameters()))
+    with gradscope.record(model, optimizer, tmp_path / "r.h5") as run:
         for number in range(2):
             run.epoch(number, **{"val/acc": 0.5})
-            train(model, MAKE["sgd"](list(model.parameters())), 1)
+            train(model, optimizer, 1)
         for wrong in ("events", "epochs", "step", "weight_norm", " ", ""):
             with pytest.raises(InputError, match=r"uses that name|expected a word"):
                 run.log(**{wrong: 1.0})
