@@ -319,7 +319,7 @@ class Recording:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; log before close()")
-        self._recorder.check()
+        self._tell_error()
         if not self._baseline.loss_function:
             self._baseline.see_loss(scalars.get("loss"))
             if self._baseline.is_pure and (said := self._penalties.loss_is_pure(self._baseline.loss_function)):
@@ -464,6 +464,17 @@ class Recording:
         while self._warnings:
             warnings.warn(self._warnings.popleft(), stacklevel=2)
 
+    def _tell_error(self) -> None:
+        """An error of our own behind the training: one warning, no more rows, and the training goes on."""
+        error = self._recorder.check()
+        if error is None or "ended_by" in self._capture:
+            return
+        self._capture["ended_by"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        self._writer.set_attribute("capture", self._capture)
+        text = f"{self.path}: the recording ended, by an error that is not the training's ({self._capture['ended_by']})"
+        self._warnings.append(f"{text}; the rows so far are kept, and the training goes on. Please report it")
+        self._give_warnings()
+
     def _tell_problem(self) -> None:
         """Trouble with the file, met by whichever thread writes: one warning, and the training goes on."""
         if self._writer.problem != self._problem:
@@ -572,7 +583,7 @@ class Recording:
         atexit.unregister(self._at_exit)
         ended(self)
         self._undo.close()
-        if self._recorder.missing and status == "finished":
+        if (self._recorder.missing or self._recorder.check() is not None) and status == "finished":
             status = self._status = "failed"  # the rows end before the training does
         try:
             self._live.finish()
@@ -586,7 +597,7 @@ class Recording:
                     self._failed(int(judged[-1]), diagnosis)
                 elif diagnosis.verdict is not Verdict.UNDECIDED:
                     self._writer.event(int(judged[-1]), "verdict", diagnosis.sentence)
-            self._recorder.check()
+            self._tell_error()
         finally:
             self._writer.close(status)
             self._tell_problem()

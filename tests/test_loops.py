@@ -456,3 +456,56 @@ def test_a_process_without_file_descriptors_trains_on(tmp_path: Path, exhausted:
     assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert (dataset.sizes["step"], dataset.attrs["status"]) == (30, "finished")
+
+
+# -- errors of our own ---------------------------------------------------------------------------------
+
+
+def test_an_error_behind_the_training_ends_the_recording_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows so far are kept, one warning says so, and the weights are those of a training that nobody watched."""
+
+    def trained(path: Path | None) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run = None if path is None else gradscope.record(model, optimizer, path, on_failure="ignore")
+        for step, (x, y) in enumerate(batches(60)):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if run is not None:
+                run.log(loss=loss)
+                if step == 20:
+                    assert run.verdict  # these rows have been carried
+                    monkeypatch.setattr("gradscope.recorder.blocks.scalar_columns", broken)
+        if run is not None:
+            run.close()
+        return [p.detach().clone() for p in model.parameters()]
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no such column")
+
+    with pytest.warns(UserWarning, match="ended, by an error that is not the training's .RuntimeError") as told:
+        recorded = trained(tmp_path / "run.h5")
+    assert len(told) == 1
+    assert all(map(torch.equal, recorded, trained(None)))
+    with gradscope.open_run(tmp_path / "run.h5") as dataset:
+        assert 15 <= dataset.sizes["step"] <= 21
+        assert dataset.attrs["status"] == "failed"
+        assert "no such column" in json.loads(dataset.attrs["capture"])["ended_by"]
+
+
+@pytest.mark.parametrize("modules", ["^1$", "^2$"])
+def test_full_of_modules_whose_units_cannot_be_counted(tmp_path: Path, modules: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 1100), nn.ReLU(), nn.Linear(1100, 1100), nn.Linear(1100, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradscope.record(model, optimizer, tmp_path / "run.h5", preset="full", modules=modules) as run:
+        for x, y in batches(4):
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            run.log(loss=0.0)
+    with gradscope.open_run(tmp_path / "run.h5") as dataset:
+        assert dataset.sizes["step"] == 4
+        assert dataset["activation_mean_abs"].notnull().any()
+        assert "activation_unit_mean_abs" not in dataset

@@ -167,7 +167,7 @@ class Assembly:
         sampled = np.array([row.sampled for row in hosts])
         table = np.where(sampled[:, None, None], home["activations"], np.float32(np.nan))
         found: Block = {name: table[:, i] for i, name in enumerate(self._activations)}
-        if "units" in home:
+        if "units" in home and home["units"].shape[1]:  # else no module whose units can be told
             found["activation_unit_mean_abs"] = np.where(sampled[:, None], home["units"], np.float32(np.nan))
         return found
 

@@ -123,6 +123,7 @@ class Recorder:
         self.together = True  # all ranks come to the end of the recording
         self._whole = False  # hand out a last block that is shorter than the others
         self.stopped = False
+        self.error: Exception | None = None  # what has ended the background thread
         self._trouble: dict[str, str] = {}  # by step, what went wrong in measuring
         self._optimizers = list(optimizers)
         self._steps = {id(o): OneStep() for o in optimizers}
@@ -810,18 +811,25 @@ class Recorder:
 
     def _wait(self) -> None:
         if self._drain is not None:
-            self._drain.wait()
+            try:
+                self._drain.wait()
+            except Exception as error:  # of ours; whoever trains has no part in it
+                self.error, self.stopped = error, True
 
     def kick(self) -> None:
         """Have the finished rows fetched soon."""
         if self._drain is not None:
             self._drain.kick()
 
-    def check(self) -> None:
-        """Raises what the background thread has met, once; nothing is recorded after it."""
+    def check(self) -> Exception | None:
+        """The error that has ended the background thread, if one has; nothing is recorded after it."""
         if self._drain is not None and not self._drain.alive:
             self.stopped = True
-            self._drain.check()
+            try:
+                self._drain.check()
+            except Exception as error:
+                self.error = error
+        return self.error
 
     def detach(self) -> None:
         """Remove every hook, hand out the rest, and end the thread."""
