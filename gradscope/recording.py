@@ -563,7 +563,8 @@ class Recording:
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:
         """A delay that waits for the record to show learning waits for ever if no loss is logged."""
-        if self._penalties.waiting() and "loss" not in block and not self._blind and block["step"][-1] >= 64:
+        logged = self._baseline.loss_function != ""
+        if self._penalties.waiting() and not logged and not self._blind and block["step"][-1] >= 64:
             self._blind = True
             text = "delayed:auto waits for the loss to fall, and no loss is logged: call Recording.log(loss=…)"
             self._writer.event(int(block["step"][-1]), "warning", text)

@@ -98,24 +98,6 @@ def test_detached_and_attached_again_leaves_nothing(tmp_path: Path) -> None:
     assert torch.amp.GradScaler.step.__module__ == "torch.amp.grad_scaler"
 
 
-def test_an_error_of_the_thread_is_raised_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = mlp()
-    optimizer = sgd(model)
-    run = gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore")
-    train(model, optimizer, 3, run)
-    monkeypatch.setattr(Recorder, "_carry_rows", lambda self, stop: 1 / 0)
-    train(model, optimizer, 3)
-    with pytest.raises(ZeroDivisionError):
-        for _ in range(200):
-            time.sleep(0.01)
-            run.log(loss=1.0)
-    train(model, optimizer, 3)  # the training goes on
-    monkeypatch.undo()
-    run.close()
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
-        assert dataset.attrs["status"] == "finished"
-
-
 def test_a_drain_answers_takes_the_rest_and_ends() -> None:
     taken = []
     drain = Drain(lambda: taken.append(threading.current_thread().name))

@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,19 @@ from gradscope.recorder.activations import Activations
 from tests.loops import batches, mlp, recorded
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no other test of this process had left a watched module behind."""
+    for kind in [kind for kind, reduce in copyreg.dispatch_table.items() if reduce is hooks._reduced]:
+        monkeypatch.delitem(copyreg.dispatch_table, kind)
+    monkeypatch.setattr(hooks, "_HIDDEN", Counter())
+    monkeypatch.setattr(hooks, "_REDUCERS", {})
+    if hooks._SCRIPTS.watchers:
+        own = hooks._SCRIPTS.own["create_script_module"]
+        monkeypatch.setattr(torch.jit._recursive, "create_script_module", own)
+        monkeypatch.setattr(hooks._SCRIPTS, "watchers", [])
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def has_graph(value: Any) -> bool:
 
 def kept(name: str, value: Tensor | float) -> Tensor | float:
     """A copy: the loop may change its tensor in place before the row begins."""
-    if not isinstance(value, Tensor) or value.is_cpu:
+    if not isinstance(value, Tensor):
         return scalar(name, value)
     if value.numel() != 1:
         raise no_scalar(name, value)
