@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if no other test of this process had left a watched module behind."""
-    for kind in [kind for kind, reduce in copyreg.dispatch_table.items() if reduce is hooks._reduced]:
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if no other test of this process had left a watched module behind, and none of these did."""
+    for kind in hidden():
         monkeypatch.delitem(copyreg.dispatch_table, kind)
     monkeypatch.setattr(hooks, "_HIDDEN", Counter())
     monkeypatch.setattr(hooks, "_REDUCERS", {})
@@ -36,6 +36,14 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
         own = hooks._SCRIPTS.own["create_script_module"]
         monkeypatch.setattr(torch.jit._recursive, "create_script_module", own)
         monkeypatch.setattr(hooks._SCRIPTS, "watchers", [])
+    yield
+    for kind in hidden():
+        del copyreg.dispatch_table[kind]
+
+
+def hidden() -> list[type]:
+    """Classes whose modules are copied without the hooks of a recording."""
+    return [kind for kind, reduce in copyreg.dispatch_table.items() if reduce is hooks._reduced]
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

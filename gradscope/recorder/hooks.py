@@ -106,7 +106,8 @@ _REDUCERS: dict[type[nn.Module], Any] = {}  # what a script has registered for t
 
 def _hide(kind: type[nn.Module]) -> None:
     if not _HIDDEN[kind]:
-        _REDUCERS[kind] = copyreg.dispatch_table.get(kind)
+        theirs = copyreg.dispatch_table.get(kind)
+        _REDUCERS[kind] = None if theirs is _reduced else theirs
         copyreg.pickle(kind, _reduced)
     _HIDDEN[kind] += 1
 
