@@ -2,7 +2,7 @@
 #
 # VENV=path        where to install; several clones can share one environment. Spaces in paths are fine.
 # PYTHON=python3.12, OUT=folder for the demo, CONSTRAINTS=file of versions
-# CPU=1            torch from PyTorch's own index of CPU builds: 200 MB instead of several GB
+# CPU=1            torch from PyTorch's own index of CPU builds, without CUDA's libraries
 
 PYTHON ?= python3
 VENV ?= .venv
