@@ -139,6 +139,14 @@ def test_a_hundred_layers_fit_into_three_megabytes(tmp_path: Path, steps: int) -
     gradient = whole.runs[0].quantities["gradient"].envelope
     assert gradient.high.max() == 7.0  # the one spike
     assert len(whole.runs[0].begin) > 150
+    # Words are cut short in a page, packed numbers never: every layer has its value in every window.
+    found = re.search(r'id="data-json">(.*?)</script>', html, re.S)
+    assert found
+    [run_data] = json.loads(found[1])["runs"]
+    for name, table in run_data["tables"].items():
+        values = len(base64.b64decode(table["y"], validate=True)) // 2
+        assert values % len(table["names"]) == 0, name
+        assert values >= len(table["names"]) * len(run_data["begin"]), name
 
 
 def test_memory_does_not_grow_with_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

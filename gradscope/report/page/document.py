@@ -20,7 +20,7 @@ from bokeh.resources import Resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from gradscope.card import LONG, inert, plain
+from gradscope.card import LONG, plain
 from gradscope.report.page.colours import RUNS, THEMES, layer_palette
 from gradscope.report.page.encode import payload
 from gradscope.report.page.plots import BY_LAYER, BY_MODULE, BY_RUN, LOSS, METRICS, STRENGTH, embedded, figures
@@ -65,7 +65,7 @@ def document(page: Page, live: bool = False) -> str:
         policy=policy,
         roots=plots["roots"],
         plots=_json(plots),
-        data=_json(inert(payload(page))),
+        data=_json(payload(page)),
         themes=_json(themes),
         colours=THEMES,
         style=Markup(_asset("page.css")),
@@ -79,7 +79,7 @@ def news(page: Page) -> dict[str, Any]:
     """What has to change on a live page: its numbers, and the blocks of its text."""
     template = _template()
     blocks = {name: "".join(template.blocks[name](template.new_context(_context(page)))) for name in LIVE_BLOCKS}
-    return {"data": inert(payload(page)), "blocks": blocks}
+    return {"data": payload(page), "blocks": blocks}
 
 
 def _context(page: Page) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.card import inert
 from gradscope.report.page.summary import Page, RunPage
 from gradscope.report.page.windows import Envelope
 
@@ -19,7 +20,7 @@ Array = NDArray[np.floating]
 
 
 def payload(page: Page) -> dict[str, Any]:
-    """What the script of the page draws."""
+    """What the script of the page draws. The words of a record are inert in it; packed numbers stay as they are."""
     detailed = {run.label for run in page.detailed}
     return {"runs": [_run(run, run.label in detailed) for run in page.runs]}
 
@@ -55,28 +56,28 @@ def positions(run: RunPage) -> Array:
 def _run(run: RunPage, detailed: bool) -> dict[str, Any]:
     network = {name: points(envelope, run.window_rows)[:, 0] for name, envelope in run.network.items()}
     found: dict[str, Any] = {
-        "label": run.label,
+        "label": inert(run.label),
         "failed": run.diagnosis.failed,
         "x": _numbers(positions(run)),
         "network": {name: _numbers(values) for name, values in network.items()},
-        "marks": [{"step": m.step, "kind": m.kind, "text": m.text} for m in run.marks],
-        "metrics": {name: _numbers(values) for name, values in run.metrics.items()},
+        "marks": inert([{"step": m.step, "kind": m.kind, "text": m.text} for m in run.marks]),
+        "metrics": {inert(name): _numbers(values) for name, values in run.metrics.items()},
         "detailed": detailed,
     }
     if detailed:
-        found["layers"] = list(run.parameters)
-        found["modules"] = list(run.quantities["signal"].names) if "signal" in run.quantities else []
+        found["layers"] = inert(run.parameters)
+        found["modules"] = inert(run.quantities["signal"].names) if "signal" in run.quantities else []
         found["penalised"] = [row.penalised for row in run.table]
-        found["named"] = list(run.diagnosis.layers)
+        found["named"] = inert(run.diagnosis.layers)
         found["begin"], found["end"] = _numbers(run.begin), _numbers(run.end)
         found["tables"] = {
-            name: {"names": list(q.names), "y": packed(points(q.envelope, run.window_rows).T)}
+            name: {"names": inert(q.names), "y": packed(points(q.envelope, run.window_rows).T)}
             for name, q in run.quantities.items()
         }
         seen = np.asarray(np.isfinite(run.balance).any(0))
         if seen.any():
             names = [name for name, s in zip(run.parameters, seen, strict=True) if s]
-            found["tables"]["balance"] = {"names": names, "y": packed(run.balance[:, seen].T)}
+            found["tables"]["balance"] = {"names": inert(names), "y": packed(run.balance[:, seen].T)}
     return found
 
 
