@@ -303,8 +303,13 @@ def check_strength(path: Path, asked: float, penalty: str, read_back: float, rea
     A delayed run that never learned never saw its strength: nothing to compare then. Nor is there where a schedule
     goes elsewhere than to λ itself (a ramp cut short, a taper, a controller).
     """
-    if read_back == 0 and schedule != "constant":
+    if read_back == 0 and (asked == 0 or schedule != "constant"):
         return
+    if asked == 0:
+        raise InputError(
+            f"{path}: no penalty was asked for (strength 0), and the record shows {read_penalty} of strength "
+            f"{read_back:g}; the script does not use what it is given, or has a penalty of its own beside it"
+        )
     if read_penalty != penalty:
         raise InputError(f"{path}: the search is about {penalty}, and the record shows the penalty {read_penalty}")
     if any(part != "constant" and not part.startswith("delayed:") for part in re.split(r"[+*]", schedule)):

@@ -16,7 +16,8 @@ from gradscope import InputError
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.search.asker import Plan, Told, ToleranceSearch
-from gradscope.search.search import _name, _start_of_delayed
+from gradscope.search.search import _start_of_delayed
+from gradscope.search.session import name_of
 from gradscope.search.trials import _outcome, run_function_trial
 from tests.loops import batches
 
@@ -134,12 +135,12 @@ def test_a_delayed_run_whose_penalty_never_came_on_says_nothing(healthy_run: Pat
 
 
 def test_an_audit_runs_to_the_horizon_and_notes_the_early_word(tmp_path: Path) -> None:
-    trial = run_function_trial(train, Plan(0, 0.3, 3, audit=True), tmp_path / "t.h5", "l2", None)
+    trial = run_function_trial(train, Plan(0, 0.3, 3, audit=True), tmp_path / "t.h5", "l2")
     assert (trial.steps, trial.stopped_early, trial.failed, trial.early_failed) == (400, False, 1.0, True)
     assert trial.told.audited is True
 
 
 def test_names_that_a_ledger_can_know_a_function_by() -> None:
-    assert _name(train) == "train"
-    assert _name(functools.partial(train, steps=3)) == "train(steps=3)"
-    assert "0x" not in _name(functools.partial(functools.partial(train, 0.1), 4))
+    assert name_of(train) == "train"
+    assert name_of(functools.partial(train, steps=3)) == "train(steps=3)"
+    assert "0x" not in name_of(functools.partial(functools.partial(train, 0.1), 4))

@@ -145,11 +145,9 @@ def searched(folder: Path, outcomes: dict[int, Exception], trials: int = 12) -> 
 
     try:
         with ThreadPoolExecutor(1) as pool:
-            campaign = Campaign(
-                lambda executor, plan, path, _: executor.submit(run, plan, path), pool, 1, ledger, folder,
-                lambda now: said.append(now.lost or ""),
-            )  # fmt: skip
-            campaign.level("tolerance", None, search)
+            start = lambda executor, plan, path: executor.submit(run, plan, path)  # noqa: E731
+            campaign = Campaign(start, pool, 1, ledger, folder)
+            campaign.level("tolerance", search, lambda trial, lost: said.append(lost or ""))
     finally:
         ledger.close()
     assert len(search.told) + search.lost == trials
@@ -190,5 +188,5 @@ def test_an_executor_that_breaks_is_one_clear_line(tmp_path: Path) -> None:
     pool.shutdown()
     campaign = Campaign(lambda executor, *_: executor.submit(print), pool, 1, ledger, tmp_path)
     with pytest.raises(InputError, match=r"takes no more trials \(RuntimeError: .*the same command goes on"):
-        campaign.level("tolerance", None, search)
+        campaign.level("tolerance", search)
     ledger.close()

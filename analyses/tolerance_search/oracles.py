@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class Trained:
         return self.folder / "trial.h5"
 
     def __call__(self, plan: Plan) -> Told:
-        trial = run_function_trial(self.train, plan, self.record, "l2", self.schedule)
+        trial = run_function_trial(self.train, replace(plan, schedule=self.schedule), self.record, "l2")
         self.answers.append(trial.told)
         return trial.told
 

@@ -33,19 +33,25 @@ SEEDS_APART = 100_000
 
 @dataclass(frozen=True)
 class Plan:
-    """One trial to run. ``audit``: to the horizon, without stopping early."""
+    """One trial to run. ``audit``: to the horizon, whatever the judge thinks. ``whole``: to it, unless it fails.
+
+    ``schedule``: as text, None for a penalty from the start.
+    """
 
     number: int
     strength: float
     seed: int
     audit: bool
+    schedule: str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Told:
     """What came of a trial: ``failed`` as a probability, its cost, and for an audit what the judge said early.
 
-    ``shortfall``: so many times its strength would have had the time to show what it does.
+    ``shortfall``: so many times its strength would have had the time to show what it does. ``value``: its metric,
+    where that is one of a run that learns under its penalty.
     """
 
     strength: float
@@ -55,6 +61,9 @@ class Told:
     audited: bool | None = None  # told to fail early; None: no audit, or no early word
     note: str = ""  # why the outcome says nothing, where it does
     shortfall: float = 1.0
+    schedule: str | None = None
+    seed: int = -1
+    value: float | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -78,7 +87,7 @@ class ToleranceSearch:
     next trial halves the range; from there on, or once one has said nothing beside others, it has the largest
     expected information per expected step, where trials near it speak. Trials under way are taken into account
     by made-up outcomes drawn from the posterior, so that a batch does not ask the same question twice.
-    ``audit``: the share of trials that run to the horizon.
+    ``audit``: the share of trials that run to the horizon. ``schedule``: of every trial's penalty.
 
     A penalty can be too weak for a run's length to show what it does (`Told.shortfall`). Where nothing as weak has
     shown it either, the range begins beyond it from then on.
@@ -93,6 +102,7 @@ class ToleranceSearch:
         max_trials: int = 40,
         seed: int = 0,
         audit: float = AUDIT,
+        schedule: str | None = None,
     ) -> None:
         low, high = checks.strength_range(low, high)
         checks.positive_int(max_trials, "max_trials")
@@ -110,6 +120,7 @@ class ToleranceSearch:
         self.lost = 0
         self._seed = seed
         self._audit = audit
+        self._schedule = schedule
         self._pending: dict[int, float] = {}
         self._next = 0
 
@@ -137,7 +148,8 @@ class ToleranceSearch:
         random = np.random.default_rng([self._seed, self._next])  # does not hang on what was asked before
         low, high = self._searched
         strength = min(max(float(f"{10 ** self._place(random):.4g}"), low), high)
-        plan = Plan(self._next, strength, self._seed * SEEDS_APART + self._next, bool(random.random() < self._audit))
+        seed, audit = self._seed * SEEDS_APART + self._next, bool(random.random() < self._audit)
+        plan = Plan(self._next, strength, seed, audit, self._schedule)
         self._pending[plan.number] = strength
         self._next += 1
         return plan

@@ -6,22 +6,37 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-
-from gradscope.search.asker import Plan, ToleranceSearch
+from gradscope.search.asker import Plan, Told
 from gradscope.search.ledger import Ledger
-from gradscope.search.result import Progress, epochs_of
 from gradscope.search.trials import SILENT, TrialCrashedError, TrialResult, check_seeds
 from gradscope.search.worker import TrialLostError
 from gradscope.types import InputError, Verdict
 
-#: ``start(executor, plan, path, schedule)``
-Start = Callable[[Executor, Plan, Path, str | None], "Future[TrialResult]"]
+#: ``start(executor, plan, path)``
+Start = Callable[[Executor, Plan, Path], "Future[TrialResult]"]
 
 #: Trials lost in a row after which it is the command, and not bad luck.
 LOST_IN_A_ROW = 3
-BINS = 32
+
+#: Called after each trial, with what came of it, or with why nothing did.
+Heard = Callable[[TrialResult | None, str | None], None]
+
+
+class Asker(Protocol):
+    """Decides which trials to run: asked for one at a time, and told what came of each."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def ask(self) -> Plan: ...
+
+    def tell(self, number: int, told: Told) -> None: ...
+
+    def lose(self, number: int) -> None: ...
+
+    def skip(self, number: int) -> None: ...
 
 
 @dataclass
@@ -33,17 +48,18 @@ class Campaign:
     workers: int
     ledger: Ledger
     folder: Path
-    told: Callable[[Progress], None] | None = None
     _running: dict[Future[TrialResult], Plan] = field(default_factory=dict)
     _lost_in_a_row: int = 0
+    _heard: Heard | None = None
 
-    def level(self, name: str, schedule: str | None, search: ToleranceSearch) -> None:
+    def level(self, name: str, search: Asker, heard: Heard | None = None) -> None:
         """Search one level to its end, going on with what the ledger holds."""
         self._replay(name, search)
+        self._heard = heard
         try:
             while self._running or not search.done:
                 while len(self._running) < self.workers and not search.done:
-                    self._begin(name, schedule, search.ask())
+                    self._begin(name, search.ask())
                 finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
                 mistakes: list[InputError] = []
                 for future in finished:  # all of them, whatever one says: what is over is kept
@@ -58,7 +74,7 @@ class Campaign:
                 future.cancel()
             self._running.clear()
 
-    def _replay(self, name: str, search: ToleranceSearch) -> None:
+    def _replay(self, name: str, search: Asker) -> None:
         for number in self.ledger.unfinished(name):
             search.skip(number)
             self._path(name, number).unlink(missing_ok=True)
@@ -70,10 +86,10 @@ class Campaign:
     def _path(self, name: str, number: int) -> Path:
         return self.folder / f"{name}-{number:03d}.h5"
 
-    def _begin(self, name: str, schedule: str | None, plan: Plan) -> None:
+    def _begin(self, name: str, plan: Plan) -> None:
         self.ledger.ask(name, plan)
         try:
-            future = self.start(self.executor, plan, self._path(name, plan.number), schedule)
+            future = self.start(self.executor, plan, self._path(name, plan.number))
         except InputError:
             raise
         except Exception as error:  # a broken pool, a scheduler that has gone
@@ -83,7 +99,7 @@ class Campaign:
             ) from error
         self._running[future] = plan
 
-    def _end(self, name: str, search: ToleranceSearch, future: Future[TrialResult], plan: Plan) -> None:
+    def _end(self, name: str, search: Asker, future: Future[TrialResult], plan: Plan) -> None:
         try:
             trial = future.result()
         except InputError:
@@ -91,18 +107,23 @@ class Campaign:
         except Exception as error:  # the trial's, or the executor's way of saying that a worker died
             self._lose(name, search, plan, error)
             return
-        if trial.verdict == Verdict.UNDECIDED and not any(t.failed != SILENT for t in self._finished(name)):
+        if (
+            trial.verdict == Verdict.UNDECIDED
+            and trial.value is None
+            and not any(t.failed != SILENT for t in self._finished(name))
+        ):
             raise InputError(f"{Path(trial.path).name} shows no outcome: {trial.note}")
         self._lost_in_a_row = 0
         check_seeds([*self._finished(name), trial])  # before it is kept: the same command says so again
         self.ledger.add(name, trial)
         search.tell(trial.number, trial.told)
-        self._tell(name, search, trial, None)
+        if self._heard is not None:
+            self._heard(trial, None)
 
     def _finished(self, name: str) -> list[TrialResult]:
         return self.ledger.trials.get(name, [])
 
-    def _lose(self, name: str, search: ToleranceSearch, plan: Plan, error: Exception) -> None:
+    def _lose(self, name: str, search: Asker, plan: Plan, error: Exception) -> None:
         """A dead, hung or crashed trial costs that trial alone, unless nothing else ever comes of the command."""
         text = str(error) if isinstance(error, TrialLostError) else f"{type(error).__name__}: {error}"
         reason = " ".join(text.split())
@@ -113,20 +134,5 @@ class Campaign:
             raise InputError(f"a trial could not be run{again}: {reason}")
         self.ledger.lose(name, plan, reason)
         search.lose(plan.number)
-        self._tell(name, search, None, f"trial {plan.number} ({plan.strength:g}, seed {plan.seed}) is lost: {reason}")
-
-    def _tell(self, name: str, search: ToleranceSearch, trial: TrialResult | None, lost: str | None) -> None:
-        if self.told is None:
-            return
-        trials = tuple(self._finished(name))
-        rest, steps = search.rest(), sum(t.steps for t in trials)
-        found = search.estimate()
-        self.told(Progress(name, trial, lost, found, len(trials), steps, epochs_of(trials), rest, density(search)))
-
-
-def density(search: ToleranceSearch) -> tuple[float, ...]:
-    """The posterior of the level in equal parts of the range that was asked for."""
-    posterior = search.posterior
-    low, high = np.log10(search.range)
-    counts, _ = np.histogram(np.clip(posterior.level, low, high), BINS, (low, high), weights=posterior.weights.sum(1))
-    return tuple(float(c) for c in counts)
+        if self._heard is not None:
+            self._heard(None, f"trial {plan.number} ({plan.strength:g}, seed {plan.seed}) is lost: {reason}")

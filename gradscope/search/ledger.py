@@ -60,11 +60,11 @@ class Ledger:
                 self._take(entry)
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.path} is not the ledger of a search; give another folder with --out") from None
-        for name in settings:
-            if before.get(name) != settings[name]:
+        for name in {**settings, **before}:
+            if before.get(name) != settings.get(name):
                 raise InputError(
                     f"{self.path.parent} holds a search with {name} {before.get(name)!r}, and this one has "
-                    f"{settings[name]!r}; give another folder with --out, or the same settings"
+                    f"{settings.get(name)!r}; give another folder with --out, or the same settings"
                 )
 
     def _take(self, entry: dict[str, Any]) -> None:

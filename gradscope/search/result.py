@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gradscope.card import card
 from gradscope.diagnosis.tolerance import EarlyErrors, Posterior, ToleranceEstimate, advice, in_words
+from gradscope.search.asker import ToleranceSearch
 from gradscope.search.trials import TrialResult
+
+#: Parts of the range that was asked for, in the density of a line of progress.
+BINS = 32
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,24 @@ class Progress:
     epochs: int | None
     rest: int
     density: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, level: str, search: ToleranceSearch, trials: Sequence[TrialResult], trial: TrialResult | None,
+        lost: str | None,
+    ) -> Progress:  # fmt: skip
+        """Where a search stands after a trial, or a lost one."""
+        steps, epochs = sum(t.steps for t in trials), epochs_of(tuple(trials))
+        known, rest = search.estimate(), search.rest()
+        return cls(level, trial, lost, known, len(trials), steps, epochs, rest, _density(search))
+
+
+def _density(search: ToleranceSearch) -> tuple[float, ...]:
+    """The posterior of the level in equal parts of the range that was asked for."""
+    posterior = search.posterior
+    low, high = np.log10(search.range)
+    counts, _ = np.histogram(np.clip(posterior.level, low, high), BINS, (low, high), weights=posterior.weights.sum(1))
+    return tuple(float(c) for c in counts)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from gradscope import checks
 from gradscope.child import Command
-from gradscope.search.asker import Plan, ToleranceSearch, early_errors
-from gradscope.search.campaign import Campaign, Start
-from gradscope.search.executors import HereExecutor, open_executor
-from gradscope.search.ledger import Ledger
+from gradscope.search.asker import ToleranceSearch, early_errors
 from gradscope.search.result import Progress, ToleranceResult
-from gradscope.search.trials import Train, TrialResult, run_command_trial, run_function_trial
+from gradscope.search.session import Training, executor_here, session
+from gradscope.search.trials import Train, TrialResult
 
 __all__ = ["Progress", "ToleranceResult", "search_command", "search_tolerance"]
 
@@ -60,23 +55,9 @@ def search_tolerance(
         InputError: the range, the folder, the executor or the training function cannot be used.
     """
 
-    def start(where: Executor, plan: Plan, path: Path, schedule: str | None) -> Future[TrialResult]:
-        return where.submit(run_function_trial, train, plan, path, penalty, schedule)
-
-    settings: dict[str, Any] = {"command": _name(train), "penalty": penalty}
-    settings |= {"low": float(low), "high": float(high), "seed": seed}
-    if executor is None:
-        executor = HereExecutor() if (workers or 1) == 1 and timeout is None else "local"
-    preload = [getattr(train, "__module__", "__main__")]
-    return _search(start, settings, delayed, workers, executor, out, precision, max_trials, timeout, on_trial, preload)
-
-
-def _name(train: Train) -> str:
-    """What a ledger knows a function by: no address in memory, which is another one in the next process."""
-    if isinstance(train, functools.partial):
-        given = [repr(a) for a in train.args] + [f"{k}={v!r}" for k, v in train.keywords.items()]
-        return f"{_name(train.func)}({', '.join(given)})"
-    return str(getattr(train, "__qualname__", type(train).__qualname__))
+    training = Training.of_function(train, penalty)
+    executor = executor_here(workers, timeout, executor)
+    return _search(training, low, high, delayed, workers, executor, out, precision, max_trials, seed, timeout, on_trial)
 
 
 def search_command(
@@ -96,49 +77,45 @@ def search_command(
 ) -> ToleranceResult:
     """`search_tolerance` for a training command; each trial is a process of its own."""
 
-    def start(where: Executor, plan: Plan, path: Path, schedule: str | None) -> Future[TrialResult]:
-        return where.submit(run_command_trial, command, plan, path, schedule)
-
-    settings: dict[str, Any] = {"command": list(command.words), "penalty": command.penalty}
-    settings |= {"low": float(low), "high": float(high), "seed": seed}
-    return _search(start, settings, delayed, workers, executor, out, precision, max_trials, timeout, on_trial)
+    training = Training.of_command(command)
+    return _search(training, low, high, delayed, workers, executor, out, precision, max_trials, seed, timeout, on_trial)
 
 
 def _search(
-    start: Start,
-    settings: dict[str, Any],
+    training: Training,
+    low: float,
+    high: float,
     delayed: bool,
     workers: int | None,
     executor: str | Executor,
     out: str | Path | None,
     precision: float,
     max_trials: int,
+    seed: int,
     timeout: float | None,
     on_trial: Callable[[Progress], None] | None,
-    preload: Sequence[str] = (),
 ) -> ToleranceResult:
-    low, high = settings["low"], settings["high"]
-    how: dict[str, Any] = {"precision": precision, "max_trials": max_trials, "seed": settings["seed"]}
+    settings = {"low": float(low), "high": float(high), "seed": seed}
+    how: dict[str, Any] = {"precision": precision, "max_trials": max_trials, "seed": seed}
     first, second = ToleranceSearch(low, high, **how), None
-    where, count = open_executor(executor, workers, timeout, preload)
-    try:
-        given = tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out
-        folder = checks.writable_folder(checks.absolute_path(given, "out"))
-        ledger = Ledger(folder.resolve(), settings)
-        try:
-            campaign = Campaign(start, where, count, ledger, folder.resolve(), on_trial)
-            campaign.level("tolerance", None, first)
-            if delayed:
-                second = ToleranceSearch(_start_of_delayed(first, low, high), high, **how)
-                campaign.level("delayed", "delayed:auto", second)
-        finally:
-            ledger.close()
-    finally:
-        if not isinstance(executor, Executor):  # one that was given stays its owner's
-            where.shutdown(wait=True, cancel_futures=True)
+    with session(training, settings, executor=executor, workers=workers, timeout=timeout, out=out) as campaign:
+        ledger = campaign.ledger
+
+        def level(name: str, search: ToleranceSearch) -> None:
+            def heard(trial: TrialResult | None, lost: str | None) -> None:
+                if on_trial is not None:
+                    on_trial(Progress.of(name, search, ledger.trials.get(name, []), trial, lost))
+
+            campaign.level(name, search, heard)
+
+        level("tolerance", first)
+        if delayed:
+            begin = _start_of_delayed(first, low, high)
+            second = ToleranceSearch(begin, high, schedule="delayed:auto", **how)
+            level("delayed", second)
     return ToleranceResult(
-        settings["penalty"], first.estimate(), second.estimate() if second else None,
-        tuple(ledger.trials.get("tolerance", ())), tuple(ledger.trials.get("delayed", ())), folder,
+        training.settings["penalty"], first.estimate(), second.estimate() if second else None,
+        tuple(ledger.trials.get("tolerance", ())), tuple(ledger.trials.get("delayed", ())), campaign.folder,
         early_errors([*first.told, *(second.told if second else ())]),
         sum(len(numbers) for numbers in ledger.lost.values()), first.posterior, second.posterior if second else None,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.search.asker import Plan, Told
+from gradscope.search.metric import metric_at_end, zeros_at_end
 from gradscope.search.worker import TrialLostError
 from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
@@ -50,7 +51,8 @@ class TrialResult:
 
     ``early_failed``: for an audit, what the judge would have stopped it as. ``fingerprint``: the sizes of the
     weights at the first row. ``note``: why its outcome says little, where it does. ``shortfall``: so many times
-    the strength would have had the time to show what it does, where this one had not.
+    the strength would have had the time to show what it does, where this one had not. ``value``: the metric at the
+    end, where one was asked for. ``acted``: its penalty came on. ``sparsity``: of the penalised weights, at the end.
     """
 
     number: int
@@ -67,6 +69,10 @@ class TrialResult:
     early_failed: bool | None = None
     note: str = ""
     shortfall: float = 1.0
+    schedule: str | None = None
+    value: float | None = None
+    acted: bool = True
+    sparsity: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,33 +85,39 @@ class TrialResult:
     def told(self) -> Told:
         """As the search is told it."""
         early = self.stopped_early, self.early_failed
-        return Told(self.strength, self.failed, self.steps, *early, self.note, self.shortfall)
+        value = self.value if self.counts else None
+        outcome = Told(self.strength, self.failed, self.steps, *early, self.note, self.shortfall)
+        return replace(outcome, schedule=self.schedule, seed=self.seed, value=value)
+
+    @property
+    def counts(self) -> bool:
+        """Its metric is that of its strength: it was not found to fail, and its penalty came on."""
+        return self.verdict in (Verdict.HEALTHY, Verdict.UNDECIDED) and (self.acted or self.strength == 0)
 
 
-def _asked(plan: Plan, schedule: str | None, **more: Any) -> Instructions:
-    """An audit runs to the horizon whatever the judge thinks; the others stop at either outcome."""
-    stop = "ignore" if plan.audit else "stop"
-    return Instructions(schedule=schedule, on_failure=stop, on_success=stop, **more)
+def _asked(plan: Plan, **more: Any) -> Instructions:
+    """An audit runs to the horizon whatever the judge thinks; the others stop at either outcome, or at a failure."""
+    failure = "ignore" if plan.audit else "stop"
+    success = "ignore" if plan.audit or plan.whole else "stop"
+    return Instructions(schedule=plan.schedule, on_failure=failure, on_success=success, **more)
 
 
-def run_command_trial(command: Command, plan: Plan, path: Path, schedule: str | None) -> TrialResult:
+def run_command_trial(command: Command, plan: Plan, path: Path, metric: str | None = None) -> TrialResult:
     """A trial of a training command, as a child of this process."""
-    asked = _asked(
-        plan, schedule, strength=plan.strength, penalty=command.penalty, seed=plan.seed, out=str(path.resolve())
-    )
+    asked = _asked(plan, strength=plan.strength, penalty=command.penalty, seed=plan.seed, out=str(path.resolve()))
     words = command.filled(asked)
     path.unlink(missing_ok=True)  # of a worker that died
     outcome = run_child(words, command.environment(asked), show=False)
     if not outcome.ended_itself:
         raise TrialCrashedError(outcome.complaint(words), exits=outcome.code > 0)
-    return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words))
+    return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words), metric)
 
 
-def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, schedule: str | None) -> TrialResult:
+def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, metric: str | None = None) -> TrialResult:
     """A trial of a plain function ``train(strength, seed, path)`` in this process."""
     stopped = False
     path.unlink(missing_ok=True)
-    with instructed(_asked(plan, schedule)):
+    with instructed(_asked(plan)):
         try:
             train(plan.strength, plan.seed, path)
         except Stopped:
@@ -116,10 +128,10 @@ def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, sched
             raise TrialCrashedError(
                 f"train({plan.strength:g}, {plan.seed}, …) raised {type(error).__name__}: {error}"
             ) from error
-    return _read(plan, path, stopped, penalty, "the training function")
+    return _read(plan, path, stopped, penalty, "the training function", metric)
 
 
-def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str) -> TrialResult:
+def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str, metric: str | None) -> TrialResult:
     if not path.exists():
         raise InputError(
             f"{who!r} ended without the record {path.name}; does it call gradscope.record "
@@ -139,11 +151,26 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str) -> Tria
         last_epoch = int(dataset["epoch"].values[-1])
         first = dataset["weight_mean_abs"].isel(step=0).values
         failed, note, shortfall = _outcome(dataset, judge, diagnosis, stopped, delayed=schedule_waits(when))
+        value = None if metric is None else _metric(path, dataset, metric, diagnosis.failed, stopped)
         return TrialResult(
             plan.number, plan.strength, plan.seed, plan.audit, str(path), str(diagnosis.verdict), failed,
             int(dataset["step"].values[-1]) + 1, last_epoch + 1 if last_epoch >= 0 else None, stopped,
             tuple(float(x) for x in np.nan_to_num(first)), early_word(judge) if plan.audit else None, note, shortfall,
+            plan.schedule, value, found > 0, zeros_at_end(dataset),
         )  # fmt: skip
+
+
+def _metric(path: Path, dataset: xr.Dataset, name: str, failed: bool, stopped: bool) -> float | None:
+    """The metric at the end; a run that was stopped may have ended before it had any, one that fails have no number."""
+    try:
+        value = metric_at_end(path, dataset, name)
+    except InputError:
+        if stopped:
+            return None
+        raise
+    if value is None and not failed:
+        raise InputError(f"{path.name}: {name} has no finite value at the end of the run, so it says nothing")
+    return value
 
 
 def schedule_waits(schedule: str) -> bool:
@@ -159,7 +186,7 @@ def _outcome(
     if diagnosis.verdict is Verdict.UNDECIDED:
         return SILENT, "; ".join(diagnosis.evidence), 1.0
     if diagnosis.failed and not acted:
-        return SILENT, "it failed before its penalty came on", 1.0
+        return SILENT, "it failed before its penalty came on" if delayed else "it fails without a penalty", 1.0
     if diagnosis.failed or stopped:  # the judge's word
         return diagnosis.probability_failed if stopped else 1.0, "", 1.0
     if delayed and not acted:

@@ -41,10 +41,10 @@ def main() -> None:
     ledger = Ledger(folder, SETTINGS)
     with ThreadPoolExecutor(4) as pool:
 
-        def start(_: object, plan: Plan, path: Path, schedule: str | None) -> Future[TrialResult]:
+        def start(_: object, plan: Plan, path: Path) -> Future[TrialResult]:
             return pool.submit(trial, plan, path, seconds)
 
-        Campaign(start, pool, 4, ledger, folder).level("tolerance", None, search)
+        Campaign(start, pool, 4, ledger, folder).level("tolerance", search)
     print(len(search.told))
 
 

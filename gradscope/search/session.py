@@ -1,0 +1,88 @@
+"""What every search begins and ends with: the training it runs, its folder, its executor and its ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradscope import checks
+from gradscope.child import Command
+from gradscope.search.asker import Plan
+from gradscope.search.campaign import Campaign, Start
+from gradscope.search.executors import HereExecutor, open_executor
+from gradscope.search.ledger import Ledger
+from gradscope.search.trials import Train, TrialResult, run_command_trial, run_function_trial
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained: how a trial of it starts, what a ledger knows it by, and what its processes import once."""
+
+    start: Start
+    settings: dict[str, Any]
+    preload: Sequence[str] = ()
+
+    @classmethod
+    def of_function(cls, train: Train, penalty: str, metric: str | None = None) -> Training:
+        """A plain function ``train(strength, seed, path)``."""
+
+        def start(where: Executor, plan: Plan, path: Path) -> Future[TrialResult]:
+            return where.submit(run_function_trial, train, plan, path, penalty, metric)
+
+        settings = {"command": name_of(train), "penalty": penalty}
+        return cls(start, settings, [getattr(train, "__module__", "__main__")])
+
+    @classmethod
+    def of_command(cls, command: Command, metric: str | None = None) -> Training:
+        """A training command; each trial is a process of its own."""
+
+        def start(where: Executor, plan: Plan, path: Path) -> Future[TrialResult]:
+            return where.submit(run_command_trial, command, plan, path, metric)
+
+        return cls(start, {"command": list(command.words), "penalty": command.penalty})
+
+
+def name_of(train: Callable[..., object]) -> str:
+    """What a ledger knows a function by: no address in memory, which is another one in the next process."""
+    if isinstance(train, functools.partial):
+        given = [repr(a) for a in train.args] + [f"{k}={v!r}" for k, v in train.keywords.items()]
+        return f"{name_of(train.func)}({', '.join(given)})"
+    return str(getattr(train, "__qualname__", type(train).__qualname__))
+
+
+def executor_here(workers: int | None, timeout: float | None, given: str | Executor | None) -> str | Executor:
+    """Where a function trains that was not told where: in this very process if one trial at a time is enough."""
+    if given is not None:
+        return given
+    return HereExecutor() if (workers or 1) == 1 and timeout is None else "local"
+
+
+@contextlib.contextmanager
+def session(
+    training: Training,
+    settings: dict[str, Any],
+    *,
+    executor: str | Executor,
+    workers: int | None,
+    timeout: float | None,
+    out: str | Path | None,
+) -> Iterator[Campaign]:
+    """A campaign in its folder, which ends what it started. ``settings``: what another search there would differ in."""
+    where, count = open_executor(executor, workers, timeout, training.preload)
+    try:
+        given = tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out
+        folder = checks.writable_folder(checks.absolute_path(given, "out"))
+        ledger = Ledger(folder.resolve(), training.settings | settings)
+        try:
+            yield Campaign(training.start, where, count, ledger, folder.resolve())
+        finally:
+            ledger.close()
+    finally:
+        if not isinstance(executor, Executor):  # one that was given stays its owner's
+            where.shutdown(wait=True, cancel_futures=True)
