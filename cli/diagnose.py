@@ -96,13 +96,13 @@ def _list_rules(as_json: bool) -> None:
 def _follow(path: Path) -> None:
     """Tell each change of the verdict as the rows come, until the run has ended."""
     from gradscope.diagnosis.judge import Judge
-    from gradscope.diagnosis.post_hoc import NEEDED
     from gradscope.diagnosis.series import RunInfo
+    from gradscope.quantities import JUDGED
     from gradscope.store.follow import follow
     from gradscope.store.reader import open_run
 
     judge, told = None, ""
-    for block in follow(path, NEEDED):
+    for block in follow(path, JUDGED):
         if judge is None:
             with open_run(path) as dataset:
                 judge = Judge(RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs))

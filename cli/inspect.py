@@ -10,6 +10,7 @@ import typer
 from gradscope_cli.output import Json, print_json, shorter, tell
 
 from gradscope.card import SHORT, plain
+from gradscope.quantities import GRADIENT, WEIGHT, Strength
 
 #: Lines of a table that are shown without --all.
 LINES = 24
@@ -37,7 +38,7 @@ def inspect(
     most = None if everything else LINES
     _head(run, seen)
     tell(f"\n{len(seen['parameters'])} parameters, {seen['entries']} entries; first → last row:")
-    _table([["", "shape", "", "mean |w|", "mean |∂L/∂w|"], *_parameters(seen)], most)
+    _table([["", "shape", "", WEIGHT.axis, GRADIENT.axis], *_parameters(seen)], most)
     tell("\nvariables, their smallest and largest finite value, and rows that hold any:")
     _table(list(_variables(seen)), None)
     _metrics(seen["metrics"])
@@ -54,13 +55,12 @@ def _head(run: Path, seen: dict[str, Any]) -> None:
     pace = f", {seconds:.3g} s ({rows / seconds:.3g} rows a second)" if seconds > 0 else ""
     tell(f"{run}: {seen['status']}, {rows} rows, steps {seen['first_step']} to {seen['last_step']}{epochs}{pace}")
     tell(f"  {seen['optimizer']}, penalty {seen['penalty']}, schedule {seen['schedule']}, preset {seen['preset']}")
-    decay = f" (weight_decay {2 * seen['strength']:g})" if seen["penalty"] == "l2" else ""
-    tell(f"  strength {seen['strength']:g}{decay}, baseline loss {shorter(seen['baseline_loss'], 4)}")
+    tell(f"  strength {Strength(seen['strength'], seen['penalty'])}, baseline loss {shorter(seen['baseline_loss'], 4)}")
 
 
 def _parameters(seen: dict[str, Any]) -> Iterator[list[str]]:
     for p in seen["parameters"]:
-        sizes = [p.get(name, []) for name in ("weight_mean_abs", "loss_gradient_mean_abs")]
+        sizes = [p.get(q.name, []) for q in (WEIGHT, GRADIENT)]
         ends = [" → ".join(map(shorter, size)) for size in sizes]
         shape = "×".join(map(str, p["shape"])) or "scalar"
         yield [p["name"], shape, "penalised" if p["penalised"] else "free", *ends]

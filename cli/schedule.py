@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, shorter
+from gradscope_cli.output import Json, print_json
 
 
 def schedule(
@@ -20,20 +20,21 @@ def schedule(
 ) -> None:
     """Print the strength over time that a schedule stands for."""
     from gradscope.checks import penalty_word
+    from gradscope.quantities import Strength
     from gradscope.regularizers.curve import curve, drawn
     from gradscope.regularizers.schedules import parse_schedule
 
     word = penalty_word(penalty)
     made = parse_schedule(text, strength)
     found = curve(made, steps, steps_per_epoch)
-    decay = 2 * strength if word == "l2" else None
+    shown = Strength(strength, word)
     if as_json:
         print_json(
             {
                 "schedule": made.text,
                 "penalty": word,
                 "strength": strength,
-                "weight_decay": decay,
+                "weight_decay": shown.weight_decay,
                 "axis": found.axis,
                 "at": found.at,
                 "strengths": found.strength,
@@ -41,6 +42,5 @@ def schedule(
             }
         )
         return
-    shown = f" (weight_decay {shorter(decay)})" if decay is not None else ""
-    print(f"{made.text}, {word}, strength {shorter(strength)}{shown}" + (f"; {found.note}" if found.note else ""))
+    print(f"{made.text}, {word}, strength {shown}" + (f"; {found.note}" if found.note else ""))
     print(drawn(found))

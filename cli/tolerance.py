@@ -18,6 +18,7 @@ def tolerance(
     as_json: Json = False,
 ) -> None:
     """Find the strength beyond which learning fails, from records."""
+    from gradscope.quantities import Strength
     from gradscope.report.tolerance import tolerance_of_runs
     from gradscope.types import InputError
 
@@ -34,10 +35,9 @@ def tolerance(
         if not level["determined"]:
             tell(f"{name}not determined: {level['reason']}")
             continue
-        decay = f"; weight_decay {shorter(level['weight_decay'])}" if level["weight_decay"] is not None else ""
         tell(
-            f"{name}tolerance level {shorter(level['tolerance'])} "
-            f"(95 % interval {shorter(level['low'])} … {shorter(level['high'])}{decay}), "
+            f"{name}tolerance level {Strength(level['tolerance'], level['penalty'])}, "
+            f"95 % interval {shorter(level['low'])} … {shorter(level['high'])}, "
             f"{level['penalty']}, {level['trials']} runs: {level['reason']}; {level['advice']}"
         )
 

@@ -15,22 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from gradscope import checks
+from gradscope import checks, quantities
 from gradscope.diagnosis.series import RunInfo, network_series
 from gradscope.types import InputError
 
 #: Blocks that may wait for a sink (four a second are made), and seconds that it has to finish at the end.
 WAITING, PATIENCE = 240, 10.0
 
-#: Variables of a layer that a sink may show, and the name of the same in `Series` for the whole network.
-LAYERS = {
-    "loss_gradient_mean_abs": "gradient",
-    "penalty_gradient_mean_abs": "penalty",
-    "weight_mean_abs": "weight",
-    "proportion": None,
-}
-_GROUPS = ("strength", "learning_rate")
-_NOT_SHOWN = ("time", "skipped")
+#: What is shown of every layer and of the whole network, and of the parameter groups; and what is not, of a row.
+LAYERS = (quantities.GRADIENT, quantities.PENALTY, quantities.WEIGHT, quantities.PROPORTION)
+_GROUPS = tuple(q.name for q in quantities.QUANTITIES if q.dims == (quantities.STEP, quantities.GROUP))
+_NOT_SHOWN = tuple(q.name for q in quantities.QUANTITIES if not q.mirrored)
 
 
 class Sink(ABC):
@@ -91,7 +86,7 @@ class Mirror:
         shown = np.flatnonzero(block["step"] % self._sink.every == 0)
         if not len(shown):
             return
-        wanted = (*LAYERS, *_GROUPS, "weight_norm")
+        wanted = (*(q.name for q in LAYERS), *_GROUPS, "weight_norm")
         part = {n: v[shown] for n, v in block.items() if n in wanted or (v.ndim == 1 and n not in _NOT_SHOWN)}
         self._put(self._show, part, info)
 
@@ -153,9 +148,7 @@ class Mirror:
 def points(block: Mapping[str, Any], info: RunInfo, layers: bool) -> list[tuple[int, dict[str, float]]]:
     """What a sink shows of these rows: the step, and finite numbers by name."""
     series = network_series(block, info)
-    both = series.gradient + series.penalty
-    columns = {name: getattr(series, short) for name, short in LAYERS.items() if short is not None}
-    columns["proportion"] = np.divide(series.gradient, both, out=np.full_like(both, np.nan), where=both > 0)
+    columns = {q.name: getattr(series, q.word) for q in LAYERS}
     columns |= {name: values for name, values in block.items() if values.ndim == 1 and name != "step"}
     if "epoch" in columns:
         columns["epoch"] = np.where(columns["epoch"] < 0, np.nan, columns["epoch"])
@@ -163,7 +156,7 @@ def points(block: Mapping[str, Any], info: RunInfo, layers: bool) -> list[tuple[
         groups = block[name].shape[1]
         columns |= {name if groups == 1 else f"{name}/{group}": block[name][:, group] for group in range(groups)}
     if layers:
-        for name in (n for n in LAYERS if n in block):
+        for name in (q.name for q in LAYERS if q.name in block):
             columns |= {f"{name}/{p}": block[name][:, i] for i, p in enumerate(info.parameters)}
     shown = []
     for row, step in enumerate(block["step"]):

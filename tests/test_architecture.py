@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"types", "checks", "card", "extras"}
+BASE = {"types", "checks", "card", "extras", "quantities"}
 ROOMS = {
     "types": set(),
     "checks": {"types"},
     "card": set(),
     "extras": set(),
+    "quantities": set(),
     "__main__": set(),
     "child": BASE,
     "termination": set(),

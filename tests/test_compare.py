@@ -36,7 +36,7 @@ def test_compare_reads_well(collapsed_run: Path, healthy_run: Path, capsys: pyte
     assert lines[0].startswith(f"A  {collapsed_run}: collapsed from step 0")
     (differing,) = [line.split() for line in lines if "weight_decay " in line and "groups" in line]
     assert differing == ["groups.0.weight_decay", "0.08", "0.004"]
-    at = lines.index("Mean |w|, over optimizer steps:")
+    at = lines.index("Weights, over optimizer steps:")
     assert "█▁" not in lines[at + 1]  # a slow fall on the scale of both
     assert lines[at + 1].split()[1].endswith("▁")
     assert lines[at + 2].split()[1] == "█" * len(lines[at + 2].split()[1])

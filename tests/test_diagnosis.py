@@ -17,8 +17,9 @@ from torch import nn
 import gradscope
 from gradscope import InputError, Verdict
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.post_hoc import NEEDED, judge_record
+from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.series import RunInfo, network_series
+from gradscope.quantities import JUDGED
 from tests.loops import mlp, recorded, train
 
 
@@ -29,7 +30,7 @@ def load(path: Path) -> xr.Dataset:
 
 def rows_of(dataset: xr.Dataset, start: int, stop: int) -> dict[str, np.ndarray]:
     part = dataset.isel(step=slice(start, stop))
-    return {name: part[name].values for name in ("step", *NEEDED) if name in part.variables}
+    return {name: part[name].values for name in ("step", *JUDGED) if name in part.variables}
 
 
 def info_of(dataset: xr.Dataset) -> RunInfo:
@@ -315,7 +316,7 @@ def test_a_judge_keeps_fewer_of_the_later_rows(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("gradscope.diagnosis.judge.KEPT", 64)
     with gradscope.open_run(healthy_run) as dataset:
         info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
-        rows = {name: dataset[name].values for name in ("step", *NEEDED) if name in dataset}
+        rows = {name: dataset[name].values for name in ("step", *JUDGED) if name in dataset}
     whole, parts = Judge(info), Judge(info)
     whole.update(rows)
     for start in range(0, len(rows["step"]), 37):

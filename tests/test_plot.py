@@ -62,7 +62,7 @@ def test_accuracy_against_strength_has_t_intervals() -> None:
     assert np.isnan(curve.low[2])  # one run has no interval
     assert shown.notes == ("where a strength has one run, there is no interval: record more seeds",)
     assert len(curve.dots_x) == 7
-    assert shown.x_label == "strength λ  (weight_decay is 2λ)"
+    assert shown.x_label == "strength λ (weight_decay is 2λ)"
     flat = accuracy_against_strength([Sample.of("ours", np.repeat([0.1, 0.01, 1.0], 3), values.ravel())])
     np.testing.assert_array_equal(flat.curves[0].y, curve.y)
 

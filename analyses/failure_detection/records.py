@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gradscope.diagnosis.post_hoc import NEEDED
 from gradscope.diagnosis.series import RunInfo, Series, network_series
+from gradscope.quantities import JUDGED
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"
@@ -64,7 +64,7 @@ def load(run: str, cache: Path = CACHE) -> tuple[dict[str, Any], RunInfo]:
         values: Mapping[str, Any] = {name: kept[name] for name in kept.files}
     attrs = {name.removeprefix("attr_"): str(value) for name, value in values.items() if name.startswith("attr_")}
     info = RunInfo.from_record(values["names"], {n: values[n] for n in ("numel", "penalised", "group")}, attrs)
-    return {name: values[name] for name in ("step", *NEEDED) if name in values}, info
+    return {name: values[name] for name in ("step", *JUDGED) if name in values}, info
 
 
 def whole_series(run: str, cache: Path = CACHE) -> tuple[Series, RunInfo]:

@@ -18,7 +18,7 @@ import gradscope
 from analyses.common.networks import initialise, network
 from analyses.common.tasks import Task, task
 from analyses.failure_detection.families import Configuration
-from gradscope.diagnosis.post_hoc import NEEDED
+from gradscope.quantities import JUDGED
 from gradscope.store.layout import GROUP_VARIABLE
 
 #: The rules and thresholds of the judge were chosen on the runs of edition 1; its figures are those of edition 2, whose
@@ -162,7 +162,7 @@ def train(run: Run, cache: Path) -> None:
 def keep(record: Path, path: Path) -> None:
     """The judge's input of one record, in one small file (h5py, because opening with xarray costs half a run)."""
     with h5py.File(record) as file:
-        values = {n: file[n][:] for n in ("step", *NEEDED, "numel", "penalised") if n in file}
+        values = {n: file[n][:] for n in ("step", *JUDGED, "numel", "penalised") if n in file}
         values["group"] = file[GROUP_VARIABLE][:]
         values["names"] = file["parameter"].asstr()[:].astype(str)
         for name in ("config", "capture", "penalty", "status", "baseline_loss", "horizon"):

@@ -28,6 +28,7 @@ from gradscope.control.supervisor import supervise
 from gradscope.demo import training
 from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.quantities import DIGITS, Strength
 from gradscope.report.figures import figure_of, save
 from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
@@ -35,7 +36,8 @@ from gradscope.search.search import Progress, ToleranceResult, search_tolerance
 from gradscope.store.reader import epoch_metrics, open_run
 from gradscope.types import InputError
 
-STRENGTH = 0.04  # L2, Ω = ‖w‖²: weight_decay 0.08
+STRENGTH = 0.04
+TOO_STRONG = Strength(STRENGTH, "l2")
 SEEDS = (0, 1, 2)
 SEARCHED = (1e-3, 1.0)
 SWEPT = (0.001, 0.003, 0.006, 0.01, 0.02, 0.07, 0.15)
@@ -61,7 +63,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
         def begin(line: str) -> None:
             progress.update(task, description=line)
 
-        begin(f"1/{STEPS} training with λ = {STRENGTH:g}, too strong")
+        begin(f"1/{STEPS} training with λ = {STRENGTH:.{DIGITS}g}, too strong")
         full = folder / "too-strong.h5"
         sweep = _in_processes(workers, [(2 * STRENGTH, 0, full), *_sweep(folder)])
         with open_run(full) as dataset:
@@ -82,7 +84,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
         progress.advance(task)
 
         begin(f"4/{STEPS} drawing")
-        _figures(folder, load_run(full, f"λ = {STRENGTH:g}, from the start"), runs, sweep, level)
+        _figures(folder, load_run(full, f"λ = {STRENGTH:.{DIGITS}g}, from the start"), runs, sweep, level)
         _report(folder, full, runs)
         progress.advance(task)
     summary = _summary(folder, found, steps, runs, level, time.monotonic() - started)
@@ -148,7 +150,7 @@ def last_accuracy(path: Path) -> float:
 
 def _first_words(path: Path, found: Diagnosis, steps: int) -> str:
     return (
-        f"λ = {STRENGTH:g} (weight_decay {2 * STRENGTH:g}) ends at accuracy {last_accuracy(path):.2f} after "
+        f"λ = {TOO_STRONG} ends at accuracy {last_accuracy(path):.2f} after "
         f"{steps} steps; the record shows: {found.sentence}"
     )
 
@@ -174,7 +176,7 @@ def _figures(
     from_start = sorted([*swept, failed], key=lambda run: run.strength)
     delayed = [load_run(run.attempts[-1].path) for run in runs if len(run.attempts) > 1]
     featured = [run for run in from_start if np.isclose(run.strength, FEATURED).any()]
-    shown = [replace(run, label=f"λ = {run.strength:.3g}") for run in featured]
+    shown = [replace(run, label=f"λ = {run.strength:.{DIGITS}g}") for run in featured]
     groups: dict[str, Sequence[RunSeries]] = {"from the start": from_start}
     if delayed:
         groups["delayed:auto"] = delayed
@@ -188,7 +190,7 @@ def _figures(
     save(one, folder / "figure-1-accuracy-and-loss.png")
     panels = [over_time(shown, name) for name in ("gradient", "gradient-closeup", "proportion")]
     save(figure_of(panels), folder / "figure-2-gradients.png")
-    pair = [failed, *(replace(run, label=f"λ = {STRENGTH:g}, delayed:auto") for run in delayed[:1])]
+    pair = [failed, *(replace(run, label=f"λ = {STRENGTH:.{DIGITS}g}, delayed:auto") for run in delayed[:1])]
     save(
         figure_of([over_time(pair, "gradient-closeup"), over_time(pair, "weight")]),
         folder / "figure-5-failed-against-delayed.png",
@@ -214,8 +216,8 @@ def _summary(
 
     return {
         "folder": str(folder.resolve()),
-        "strength": STRENGTH,
-        "weight_decay": 2 * STRENGTH,
+        "strength": TOO_STRONG.value,
+        "weight_decay": TOO_STRONG.weight_decay,
         "too_strong": {
             "path": str(folder / "too-strong.h5"),
             "accuracy": last_accuracy(folder / "too-strong.h5"),
@@ -234,7 +236,7 @@ def _summary(
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:
-    table = Table(title=f"λ = {summary['strength']:g}, weight_decay {summary['weight_decay']:g}", title_justify="left")
+    table = Table(title=f"λ = {TOO_STRONG}", title_justify="left")
     for heading in ("seed", "from the start", "stopped at", "delayed:auto", "penalty on at"):
         table.add_column(heading, justify="right")
     for run in summary["restarts"]:

@@ -8,6 +8,7 @@ from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import RunInfo
 from gradscope.diagnosis.thresholds import Thresholds
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.quantities import JUDGED
 from gradscope.types import InputError
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ def diagnose(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Diagn
 
 #: Rows read at a time; bounds the memory that a long record takes.
 BLOCK = 65536
-
-NEEDED = (
-    "loss", "strength", "learning_rate", "activation_std", "activation_mean_abs", "loss_gradient_mean_abs",
-    "penalty_gradient_mean_abs", "weight_mean_abs", "weight_norm", "weight_gradient_dot", "nonfinite_count",
-)  # fmt: skip
 
 
 def judge_record(dataset: xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
@@ -52,4 +48,4 @@ def feed(judge: Judge, dataset: xr.Dataset) -> None:
     """Every row of a record to a judge, in bounded memory."""
     for start in range(0, dataset.sizes["step"], BLOCK):
         part = dataset.isel(step=slice(start, start + BLOCK))
-        judge.update({name: part[name].values for name in ("step", *NEEDED) if name in part.variables})
+        judge.update({name: part[name].values for name in ("step", *JUDGED) if name in part.variables})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradscope.diagnosis.looks import Look
+from gradscope.quantities import Strength
 from gradscope.types import Verdict
 
 
@@ -47,5 +48,4 @@ def in_words(strength: float | None, penalty: str) -> str:
     """The end of a sentence with the strength and, for L2, the weight decay that equals it; empty for None."""
     if strength is None:
         return ""
-    decay = f" (weight_decay {2 * strength:.2g})" if penalty == "l2" else ""
-    return f"; λ ≈ {strength:.2g}{decay}, at which both gradients were equal at the start, would hold"
+    return f"; λ ≈ {Strength(strength, penalty)}, at which both gradients were equal at the start, would hold"

@@ -118,6 +118,12 @@ class Series:
     def __len__(self) -> int:
         return len(self.step)
 
+    @property
+    def proportion(self) -> Array:
+        """Σ|∂L/∂w| over the sum of both gradients, [N]; NaN where there is neither."""
+        both = self.gradient + self.penalty
+        return np.divide(self.gradient, both, out=np.full_like(both, np.nan), where=both > 0)
+
 
 class GrowingSeries:
     """A series that grows by blocks; its storage doubles, so that a long run costs no more a row."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope import checks
+from gradscope.quantities import Strength
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -272,17 +273,12 @@ def advice(penalty: str, estimate: ToleranceEstimate, delayed: ToleranceEstimate
     """What to use from the start, and up to what with a delay."""
     parts = []
     if estimate.safe is not None:
-        parts.append(f"use at most {in_words(penalty, estimate.safe)} from the start")
+        parts.append(f"use at most {Strength(estimate.safe, penalty)} from the start")
     if delayed is not None and delayed.safe is not None and delayed.safe > (estimate.safe or 0.0):
-        parts.append(f"up to {in_words(penalty, delayed.safe)} with a delay (--schedule delayed:auto)")
+        parts.append(f"up to {Strength(delayed.safe, penalty)} with a delay (--schedule delayed:auto)")
     if not parts:
         return f"not determined: {estimate.reason}"
     return ", ".join(parts)
-
-
-def in_words(penalty: str, strength: float) -> str:
-    """A strength; for L2 with the ``weight_decay`` that it is."""
-    return f"{strength:.3g}" + (f" (weight_decay {2 * strength:.3g})" if penalty == "l2" else "")
 
 
 def estimate_tolerance(outcomes: Sequence[Outcome]) -> ToleranceEstimate:

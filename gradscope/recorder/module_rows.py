@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.quantities import of_modules
 from gradscope.recorder.memory import CPU, on_device, unknown, zeros
 from gradscope.recorder.pools import Pool, host_kernel
 
-QUANTITIES = ("activation_mean_abs", "activation_std", "activation_zero_fraction")
+QUANTITIES = of_modules("standard")
 #: What gradients add: δ = mean |∂L/∂activation|, and the share of units that are 0 for every sample and position.
-FULL_QUANTITIES = (*QUANTITIES, "activation_gradient_mean_abs", "activation_dead_fraction")
+FULL_QUANTITIES = of_modules("full")
 
 
 class ModuleRows:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from gradscope.optimizers.wrapped import the_one
+from gradscope.quantities import Strength
 from gradscope.regularizers import ranks
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
@@ -110,7 +111,7 @@ class ActivityRegularization(Attached):
             hook.remove()
 
     def __repr__(self) -> str:
-        return f"<{self.name} of strength {self.schedule.strength:g}, {self.schedule.text}>"
+        return f"<{self.name} of strength {Strength(self.schedule.strength, self.name)}, {self.schedule.text}>"
 
 
 def regularize_activity(

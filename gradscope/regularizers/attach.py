@@ -16,6 +16,7 @@ from torch.optim import LBFGS, Optimizer
 from gradscope.optimizers.decay import decay_of, torch_class
 from gradscope.optimizers.groups import learning_rate, weight_decay
 from gradscope.optimizers.wrapped import the_one
+from gradscope.quantities import Strength
 from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.cpr import Constrained
 from gradscope.regularizers.hooks import Attached, attached_to
@@ -211,10 +212,9 @@ class Regularization(Attached):
         self._own = {}
 
     def __repr__(self) -> str:
-        strength = self.schedule.strength
-        decay = f" (weight_decay {2 * strength:g})" if isinstance(self.penalty, L2) else ""
         return (
-            f"<{self.penalty.name} of strength {strength:g}{decay}, {self.schedule.text}, "
+            f"<{self.penalty.name} of strength {Strength(self.schedule.strength, self.penalty.name)}, "
+            f"{self.schedule.text}, "
             f"on {len(self.parameters)} parameters>"
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gradscope.quantities import Strength
+
 Event = tuple[int, str]
 
 
@@ -24,11 +26,11 @@ class StrengthChanges:
             before = self._last.get(name)
             if strength == before:
                 if self._running.get(name, 0) > 1:
-                    self._events.append((step, f"{name}: strength stays at {shown(name, strength)}"))
+                    self._events.append((step, f"{name}: strength stays at {Strength(strength, name)}"))
                 self._running[name] = 0
                 continue
             if not self._running.get(name):
-                self._events.append((step, f"{name}: strength {shown(name, strength)}"))
+                self._events.append((step, f"{name}: strength {Strength(strength, name)}"))
             self._last[name] = strength
             self._running[name] = self._running.get(name, 0) + 1 if before is not None else 0
 
@@ -36,9 +38,3 @@ class StrengthChanges:
         """The events since the last call."""
         events, self._events = self._events, []
         return events
-
-
-def shown(name: str, strength: float) -> str:
-    """A strength; beside that of L2 the ``weight_decay`` it is equivalent to."""
-    decay = f" (weight_decay {2 * strength:.6g})" if name.split()[0] == "l2" else ""
-    return f"{strength:.6g}{decay}"

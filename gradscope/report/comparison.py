@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from gradscope import quantities
+from gradscope.quantities import Strength
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.settings import differing, settings_of, table
 from gradscope.report.summary import RunSeries, labelled, load_run, over_time
 from gradscope.types import InputError
 
 #: The curves that are shown, and into how many windows they are averaged.
-SHOWN = ("loss", "gradient-closeup", "proportion", "weight")
+SHOWN = tuple(f"{q.word}-closeup" if q.closeup else q.word for q in quantities.COMPARED)
 WINDOWS = 40
 
 
@@ -81,18 +83,14 @@ def _numbers(run: RunSeries) -> dict[str, float | None]:
     """Key numbers of a run; those of the end are means over the last 5 % of the rows."""
     series = run.series
     last = slice(-max(1, len(series) // 20), None)
-    both = series.gradient[last] + series.penalty[last]
     found: dict[str, float] = {
         "strength": run.strength,
-        **({"weight_decay": 2 * run.strength} if run.penalty == "l2" else {}),
+        **({} if (decay := Strength(run.strength, run.penalty).weight_decay) is None else {"weight_decay": decay}),
         "steps": series.step[-1] + 1,
         "active_step": _or_nan(run.diagnosis.active_step),
         "decided_step": _or_nan(run.diagnosis.decided_step),
         "baseline_loss": float(run.attrs.get("baseline_loss", np.nan)),
-        "loss at the end": _mean(series.loss[last]),
-        "mean |∂L/∂w| at the end": _mean(series.gradient[last]),
-        "share of ∂L/∂w at the end": _mean(series.gradient[last] / np.where(both > 0, both, np.nan)),
-        "mean |w| at the end": _mean(series.weight[last]),
+        **{f"{q.axis} at the end": _mean(getattr(series, q.word)[last]) for q in quantities.COMPARED},
         "share of zeros at the end": run.sparsity,
     }
     for name, values in run.metrics.items():

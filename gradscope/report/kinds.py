@@ -10,6 +10,7 @@ from gradscope import checks
 from gradscope.report.curves import Curves
 from gradscope.report.strengths import accuracy_against_sparsity
 from gradscope.report.summary import (
+    OVER_TIME,
     RunSeries,
     accuracy_by_strength,
     by_setting,
@@ -76,11 +77,10 @@ _TIMES = ("step", "epoch", "strength")
 KINDS: dict[str, Kind] = {
     "accuracy": Kind("accuracy against strength, means over seeds with 95 % intervals", _accuracy),
     "sparsity": Kind("accuracy against the share of weights that are exactly 0", _sparsity),
-    "loss": Kind("training loss, without the penalty", _over_time("loss"), _TIMES),
-    "gradient": Kind("mean |∂L/∂w|", _over_time("gradient"), _TIMES),
-    "gradient-closeup": Kind("mean |∂L/∂w| on a logarithmic scale", _over_time("gradient-closeup"), _TIMES),
-    "proportion": Kind("the share of the loss in all gradients", _over_time("proportion"), _TIMES),
-    "weight": Kind("mean |w|, the magnitude of the parameters", _over_time("weight"), _TIMES),
+    **{
+        name: Kind(q.axis + " on a logarithmic scale" * (name != q.word), _over_time(name), _TIMES)
+        for name, q in OVER_TIME.items()
+    },
     "strength": Kind("the strength over time, as schedules and Auto L2 move it", _strength, ("step", "epoch")),
     "learning-curves": Kind(
         "training and validation over epochs: the loss and another metric", lambda r, w: learning_curves(r, w.metric)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate, normal_cdf
+from gradscope.quantities import is_l2
 from gradscope.report.figures import COLOURS, save
 
 #: Draws from the posterior behind the band.
@@ -87,7 +88,7 @@ def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> 
     axes.set_ylim(-0.06, 1.06)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines["right"].set_visible(False)
-    if penalty == "l2":
+    if is_l2(penalty):
         doubled: Any = (lambda x: 2 * x, lambda x: x / 2)
         decay = axes.secondary_xaxis("top", functions=doubled)
         _plain_ticks(decay.xaxis)

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from gradscope.diagnosis.tolerance import recorded_strength
+from gradscope.quantities import GRADIENT, WEIGHT
 from gradscope.types import InputError
 
 #: Rows read at a time; bounds the memory that a long record takes.
@@ -56,7 +57,7 @@ def _parameters(dataset: xr.Dataset, config: dict[str, Any]) -> list[dict[str, A
     """Each parameter, with mean |w| and mean |∂L/∂w| in the first and the last row."""
     ends = {
         name: dataset[name].isel(step=[0, -1]).values.astype(np.float64)
-        for name in ("weight_mean_abs", "loss_gradient_mean_abs")
+        for name in (WEIGHT.name, GRADIENT.name)
         if name in dataset
     }
     shapes = config.get("shapes")

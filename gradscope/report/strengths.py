@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gradscope.quantities import strength_axis
 from gradscope.report.curves import Array, Curve, Curves, Level
 from gradscope.types import InputError
 
@@ -76,7 +77,7 @@ def accuracy_against_strength(
         raise InputError(f"no run has a strength above 0, so there is nothing to set against the {quantity}")
     return Curves(
         f"{quantity[:1].upper()}{quantity[1:]} against strength",
-        strength_label(penalty),
+        strength_axis([penalty]),
         quantity,
         tuple(curves),
         log_x=True,
@@ -116,11 +117,6 @@ def _decade_around(curves: Sequence[Curve]) -> tuple[float, float] | None:
     """The axis of a single strength, which has no width of its own."""
     strengths = np.unique(np.concatenate([curve.x for curve in curves]))
     return (float(strengths[0]) / 10**0.5, float(strengths[0]) * 10**0.5) if len(strengths) == 1 else None
-
-
-def strength_label(penalty: str) -> str:
-    """The axis of strengths; for L2 with what PyTorch calls it."""
-    return "strength λ  (weight_decay is 2λ)" if penalty == "l2" else "strength λ"
 
 
 def _bounds(curves: Sequence[Curve]) -> tuple[float, float] | None:

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from gradscope import quantities
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.series import Series
 from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.quantities import strength_axis
 from gradscope.report.curves import Array, Curve, Curves
 from gradscope.report.strengths import Sample, accuracy_against_strength
 from gradscope.store.reader import epoch_metrics, open_run
@@ -45,18 +47,10 @@ class RunSeries:
     attrs: Mapping[str, Any]
 
 
-#: name: title, axis, whether it is logarithmic, how to record it where it is missing.
-QUANTITIES = {
-    "loss": ("Training loss", "loss", False, "call run.log(loss=loss) after each step"),
-    "gradient": ("Mean |∂L/∂w|", "mean |∂L/∂w|", False, "no parameter that counts got a gradient"),
-    "gradient-closeup": ("Mean |∂L/∂w|, log scale", "mean |∂L/∂w|", True, "no parameter that counts got a gradient"),
-    "proportion": (
-        "Share of ∂L/∂w in all gradients",
-        "Σ|g| / (Σ|g| + Σ|r|),  g = ∂L/∂w, r = λ∂Ω/∂w",
-        False,
-        "there was neither a loss gradient nor a penalty gradient",
-    ),
-    "weight": ("Mean |w|", "mean |w|", True, "no parameter that counts got a gradient"),
+#: What is drawn over steps, by the name of its figure.
+OVER_TIME = {
+    **{q.word: q for q in quantities.COMPARED},
+    **{f"{q.word}-closeup": q for q in quantities.COMPARED if q.closeup},
 }
 
 
@@ -71,9 +65,10 @@ def load_run(path: Path, label: str | None = None) -> RunSeries:
         penalty = str(dataset.attrs["penalty"])
         sparsity, epoch = _sparsity(dataset), _fractional_epoch(dataset["epoch"].values)
     metrics = {name: np.asarray(v, dtype=np.float64) for name, v in epoch_metrics(path).items()}
+    label = label or f"λ = {strength:.{quantities.DIGITS}g} ({path.stem})"
     return RunSeries(
-        path, label or f"λ = {strength:.3g} ({path.stem})", strength, diagnosis.failed, judge.series, metrics,
-        penalty, str(config.get("schedule") or "constant"), sparsity, epoch, diagnosis, attrs,
+        path, label, strength, diagnosis.failed, judge.series, metrics, penalty,
+        str(config.get("schedule") or "constant"), sparsity, epoch, diagnosis, attrs,
     )  # fmt: skip
 
 
@@ -101,7 +96,7 @@ def _fractional_epoch(epoch: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Arra
 
 def labelled(runs: Sequence[RunSeries]) -> list[str]:
     """Short names: the strength, and as much more as it takes to tell the runs apart."""
-    parts = [[f"λ = {run.strength:.3g}" if run.strength > 0 else "no penalty"] for run in runs]
+    parts = [[f"λ = {run.strength:.{quantities.DIGITS}g}" if run.strength > 0 else "no penalty"] for run in runs]
     for more in ("penalty", "schedule"):
         if len({getattr(run, more) for run in runs}) > 1:
             for part, run in zip(parts, runs, strict=True):
@@ -118,22 +113,30 @@ def over_time(
 
     More than seven runs of several strengths are told apart by shades instead of colours.
     """
-    title, label, log_y, _ = QUANTITIES[quantity]
+    what, title, log_y = _drawn(quantity)
     shades, scale = _shades(runs)
     curves = []
     for run, shade in zip(runs, shades, strict=True):
         x, y = _thinned(_axis(run, against), values_of(run, quantity), points)
         curves.append(Curve(run.label, x, y, run.failed, shade=shade))
     x_label = "epoch" if against == "epoch" else "optimizer step"
-    return Curves(title, x_label, label, tuple(curves), log_y=log_y, scale=scale, legend=_legend(runs))
+    return Curves(title, x_label, what.axis, tuple(curves), log_y=log_y, scale=scale, legend=_legend(runs))
 
 
 def values_of(run: RunSeries, quantity: str) -> Array:
     """One quantity of a run, [N]. Raises `InputError` if the record does not hold it, with how to record it."""
-    values = _quantity(run.series, quantity)
+    what = OVER_TIME[quantity]
+    values: Array = getattr(run.series, what.word)
     if not np.isfinite(values).any():
-        raise InputError(f"{run.path} holds no {quantity.partition('-')[0]}: {QUANTITIES[quantity][3]}")
+        raise InputError(f"{run.path} holds no {what.word}: {what.missing}")
     return values
+
+
+def _drawn(quantity: str) -> tuple[quantities.Quantity, str, bool]:
+    """The quantity of this figure, its title, and whether its axis is logarithmic."""
+    what = OVER_TIME[quantity]
+    closeup = quantity != what.word
+    return what, what.title + (", log scale" if closeup else ""), what.log and (closeup or not what.closeup)
 
 
 def _axis(run: RunSeries, against: str) -> Array:
@@ -143,7 +146,7 @@ def _axis(run: RunSeries, against: str) -> Array:
 
 
 def _legend(runs: Sequence[RunSeries]) -> str:
-    return "L2: weight_decay is 2λ" if len(runs) > 1 and all(run.penalty == "l2" for run in runs) else ""
+    return "L2: weight_decay is 2λ" if len(runs) > 1 and all(quantities.is_l2(run.penalty) for run in runs) else ""
 
 
 def _shades(runs: Sequence[RunSeries]) -> tuple[list[float | None], tuple[str, float, float] | None]:
@@ -153,17 +156,7 @@ def _shades(runs: Sequence[RunSeries]) -> tuple[list[float | None], tuple[str, f
         return [None] * len(runs), None
     low, high = float(acting.min()), float(acting.max())
     place = np.log(np.maximum(strengths, low) / low) / np.log(high / low)
-    label = "strength λ (weight_decay is 2λ)" if all(run.penalty == "l2" for run in runs) else "strength λ"
-    return place.tolist(), (label, low, high)
-
-
-def _quantity(series: Series, quantity: str) -> Array:
-    if quantity == "proportion":
-        both = series.gradient + series.penalty
-        return np.divide(series.gradient, both, out=np.full_like(both, np.nan), where=both > 0)
-    name = {"gradient-closeup": "gradient"}.get(quantity, quantity)
-    values: Array = getattr(series, name)
-    return values
+    return place.tolist(), (strength_axis(run.penalty for run in runs), low, high)
 
 
 def _thinned(x: Array, y: Array, points: int) -> tuple[Array, Array]:
@@ -226,9 +219,9 @@ def ends_by_strength(groups: Mapping[str, Sequence[RunSeries]], quantity: str) -
     for label, runs in groups.items():
         ends = [_end(values_of(run, quantity)) for run in runs]
         samples.append(Sample.of(label, [run.strength for run in runs], ends))
-    title, axis, log_y, _ = QUANTITIES[quantity]
-    shown = accuracy_against_strength(samples, quantity=axis, penalty="".join(penalties), log_y=log_y)
-    return replace(shown, title=f"{title.partition(',')[0]} at the end")
+    what, _, log_y = _drawn(quantity)
+    shown = accuracy_against_strength(samples, quantity=what.axis, penalty="".join(penalties), log_y=log_y)
+    return replace(shown, title=f"{what.title} at the end")
 
 
 def _end(values: Array) -> float:

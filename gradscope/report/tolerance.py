@@ -11,6 +11,7 @@ from typing import Any
 from gradscope.diagnosis.post_hoc import diagnose
 from gradscope.diagnosis.tolerance import Outcome, advice, estimate_tolerance, recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.quantities import Strength
 from gradscope.report.settings import flat
 from gradscope.store.reader import open_run
 from gradscope.types import InputError, Verdict
@@ -116,7 +117,7 @@ def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
         "low": estimate.low,
         "high": estimate.high,
         "confidence": estimate.confidence,
-        "weight_decay": 2 * estimate.tolerance if penalty == "l2" and estimate.tolerance is not None else None,
+        "weight_decay": Strength(estimate.tolerance, penalty).weight_decay,
         "slope": estimate.slope,
         "safe": estimate.safe,
         "trials": len(usable),

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from gradscope import quantities
+from gradscope.quantities import strength_axis
 from gradscope.report.curves import Array, Curve, Curves
-from gradscope.report.strengths import strength_label
 from gradscope.report.summary import RunSeries
 from gradscope.store.reader import open_run
 from gradscope.types import InputError
@@ -40,12 +41,11 @@ def strength_traces(runs: Sequence[RunSeries], against: Literal["step", "epoch"]
     notes = ("where a line is missing, the strength is 0",) if log_y and (values == 0).any() else ()
     if log_y:
         curves = [Curve(c.label, c.x, np.where(c.y > 0, c.y, np.nan), c.failed) for c in curves]
-    penalty = "l2" if all(run.penalty == "l2" for run in runs) else ""
     x_label = "epoch" if against == "epoch" else "optimizer step"
     return Curves(
-        "Strength over time",
+        f"{quantities.STRENGTH.title} over time",
         x_label,
-        strength_label(penalty),
+        strength_axis(run.penalty for run in runs),
         tuple(curves),
         log_y=log_y,
         stairs=True,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from gradscope.card import card
-from gradscope.diagnosis.tolerance import EarlyErrors, Posterior, ToleranceEstimate, advice, in_words
+from gradscope.diagnosis.tolerance import EarlyErrors, Posterior, ToleranceEstimate, advice
+from gradscope.quantities import Strength
 from gradscope.search.asker import ToleranceSearch
 from gradscope.search.trials import TrialResult
 
@@ -112,7 +113,7 @@ class ToleranceResult:
             "low": e.low,
             "high": e.high,
             "confidence": e.confidence,
-            "weight_decay": 2 * e.tolerance if self.penalty == "l2" and e.tolerance is not None else None,
+            "weight_decay": Strength(e.tolerance, self.penalty).weight_decay,
             "slope": e.slope,
             "safe": e.safe,
             "trials": len(self.trials) + len(self.delayed_trials),
@@ -135,10 +136,10 @@ class ToleranceResult:
         e = self.estimate
         facts: dict[str, object] = {"penalty": self.penalty, "trials": len(self.trials) + len(self.delayed_trials)}
         if e.determined and e.tolerance is not None and e.low is not None and e.high is not None:
-            facts["tolerance level"] = in_words(self.penalty, e.tolerance)
+            facts["tolerance level"] = str(Strength(e.tolerance, self.penalty))
             facts[f"{e.confidence:.0%} interval"] = f"{e.low:.3g} to {e.high:.3g}"
         if self.delayed is not None and self.delayed.tolerance is not None:
-            facts["with a delay"] = in_words(self.penalty, self.delayed.tolerance)
+            facts["with a delay"] = str(Strength(self.delayed.tolerance, self.penalty))
         return card(self.advice, "healthy" if e.determined else "undecided", facts=facts)
 
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.quantities import Quantity
 from gradscope.store import schema
 from gradscope.store.redo_log import STAMP_BYTES
 
@@ -84,7 +85,7 @@ def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) 
     return made
 
 
-def fixed(root: h5py.File, variable: schema.Variable, data: NDArray[Any]) -> h5py.Dataset:
+def fixed(root: h5py.File, variable: Quantity, data: NDArray[Any]) -> h5py.Dataset:
     """A variable that does not grow, such as ``numel``."""
     made = root.create_dataset(
         stored_name(variable.name), data=data.astype(stored_type(variable)), **checked(len(data))
@@ -97,7 +98,7 @@ def checked(entries: int) -> dict[str, Any]:
     return {"chunks": (min(entries, FIXED_CHUNK),), "fletcher32": True} if entries else {}
 
 
-def growing(root: h5py.File, variable: schema.Variable, filters: dict[str, Any]) -> h5py.Dataset:
+def growing(root: h5py.File, variable: Quantity, filters: dict[str, Any]) -> h5py.Dataset:
     """A variable along ``step``, without rows yet."""
     dtype = stored_type(variable)
     width = tuple(root[dim].shape[0] for dim in variable.dims[1:])
@@ -138,12 +139,12 @@ def stored_name(name: str) -> str:
     return GROUP_VARIABLE if name == schema.GROUP else name
 
 
-def stored_type(variable: schema.Variable) -> np.dtype[Any]:
+def stored_type(variable: Quantity) -> np.dtype[Any]:
     """HDF5 has no bool that netCDF knows: int8, marked as xarray marks it."""
     return np.dtype("int8" if variable.dtype == "bool" else variable.dtype)
 
 
-def _described(root: h5py.File, made: h5py.Dataset, variable: schema.Variable) -> h5py.Dataset:
+def _described(root: h5py.File, made: h5py.Dataset, variable: Quantity) -> h5py.Dataset:
     for axis, dim in enumerate(variable.dims):
         made.dims[axis].attach_scale(root[dim])
     made.attrs["long_name"] = variable.long_name

@@ -18,6 +18,7 @@ from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Finding, NotChecked, Symptom
 from gradscope.diagnosis.rules.options import Rule
 from gradscope.diagnosis.rules.streaks import Streaks
+from gradscope.quantities import RULED
 
 
 class Checker:
@@ -104,9 +105,4 @@ def _says_something(values: Any) -> bool:
 
 
 #: The recorded variables that rules look at.
-NEEDED = (
-    *("step", "epoch", "skipped", "learning_rate", "loss", *VALIDATION),
-    *("loss_gradient_mean_abs", "loss_gradient_norm", "loss_gradient_max_abs", "nonfinite_count"),
-    *("weight_mean_abs", "weight_norm", "weight_max_abs", "update_mean_abs"),
-    *("activation_mean_abs", "activation_std", "activation_zero_fraction", "activation_dead_fraction"),
-)
+NEEDED = ("step", *RULED, *VALIDATION)

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from gradscope.quantities import OF_NETWORK, STRENGTH, Quantity
 from gradscope.report.live.underflow import Underflow, duration, underflow
 from gradscope.report.page.summary import LayerRow, Mark, RunPage
 
-#: The lines with a sparkline: the series, its name, whether its height follows the logarithm.
-LINES = (
-    ("loss", "loss", False),
-    ("gradient", "|∂L/∂w|", True),
-    ("penalty", "|λ∂Ω/∂w|", True),
-    ("proportion", "proportion", False),
-    ("weight", "|w|", True),
-)
+#: The lines with a sparkline, whose height follows the logarithm of what spans decades.
+LINES = tuple(q for q in OF_NETWORK.values() if q is not STRENGTH)
 WORST, EVENTS = 5, 4
 
 
@@ -96,7 +91,7 @@ def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
         horizon=run.horizon,
         steps_per_second=steps_per_second,
         seconds_left=left,
-        lines=tuple(_line(run, *line) for line in LINES),
+        lines=tuple(_line(run, q) for q in LINES),
         worst=worst_off(run.table),
         underflow=underflow(run, steps_per_second if going else None),
         events=tuple(mark for mark in run.marks if mark.step >= 0)[-EVENTS:],
@@ -117,8 +112,8 @@ def _share(ends: tuple[float, float]) -> float:
     return ends[1] / ends[0] if ends[0] > 0 else float("nan")
 
 
-def _line(run: RunPage, series: str, name: str, log: bool) -> Line:
-    envelope = run.network[series]
+def _line(run: RunPage, q: Quantity) -> Line:
+    envelope = run.network[q.word]
     values = ((envelope.low.astype(np.float64) + envelope.high) / 2)[:, 0]
     known = values[np.isfinite(values)]
-    return Line(name, tuple(values.tolist()), float(known[-1]) if len(known) else float("nan"), log)
+    return Line(q.symbol, tuple(values.tolist()), float(known[-1]) if len(known) else float("nan"), q.log)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradscope.card import plain
+from gradscope.quantities import GRADIENT, PROPORTION, WEIGHT
 from gradscope.report.live.follower import Follower
 from gradscope.report.live.frame import Frame, frame
 from gradscope.report.sparkline import sparkline
@@ -58,9 +59,9 @@ def _worst(shown: Frame, width: int) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), title="worst off", title_justify="left", title_style="bold")
     table.add_column("layer", overflow="ellipsis", no_wrap=True)
     names = (
-        ("|∂L/∂w| left", "|w| left")
+        (f"{GRADIENT.symbol} left", f"{WEIGHT.symbol} left")
         if width < NARROW
-        else ("|∂L/∂w|", "of its start", "|w| of its start", "proportion")
+        else (GRADIENT.symbol, "of its start", f"{WEIGHT.symbol} of its start", PROPORTION.symbol)
     )
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)

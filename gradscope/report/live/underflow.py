@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.quantities import BY_LAYER, GRADIENT, WEIGHT
 from gradscope.report.page.summary import RunPage
 
 #: float32's smallest normal number; below it digits are lost, and 1e-45 is the end.
@@ -15,7 +16,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 LATEST, FEWEST = 0.25, 8
 #: How many standard errors a slope has to be from zero, and by what factor the quantity has to have fallen.
 SURE, FALLEN = 3.0, 1.5
-WORDS = {"gradient": "mean |∂L/∂w|", "weight": "mean |w|"}
+WATCHED = (GRADIENT, WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Underflow:
     @property
     def sentence(self) -> str:
         """In words, with what the number rests on."""
-        what = f"{WORDS[self.quantity]} of {self.layer}"
+        what = f"{BY_LAYER[self.quantity].axis} of {self.layer}"
         if self.steps <= 0:
             return f"{what} is below float32's smallest normal number ({SMALLEST:.2g})"
         clock = "" if self.seconds is None else f", {duration(self.seconds)}"
@@ -46,7 +47,7 @@ def underflow(run: RunPage, steps_per_second: float | None) -> Underflow | None:
     Ordinary least squares of ln y over the step, on the centre of each window of the last quarter of the run.
     """
     first: Underflow | None = None
-    for name in WORDS:
+    for name in (q.word for q in WATCHED):
         if name not in run.quantities:
             continue
         quantity = run.quantities[name]

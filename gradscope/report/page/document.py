@@ -21,12 +21,22 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gradscope.card import LONG, plain
+from gradscope.quantities import BY_LAYER, BY_MODULE, COMPARED
+from gradscope.report.page import plots as charts
 from gradscope.report.page.colours import RUNS, THEMES, layer_palette
 from gradscope.report.page.encode import payload
-from gradscope.report.page.plots import BY_LAYER, BY_MODULE, BY_RUN, LOSS, METRICS, STRENGTH, embedded, figures
+from gradscope.report.page.plots import embedded, figures
 from gradscope.report.page.summary import Page, page_of
 from gradscope.types import InputError
 
+#: The quantities of the map of layers, and what the script draws of each kind; shares are not held against their start.
+MAPPED = tuple(q for q in BY_LAYER.values() if q.stored)
+DRAWN = {
+    "layer": list(BY_LAYER),
+    "module": list(BY_MODULE),
+    "run": [q.word for q in COMPARED],
+    "shares": [q.word for q in MAPPED if not q.log],
+}
 #: Blocks of the template that a live page replaces.
 LIVE_BLOCKS = ("verdicts", "comparison", "events", "findings", "tables", "capture")
 
@@ -64,7 +74,7 @@ def document(page: Page, live: bool = False) -> str:
         live=live,
         policy=policy,
         roots=plots["roots"],
-        plots=_json(plots),
+        plots=_json({**plots, "drawn": DRAWN}),
         data=_json(payload(page)),
         themes=_json(themes),
         colours=THEMES,
@@ -83,8 +93,7 @@ def news(page: Page) -> dict[str, Any]:
 
 
 def _context(page: Page) -> dict[str, Any]:
-    charts = {"layer": BY_LAYER, "module": BY_MODULE, "run": BY_RUN}
-    return {"page": page, "charts": charts, "loss": LOSS, "strength": STRENGTH, "metrics": METRICS}
+    return {"page": page, "charts": charts, "mapped": MAPPED}
 
 
 @cache

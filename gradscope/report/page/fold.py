@@ -13,14 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.post_hoc import NEEDED
 from gradscope.diagnosis.series import RunInfo, layer_push, network_series
+from gradscope.quantities import BY_LAYER, BY_MODULE, JUDGED, OF_NETWORK, PROPORTION
 from gradscope.report.page.windows import Windows
 
 Rows = Mapping[str, NDArray[Any]]
 
 #: The variables a page is made of.
-NAMES = (*NEEDED, "proportion", "time")
+NAMES = (*JUDGED, PROPORTION.name, "time")
 #: Cells of one variable that are in memory at a time.
 BLOCK_CELLS = 1 << 19
 #: Layers that are drawn; a page of more would be neither small nor readable.
@@ -30,16 +30,6 @@ FEWEST, MOST = 32, 512
 
 #: The step rate is that of so many seconds and rows.
 PACE_SECONDS, PACE_ROWS = 15.0, 4096
-
-#: Series of the whole network: what is kept of `network_series`.
-NETWORK = ("loss", "gradient", "penalty", "proportion", "weight", "strength")
-BY_PARAMETER = {
-    "gradient": "loss_gradient_mean_abs",
-    "penalty": "penalty_gradient_mean_abs",
-    "proportion": "proportion",
-    "weight": "weight_mean_abs",
-}
-BY_MODULE = {"signal": "activation_std", "activation": "activation_mean_abs"}
 
 
 class Fold:
@@ -58,7 +48,7 @@ class Fold:
         self.parameters = _evenly(len(info.parameters), info.watched)
         self.modules = _evenly(len(modules), np.zeros(len(modules), dtype=bool))
         self.module_names = tuple(modules[i] for i in self.modules)
-        columns = len(self.parameters) * 5 + len(self.modules) * 2
+        columns = len(self.parameters) * len(BY_LAYER) + len(self.modules) * len(BY_MODULE)
         least = int(np.clip(values // (4 * max(columns, 1)), FEWEST // 2, MOST // 2))
         size = 1 if rows is None else max(1, -(-rows // (2 * least)))
         self.windows = Windows(least, size)
@@ -68,13 +58,10 @@ class Fold:
         """Take a block of rows, in order."""
         self.judge.update(rows)
         network = network_series(rows, self.info)
-        both = network.gradient + network.penalty
-        share = np.divide(network.gradient, both, out=np.full_like(both, np.nan), where=both > 0)
-        series = {**{name: getattr(network, name) for name in NETWORK if name != "proportion"}, "proportion": share}
-        envelopes = {f"network {name}": values[:, None] for name, values in series.items()}
+        envelopes = {f"network {word}": getattr(network, word)[:, None] for word in OF_NETWORK}
         envelopes["step"] = network.step[:, None]
-        for names, columns in ((BY_PARAMETER, self.parameters), (BY_MODULE, self.modules)):
-            envelopes |= {k: _columns(rows[name], columns) for k, name in names.items() if name in rows}
+        for shown, columns in ((BY_LAYER, self.parameters), (BY_MODULE, self.modules)):
+            envelopes |= {word: _columns(rows[q.name], columns) for word, q in shown.items() if q.name in rows}
         self.windows.add(envelopes, self._sums(rows))
         if "time" in rows:
             times = np.stack((network.step, np.asarray(rows["time"], dtype=np.float64)))

@@ -3,7 +3,7 @@
 // steps; on a live page asks the server for news. Text from records goes into text nodes and plots only.
 (() => {
   const json = (id) => JSON.parse(document.getElementById(id).textContent);
-  const themes = json("themes-json"), plots = json("plots-json");
+  const themes = json("themes-json"), plots = json("plots-json"), {drawn} = plots;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let data = json("data-json"), doc = null, printing = false;
   const state = {run: 0, shown: null, span: null};
@@ -75,7 +75,7 @@
   function drawLayers() {
     const {layers, modules} = run();
     const place = new Map(layers.map((name, i) => [name, i]));
-    for (const which of ["gradient", "penalty", "proportion", "weight", "balance"]) {
+    for (const which of drawn.layer) {
       const t = table(which);
       lines(`layer-${which}`, (t?.names ?? []).map((name, i) => ({
         name, x: t.x, y: t.rows[i], colour: layerColour(place.get(name), layers.length), shown: state.shown.has(name),
@@ -84,7 +84,7 @@
     const balance = (table("balance")?.rows ?? []).flat().filter(Number.isFinite).sort((a, b) => a - b);
     const at = (share) => balance[Math.floor(share * (balance.length - 1))] ?? 0;
     setRange(model("layer-balance").y_range, Math.max(-5, Math.min(-0.25, at(0.05))), Math.min(10, Math.max(1.6, at(0.95) * 1.2)));
-    for (const which of ["signal", "activation"]) {
+    for (const which of drawn.module) {
       const t = table(which);
       lines(`module-${which}`, (t?.names ?? []).map((name, i) => ({
         name: name || "(the model)", x: t.x, y: t.rows[i], colour: layerColour(i, modules.length),
@@ -97,7 +97,7 @@
     const which = document.getElementById("mapped").value, t = table(which);
     const picked = (t?.names ?? []).map((_, i) => i).filter((i) => state.shown.has(t.names[i]));
     const cells = {left: [], right: [], top: [], bottom: [], name: [], value: [], shown: []};
-    const relative = which !== "proportion", plot = model("map"), count = t?.x.length ?? 0;
+    const relative = !drawn.shares.includes(which), plot = model("map"), count = t?.x.length ?? 0;
     const columns = Math.min(count, 160);
     picked.forEach((i, line) => {
       const start = t.rows[i].find((y) => y > 0);
@@ -155,7 +155,7 @@
   function drawRuns() {
     if (data.runs.length < 2) return;
     const t = theme();
-    for (const which of ["loss", "gradient", "proportion", "weight"]) {
+    for (const which of drawn.run) {
       lines(`run-${which}`, data.runs.map((r, i) => ({
         name: r.label, x: r.x, y: numbers(r.network[which]), colour: t.runs[i % t.runs.length],
         dash: r.failed ? DASHES[1 + (Math.floor(i / t.runs.length) % 4)] : "solid",

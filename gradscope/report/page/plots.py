@@ -33,70 +33,48 @@ from bokeh.models.annotations import ColorBar, Span
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
+from gradscope.quantities import BY_LAYER, BY_MODULE, COMPARED, LOSS, STRENGTH, Quantity
+
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure of lines. ``line``: a level to compare with."""
+    """One figure of lines: a quantity, and the note under it."""
 
-    name: str
-    title: str
-    axis: str
+    of: Quantity
     note: str
-    log: bool = False
-    line: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As the script calls it."""
+        return self.of.word
 
 
-BY_LAYER = (
-    Chart("gradient", "Loss gradient", "mean |∂L/∂w|", "What the data asks of each layer.", log=True),
-    Chart("penalty", "Penalty gradient", "mean |λ∂Ω/∂w|", "What the penalty asks of each layer.", log=True),
-    Chart(
-        "proportion",
-        "Proportion",
-        "share of the loss",
-        "Mean |∂L/∂w| over the sum of both gradients: near 0 the penalty has the say. In a collapsed run both "
-        "underflow, and it can climb again.",
-    ),
-    Chart("weight", "Weights", "mean |w|", "In a collapse the weights of all layers shrink together.", log=True),
-    Chart(
-        "balance",
-        "Radial balance",
-        "⟨w, −∂L/∂w⟩ / ⟨w, λ∂Ω/∂w⟩",
-        "What the loss gives back of what the penalty takes from the size of the weights: 1 holds them, 0 lets "
-        "them go. Without biases and with ReLU the numerator is alike in all layers: then it ranks ‖w‖² only.",
-        line=1.0,
-    ),
+LAYERS = tuple(Chart(q, q.note) for q in BY_LAYER.values())
+MODULES = tuple(Chart(q, q.note) for q in BY_MODULE.values())
+RUNS = tuple(Chart(q, q.whole) for q in COMPARED)
+LOSS_OVER_TIME = Chart(LOSS, "Vertical lines: events, told in the table below.")
+STRENGTH_OVER_TIME = Chart(STRENGTH, STRENGTH.whole)
+METRICS = Chart(
+    Quantity("metrics", (), "", word="metrics", title="Metrics of the epochs", axis="value"),
+    "As given to Recording.epoch.",
 )
-BY_MODULE = (
-    Chart(
-        "signal",
-        "Signal",
-        "std of activations",
-        "The part of each module's output that depends on the input.",
-        log=True,
-    ),
-    Chart("activation", "Activation scale", "mean |activation|", "The size of each module's output.", log=True),
-)
-BY_RUN = (
-    Chart("loss", "Training loss", "loss", "Smallest and largest of each window."),
-    Chart("gradient", "Loss gradient", "mean |∂L/∂w|", "Over all penalised parameters.", log=True),
-    Chart("proportion", "Proportion", "share of the loss", "Σ|∂L/∂w| over the sum of both gradients."),
-    Chart("weight", "Weights", "mean |w|", "Over all penalised parameters.", log=True),
-)
-LOSS = Chart("loss", "Training loss", "loss", "Vertical lines: events, told in the table below.")
-STRENGTH = Chart("strength", "Strength", "λ", "The largest that acts.")
-METRICS = Chart("metrics", "Metrics of the epochs", "value", "As given to Recording.epoch.")
+#: The axis of a share, and of a ratio of two small numbers, whose tails are kept out.
+Y_RANGES = {"proportion": (-0.02, 1.02), "balance": (-0.5, 2.0)}
 
 
 def figures(several: bool) -> dict[str, Any]:
     """Every figure of the page, by its name; those that compare runs only where there are several."""
     time, layer_time = Range1d(start=0, end=1), Range1d(start=0, end=1)
-    found = {"loss": _lines("loss", LOSS, time, marks=True), "strength": _lines("strength", STRENGTH, time)}
+    found = {
+        "loss": _lines("loss", LOSS_OVER_TIME, time, marks=True),
+        "strength": _lines("strength", STRENGTH_OVER_TIME, time),
+    }
     found["metrics"] = _lines("metrics", METRICS, Range1d(start=0, end=1), x_label="epoch")
-    found |= {f"layer-{c.name}": _lines(f"layer-{c.name}", c, layer_time) for c in BY_LAYER}
-    found |= {f"module-{c.name}": _lines(f"module-{c.name}", c, layer_time) for c in BY_MODULE}
+    found |= {f"layer-{c.name}": _lines(f"layer-{c.name}", c, layer_time) for c in LAYERS}
+    found |= {f"module-{c.name}": _lines(f"module-{c.name}", c, layer_time) for c in MODULES}
     if several:
         runs_time = Range1d(start=0, end=1)
-        found |= {f"run-{c.name}": _lines(f"run-{c.name}", c, runs_time) for c in BY_RUN}
+        found |= {f"run-{c.name}": _lines(f"run-{c.name}", c, runs_time) for c in RUNS}
     found["map"] = _map(layer_time)
     return found
 
@@ -139,26 +117,27 @@ def _figure(name: str, x_range: Range1d, x_label: str, **options: Any) -> Any:
 
 
 def _lines(name: str, chart: Chart, x_range: Range1d, *, marks: bool = False, x_label: str = "optimizer step") -> Any:
-    y: dict[str, Any] = {"y_axis_type": "log" if chart.log else "linear", "y_range": DataRange1d(range_padding=0.06)}
-    if chart.name == "proportion":
-        y["y_range"] = Range1d(start=-0.02, end=1.02)
-    elif chart.name == "strength":
+    y: dict[str, Any] = {"y_axis_type": "log" if chart.of.log else "linear"}
+    if chart.name in Y_RANGES:
+        start, end = Y_RANGES[chart.name]
+        y["y_range"] = Range1d(start=start, end=end)
+    elif chart.of is STRENGTH:
         y["y_range"] = DataRange1d(start=0, range_padding=0.1)
-    elif chart.name == "balance":
-        y["y_range"] = Range1d(start=-0.5, end=2)  # a ratio of two small numbers: the script keeps its tails out
-    plot = _figure(name, x_range, x_label, y_axis_label=chart.axis, **y)
+    else:
+        y["y_range"] = DataRange1d(range_padding=0.06)
+    plot = _figure(name, x_range, x_label, y_axis_label=chart.of.axis, **y)
     empty: dict[str, list[Any]] = {key: [] for key in ("xs", "ys", "name", "colour", "dash")}
     source = ColumnDataSource(empty, name=f"{name}-source")
     view = CDSView(filter=IndexFilter(indices=[], name=f"{name}-shown"))
     look = {"line_color": field("colour"), "line_dash": field("dash"), "line_width": 1.6}
     drawn = plot.multi_line("xs", "ys", source=source, view=view, hover_line_width=3.5, **look)
     value = "$snap_y{%.3g}"
-    tips = [("", "@name"), (x_label.split()[-1], "$snap_x{0,0}"), (chart.axis, value)]
+    tips = [("", "@name"), (x_label.split()[-1], "$snap_x{0,0}"), (chart.of.axis, value)]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"$snap_y": "printf"}, line_policy="nearest"))
     if marks:
         _marks(plot, name)
-    if chart.line is not None:
-        plot.add_layout(Span(location=chart.line, dimension="width", line_dash="dotted", name="level"))
+    if chart.of.level is not None:
+        plot.add_layout(Span(location=chart.of.level, dimension="width", line_dash="dotted", name="level"))
     return plot
 
 

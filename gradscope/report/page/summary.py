@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.rules.post_hoc import check
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.report.page.fold import BY_MODULE, BY_PARAMETER, NETWORK, Fold, fold_record
+from gradscope.quantities import BY_LAYER, BY_MODULE, OF_NETWORK, Strength
+from gradscope.report.page.fold import Fold, fold_record
 from gradscope.report.page.windows import Envelope
 from gradscope.report.settings import differing, settings_of, table
 from gradscope.store.reader import epoch_metrics, events, open_run
@@ -135,8 +136,7 @@ class RunPage:
     @property
     def decay(self) -> str:
         """The strength in words, an L2 strength with its weight decay beside it."""
-        decay = f" (weight_decay {2 * self.strength:.3g})" if self.penalty == "l2" else ""
-        return f"λ = {self.strength:.3g}{decay}"
+        return f"λ = {Strength(self.strength, self.penalty)}"
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold, whole: boo
         begin=steps.low[:, 0],
         end=steps.high[:, 0],
         window_rows=windows.size,
-        network={name: windows.envelope(f"network {name}") for name in NETWORK},
+        network={name: windows.envelope(f"network {name}") for name in OF_NETWORK},
         quantities=quantities,
         balance=balance,
         table=_table(fold, quantities, balance, steps.low[:, 0]),
@@ -226,7 +226,7 @@ def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold, whole: boo
 def _quantities(fold: Fold) -> dict[str, Quantity]:
     found = {}
     names = tuple(fold.info.parameters[i] for i in fold.parameters)
-    for name in BY_PARAMETER:
+    for name in BY_LAYER:
         if name not in fold.windows:
             continue
         envelope = fold.windows.envelope(name)
