@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -161,7 +162,9 @@ def test_parquet(small: Path, tmp_path: Path) -> None:
 
 def test_tensorboard(record: Path, tmp_path: Path) -> None:
     path, expected = written(record, "tensorboard", tmp_path)
-    log = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
+    (run,) = path.iterdir()
+    assert run.name == record.stem  # TensorBoard calls a run by its folder
+    log = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0})
     log.Reload()
     for tag, values in {
         "loss": expected["loss"],
@@ -205,18 +208,50 @@ def test_tensorboard_itself_shows_it(record: Path, tmp_path: Path) -> None:
         with urlopen(Request(f"{url}data/plugin/{place}", data, {"Content-Type": "application/json"})) as answer:
             return json.loads(answer.read())
 
-    assert "proportion/0.weight" in ask("scalars/tags")["logs"]
-    shown = ask("scalars/scalars?run=logs&tag=loss")  # it shows a sample of them
+    for _ in range(600):  # it answers while it is still loading
+        if "verdict" in ask("text/tags").get("logs/run", ()):
+            break
+        time.sleep(0.1)
+    assert "proportion/0.weight" in ask("scalars/tags")["logs/run"]
+    shown = ask("scalars/scalars?run=logs/run&tag=loss")  # it shows a sample of them
     expected = dict(enumerate(loaded(record)["loss"].values.tolist()))
     assert len(shown) > 40
     assert all(value == expected[step] for _, step, value in shown)
-    assert "verdict" in ask("text/tags")["logs"]
-    assert "weight_histogram/0.weight" in ask("histograms/tags")["logs"]
+    assert "verdict" in ask("text/tags")["logs/run"]
+    assert "weight_histogram/0.weight" in ask("histograms/tags")["logs/run"]
     wanted = {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "startIndex": 0,
               "sliceSize": 9, "colParams": []}  # fmt: skip
     (group,) = ask("hparams/session_groups", json.dumps(wanted).encode())["sessionGroups"]
     assert group["hparams"]["group 0: lr"] == 0.1
     assert group["hparams"]["penalty"] == "l2"
+
+
+def test_a_part_of_a_record(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "part.csv"
+    how = ["--variables", "loss, weight_*", "--parameters", r"^0\.", "--every", "4", "-o", str(out)]
+    assert command(["export", str(small), "--to", "csv", *how]) == 0
+    table, expected = pd.read_csv(out), loaded(small)
+    assert table["step"].tolist() == list(range(0, ROWS, 4))
+    weights = [str(n) for n in expected.data_vars if str(n).startswith("weight_")]
+    assert set(table) == {"step", "time", "loss"} | {f"{n}/0.{p}" for n in weights for p in ("weight", "bias")}
+    np.testing.assert_array_equal(
+        table["weight_norm/0.weight"].astype(np.float32), expected["weight_norm"].sel(parameter="0.weight")[::4]
+    )
+    board = tmp_path / "board"
+    assert command(["export", str(small), "--to", "tensorboard", "-o", str(board), "--variables", "loss"]) == 0
+    log = EventAccumulator(str(board / "small"), size_guidance={"scalars": 0, "tensors": 0})
+    log.Reload()
+    assert set(log.Tags()["scalars"]) >= {"loss", "time"}
+    assert not any(tag.startswith(("weight", "proportion")) for tag in log.Tags()["scalars"])
+    capsys.readouterr()
+    for part, said in (
+        (["--variables", "los"], "holds no variable 'los'; it holds loss"),
+        (["--parameters", "nothing"], "--parameters 'nothing' is in no name of"),
+        (["--parameters", "("], "not a regular expression"),
+        (["--every", "0"], "--every is 0"),
+    ):
+        line = refused(["export", str(small), "--to", "csv", "-o", str(tmp_path / "no.csv"), *part], capsys)
+        assert said.split(";")[0] in line, line
 
 
 def test_running_and_crashed_records(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradscope import checks
 from gradscope.export.place import whole_or_nothing
-from gradscope.export.source import opened
+from gradscope.export.source import Choice, opened
 from gradscope.extras import missing_for
 from gradscope.types import InputError
 
@@ -40,7 +40,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def export(run: Path, to: str, out: Path | None = None, *, force: bool = False) -> Exported:
+def export(run: Path, to: str, out: Path | None = None, *, force: bool = False, choice: Choice = Choice()) -> Exported:
     """Write the record ``run`` in the format ``to``; returns what was written.
 
     Args:
@@ -48,6 +48,7 @@ def export(run: Path, to: str, out: Path | None = None, *, force: bool = False) 
         to: ``tensorboard`` (a log folder), ``netcdf``, ``zarr`` (a folder), ``parquet`` or ``csv``.
         out: where to; without it beside ``run``, under its name with another suffix.
         force: replace what an earlier export left there.
+        choice: the variables, parameters and rows that are written; all of them by default.
 
     Rows are read and written in blocks, so that memory is bounded however long the record is. The output
     appears under its name when it is complete.
@@ -64,7 +65,7 @@ def export(run: Path, to: str, out: Path | None = None, *, force: bool = False) 
         if said := missing_for(f"--to {to}", error):
             raise InputError(said) from None
         raise
-    with whole_or_nothing(path, run, force=force) as temporary, opened(run) as source:
+    with whole_or_nothing(path, run, force=force) as temporary, opened(run, choice) as source:
         writer.write(source, temporary)
         made = sorted(item.name for item in temporary.parent.iterdir())
         rows = source.rows

@@ -59,9 +59,9 @@ def check(path: Path, source: Path, *, force: bool) -> None:
 
 
 def _is_export(folder: Path) -> bool:
-    names = [item.name for item in folder.iterdir()]
-    zarr = {"zarr.json", ".zgroup"} & set(names)
-    return bool(zarr) or all(".tfevents." in name for name in names)
+    names = {item.name for item in folder.iterdir()}
+    zarr = {"zarr.json", ".zgroup"} & names
+    return bool(zarr) or all(".tfevents." in item.name for item in folder.rglob("*") if not item.is_dir())
 
 
 def _move(item: Path, target: Path, aside: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from gradscope import checks
 from gradscope.store.reader import open_run
 from gradscope.types import InputError
 
@@ -18,10 +21,63 @@ BLOCK_BYTES, MOST_ROWS = 1 << 26, 1 << 16
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The part of a record that is exported. Without arguments: all of it.
+
+    Args:
+        variables: names of variables along ``step``, or patterns such as ``weight_*``; every other one but ``time`` is
+            left out.
+        parameters: a regular expression that is searched in the names of parameters and of modules.
+        every: one row of this many, the first one among them.
+
+    Raises:
+        InputError: an expression that cannot be read, or ``every`` below 1.
+    """
+
+    variables: Sequence[str] = ()
+    parameters: str | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        checks.positive_int(self.every, "--every")
+        if self.parameters is not None:
+            self._names()
+
+    def of(self, dataset: xr.Dataset, path: Path) -> xr.Dataset:
+        """That part, read lazily. Raises `InputError` where nothing in the record has such a name."""
+        if self.variables:
+            rows = [str(name) for name, v in dataset.data_vars.items() if "step" in v.dims]
+            for pattern in self.variables:
+                if not any(fnmatchcase(name, pattern) for name in rows):
+                    raise InputError(f"{path} holds no variable {pattern!r}; it holds {', '.join(rows)}")
+            chosen = {name for name in rows if any(fnmatchcase(name, pattern) for pattern in self.variables)}
+            dataset = dataset.drop_vars([name for name in rows if name not in chosen | {"time"}])
+        if self.parameters is not None:
+            search = self._names().search
+            kept = {
+                dim: [k for k, name in enumerate(dataset[dim].values) if search(str(name))]
+                for dim in ("parameter", "module", "unit")
+                if dim in dataset.coords
+            }
+            if not any(kept.values()):
+                first = dataset["parameter"].values[0] if dataset.sizes.get("parameter") else "none"
+                raise InputError(f"--parameters {self.parameters!r} is in no name of {path}; names are such as {first}")
+            dataset = dataset.isel(kept)
+        return dataset.isel(step=slice(None, None, self.every)) if self.every > 1 else dataset
+
+    def _names(self) -> re.Pattern[str]:
+        try:
+            return re.compile(self.parameters or "")
+        except re.error as error:
+            raise InputError(f"--parameters is {self.parameters!r}, not a regular expression: {error}") from None
+
+
+@dataclass(frozen=True)
 class Source:
-    """``dataset`` is read lazily; ``epochs`` and ``events``, which are small, are in memory."""
+    """``dataset``, what is exported, and ``record``, all of it, are read lazily; the small tables are in memory."""
 
     path: Path
+    record: xr.Dataset
     dataset: xr.Dataset
     epochs: xr.Dataset
     events: xr.Dataset
@@ -44,7 +100,7 @@ class Source:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
+def opened(path: Path, choice: Choice = Choice()) -> Iterator[Source]:
     """A record, finished, running or left by a killed process. Raises `InputError` for one without rows."""
     with open_run(path) as dataset:
         if not dataset.sizes["step"]:
@@ -53,4 +109,4 @@ def opened(path: Path) -> Iterator[Source]:
         for group in ("epochs", "events"):
             with open_run(path, group) as table:
                 tables.append(table.load())
-        yield Source(path, dataset, *tables)
+        yield Source(path, dataset, choice.of(dataset, path), *tables)

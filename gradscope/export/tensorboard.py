@@ -27,15 +27,16 @@ from gradscope.export.source import Source
 
 
 def write(source: Source, path: Path) -> None:
-    """One event file in the folder ``path``.
+    """One event file in a folder in ``path`` that is named after the record, for TensorBoard calls a run by its folder.
 
     Tags are ``quantity/parameter``, so that TensorBoard shows one group a quantity with the layers side by side.
     Every row is written; NaN, which stands for "no value", is not. Metrics of epochs have the epoch as their step.
     """
-    path.mkdir()
+    run = path / source.path.stem
+    run.mkdir(parents=True)
     modified = source.path.stat().st_mtime
-    began = modified - float(source.dataset["time"][-1])  # the record holds seconds since its start
-    with (path / f"events.out.tfevents.{int(began):010d}.gradscope").open("wb") as file:
+    began = modified - float(source.record["time"][-1])  # the record holds seconds since its start
+    with (run / f"events.out.tfevents.{int(began):010d}.gradscope").open("wb") as file:
         _put(file, Event(wall_time=began, file_version="brain.Event:2"))
         for summary in _settings(source, began):
             _put(file, Event(wall_time=began, step=0, summary=summary))
@@ -131,7 +132,7 @@ def _epochs(source: Source, time: float) -> Iterator[Event]:
 
 def _words(source: Source, time: float) -> Iterator[Event]:
     """The verdict at the last step, and every event at its own."""
-    dataset = source.dataset
+    dataset = source.record  # a verdict is that of the run, whatever part of it is exported
     found = diagnose(dataset)
     lines = [words(found.sentence), *(f"* {words(line)}" for line in found.evidence)]
     lines += [f"Layers: {words(', '.join(found.layers))}"] if found.layers else []
