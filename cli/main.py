@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 from gradscope_cli import commands
-from gradscope_cli.output import say
+from gradscope_cli.output import say, signs_of_life
 
 from gradscope import __version__
 from gradscope.extras import missing_for
@@ -67,7 +68,7 @@ def run(arguments: list[str] | None = None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         arguments = ["--help"]
     try:
-        with noted_interrupts() as interrupts:
+        with noted_interrupts() as interrupts, signs_of_life() if _takes_long(arguments) else nullcontext():
             code: Any = app(args=arguments, prog_name="gradscope", standalone_mode=False)
     except KeyboardInterrupt:
         return _interrupted()
@@ -99,6 +100,11 @@ def run(arguments: list[str] | None = None) -> int:
     if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word, where it is the one to catch it
         return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _takes_long(arguments: list[str] | None) -> bool:
+    """Whether the command works for minutes without a picture that shows it."""
+    return bool({"demo", "export", "run", "search", "suggest", "tune"} & set((arguments or sys.argv[1:])[:1]))
 
 
 def _complain(message: str) -> int:

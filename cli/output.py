@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import shutil
 import sys
 import textwrap
+import threading
+import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +20,8 @@ from gradscope.card import LONG, plain
 
 #: What a terminal or an eye would obey; JSON has another way to write it.
 _OBEYED = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+_said = [0.0]  # when the latest message was
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
@@ -34,17 +40,40 @@ def tell(line: str = "") -> None:
 def say(line: str) -> None:
     """A message on standard error, broken between words where a terminal is narrower."""
     print(_fitted(plain(line, LONG)), file=sys.stderr, flush=True)
+    _said[0] = time.monotonic()
 
 
-def progress(line: str) -> None:
-    """What concerns only somebody who watches: nothing where standard error is no terminal."""
-    if sys.stderr.isatty():
-        say(line)
+def on_terminal() -> bool:
+    """Whether somebody watches; else standard error is a log: of ``nohup``, Slurm, CI, a notebook."""
+    return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def signs_of_life(seconds: float = 30.0) -> Iterator[None]:
+    """In a log, a line after every so many seconds of work in which nothing was said."""
+    if on_terminal():
+        yield
+        return
+    began, over = time.monotonic(), threading.Event()
+    _said[0] = began
+
+    def tell_of_it() -> None:
+        while not over.wait(max(0.0, _said[0] + seconds - time.monotonic())):
+            if (now := time.monotonic()) >= _said[0] + seconds:
+                say(f"still working, {now - began:.0f} s so far")
+
+    thread = threading.Thread(target=tell_of_it, name="gradscope signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _fitted(line: str) -> str:
     """As it is in a file or pipe, where one message is one line."""
-    if not sys.stderr.isatty():
+    if not on_terminal():
         return line
     width = shutil.get_terminal_size().columns
     return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

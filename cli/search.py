@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, progress, shorter, tell
+from gradscope_cli.output import Json, on_terminal, print_json, say, shorter, tell
 
 if TYPE_CHECKING:
     from gradscope.search.result import Progress, ToleranceResult
@@ -89,7 +89,8 @@ def _show(now: Progress) -> None:
     known = f"{shorter(e.low)} … {shorter(e.high)} ({e.decades:.2f} decades)" if e.determined else "not bracketed yet"
     spent = f"{now.steps} steps" if now.epochs is None else f"{now.epochs} epochs"
     rest = f"about {now.rest} to come" if now.rest else "done"
-    progress(f"{now.level} {now.trials:2d} |{_bar(now.density)}| {known}; {spent}, {rest}; {happened}")
+    curve = f" |{_bar(now.density)}|" if on_terminal() else ":"
+    say(f"{now.level} {now.trials:2d}{curve} {known}; {spent}, {rest}; {happened}")
 
 
 def _bar(density: tuple[float, ...]) -> str:

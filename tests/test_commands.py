@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gradscope_cli.main import run
+from gradscope_cli.output import say, signs_of_life
 
 import gradscope
 from gradscope.store.reader import epoch_metrics, events, open_run
@@ -278,8 +281,14 @@ def test_braces_are_escaped_by_doubling(tmp_path: Path) -> None:
 def test_search_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "level"
     base = ["search", "--low", "1e-3", "--high", "1", "--workers", "2", "--out", str(out), "--max-trials"]
-    found = ok([*base, "5", "--", PYTHON, SCRIPT], capsys)
+    assert run([*base, "5", "--json", "--", PYTHON, SCRIPT]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
     assert found["trials"] == 5
+    # Where nobody watches (nohup, Slurm, CI), a plain line a trial.
+    lines = [line for line in captured.err.splitlines() if line.startswith("tolerance level")]
+    assert len(lines) == 5
+    assert all(re.search(r": .*; \d+ epochs, .*; [\d.e-]+ [a-z]+ after \d+ steps", line) for line in lines), lines
     assert len({r["seed"] for r in found["runs"]}) == 5
     early = [r for r in found["runs"] if r["stopped_early"]]
     assert {r["verdict"] for r in early} >= {"collapsed"}
@@ -328,6 +337,19 @@ def test_search_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "no command 'pyton'" in go("pyton")
     assert "{weightdecay}; expected" in go(PYTHON, SCRIPT, "{weightdecay}")
     assert "exited with code 1: the data set is missing" in go(PYTHON, SCRIPT, "--fault", "crash")
+
+
+def test_long_work_gives_signs_of_life(capsys: pytest.CaptureFixture[str]) -> None:
+    with signs_of_life(0.02):
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert set(lines) == {"still working, 0 s so far"}
+    before = threading.active_count()
+    with signs_of_life(30):
+        say("something")
+    assert capsys.readouterr().err == "something\n"
+    assert threading.active_count() == before
 
 
 @pytest.mark.slow
