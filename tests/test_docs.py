@@ -70,3 +70,10 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_commands_are_split_as_a_shell_does() -> None:
     assert commands("a b \\\n   c\n# note\n\nd # e\n") == ["a b     c", "d # e"]
+
+
+@pytest.mark.parametrize("page", ["AGENTS.md", "llms.txt"])
+def test_links_for_agents_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
