@@ -42,18 +42,13 @@ def diagnose(
     wanted = chosen(parse_names(rules), parse_changes(changes or []))
     if not runs:
         raise InputError("no record was given; expected at least one, such as gradscope diagnose run.h5")
-    from gradscope.diagnosis.post_hoc import diagnose as judge
-    from gradscope.diagnosis.rules.post_hoc import check
-    from gradscope.store.reader import epoch_metrics, open_run
+    from gradscope.reading import judged
 
     if follow:
         if len(runs) != 1:
             raise InputError(f"{len(runs)} records were given; --follow takes one")
         _follow(runs[0])
-    found = []
-    for path in runs:
-        with open_run(path) as dataset:
-            found.append((path, judge(dataset), check(dataset, wanted, epoch_metrics(path))))
+    found = [(path, *judged(path, wanted)) for path in runs]
     if as_json:
         print_json({"runs": [_as_dict(path, diagnosis, checker) for path, diagnosis, checker in found]})
     else:
@@ -96,16 +91,15 @@ def _list_rules(as_json: bool) -> None:
 def _follow(path: Path) -> None:
     """Tell each change of the verdict as the rows come, until the run has ended."""
     from gradscope.diagnosis.judge import Judge
-    from gradscope.diagnosis.series import RunInfo
     from gradscope.quantities import JUDGED
     from gradscope.store.follow import follow
-    from gradscope.store.reader import open_run
+    from gradscope.store.record import Record
 
     judge, told = None, ""
     for block in follow(path, JUDGED):
         if judge is None:
-            with open_run(path) as dataset:
-                judge = Judge(RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs))
+            with Record(path) as record:
+                judge = Judge(record.info)
         judge.update(block)
         diagnosis = judge.diagnosis()
         if diagnosis.verdict != told:

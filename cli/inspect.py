@@ -26,12 +26,12 @@ def inspect(
     Parameters, steps, ranges, how often each quantity was sampled, and what was clipped, scaled or not seen.
     """
     from gradscope.report.overview import overview
-    from gradscope.store.reader import epoch_metrics, events, open_run
+    from gradscope.store.record import Record
 
-    with open_run(run) as dataset:
-        seen = overview(dataset)
-    seen["metrics"] = {name: values.tolist() for name, values in epoch_metrics(run).items()}
-    seen["events"] = events(run)
+    with Record(run) as record:
+        seen = overview(record)
+        seen["metrics"] = {name: values.tolist() for name, values in record.metrics.items()}
+        seen["events"] = record.events
     if as_json:
         print_json({"path": str(run), **seen})
         return

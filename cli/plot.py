@@ -80,12 +80,12 @@ def _shapes(runs: Sequence[Path]) -> list[Curves]:
     """Of the penalties that act in the records; without any, of a family of norms."""
     from gradscope.regularizers.shapes import FAMILY, penalty_shape, penalty_words
     from gradscope.report.weights import Shape, penalty_shapes
-    from gradscope.store.reader import open_run
+    from gradscope.store.record import Record
 
     words: list[str] = []
     for run in runs:
-        with open_run(run) as dataset:
-            words += penalty_words(str(dataset.attrs["penalty"]))
+        with Record(run) as record:
+            words += penalty_words(record.penalty)
     found = [penalty_shape(word) for word in dict.fromkeys(words or FAMILY)]
     return penalty_shapes([Shape(s.name, s.w, s.value, s.gradient, *s.ball) for s in found])
 

@@ -54,7 +54,7 @@ _HOME = {
     "Sink": "gradscope.mirror",
     "Storage": "gradscope.store.storage",
     "open_run": "gradscope.store.reader",
-    "diagnose": "gradscope.diagnosis.post_hoc",
+    "diagnose": "gradscope.reading",
     "Diagnosis": "gradscope.diagnosis.verdict",
     "search_tolerance": "gradscope.search.search",
     "ToleranceResult": "gradscope.search.result",
@@ -70,10 +70,10 @@ __all__ = ["__version__", *sorted(_HOME)]
 if TYPE_CHECKING:
     from gradscope.child import resume_from as resume_from
     from gradscope.control.checkpoint import Checkpoint as Checkpoint
-    from gradscope.diagnosis.post_hoc import diagnose as diagnose
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.mirror import Sink as Sink
     from gradscope.opening import close_recordings as close_recordings
+    from gradscope.reading import diagnose as diagnose
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every
     from gradscope.recorder.cadence import Windows as Windows

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from gradscope import checks
+from gradscope.quantities import Strength
 from gradscope.types import InputError
 
 #: The exit code of a child that gradscope ended: its record says why.
@@ -297,29 +298,27 @@ def run_child(
         return Outcome(child.returncode, log.read().decode(errors="replace"))
 
 
-def check_strength(path: Path, asked: float, penalty: str, read_back: float, read_penalty: str, schedule: str) -> None:
+def check_strength(path: Path, asked: Strength, read_back: Strength, schedule: str) -> None:
     """The strength asked for against the one that the record shows.
 
     A delayed run that never learned never saw its strength: nothing to compare then. Nor is there where a schedule
-    goes elsewhere than to λ itself (a ramp cut short, a taper, a controller).
+    goes elsewhere than to λ itself (a ramp cut short, a taper, a controller). Raises `InputError` where they differ.
     """
-    if read_back == 0 and (asked == 0 or schedule != "constant"):
+    wanted, found = asked.value, read_back.value
+    if found == 0 and schedule != "constant":
         return
-    if asked == 0:
+    if read_back.penalty != asked.penalty:
         raise InputError(
-            f"{path}: no penalty was asked for (strength 0), and the record shows {read_penalty} of strength "
-            f"{read_back:g}; the script does not use what it is given, or has a penalty of its own beside it"
+            f"{path}: the search is about {asked.penalty}, and the record shows the penalty {read_back.penalty}"
         )
-    if read_penalty != penalty:
-        raise InputError(f"{path}: the search is about {penalty}, and the record shows the penalty {read_penalty}")
     if any(part != "constant" and not part.startswith("delayed:") for part in re.split(r"[+*]", schedule)):
         return
-    if abs(read_back - asked) <= 1e-5 * max(abs(asked), abs(read_back)):
+    if abs(found - wanted) <= 1e-5 * max(abs(wanted), abs(found)):
         return
-    if penalty == "l2" and abs(2 * read_back - asked) <= 1e-5 * asked:
+    if read_back.weight_decay is not None and abs(read_back.weight_decay - wanted) <= 1e-5 * wanted:
         hint = "half of it: the script takes it for a weight_decay; write {weight_decay} instead of {strength}"
-    elif penalty == "l2" and abs(read_back - 2 * asked) <= 2e-5 * asked:
+    elif asked.weight_decay is not None and abs(found - asked.weight_decay) <= 2e-5 * wanted:
         hint = "twice of it: write {strength} instead of {weight_decay}"
     else:
         hint = "the script does not use what it is given; write {strength} where it takes its strength"
-    raise InputError(f"strength {asked:g} was asked for, and the record shows {read_back:g}, {hint} ({path})")
+    raise InputError(f"strength {wanted:g} was asked for, and the record shows {found:g}, {hint} ({path})")

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gradscope import checks, quantities
-from gradscope.diagnosis.series import RunInfo, network_series
+from gradscope.diagnosis.series import network_series
+from gradscope.run_info import RunInfo
 from gradscope.types import InputError
 
 #: Blocks that may wait for a sink (four a second are made), and seconds that it has to finish at the end.

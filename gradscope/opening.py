@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
-from gradscope.diagnosis.series import RunInfo, acting_beside
 from gradscope.recorder.activations import Activations
 from gradscope.recorder.histograms import BIN_EDGES
+from gradscope.run_info import RunInfo
 from gradscope.store.writer import Writer
 from gradscope.types import InputError
 from gradscope.wiring import Penalties
@@ -93,28 +91,17 @@ def _is_meant(path: Path, given: Path) -> bool:
 def run_info(
     parameters: Mapping[str, Tensor],
     penalties: Penalties,
+    config: Mapping[str, Any],
+    capture: Mapping[str, Any],
     baseline: float | None,
-    source: str,
     horizon: int | None,
     activations: Activations | None,
 ) -> RunInfo:
     """What does not change from row to row."""
-    groups = penalties.groups
-    return RunInfo(
-        parameters=tuple(parameters),
-        numel=np.array([p.numel() for p in parameters.values()], dtype=np.float64),
-        penalised=penalties.penalised(),
-        group=penalties.group,
-        penalty=penalties.name,
-        momentum=tuple(g.get("momentum", 0.0) for g in groups),
-        beside=acting_beside(penalties.sources(), len(groups)),
-        adaptive=tuple(g["adaptive"] for g in groups),
-        baseline_loss=math.nan if baseline is None else baseline,
-        baseline_source=source,
-        horizon=horizon,
-        modules=tuple(activations.names) if activations else (),
-        steered=penalties.steered,
-    )
+    numel = [p.numel() for p in parameters.values()]
+    static = {"numel": numel, "penalised": penalties.penalised(), "group": penalties.group}
+    modules = activations.names if activations else ()
+    return RunInfo.of(parameters, modules, static, penalties.name, config, capture, baseline, horizon)
 
 
 def new_file(

@@ -200,24 +200,27 @@ class Strength:
     """A regularization strength λ of a penalty, which for L2 is half of what PyTorch calls ``weight_decay``.
 
     Attributes:
-        value: λ, as it multiplies Ω; None where it is not known.
+        value: λ, as it multiplies Ω.
         penalty: the penalty's word, such as ``"l2"``; ``"l2 in group 1"`` is one of L2, too.
     """
 
-    value: float | None
+    value: float
     penalty: str
 
     @property
     def weight_decay(self) -> float | None:
-        """2λ for L2 (Ω = ‖w‖²); None for another penalty, and where λ is not known."""
-        return None if self.value is None or not is_l2(self.penalty) else 2 * self.value
+        """2λ for L2 (Ω = ‖w‖²); None for another penalty."""
+        return weight_decay(self.value, self.penalty)
 
     def __str__(self) -> str:
         """λ as a number, for L2 with its ``weight_decay``: ``0.04 (weight_decay 0.08)``."""
-        if self.value is None:
-            return "–"
         decay = self.weight_decay
         return f"{self.value:.{DIGITS}g}" + ("" if decay is None else f" (weight_decay {decay:.{DIGITS}g})")
+
+
+def weight_decay(strength: float | None, penalty: str) -> float | None:
+    """2λ for L2; None for another penalty, and for a strength that is not known."""
+    return None if strength is None or not is_l2(penalty) else 2 * strength
 
 
 def is_l2(penalty: str) -> bool:

@@ -27,7 +27,6 @@ from gradscope.control.checkpoint import Kept
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.derived import VALIDATION
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import LiveJudge, Rows
@@ -233,11 +232,9 @@ class Recording:
             self._config["modules"] = activations.types if activations else {}
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
                 baseline_loss, self._capture["baseline_loss"] = had
-            source = self._capture.get("baseline_loss", "unknown")
-            judge = Judge(run_info(parameters, self._penalties, baseline_loss, source, horizon, activations))
-            info, types = judge.info, self._config["modules"]
-            facts = Facts.of(parameters, types, info.numel, info.group, self._config, self._capture, info.baseline_loss)
-            rules = Checker(facts)
+            told = (self._config, self._capture, baseline_loss, horizon, activations)
+            judge = Judge(run_info(parameters, self._penalties, *told))
+            rules = Checker(judge.info)
             self._live = LiveJudge(judge, self._settle_baseline, rules, self._on_findings)
             forwards = Forwards(plain_model(model))
             undo.callback(forwards.detach)

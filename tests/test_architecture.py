@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.handmade import handmade
+
 ROOT = Path(__file__).parent.parent
-BASE = {"types", "checks", "card", "extras", "quantities"}
+BASE = {"types", "checks", "card", "extras", "quantities", "run_info"}
 ROOMS = {
     "types": set(),
     "checks": {"types"},
     "card": set(),
     "extras": set(),
     "quantities": set(),
+    "run_info": set(),
+    "reading": {"diagnosis", "store"} | BASE,
     "__main__": set(),
     "child": BASE,
     "termination": set(),
@@ -45,6 +49,7 @@ ROOMS = {
     "": {  # gradscope/__init__.py
         *(
             "recording",
+            "reading",
             "restarts",
             "mirror",
             "opening",
@@ -126,6 +131,13 @@ def loaded_after(code: str) -> set[str]:
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = loaded_after(f"from gradscope_cli.main import run; assert run({arguments!r}) == 0")
     assert not loaded & {"torch", "matplotlib", "h5py", "xarray", "numpy", "scipy", "sklearn"}
+
+
+@pytest.mark.parametrize("command", [["diagnose"], ["inspect"], ["tolerance"], ["watch", "--once"]])
+def test_reading_loads_neither_torch_nor_xarray(command: list[str], tmp_path: Path) -> None:
+    path = handmade(tmp_path / "run.h5", 3, 300)
+    loaded = loaded_after(f"from gradscope_cli.main import run; run({[*command, str(path)]!r})")
+    assert not loaded & {"torch", "xarray", "pandas", "h5netcdf", "matplotlib"}
 
 
 def test_import_gradscope_is_light() -> None:

@@ -20,7 +20,8 @@ from gradscope_cli.main import run
 from gradscope_cli.output import say, signs_of_life
 
 import gradscope
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 
 SCRIPT = str(Path(__file__).parent / "scripts" / "unseen.py")
 PYTHON = sys.executable
@@ -193,8 +194,8 @@ def test_run_remedies_a_failed_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [a["schedule"] for a in found["attempts"]] == ["constant", "delayed:auto"]
     assert [a["strength"] for a in found["attempts"]] == [0.04, 0.04]
     first, second = (Path(a["path"]) for a in found["attempts"])
-    assert np.nanmax(epoch_metrics(first)["accuracy"]) < 0.2
-    assert epoch_metrics(second)["accuracy"][-1] > 0.7
+    assert np.nanmax(Record(first).metrics["accuracy"]) < 0.2
+    assert Record(second).metrics["accuracy"][-1] > 0.7
     with open_run(second) as dataset:
         strength = dataset["strength"].values[:, 0]
         assert strength[0] == 0
@@ -202,7 +203,7 @@ def test_run_remedies_a_failed_run(tmp_path: Path, capsys: pytest.CaptureFixture
         assert (np.diff(strength) != 0).sum() == 1
     with open_run(first) as dataset:
         assert dataset.attrs["status"] == "failed"
-    assert {"verdict", "stopped"} <= {e["kind"] for e in events(first)}
+    assert {"verdict", "stopped"} <= {e["kind"] for e in Record(first).events}
 
 
 def test_run_leaves_a_healthy_script_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ import gradscope
 from gradscope import InputError, Verdict
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.diagnosis.series import RunInfo, network_series
+from gradscope.diagnosis.series import network_series
 from gradscope.quantities import JUDGED
+from gradscope.run_info import RunInfo
 from tests.loops import mlp, recorded, train
 
 
@@ -328,6 +329,13 @@ def test_a_judge_keeps_fewer_of_the_later_rows(monkeypatch: pytest.MonkeyPatch, 
     assert parts.active_step == whole.active_step
 
 
-def test_a_path_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"open_run\(path\) gives it; got PosixPath"):
-        gradscope.diagnose(tmp_path / "r.h5")  # type: ignore[arg-type]
+def test_a_path_is_as_good_as_its_dataset(tmp_path: Path) -> None:
+    model = mlp()
+    dataset = recorded(tmp_path / "r.h5", model, torch.optim.SGD(model.parameters(), 0.1), steps=80)
+    assert gradscope.diagnose(tmp_path / "r.h5") == gradscope.diagnose(str(tmp_path / "r.h5"))
+    assert gradscope.diagnose(tmp_path / "r.h5") == gradscope.diagnose(dataset)
+    assert gradscope.open_run(dataset) is dataset
+    with pytest.raises(InputError, match="there is no file"):
+        gradscope.diagnose(tmp_path / "none.h5")
+    with pytest.raises(InputError, match=r"expected a record, as its path or the dataset of .*; got 3"):
+        gradscope.diagnose(3)  # type: ignore[arg-type]

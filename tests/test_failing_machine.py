@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.storage import Storage
 from tests.torture import scenario
 from tests.torture.small_disk import NoSmallDisk, small_disk
@@ -99,13 +100,13 @@ def test_many_rows_epochs_and_events_are_all_there(tmp_path: Path) -> None:
     assert w.problem is None
     with open_run(tmp_path / "r.h5") as dataset:
         assert dataset.sizes["step"] == 100_000
-    found = epoch_metrics(tmp_path / "r.h5")
+    found = Record(tmp_path / "r.h5").metrics
     assert found["epoch"].tolist() == list(range(100_000))
     expected = np.arange(100_000) / 2
     expected[7] = -1
     np.testing.assert_array_equal(found["accuracy"], expected)
     assert np.isnan(found["late"]).tolist() == (np.arange(100_000) % 3 > 0).tolist()
-    assert len(events(tmp_path / "r.h5")) == 100_000
+    assert len(Record(tmp_path / "r.h5").events) == 100_000
 
 
 def test_more_names_than_a_record_holds_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_more_names_than_a_record_holds_are_left_out_and_told(tmp_path: Path, mo
     assert w.problem is None
     with open_run(tmp_path / "r.h5") as dataset:
         assert len([v for v in dataset.variables.values() if v.dims[:1] == ("step",)]) == 40
-    (told,) = [event["text"] for event in events(tmp_path / "r.h5") if event["kind"] == "warning"]
+    (told,) = [event["text"] for event in Record(tmp_path / "r.h5").events if event["kind"] == "warning"]
     assert told == "a record holds 40 names; n35 and those after it are not in it"
 
 

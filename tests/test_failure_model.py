@@ -16,9 +16,10 @@ from gradscope.diagnosis.looks import Baseline, Look
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, name_of, shipped, used
 from gradscope.diagnosis.remedies import in_words, strength_that_holds
-from gradscope.diagnosis.series import RunInfo, network_series
+from gradscope.diagnosis.series import network_series
 from gradscope.diagnosis.signals import PHASES, SIGNALS, available, phase, signals
 from gradscope.diagnosis.thresholds import Thresholds
+from gradscope.run_info import RunInfo
 from gradscope.types import Verdict
 
 INFO = RunInfo(

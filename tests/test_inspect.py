@@ -9,14 +9,14 @@ import pytest
 from gradscope_cli.inspect import _table, _words
 from gradscope_cli.main import run
 
-from gradscope.report import overview
+from gradscope.store import record
 from gradscope.store.reader import open_run
 
 
 def test_inspect_as_json(
     healthy_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overview, "BLOCK", 1000)  # the ranges are those of several blocks
+    monkeypatch.setattr(record, "BLOCK_CELLS", 1 << 10)  # the ranges are those of several blocks
     assert run(["inspect", str(healthy_run), "--json"]) == 0
     seen = json.loads(capsys.readouterr().out)
     with open_run(healthy_run) as dataset:

@@ -15,7 +15,7 @@ import gradscope
 from gradscope.demo.data import digits
 from gradscope.demo.training import network
 from gradscope.recording import LearningFailureWarning
-from gradscope.store.reader import epoch_metrics
+from gradscope.store.record import Record
 
 # Slow is the loading of transformers, not the trainings; `make test` runs the example of the documentation.
 pytestmark = [
@@ -130,7 +130,7 @@ def test_the_same_rows_as_a_plain_loop(bf16: bool, tmp_path: Path) -> None:
     assert (here["clip_coefficient"] < 1).any()
     assert here.attrs["horizon"] == 6
     assert here.attrs["baseline_loss"] == pytest.approx(np.log(10))
-    metrics = epoch_metrics(tmp_path / "run.h5")
+    metrics = Record(tmp_path / "run.h5").metrics
     assert metrics["epoch"].tolist() == [0, 1]
     said = [log["eval_accuracy"] for log in done.state.log_history if "eval_accuracy" in log]
     np.testing.assert_allclose(metrics["eval_accuracy"], said)

@@ -19,7 +19,7 @@ import gradscope
 from gradscope.demo.data import digits
 from gradscope.demo.training import network
 from gradscope.recording import LearningFailureWarning
-from gradscope.store.reader import epoch_metrics, events
+from gradscope.store.record import Record
 
 # Lightning's own: advice on loggers and workers, and deprecations it has not followed yet.
 pytestmark = [
@@ -127,7 +127,7 @@ def test_the_same_rows_as_a_plain_loop(precision: str, tmp_path: Path) -> None:
     assert (here["clip_coefficient"] < 1).any()
     assert here.attrs["horizon"] == 8
     assert "assumed: entropy of 10" in here.attrs["capture"]
-    metrics = epoch_metrics(tmp_path / "run.h5")
+    metrics = Record(tmp_path / "run.h5").metrics
     assert metrics["epoch"].tolist() == [0, 1]
     assert np.isfinite(metrics["accuracy"]).all()
     assert np.isfinite(metrics["train_loss"]).all()
@@ -145,7 +145,7 @@ def test_a_failure_stops_the_trainer(tmp_path: Path) -> None:
     assert trainer.global_step < 500
     assert callback.recording is None
     assert read(tmp_path / "run.h5").attrs["status"] == "failed"
-    assert [e["kind"] for e in events(tmp_path / "run.h5")] == ["strength", "verdict"]
+    assert [e["kind"] for e in Record(tmp_path / "run.h5").events] == ["strength", "verdict"]
 
 
 @pytest.mark.slow

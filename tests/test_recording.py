@@ -22,7 +22,7 @@ import gradscope
 from gradscope import L1, L2, Constant, Delayed, InputError, LearningFailure, Lp, RecordExistsError, regularize
 from gradscope.demo.data import digits
 from gradscope.recording import LearningFailureWarning
-from gradscope.store.reader import events
+from gradscope.store.record import Record
 from gradscope.store.schema import BY_NAME, VARIABLES
 from tests.loops import batches, convnet, mlp, recorded, train
 
@@ -94,7 +94,7 @@ def test_groups_and_a_strength_changed_mid_run(tmp_path: Path) -> None:
         assert (ratio[:, ~matrix] == 0).all()
         assert (dataset["proportion"].values[:, ~matrix] == 1).all()
         assert dataset["penalised"].values.tolist() == matrix.tolist()
-    changes = [e for e in events(tmp_path / "r.h5") if e["kind"] == "strength"]
+    changes = [e for e in Record(tmp_path / "r.h5").events if e["kind"] == "strength"]
     assert [e["step"] for e in changes] == [0, 5]
 
 
@@ -198,7 +198,7 @@ def test_events_of_a_gradual_change(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     regularize(optimizer, L2(), gradscope.Ramp(0.1, steps=5))
     recorded(tmp_path / "r.h5", model, optimizer, 20)
-    changes = [(e["step"], e["text"]) for e in events(tmp_path / "r.h5") if e["kind"] == "strength"]
+    changes = [(e["step"], e["text"]) for e in Record(tmp_path / "r.h5").events if e["kind"] == "strength"]
     assert changes == [
         (0, "l2: strength 0 (weight_decay 0)"),
         (1, "l2: strength 0.02 (weight_decay 0.04)"),

@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock
 import gradscope
 from gradscope import CPR, L1, L2, AutoL2, Constant, Delayed, InputError, LInf, Lp, regularize, regularize_activity
 from gradscope.child import check_strength
+from gradscope.quantities import Strength
 from gradscope.regularizers.changes import StrengthChanges
 from gradscope.regularizers.scale_invariance import invariant
 from tests.loops import mlp, recorded, train
@@ -240,8 +241,8 @@ def test_penalties_of_an_l1_run_read_as_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", ["taper:sch01", "ramp:5", "constant*cyclic:4", "constant+autol2"])
 def test_a_strength_is_read_back_only_where_the_schedule_goes_there(schedule: str) -> None:
-    check_strength(Path("r.h5"), 0.1, "l2", 0.03, "l2", schedule)
+    check_strength(Path("r.h5"), Strength(0.1, "l2"), Strength(0.03, "l2"), schedule)
     with pytest.raises(InputError, match=r"and the record shows 0\.03"):
-        check_strength(Path("r.h5"), 0.1, "l2", 0.03, "l2", "constant*delayed:5")
+        check_strength(Path("r.h5"), Strength(0.1, "l2"), Strength(0.03, "l2"), "constant*delayed:5")
     with pytest.raises(InputError, match="the record shows the penalty l1"):
-        check_strength(Path("r.h5"), 0.1, "l2", 0.03, "l1", schedule)
+        check_strength(Path("r.h5"), Strength(0.1, "l2"), Strength(0.03, "l1"), schedule)

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from gradscope_cli.main import run
 
-from gradscope.report.page import fold
 from gradscope.report.page.colours import RUNS, THEMES, contrast, layer_palette
 from gradscope.report.page.document import document
 from gradscope.report.page.encode import packed, points
-from gradscope.report.page.fold import MOST_LAYERS, fold_record
-from gradscope.report.page.summary import VALUES, Page, differences, faded_at, page_of
+from gradscope.report.page.fold import MOST_LAYERS
+from gradscope.report.page.summary import VALUES, Page, differences, faded_at, page_of, read
 from gradscope.report.page.windows import Windows
+from gradscope.store import record as record_of
 from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 from tests.handmade import handmade
 
@@ -150,10 +151,10 @@ def test_a_hundred_layers_fit_into_three_megabytes(tmp_path: Path, steps: int) -
 
 
 def test_memory_does_not_grow_with_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "BLOCK_CELLS", 1 << 14)
-    with open_run(handmade(tmp_path / "run.h5", 20, 40_000)) as dataset:
+    monkeypatch.setattr(record_of, "BLOCK_CELLS", 1 << 14)
+    with Record(handmade(tmp_path / "run.h5", 20, 40_000)) as record:
         tracemalloc.start()
-        fold_record(dataset, VALUES)
+        read(record, VALUES)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     # The judge keeps thirteen numbers of each of the first 65,536 rows, in a table that doubles; the windows take

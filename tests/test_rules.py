@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 import gradscope
 from gradscope import InputError
+from gradscope.diagnosis.recorded import recorded
 from gradscope.diagnosis.rules.catalogue import RULES, chosen, parse_changes, parse_names
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.rules.page import page
 from gradscope.diagnosis.rules.post_hoc import check, validation_losses
 from gradscope.recording import FindingWarning
 from gradscope.report.live.web import served
-from gradscope.store.reader import epoch_metrics, events
+from gradscope.store.record import Record
 from tests.rule_runs import RUNS, load, mlp, train
 from tests.rules_page import PAGE, whole
 
@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list
 @pytest.fixture(scope="session")
 def records(runs: dict[str, tuple[Path, list[Finding]]]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Loaded dataset and epoch metrics of each run."""
-    return Made(lambda name: (load(runs[name][0]), epoch_metrics(runs[name][0])))
+    return Made(lambda name: (load(runs[name][0]), Record(runs[name][0]).metrics))
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -112,7 +112,7 @@ def _given(record: tuple[Any, dict[str, Any]]) -> tuple[Any, None, dict[str, Any
 def test_live_and_post_hoc_find_the_same(runs: dict[str, Any], records: dict[str, Any], name: str) -> None:
     path, live = runs[name]
     assert check(*_given(records[name])).findings == live
-    told = [event for event in events(path) if event["kind"] == "finding"]
+    told = [event for event in Record(path).events if event["kind"] == "finding"]
     assert [event["step"] for event in told] == [finding.found_step for finding in live]
     assert all(event["text"].startswith(f.sentence) for event, f in zip(told, live, strict=True))
 
@@ -123,7 +123,7 @@ def test_cutting_changes_nothing(records: dict[str, Any], name: str, cuts: set[i
     dataset, metrics = records[name]
     rows = {key: dataset[key].values for key in NEEDED if key in dataset.variables}
     whole = check(dataset, None, metrics)
-    parts = Checker(Facts.from_record(dataset), None, validation_losses(metrics))
+    parts = Checker(recorded(dataset).info, None, validation_losses(metrics))
     n = len(rows["step"])
     borders = [0, *sorted(cut for cut in cuts if cut < n), n]
     for start, end in pairwise(borders):
@@ -139,7 +139,7 @@ def test_memory_does_not_grow(records: dict[str, Any]) -> None:
     dataset = records["healthy"][0]
     rows = {key: dataset[key].values for key in NEEDED if key in dataset.variables}
     rows |= {"epoch": np.zeros_like(rows["epoch"])}
-    checker, sizes = Checker(Facts.from_record(dataset)), []
+    checker, sizes = Checker(recorded(dataset).info), []
     for _ in range(70):
         checker.update(rows)
         sizes.append(len(pickle.dumps(checker.__dict__ | {"rules": None})))
@@ -235,7 +235,7 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
                 recording.log(loss=loss)
     assert [(f.since_step, f.found_step) for f in recording.findings] == [(1, 16)]
     assert recording.findings == check(load(path)).findings
-    assert len([event for event in events(path) if event["kind"] == "finding"]) == 1
+    assert len([event for event in Record(path).events if event["kind"] == "finding"]) == 1
 
 
 def test_a_live_page_lists_the_same_findings(runs: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ import xarray as xr
 
 import gradscope
 from gradscope import InputError, RecordNotFoundError
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 from tests.loops import mlp, train
@@ -82,8 +83,8 @@ def test_rows_events_and_epochs_come_back(tmp_path: Path) -> None:
         late = dataset["late"].values
         assert np.isnan(late[:100]).all()
         assert (late[100:] == 2).all()
-    assert events(path) == [{"step": 3, "kind": "strength", "text": "λ = 0.1"}]
-    metrics = epoch_metrics(path)
+    assert Record(path).events == [{"step": 3, "kind": "strength", "text": "λ = 0.1"}]
+    metrics = Record(path).metrics
     np.testing.assert_array_equal(metrics["accuracy"], [0.5, 0.6])
     np.testing.assert_array_equal(metrics["extra"], [3.0, 1.0])
 
@@ -155,9 +156,9 @@ def test_threads_may_all_give_at_once(tmp_path: Path) -> None:
         thread.join()
     w.close("finished")
     assert w.problem is None
-    texts = [event["text"] for event in events(tmp_path / "r.h5")]
+    texts = [event["text"] for event in Record(tmp_path / "r.h5").events]
     assert sorted(texts) == sorted(f"{n} {i}" for n in range(4) for i in range(50))
-    metrics = epoch_metrics(tmp_path / "r.h5")
+    metrics = Record(tmp_path / "r.h5").metrics
     for number in range(4):
         np.testing.assert_array_equal(metrics[f"metric_{number}"], metrics["epoch"])
 

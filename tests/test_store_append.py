@@ -15,7 +15,8 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from tests.loops import batches, mlp
 from tests.torture import scenario
 
@@ -67,9 +68,9 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(resumed: Path) -> None:
         assert gradscope.diagnose(dataset).as_dict() == gradscope.diagnose(whole).as_dict()
         assert dataset.attrs["baseline_loss"] == whole.attrs["baseline_loss"]
         assert dataset.attrs["status"] == "finished"
-    (text,) = [event["text"] for event in events(resumed) if event["kind"] == "resumed"]
+    (text,) = [event["text"] for event in Record(resumed).events if event["kind"] == "resumed"]
     assert text == "resumed at step 30: 30 rows kept, 10 later rows dropped"
-    assert epoch_metrics(resumed)["accuracy"].tolist() == [0.1, 0.2]
+    assert Record(resumed).metrics["accuracy"].tolist() == [0.1, 0.2]
 
 
 def test_later_rows_can_be_kept(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import xarray as xr
 from gradscope import InputError
 from gradscope.store import redo_log
 from gradscope.store.fletcher import fletcher32
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.salvage import recover
 from gradscope.store.storage import Storage
 from tests.torture import scenario
@@ -54,8 +55,9 @@ def chunks(path: Path) -> dict[tuple[str, int], tuple[int, int]]:
 def read_all(path: Path) -> None:
     with open_run(path) as dataset:
         dataset.load()
-    events(path)
-    epoch_metrics(path)
+    with Record(path) as record:
+        assert record.events is not None
+        assert record.metrics
 
 
 @pytest.mark.parametrize("how", STORED)

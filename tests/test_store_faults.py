@@ -22,7 +22,8 @@ import torch
 import gradscope
 from gradscope import InputError
 from gradscope.store import pending, redo_log
-from gradscope.store.reader import events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.writer_lock import beside, writer_of
 from tests.loops import mlp, train
 from tests.torture import fuzz, power, records, scenario, training
@@ -161,7 +162,7 @@ def test_what_memory_cannot_hold_is_told(disk: Path, monkeypatch: pytest.MonkeyP
         steps = dataset["step"].values
         assert steps[-1] == 1999
         np.testing.assert_array_equal(dataset["weight_norm"].values, scenario.values(0, 2000)[steps])
-    (lost,) = [event["text"] for event in events(disk / "r.h5") if event["kind"] == "rows_lost"]
+    (lost,) = [event["text"] for event in Record(disk / "r.h5").events if event["kind"] == "rows_lost"]
     assert lost.startswith(f"{2000 - len(steps)} rows ")
 
 

@@ -24,6 +24,7 @@ from gradscope.store import redo_log, schema
 from gradscope.store.columns import bits_for, rounded
 from gradscope.store.follow import follow
 from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.salvage import recover
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
@@ -319,7 +320,7 @@ def test_recover_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "nothing is missing" in capsys.readouterr().out
     with open_run(tmp_path / "o.h5") as dataset:
         assert dataset.attrs["status"] == "failed"
-        assert gradscope.store.reader.events(tmp_path / "o.h5")[-1]["kind"] == "recovered"
+        assert Record(tmp_path / "o.h5").events[-1]["kind"] == "recovered"
     (tmp_path / "note.h5").write_text("loss")
     assert command(["recover", str(tmp_path / "note.h5")]) == 2
     assert "nothing can be saved" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gradscope.diagnosis.series import RunInfo, Series, network_series
+from gradscope.diagnosis.series import Series, network_series
 from gradscope.quantities import JUDGED
+from gradscope.run_info import RunInfo
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"

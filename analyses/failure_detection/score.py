@@ -20,7 +20,8 @@ from analyses.failure_detection.records import CACHE, HERE, Labelled, cause, lab
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.probability import Model
-from gradscope.diagnosis.series import RunInfo, Series
+from gradscope.diagnosis.series import Series
+from gradscope.run_info import RunInfo
 from gradscope.types import Verdict
 
 

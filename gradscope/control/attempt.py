@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import xarray as xr
-
 from gradscope.child import Command, Instructions, check_strength
-from gradscope.diagnosis.post_hoc import diagnose
-from gradscope.diagnosis.tolerance import recorded_strength
+from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.store.reader import open_run
+from gradscope.quantities import Strength
+from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
 
 #: How an attempt can end: by itself, stopped by its own recording on a failure, or broken off.
@@ -77,24 +73,21 @@ def read_attempt(asked: Instructions, ended: str, command: Command | None = None
     """
     assert asked.out is not None
     path = Path(asked.out)
-    with open_run(path) as dataset:
-        if not dataset.sizes["step"]:
+    with Record(path) as record:
+        if not record.rows:
             nothing = Diagnosis(Verdict.UNDECIDED, False, 0.5, None, None, None, evidence=["no step was recorded"])
             return Attempt(path, asked.strength, asked.schedule, nothing, 0, None, ended=ended)
         if command is not None and asked.strength is not None and ended in ("itself", "stopped"):
-            schedule = json.loads(dataset.attrs["config"])["schedule"]
-            found = recorded_strength(dataset)
-            check_strength(path, asked.strength, command.penalty, found, dataset.attrs["penalty"], schedule)
-        steps = int(dataset["step"].values[-1]) + 1
+            check_strength(path, Strength(asked.strength, command.penalty), record.strength, record.schedule)
         return Attempt(
             path,
             asked.strength,
             asked.schedule,
-            diagnose(dataset),
-            steps,
-            stopped_step=steps if ended == "stopped" else None,
+            judge_record(record).diagnosis(finished=record.finished),
+            record.steps_run,
+            stopped_step=record.steps_run if ended == "stopped" else None,
             first_step=asked.resume_step or 0,
-            switched_on=switched_on(dataset),
+            switched_on=record.switched_on,
             ended=ended,
         )
 
@@ -104,23 +97,14 @@ def check_early(path: Path, asked: Instructions, command: Command) -> bool:
     if asked.strength is None or not command.takes_strength or asked.schedule is not None:
         return True
     try:
-        with open_run(path) as dataset:
-            if not dataset.sizes["step"]:
+        with Record(path) as record:
+            if not record.rows:
                 return False
-            schedule = json.loads(dataset.attrs["config"])["schedule"]
-            found, penalty = recorded_strength(dataset), dataset.attrs["penalty"]
+            found, schedule = record.strength, record.schedule
     except InputError:  # not there yet, or in the making
         return False
-    check_strength(path, asked.strength, command.penalty, found, penalty, schedule)
+    check_strength(path, Strength(asked.strength, command.penalty), found, schedule)
     return True
-
-
-def switched_on(dataset: xr.Dataset) -> int | None:
-    """The first recorded step at which a penalty acted."""
-    if "strength" not in dataset:
-        return None
-    acting = np.nan_to_num(dataset["strength"].values).max(1) > 0
-    return int(dataset["step"].values[acting.argmax()]) if acting.any() else None
 
 
 def missing_record(who: str) -> InputError:

@@ -20,7 +20,7 @@ from gradscope.control.history import History, RunResult, status_of
 from gradscope.control.policy import Decision, Policy
 from gradscope.control.process import Training, holds_a_training
 from gradscope.control.resumption import checkpoints_beside, resumption
-from gradscope.store.reader import events, open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 
@@ -207,10 +207,13 @@ def _entry(asked: Instructions) -> dict[str, Any]:
 
 def _stops(path: Path) -> int:
     """How often the record says that its recording has ended the process; a copied one brings those of the first."""
-    found = events(path) if path.exists() else []
+    if not path.exists():
+        return 0
+    with Record(path) as record:
+        found = record.events
     return sum(event["kind"] == "stopped" and event["text"].startswith("stopped by gradscope") for event in found)
 
 
 def _finished(path: Path) -> bool:
-    with open_run(path) as dataset:
-        return bool(dataset.attrs["status"] == "finished")
+    with Record(path) as record:
+        return record.finished

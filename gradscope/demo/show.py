@@ -26,14 +26,14 @@ from gradscope.control.history import RunResult
 from gradscope.control.policy import DelayedRestart
 from gradscope.control.supervisor import supervise
 from gradscope.demo import training
-from gradscope.diagnosis.post_hoc import diagnose
+from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import DIGITS, Strength
 from gradscope.report.figures import figure_of, save
 from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
 from gradscope.search.search import Progress, ToleranceResult, search_tolerance
-from gradscope.store.reader import epoch_metrics, open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 STRENGTH = 0.04
@@ -66,9 +66,8 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
         begin(f"1/{STEPS} training with λ = {STRENGTH:.{DIGITS}g}, too strong")
         full = folder / "too-strong.h5"
         sweep = _in_processes(workers, [(2 * STRENGTH, 0, full), *_sweep(folder)])
-        with open_run(full) as dataset:
-            found = diagnose(dataset)
-            steps = dataset.sizes["step"]
+        with Record(full) as record:
+            found, steps = judge_record(record).diagnosis(finished=record.finished), record.rows
         say(_first_words(full, found, steps))
         progress.advance(task)
 
@@ -143,7 +142,8 @@ def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> Toleran
 
 def last_accuracy(path: Path) -> float:
     """The last validation accuracy of a record."""
-    values = epoch_metrics(path)["accuracy"]
+    with Record(path) as record:
+        values = record.metrics["accuracy"]
     known = values[np.isfinite(values)]  # a run that was stopped has begun an epoch it did not finish
     return float(known[-1])
 
@@ -263,6 +263,5 @@ def _print(summary: dict[str, Any], console: Console) -> None:
 
 def switched_on(path: Path) -> int | None:
     """The step at which the penalty of a record came on."""
-    with open_run(path) as dataset:
-        acting = dataset["strength"].values.max(1) > 0
-        return int(dataset["step"].values[acting.argmax()]) if acting.any() else None
+    with Record(path) as record:
+        return record.switched_on

@@ -28,10 +28,11 @@ from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, shipped
 from gradscope.diagnosis.remedies import in_words, remedy, strength_that_holds
-from gradscope.diagnosis.series import GrowingSeries, Rows, RunInfo, network_series
+from gradscope.diagnosis.series import GrowingSeries, Rows, network_series
 from gradscope.diagnosis.signals import available
 from gradscope.diagnosis.thresholds import Thresholds
 from gradscope.diagnosis.verdict import Diagnosis, Failure
+from gradscope.run_info import RunInfo
 from gradscope.types import Verdict
 
 #: Rows up to which a judge keeps every one.

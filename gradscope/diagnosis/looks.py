@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.series import RunInfo, Series
+from gradscope.diagnosis.series import Series
 from gradscope.diagnosis.thresholds import Thresholds
+from gradscope.run_info import RunInfo
 
 CONSTANT = "the loss of the network once it predicted a constant"
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradscope.diagnosis.series import Array, Rows, RunInfo, layer_push
+from gradscope.diagnosis.series import Array, Rows, layer_push
+from gradscope.run_info import RunInfo
 
 FALLEN = 1 / np.e  # a signal below this share of its own maximum has fallen
 ALIKE = 0.1  # relative spread of ⟨w, ∂L/∂w⟩ over layers below which it is called equal

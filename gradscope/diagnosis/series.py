@@ -6,87 +6,17 @@ penalty does not touch cannot be crushed by it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.run_info import RunInfo
+
 Array = NDArray[np.float64]
 Rows = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What does not change from row to row.
-
-    ``modules``: names of the columns of the activations.
-    ``numel``, ``penalised``, ``group``: one entry a parameter. ``momentum``, ``beside`` (the penalty acts on the
-    weights beside the optimizer's step, so that no momentum multiplies it), ``adaptive``: one entry a parameter
-    group. ``baseline_loss`` is NaN where nothing is known of it. ``steered``: the strength follows the training loss
-    (Auto L2 and the like), so that the run itself may lower it.
-    """
-
-    parameters: tuple[str, ...]
-    numel: Array
-    penalised: NDArray[np.bool_]
-    group: NDArray[np.int64]
-    penalty: str
-    momentum: tuple[float, ...]
-    beside: tuple[bool, ...]
-    adaptive: tuple[bool, ...]
-    baseline_loss: float = float("nan")
-    baseline_source: str = "unknown"
-    horizon: int | None = None
-    modules: tuple[str, ...] = ()
-    steered: bool = False
-
-    @property
-    def watched(self) -> NDArray[np.bool_]:
-        """The parameters that count, [P]."""
-        return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
-
-    @classmethod
-    def from_record(cls, names: Any, variables: Any, attrs: Mapping[Any, Any]) -> RunInfo:
-        """From the parameter table and root attributes of a record (``variables[name]`` is an array)."""
-        config = json.loads(attrs["config"])
-        capture = json.loads(attrs["capture"])
-        groups = config["groups"]
-        horizon = int(attrs.get("horizon", -1))
-        return cls(
-            parameters=tuple(str(name) for name in names),
-            numel=np.asarray(variables["numel"], dtype=np.float64),
-            penalised=np.asarray(variables["penalised"]).astype(bool),
-            group=np.asarray(variables["group"], dtype=np.int64),
-            penalty=str(attrs["penalty"]),
-            momentum=tuple(float(g.get("momentum", 0.0)) for g in groups),
-            beside=acting_beside(capture.get("penalties", ()), len(groups)),
-            adaptive=tuple(bool(g.get("adaptive", False)) for g in groups),
-            baseline_loss=float(attrs.get("baseline_loss", np.nan)),
-            baseline_source=str(capture.get("baseline_loss", "unknown")),
-            horizon=horizon if horizon > 0 else None,
-            modules=tuple(str(name) for name in variables["module"].values) if "module" in variables else (),
-            steered=bool(config.get("steered", False)),
-        )
-
-
-#: Ways for a penalty to act (`Source.acts`): on the weights, and as part of the gradient that the optimizer sees.
-BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
-
-
-def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[bool, ...]:
-    """For each parameter group, from what the record's ``capture`` says of its penalties (``group``, ``acts``).
-
-    Decoupled decay, proximal steps and constraints, unless another penalty goes through the gradient. A decay that goes
-    through the optimizer (``coupled``) is listed where it is 0, too, and says nothing beside one of those.
-    """
-    found: list[set[str]] = [set() for _ in range(groups)]
-    for penalty in penalties:
-        if 0 <= penalty["group"] < groups:
-            found[penalty["group"]].add(penalty["acts"])
-    return tuple(bool(acts & BESIDE) and not acts & THROUGH for acts in found)
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope import checks
 from gradscope.quantities import Strength
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 Array = NDArray[np.float64]
 
@@ -296,12 +292,3 @@ def posterior_of(outcomes: Sequence[Outcome]) -> Posterior:
     for outcome in outcomes:
         posterior.update(outcome)
     return posterior
-
-
-def recorded_strength(dataset: xr.Dataset) -> float:
-    """The full strength of a recorded run: the largest that acted on a penalised parameter."""
-    groups = np.unique(dataset["group"].values[dataset["penalised"].values.astype(bool)])
-    if not len(groups) or "strength" not in dataset or not dataset.sizes["step"]:
-        return 0.0
-    strongest = np.nanmax(dataset["strength"].values[:, groups])
-    return float(f"{strongest:.6g}")  # as it was given: the file holds it in float32

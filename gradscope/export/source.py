@@ -14,6 +14,7 @@ import xarray as xr
 
 from gradscope import checks
 from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 #: What a block of rows may take, in bytes, and how many rows it has at most.
@@ -74,10 +75,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Source:
-    """``dataset``, what is exported, and ``record``, all of it, are read lazily; the small tables are in memory."""
+    """``dataset``, what is exported, is read lazily, as ``record``, all of it; the small tables are in memory."""
 
     path: Path
-    record: xr.Dataset
+    record: Record
     dataset: xr.Dataset
     epochs: xr.Dataset
     events: xr.Dataset
@@ -102,11 +103,11 @@ class Source:
 @contextmanager
 def opened(path: Path, choice: Choice = Choice()) -> Iterator[Source]:
     """A record, finished, running or left by a killed process. Raises `InputError` for one without rows."""
-    with open_run(path) as dataset:
+    with Record(path) as record, open_run(path) as dataset:
         if not dataset.sizes["step"]:
             raise InputError(f"{path} is empty: no training step was recorded, so there is nothing to export")
         tables = []
         for group in ("epochs", "events"):
             with open_run(path, group) as table:
                 tables.append(table.load())
-        yield Source(path, dataset, choice.of(dataset, path), *tables)
+        yield Source(path, record, choice.of(dataset, path), *tables)

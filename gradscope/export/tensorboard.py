@@ -21,7 +21,7 @@ from tensorboard.plugins.text import metadata as texts
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradscope.card import plain
-from gradscope.diagnosis.post_hoc import diagnose
+from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.export.columns import label
 from gradscope.export.source import Source
 
@@ -35,7 +35,7 @@ def write(source: Source, path: Path) -> None:
     run = path / source.path.stem
     run.mkdir(parents=True)
     modified = source.path.stat().st_mtime
-    began = modified - float(source.record["time"][-1])  # the record holds seconds since its start
+    began = modified - float(source.record.column("time", -1))  # the record holds seconds since its start
     with (run / f"events.out.tfevents.{int(began):010d}.gradscope").open("wb") as file:
         _put(file, Event(wall_time=began, file_version="brain.Event:2"))
         for summary in _settings(source, began):
@@ -132,16 +132,16 @@ def _epochs(source: Source, time: float) -> Iterator[Event]:
 
 def _words(source: Source, time: float) -> Iterator[Event]:
     """The verdict at the last step, and every event at its own."""
-    dataset = source.record  # a verdict is that of the run, whatever part of it is exported
-    found = diagnose(dataset)
+    record = source.record  # a verdict is that of the run, whatever part of it is exported
+    found = judge_record(record).diagnosis(finished=record.finished)
     lines = [words(found.sentence), *(f"* {words(line)}" for line in found.evidence)]
     lines += [f"Layers: {words(', '.join(found.layers))}"] if found.layers else []
     lines += [f"Remedy: {words(found.remedy)}"] if found.remedy else []
     verdict = Summary(value=[_text("verdict", "\n\n".join(lines))])
-    yield Event(wall_time=time, step=int(dataset["step"][-1]), summary=verdict)
-    columns = (source.events[name].values for name in ("step", "kind", "text"))
-    for step, kind, text in zip(*columns, strict=True):
-        yield Event(wall_time=time, step=int(step), summary=Summary(value=[_text(f"events/{kind}", words(text))]))
+    yield Event(wall_time=time, step=record.steps_run - 1, summary=verdict)
+    for event in record.events:
+        told = _text(f"events/{event['kind']}", words(event["text"]))
+        yield Event(wall_time=time, step=event["step"], summary=Summary(value=[told]))
 
 
 def words(text: object) -> str:
@@ -157,18 +157,18 @@ def _text(tag: str, text: str) -> Summary.Value:
 
 def _settings(source: Source, began: float) -> Iterator[Summary]:
     """Settings and capture as text, and the settings of the optimizers for the table of hyper-parameters."""
-    attributes = source.dataset.attrs
-    config = json.loads(attributes["config"])
-    for name in ("config", "capture"):
-        shown = json.dumps(json.loads(attributes[name]), indent=2, ensure_ascii=False)
+    record = source.record
+    config = record.config
+    for name, values in (("config", config), ("capture", record.capture)):
+        shown = json.dumps(values, indent=2, ensure_ascii=False)
         inside = shown.replace("`", "\\u0060")  # nothing ends the block but its end
         yield Summary(value=[_text(name, f"```json\n{inside}\n```")])
-    settings: dict[str, Any] = {"penalty": attributes["penalty"], **_flat(config, ("schedule", "preset", "seed"))}
+    settings: dict[str, Any] = {"penalty": record.penalty, **_flat(config, ("schedule", "preset", "seed"))}
     for number, group in enumerate(config["groups"]):
         settings |= {f"group {number}: {name}": value for name, value in _flat(group, group).items()}
     yield summary_v2.hparams_pb(settings, trial_id=source.path.name, start_time_secs=began)
     ended = plugin_data_pb2.SessionEndInfo(status="STATUS_SUCCESS", end_time_secs=source.path.stat().st_mtime)
-    if attributes["status"] == "finished":
+    if record.finished:
         metadata = hparams.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=ended))
         yield Summary(
             value=[Summary.Value(tag=hparams.SESSION_END_INFO_TAG, metadata=metadata, tensor=hparams.NULL_TENSOR)]

@@ -12,7 +12,7 @@ import numpy as np
 from gradscope import quantities
 from gradscope.quantities import Strength
 from gradscope.report.curves import Curve, Curves
-from gradscope.report.settings import differing, settings_of, table
+from gradscope.report.settings import differing, table
 from gradscope.report.summary import RunSeries, labelled, load_run, over_time
 from gradscope.types import InputError
 
@@ -68,7 +68,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
         raise InputError(f"{len(paths)} record was given; compare takes at least two")
     runs = [load_run(path) for path in paths]
     runs = [replace(run, label=label) for run, label in zip(runs, labelled(runs), strict=True)]
-    settings = table([settings_of(run.attrs) for run in runs])
+    settings = table([run.settings for run in runs])
     apart = differing(settings)
     curves, notes = _curves(runs)
     return Comparison(tuple(map(_side, runs)), apart, len(settings) - len(apart), curves, tuple(notes))
@@ -89,7 +89,7 @@ def _numbers(run: RunSeries) -> dict[str, float | None]:
         "steps": series.step[-1] + 1,
         "active_step": _or_nan(run.diagnosis.active_step),
         "decided_step": _or_nan(run.diagnosis.decided_step),
-        "baseline_loss": float(run.attrs.get("baseline_loss", np.nan)),
+        "baseline_loss": run.baseline,
         **{f"{q.axis} at the end": _mean(getattr(series, q.word)[last]) for q in quantities.COMPARED},
         "share of zeros at the end": run.sparsity,
     }

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradscope.store.record import Record
+
 
 def flat(value: Any, name: str = "") -> dict[str, str]:
     """Nested settings by dotted name, each as JSON: ``{"groups.0.lr": "0.1"}``."""
@@ -18,10 +20,11 @@ def flat(value: Any, name: str = "") -> dict[str, str]:
     return {k: v for part in parts for k, v in part.items()}
 
 
-def settings_of(attrs: Mapping[str, Any]) -> dict[str, str]:
-    """Everything that a record's attributes say of how it was made: ``groups.0.lr``, ``capture.environment.…``."""
-    plain = {name: str(attrs[name]) for name in ("penalty", "horizon", "baseline_loss") if name in attrs}
-    return {**plain, **flat(json.loads(attrs["config"])), **flat(json.loads(attrs["capture"]), "capture")}
+def settings_of(record: Record) -> dict[str, str]:
+    """Everything that a record says of how it was made: ``groups.0.lr``, ``capture.environment.…``."""
+    held = record.attributes
+    plain: dict[str, str] = {n: str(held[n]) for n in ("penalty", "horizon", "baseline_loss") if n in held}
+    return {**plain, **flat(record.config), **flat(record.capture, "capture")}
 
 
 def table(settings: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:

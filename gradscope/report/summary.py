@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import xarray as xr
+from numpy.typing import NDArray
 
 from gradscope import quantities
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.series import Series
-from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import strength_axis
 from gradscope.report.curves import Array, Curve, Curves
+from gradscope.report.settings import settings_of
 from gradscope.report.strengths import Sample, accuracy_against_strength
-from gradscope.store.reader import epoch_metrics, open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 #: So many lines have a colour and a dash of their own; more are told apart by a scale of colours.
@@ -30,7 +29,8 @@ LINES = 7
 class RunSeries:
     """One record, ready for figures. ``sparsity``: the share of penalised weights that are 0 at the end, or NaN.
 
-    ``epoch`` [N]: the epoch of each row with its fraction, NaN where epochs are unknown. ``attrs``: of the file.
+    ``epoch`` [N]: the epoch of each row with its fraction, NaN where epochs are unknown. ``settings``: as one flat
+    table.
     """
 
     path: Path
@@ -44,7 +44,8 @@ class RunSeries:
     sparsity: float
     epoch: Array
     diagnosis: Diagnosis
-    attrs: Mapping[str, Any]
+    settings: Mapping[str, str]
+    baseline: float = float("nan")
 
 
 #: What is drawn over steps, by the name of its figure.
@@ -56,34 +57,19 @@ OVER_TIME = {
 
 def load_run(path: Path, label: str | None = None) -> RunSeries:
     """The network's series of one record."""
-    with open_run(path) as dataset:
-        judge = judge_record(dataset)
-        strength = recorded_strength(dataset)
-        diagnosis = judge.diagnosis(finished=dataset.attrs["status"] == "finished")
-        attrs = dict(dataset.attrs)
-        config = json.loads(attrs["config"])
-        penalty = str(dataset.attrs["penalty"])
-        sparsity, epoch = _sparsity(dataset), _fractional_epoch(dataset["epoch"].values)
-    metrics = {name: np.asarray(v, dtype=np.float64) for name, v in epoch_metrics(path).items()}
-    label = label or f"λ = {strength:.{quantities.DIGITS}g} ({path.stem})"
-    return RunSeries(
-        path, label, strength, diagnosis.failed, judge.series, metrics, penalty,
-        str(config.get("schedule") or "constant"), sparsity, epoch, diagnosis, attrs,
-    )  # fmt: skip
+    with Record(path) as record:
+        judge = judge_record(record)
+        diagnosis = judge.diagnosis(finished=record.finished)
+        label = label or f"λ = {record.strength.value:.{quantities.DIGITS}g} ({path.stem})"
+        return RunSeries(
+            path, label, record.strength.value, diagnosis.failed, judge.series,
+            {name: np.asarray(v, dtype=np.float64) for name, v in record.metrics.items()},
+            record.penalty, record.schedule, record.sparsity, _fractional_epoch(record.column("epoch")), diagnosis,
+            settings_of(record), record.info.baseline_loss,
+        )  # fmt: skip
 
 
-def _sparsity(dataset: xr.Dataset) -> float:
-    """Zeros among the penalised weights (all, where none is penalised) in the last row that counts them."""
-    if "weight_zero_fraction" not in dataset:
-        return np.nan
-    penalised = dataset["penalised"].values.astype(bool)
-    watched = penalised if penalised.any() else np.ones_like(penalised)
-    shares = dataset["weight_zero_fraction"].values[-1, watched].astype(np.float64)
-    entries = dataset["numel"].values[watched]
-    return float((shares * entries).sum() / entries.sum())
-
-
-def _fractional_epoch(epoch: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Array:
+def _fractional_epoch(epoch: NDArray[Any]) -> Array:
     """Rows are spread over their epoch evenly; the last one may be unfinished, and counts as long as the one before."""
     starts = np.flatnonzero(np.diff(epoch, prepend=-2))
     lengths = np.diff(np.append(starts, len(epoch)))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradscope.diagnosis.post_hoc import diagnose
-from gradscope.diagnosis.tolerance import Outcome, advice, estimate_tolerance, recorded_strength
+from gradscope.diagnosis.post_hoc import judge_record
+from gradscope.diagnosis.tolerance import Outcome, advice, estimate_tolerance
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.quantities import Strength
+from gradscope.quantities import weight_decay
 from gradscope.report.settings import flat
-from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
 
 #: What runs of one level need not share. A commit between two runs is no other training: the settings tell that.
@@ -65,23 +64,19 @@ def outcomes_of(paths: Sequence[Path]) -> tuple[str, list[Outcome]]:
 
 
 def _summary(path: Path) -> RunSummary:
-    with open_run(path) as dataset:
-        config = json.loads(dataset.attrs["config"])
-        settings = flat({name: value for name, value in config.items() if name not in MAY_DIFFER})
+    with Record(path) as record:
+        settings = flat({name: value for name, value in record.config.items() if name not in MAY_DIFFER})
         settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
-        settings["penalty"] = dataset.attrs["penalty"]
-        settings["horizon"] = str(int(dataset.attrs.get("horizon", -1)))
-        diagnosis = diagnose(dataset)
-        epoch, steps = int(dataset["epoch"].values[-1]), int(dataset["step"].values[-1]) + 1
-        horizon = int(dataset.attrs.get("horizon", -1))
+        settings["penalty"] = record.penalty
+        settings["horizon"] = str(record.attributes.get("horizon", -1))
         return RunSummary(
             path=path,
-            strength=recorded_strength(dataset),
-            diagnosis=diagnosis,
-            steps=steps,
-            epochs=epoch + 1 if epoch >= 0 else None,
+            strength=record.strength.value,
+            diagnosis=judge_record(record).diagnosis(finished=record.finished),
+            steps=record.steps_run,
+            epochs=record.epochs,
             settings=settings,
-            early=steps < horizon if horizon > 0 else dataset.attrs["status"] != "finished",
+            early=not record.finished if record.horizon is None else record.steps_run < record.horizon,
         )
 
 
@@ -117,7 +112,7 @@ def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
         "low": estimate.low,
         "high": estimate.high,
         "confidence": estimate.confidence,
-        "weight_decay": Strength(estimate.tolerance, penalty).weight_decay,
+        "weight_decay": weight_decay(estimate.tolerance, penalty),
         "slope": estimate.slope,
         "safe": estimate.safe,
         "trials": len(usable),

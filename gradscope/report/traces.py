@@ -11,7 +11,7 @@ from gradscope import quantities
 from gradscope.quantities import strength_axis
 from gradscope.report.curves import Array, Curve, Curves
 from gradscope.report.summary import RunSeries
-from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 #: Corners of a strength that are drawn; more of them than a page can show are thinned.
@@ -25,9 +25,9 @@ def strength_traces(runs: Sequence[RunSeries], against: Literal["step", "epoch"]
     """The strength over time of every run, as Auto L2 and schedules move it; one line a parameter group it acts on."""
     curves = []
     for run in runs:
-        with open_run(run.path) as dataset:
-            groups = np.unique(dataset["group"].values[dataset["penalised"].values.astype(bool)])
-            table = dataset["strength"].values[:, groups].astype(np.float64)
+        with Record(run.path) as record:
+            groups = np.unique(record.info.group[record.info.penalised])
+            table = record.column("strength")[:, groups].astype(np.float64)
         if not len(groups):
             raise InputError(f"{run.path} holds no penalty: set weight_decay, or call gradscope.regularize")
         x = run.epoch if against == "epoch" else run.series.step

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
+from numpy.typing import NDArray
 
 from gradscope.report.curves import Array, Curve, Curves
 from gradscope.report.summary import RunSeries
-from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 
@@ -22,13 +22,13 @@ def weight_histograms(runs: Sequence[RunSeries], parameter: str | None = None) -
     """
     curves = []
     for run in runs:
-        with open_run(run.path) as dataset:
-            counts = _counts(dataset, run, parameter)
-            edges = np.asarray(dataset["bin"].values, dtype=np.float64)
+        with Record(run.path) as record:
+            steps, counts = _counts(record, parameter)
+            edges = np.asarray(record.bins, dtype=np.float64)
         samples = [0, len(counts) // 2, -1] if len(runs) == 1 else [-1]
         for k in dict.fromkeys(i % len(counts) for i in samples):
-            share = counts.values[k] / counts.values[k].sum()
-            when = f"step {int(counts['step'][k])}" if len(runs) == 1 else run.label
+            share = counts[k] / counts[k].sum()
+            when = f"step {steps[k]}" if len(runs) == 1 else run.label
             label = f"{when} ({share[0]:.2%} are 0)" if share[0] > 0 else when
             curves.append(Curve(label, edges[2:], share[2:]))
     first, last = _filled(curves)
@@ -40,23 +40,24 @@ def weight_histograms(runs: Sequence[RunSeries], parameter: str | None = None) -
     )  # fmt: skip
 
 
-def _counts(dataset: xr.Dataset, run: RunSeries, parameter: str | None) -> xr.DataArray:
-    """[samples, bin]: sums over the parameters that count, in the rows that hold a sample."""
-    if "weight_histogram" not in dataset:
-        raise InputError(f"{run.path} holds no weight histograms: record with preset='full'")
-    histogram = dataset["weight_histogram"]
-    names = [str(name) for name in dataset["parameter"].values]
-    if parameter is None:
-        penalised = dataset["penalised"].values.astype(bool)
-        chosen = histogram.isel(parameter=penalised if penalised.any() else ~penalised)
-    elif parameter in names:
-        chosen = histogram.sel(parameter=[parameter])
-    else:
-        raise InputError(f"{run.path} has no parameter {parameter!r}; expected one of {', '.join(names)}")
-    sampled: xr.DataArray = chosen.dropna("step", how="all").sum("parameter")
-    if not sampled.sizes["step"]:
-        raise InputError(f"{run.path} holds no weight histograms yet: they are sampled every 50th step by default")
-    return sampled
+def _counts(record: Record, parameter: str | None) -> tuple[NDArray[np.int64], Array]:
+    """Steps [K] and counts [K, bin]: sums over the parameters that count, in the rows that hold a sample."""
+    name = "weight_histogram"
+    if name not in record:
+        raise InputError(f"{record.path} holds no weight histograms: record with preset='full'")
+    names = record.info.parameters
+    if parameter is not None and parameter not in names:
+        raise InputError(f"{record.path} has no parameter {parameter!r}; expected one of {', '.join(names)}")
+    chosen = record.info.watched if parameter is None else np.array([n == parameter for n in names])
+    steps, counts = [], []
+    for block in record.blocks((name,)):
+        values = block[name][:, chosen].astype(np.float64)
+        seen = ~np.isnan(values).reshape(len(values), -1).all(1)
+        steps.append(block["step"][seen])
+        counts.append(np.nansum(values[seen], axis=1))
+    if not sum(map(len, steps)):
+        raise InputError(f"{record.path} holds no weight histograms yet: they are sampled every 50th step by default")
+    return np.concatenate(steps), np.concatenate(counts)
 
 
 def _filled(curves: Sequence[Curve]) -> tuple[int, int]:

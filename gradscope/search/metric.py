@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from gradscope.store.reader import epoch_metrics
+from gradscope.store.record import Record
 from gradscope.types import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import xarray as xr
 
 #: Scalars of a step that every record holds, and no loop logs.
 OURS = {"epoch", "time", "skipped", "clip_coefficient"}
@@ -20,40 +13,35 @@ OURS = {"epoch", "time", "skipped", "clip_coefficient"}
 END = 0.05
 
 
-def metrics_in(path: Path, dataset: xr.Dataset) -> tuple[list[str], list[str]]:
+def metrics_in(record: Record) -> tuple[list[str], list[str]]:
     """The names that a record can be compared by: those of its epochs, those logged at steps."""
-    of_steps = [str(name) for name, values in dataset.data_vars.items() if values.dims == ("step",)]
-    return [name for name in epoch_metrics(path) if name != "epoch"], [n for n in of_steps if n not in OURS]
+    of_steps = [name for name, dims in record.dims.items() if dims == ("step",) and name not in OURS]
+    return [name for name in record.metrics if name != "epoch"], of_steps
 
 
-def metric_at_end(path: Path, dataset: xr.Dataset, name: str) -> float | None:
+def metric_at_end(record: Record, name: str) -> float | None:
     """The last finite value of a metric of the epochs, or the mean of a logged scalar over the last 5 % of the rows.
 
     None where the run ended before there was one. A name that epochs and steps share is that of the epochs. Raises
     `InputError` for a name that the record does not hold, with those that it holds.
     """
-    of_epochs, of_steps = metrics_in(path, dataset)
+    of_epochs, of_steps = metrics_in(record)
     if name in of_epochs:
-        values = np.asarray(epoch_metrics(path)[name], dtype=np.float64)
+        values = np.asarray(record.metrics[name], dtype=np.float64)
         finite = values[np.isfinite(values)]
         return float(finite[-1]) if len(finite) else None
     if name in of_steps:
-        values = np.asarray(dataset[name].values, dtype=np.float64)
-        last = values[-max(1, round(END * len(values))) :]
+        last = record.column(name, slice(-max(1, round(END * record.rows)), None)).astype(np.float64)
         finite = last[np.isfinite(last)]
         return float(finite.mean()) if len(finite) else None
     held = ", ".join([*of_epochs, *(n for n in of_steps if n not in of_epochs)]) or "none"
     raise InputError(
-        f"{path.name} has no metric {name!r}; it holds {held}. Metrics come from Recording.epoch(k, {name}=…) or "
-        f"Recording.log({name}=…)"
+        f"{record.path.name} has no metric {name!r}; it holds {held}. Metrics come from "
+        f"Recording.epoch(k, {name}=…) or Recording.log({name}=…)"
     )
 
 
-def zeros_at_end(dataset: xr.Dataset) -> float | None:
+def zeros_at_end(record: Record) -> float | None:
     """The share of the penalised weights that are exactly 0 in the last row; None where nothing tells."""
-    if "weight_zero_fraction" not in dataset.variables or not dataset.sizes["step"]:
-        return None
-    share = np.asarray(dataset["weight_zero_fraction"].isel(step=-1).values, dtype=np.float64)
-    kept = np.asarray(dataset["penalised"].values, dtype=bool) & np.isfinite(share)
-    count = np.asarray(dataset["numel"].values, dtype=np.float64)[kept]
-    return float((share[kept] * count).sum() / count.sum()) if kept.any() else None
+    share = record.sparsity
+    return share if record.info.penalised.any() and np.isfinite(share) else None

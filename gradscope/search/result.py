@@ -11,7 +11,7 @@ import numpy as np
 
 from gradscope.card import card
 from gradscope.diagnosis.tolerance import EarlyErrors, Posterior, ToleranceEstimate, advice
-from gradscope.quantities import Strength
+from gradscope.quantities import Strength, weight_decay
 from gradscope.search.asker import ToleranceSearch
 from gradscope.search.trials import TrialResult
 
@@ -113,7 +113,7 @@ class ToleranceResult:
             "low": e.low,
             "high": e.high,
             "confidence": e.confidence,
-            "weight_decay": Strength(e.tolerance, self.penalty).weight_decay,
+            "weight_decay": weight_decay(e.tolerance, self.penalty),
             "slope": e.slope,
             "safe": e.safe,
             "trials": len(self.trials) + len(self.delayed_trials),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +14,13 @@ from gradscope.child import Command, Instructions, Stopped, check_strength, inst
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.quantities import WEIGHT, Strength
 from gradscope.search.asker import Plan, Told
 from gradscope.search.metric import metric_at_end, zeros_at_end
 from gradscope.search.worker import TrialLostError
-from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 Train = Callable[[float, int, Path], object]
 
@@ -137,39 +133,37 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str, metric:
             f"{who!r} ended without the record {path.name}; does it call gradscope.record "
             f"(and write to {{out}}, if it takes a path)?"
         )
-    with open_run(path) as dataset:
-        judge = judge_record(dataset)
-        diagnosis = judge.diagnosis(finished=dataset.attrs["status"] == "finished")
-        found = recorded_strength(dataset)
-        when = json.loads(dataset.attrs["config"])["schedule"]
-        check_strength(path, plan.strength, penalty, found, dataset.attrs["penalty"], when)
+    with Record(path) as record:
+        judge = judge_record(record)
+        diagnosis = judge.diagnosis(finished=record.finished)
+        acted = bool(record.strength.value)
+        check_strength(path, Strength(plan.strength, penalty), record.strength, record.schedule)
         if diagnosis.verdict is Verdict.DIVERGED and diagnosis.onset_step == 0:
             raise InputError(
                 f"{who!r} is not finite from its first step (seed {plan.seed}): no matter of the strength; "
                 f"check the data, the learning rate and the initialisation"
             )
-        last_epoch = int(dataset["epoch"].values[-1])
-        first = dataset["weight_mean_abs"].isel(step=0).values
-        failed, note, shortfall = _outcome(dataset, judge, diagnosis, stopped, delayed=schedule_waits(when))
-        value = None if metric is None else _metric(path, dataset, metric, diagnosis.failed, stopped)
+        first = record.column(WEIGHT.name, 0)
+        failed, note, shortfall = _outcome(acted, judge, diagnosis, stopped, schedule_waits(record.schedule))
+        value = None if metric is None else _metric(record, metric, diagnosis.failed, stopped)
         return TrialResult(
             plan.number, plan.strength, plan.seed, plan.audit, str(path), str(diagnosis.verdict), failed,
-            int(dataset["step"].values[-1]) + 1, last_epoch + 1 if last_epoch >= 0 else None, stopped,
+            record.steps_run, record.epochs, stopped,
             tuple(float(x) for x in np.nan_to_num(first)), early_word(judge) if plan.audit else None, note, shortfall,
-            plan.schedule, value, found > 0, zeros_at_end(dataset),
+            plan.schedule, value, acted, zeros_at_end(record),
         )  # fmt: skip
 
 
-def _metric(path: Path, dataset: xr.Dataset, name: str, failed: bool, stopped: bool) -> float | None:
+def _metric(record: Record, name: str, failed: bool, stopped: bool) -> float | None:
     """The metric at the end; a run that was stopped may have ended before it had any, one that fails have no number."""
     try:
-        value = metric_at_end(path, dataset, name)
+        value = metric_at_end(record, name)
     except InputError:
         if stopped:
             return None
         raise
     if value is None and not failed:
-        raise InputError(f"{path.name}: {name} has no finite value at the end of the run, so it says nothing")
+        raise InputError(f"{record.path.name}: {name} has no finite value at the end of the run, so it says nothing")
     return value
 
 
@@ -178,11 +172,8 @@ def schedule_waits(schedule: str) -> bool:
     return "delayed:" in schedule
 
 
-def _outcome(
-    dataset: xr.Dataset, judge: Judge, diagnosis: Diagnosis, stopped: bool, delayed: bool
-) -> tuple[float, str, float]:
+def _outcome(acted: bool, judge: Judge, diagnosis: Diagnosis, stopped: bool, delayed: bool) -> tuple[float, str, float]:
     """The probability that the run failed by its penalty; where the record does not say it, why; the shortfall."""
-    acted = recorded_strength(dataset) > 0
     if diagnosis.verdict is Verdict.UNDECIDED:
         return SILENT, "; ".join(diagnosis.evidence), 1.0
     if diagnosis.failed and not acted:

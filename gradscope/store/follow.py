@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.store import redo_log, schema
 from gradscope.store.interrupts import held_back
-from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError
 
@@ -51,25 +50,23 @@ def follow(
             continue
         try:
             with held_back():
-                dataset = open_run(path)
+                record = Record(path)
         except InputError:
             # On a loaded machine the attempt alone can have taken that long.
             if writer_of(path) is None and time.monotonic() - without_writer > PATIENCE:
                 raise
             pause(poll_seconds)
             continue
-        with dataset:
-            rows = dataset.sizes[schema.STEP]
-            done = min(done, rows)
-            wanted = [str(n) for n, v in dataset.variables.items() if v.dims[:1] == (schema.STEP,)]
-            wanted = [n for n in wanted if names is None or n in names or n == schema.STEP]
-            while done < rows:
+        with record:
+            done = min(done, record.rows)
+            wanted = [n for n, dims in record.dims.items() if dims[:1] == (schema.STEP,)]
+            wanted = [schema.STEP, *(n for n in wanted if names is None or n in names)]
+            while done < record.rows:
                 with held_back():  # HDF5 would make another error of Ctrl-C, or none
-                    part = dataset.isel({schema.STEP: slice(done, min(rows, done + block_rows))})
-                    block = {name: np.asarray(part[name].values) for name in wanted}
+                    block = record.rows_of(wanted, slice(done, min(record.rows, done + block_rows)))
                 yield block
-                done = min(rows, done + block_rows)
-            if dataset.attrs["status"] != "running":
+                done = min(record.rows, done + block_rows)
+            if record.status != "running":
                 return
         seen = state
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,10 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from gradscope.store import chunks, regular, schema
+from gradscope.store import chunks, schema
+from gradscope.store.record import opened
+from gradscope.store.regular import DAMAGE, damaged
 from gradscope.store.snapshot import Overlay
-from gradscope.types import InputError
-
-#: What HDF5 and those who read it raise for damaged files.
-DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError)
-
-
-def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
-    """The one line that says so; an error of the machine's is none of the record's."""
-    if (elsewhere := regular.cannot_read(path, error)) is not None:
-        return elsewhere
-    said = " ".join((str(error) or type(error).__name__).split())[:200]
-    where = f" at {name}" if name else ""
-    return InputError(f"{path} is a damaged record{where}: {said}; see what can be saved: gradscope recover {path}")
 
 
 def guarded(path: Path, dataset: xr.Dataset, source: Path | Overlay) -> xr.Dataset:
@@ -79,13 +66,3 @@ class _Guarded(BackendArray):
         with opened(self._source) as view, h5py.File(view, "r") as file:
             found = chunks.rows(view, file[self._name], key)
         return found if found.dtype == self.dtype else found.astype(self.dtype)
-
-
-@contextmanager
-def opened(source: Path | Overlay) -> Iterator[Overlay]:
-    """The bytes of a record that nobody writes, or of a view that stays open."""
-    if isinstance(source, Overlay):
-        yield source
-        return
-    with Overlay(source, log=False) as view:
-        yield view

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from gradscope.types import InputError
 
@@ -17,6 +18,9 @@ _KINDS = {
 MOST_STRETCHES = 4096
 #: Errors that say nothing about the file: of the process or the machine.
 OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+#: What HDF5 and those who read it raise for damaged files.
+DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError)
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -66,3 +70,12 @@ def cannot_read(path: object, error: BaseException) -> InputError | None:
     if isinstance(error, OSError) and number in OF_THE_MACHINE:
         return InputError(f"cannot read {path}: {os.strerror(number).lower()}; the record itself may be sound")
     return None
+
+
+def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
+    """The one line that says so; an error of the machine's is none of the record's."""
+    if (elsewhere := cannot_read(path, error)) is not None:
+        return elsewhere
+    said = " ".join((str(error) or type(error).__name__).split())[:200]
+    where = f" at {name}" if name else ""
+    return InputError(f"{path} is a damaged record{where}: {said}; see what can be saved: gradscope recover {path}")

@@ -26,8 +26,8 @@ from gradscope.store.bounds import (
     claimed,
     parsed,
 )
-from gradscope.store.guard import DAMAGE
 from gradscope.store.layout import GROUP_VARIABLE, MOST_ROWS
+from gradscope.store.regular import DAMAGE
 from gradscope.store.sanity import STATUS, check_array, check_count, member
 from gradscope.store.snapshot import Overlay
 from gradscope.store.storage import Storage

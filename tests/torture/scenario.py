@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.salvage import recover
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
@@ -76,7 +77,7 @@ def verify(path: Path, published: int, thorough: bool = True) -> int:
             if rows:
                 np.testing.assert_array_equal(dataset[name].values, values(0, rows))
         marks = list(np.cumsum(FLUSHES))
-    assert len(events(path)) == len(epoch_metrics(path)["epoch"])
+    assert len(Record(path).events) == len(Record(path).metrics["epoch"])
     assert not rows or rows in marks, "half of a flush is to be seen"
     if not thorough:
         return int(rows)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradscope.diagnosis.rules.columns import Columns, shown
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Symptom
+from gradscope.run_info import RunInfo
 
 #: Modules that put out zeros by design.
 ZEROS = ("Dropout", "Embedding", "Softmax", "Pad", "Identity", "Flatten")
 
 
-def dead_units(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def dead_units(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Units that are 0 for every sample, step after step: they get no gradient and never come back.
 
     The preset ``full`` tells units one by one. Elsewhere only the share of zeros is known; where at most ``share`` ·
@@ -44,7 +44,7 @@ def dead_units(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symp
     ]
 
 
-def saturated_activations(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def saturated_activations(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Tanh and sigmoid outputs so close to their ends that hardly any gradient passes.
 
     With m = mean |a| and s the recorded std, E[a²] ≥ m² + … bounds the mean slope from above: 1 − m² for tanh,

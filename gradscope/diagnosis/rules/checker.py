@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from gradscope.diagnosis.rules.catalogue import RULES, Chosen, chosen
 from gradscope.diagnosis.rules.columns import Columns
 from gradscope.diagnosis.rules.derived import VALIDATION, Evaluations, Losses, Rows, Weights
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Finding, NotChecked, Symptom
 from gradscope.diagnosis.rules.options import Rule
 from gradscope.diagnosis.rules.streaks import Streaks
 from gradscope.quantities import RULED
+from gradscope.run_info import RunInfo
 
 
 class Checker:
     """Follows one run. ``of_epochs``: validation losses by epoch; it may be added to while the run goes on."""
 
-    def __init__(self, facts: Facts, rules: Chosen | None = None, of_epochs: dict[int, float] | None = None) -> None:
+    def __init__(self, facts: RunInfo, rules: Chosen | None = None, of_epochs: dict[int, float] | None = None) -> None:
         self.facts = facts
         self.rules = chosen() if rules is None else rules
         self.findings: list[Finding] = []

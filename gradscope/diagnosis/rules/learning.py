@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.rules.columns import Columns, shown
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Array, Symptom
+from gradscope.run_info import RunInfo
 
 WHOLE = ("",)
 #: A normal distribution's standard deviation in median distances from its median.
@@ -18,7 +18,7 @@ DEVIATION = 1.4826
 EQUAL = 1e-5
 
 
-def poor_initialisation(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def poor_initialisation(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """What the first ``rows`` rows tell of the initial weights.
 
     A loss that begins far above that of a constant predictor; gradients of the first weight matrix many times smaller
@@ -29,10 +29,10 @@ def poor_initialisation(rows: Columns, facts: Facts, o: Mapping[str, float]) -> 
     return [*_loss_at_start(rows, facts, o, early), *_flow(rows, facts, o, early), *_equal_entries(rows, facts)]
 
 
-def _loss_at_start(rows: Columns, facts: Facts, o: Mapping[str, float], early: NDArray[np.bool_]) -> list[Symptom]:
-    if not facts.baseline_loss > 0:
+def _loss_at_start(rows: Columns, facts: RunInfo, o: Mapping[str, float], early: NDArray[np.bool_]) -> list[Symptom]:
+    if not facts.sure_baseline > 0:
         return []
-    ratio = rows.series("loss")[:, None] / facts.baseline_loss
+    ratio = rows.series("loss")[:, None] / facts.sure_baseline
     return [
         Symptom(
             kind="loss",
@@ -47,7 +47,7 @@ def _loss_at_start(rows: Columns, facts: Facts, o: Mapping[str, float], early: N
     ]
 
 
-def _flow(rows: Columns, facts: Facts, o: Mapping[str, float], early: NDArray[np.bool_]) -> list[Symptom]:
+def _flow(rows: Columns, facts: RunInfo, o: Mapping[str, float], early: NDArray[np.bool_]) -> list[Symptom]:
     norm = rows.get("loss_gradient_norm")
     matrices = np.flatnonzero(facts.matrices & ~facts.frozen)
     if norm is None or len(matrices) < 2:
@@ -80,7 +80,7 @@ def _flow(rows: Columns, facts: Facts, o: Mapping[str, float], early: NDArray[np
     ]
 
 
-def _equal_entries(rows: Columns, facts: Facts) -> list[Symptom]:
+def _equal_entries(rows: Columns, facts: RunInfo) -> list[Symptom]:
     mean, norm = rows.get("weight_mean_abs"), rows.get("weight_norm")
     if mean is None or norm is None:
         return []
@@ -102,7 +102,7 @@ def _equal_entries(rows: Columns, facts: Facts) -> list[Symptom]:
     ]
 
 
-def loss_spikes(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """A loss far above those just before it, by their own scatter and by the scale of the loss at the start."""
     loss, before, start = (rows.series(name) for name in ("loss", "loss_before", "initial_loss"))
     height = loss - before
@@ -123,7 +123,7 @@ def loss_spikes(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Sym
     ]
 
 
-def overfitting_gap(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def overfitting_gap(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """The loss on other data rises from its best while the training loss falls on, with a gap between the two."""
     other, best = rows.series("validation"), rows.series("best_validation")
     training, then = rows.series("training"), rows.series("training_at_best")

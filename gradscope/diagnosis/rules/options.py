@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gradscope.diagnosis.rules.columns import Columns
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Symptom
+from gradscope.run_info import RunInfo
 
-Look = Callable[[Columns, Facts, Mapping[str, float]], list[Symptom]]
+Look = Callable[[Columns, RunInfo, Mapping[str, float]], list[Symptom]]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Need:
     names: tuple[str, ...]
     without: str
 
-    def met(self, seen: set[str], facts: Facts) -> bool:
+    def met(self, seen: set[str], facts: RunInfo) -> bool:
         """Whether a record that holds these names is enough."""
         if self.names == ("module_types",):
             return bool(facts.module_types)
         if self.names == ("baseline_loss",):
-            return facts.baseline_loss > 0
+            return facts.sure_baseline > 0
         return bool(seen & set(self.names))
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.rules.columns import Columns, shown
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.finding import Array, Symptom
+from gradscope.run_info import RunInfo
 
 #: Change of a mean or a norm, as a share of it, that float32 shows beyond doubt (its resolution is 6e-8).
 VISIBLE = 1e-6
 
 
-def _rate(rows: Columns, facts: Facts) -> Array:
+def _rate(rows: Columns, facts: RunInfo) -> Array:
     """The learning rate of each parameter, [N, P]."""
     rate = rows.get("learning_rate")
     return np.full((len(rows), len(facts.parameters)), np.nan) if rate is None else facts.of_groups(rate)
@@ -26,7 +26,7 @@ def _learned(rows: Columns, o: Mapping[str, float]) -> NDArray[np.bool_]:
     return np.asarray(np.nan_to_num(rows.progress, nan=1.0) < o["learned"])
 
 
-def update_ratio(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def update_ratio(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """mean |Δw| / mean |w| of weights with more than one dimension, far above or below the usual 1e-3.
 
     Where updates were not recorded (``preset="full"`` does), bounds stand in for SGD: lr · mean |∂L/∂w| from below,
@@ -72,7 +72,7 @@ def update_ratio(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Sy
     ]
 
 
-def exploding_tensor(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def exploding_tensor(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Entries of a gradient, or weights, that are not finite; weights many times as large as they began."""
     norm = rows.get("loss_gradient_norm")
     weight = rows.get("weight_norm")
@@ -112,7 +112,7 @@ def exploding_tensor(rows: Columns, facts: Facts, o: Mapping[str, float]) -> lis
     return found
 
 
-def unchanged_parameters(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def unchanged_parameters(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Weights that are trained, under a learning rate above 0, and do not change.
 
     Told by the recorded updates (``preset="full"``), else by mean, norm and maximum of |w| that are equal to the last
@@ -158,7 +158,7 @@ def unchanged_parameters(rows: Columns, facts: Facts, o: Mapping[str, float]) ->
     ]
 
 
-def all_zero_gradients(rows: Columns, facts: Facts, o: Mapping[str, float]) -> list[Symptom]:
+def all_zero_gradients(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """A loss gradient of exactly 0 in every entry of a tensor, while there is a loss left."""
     largest = rows.get("loss_gradient_max_abs")
     gradient = largest if largest is not None else rows.get("loss_gradient_mean_abs")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
-from gradscope.diagnosis.rules.facts import Facts
 from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.report.live.frame import Frame, frame
-from gradscope.report.page.fold import NAMES, Fold, fold_of, fold_record
-from gradscope.report.page.summary import VALUES, RunPage, run_page
+from gradscope.report.page.fold import NAMES, Fold
+from gradscope.report.page.summary import VALUES, RunPage, read, run_page
 from gradscope.store.follow import follow
-from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError
 
@@ -64,12 +62,11 @@ class Follower:
             key = self._fold.windows.rows, self.over
             if key != self._seen:
                 try:
-                    with open_run(self.path) as dataset:
-                        run = run_page(self.path, self.path.name, dataset, self._fold, whole=self.over)
+                    with Record(self.path) as record:
+                        self._rules.of_epochs.update(validation_losses(record.metrics))
+                        run = run_page(self.path.name, record, self._fold, self._rules, whole=self.over)
                 except (InputError, OSError):  # between two commits on a slow network; the next look will do
                     return self._latest
-                self._rules.of_epochs.update(validation_losses(run.metrics))
-                run = replace(run, findings=tuple(self._rules.findings))
                 self._seen, self._latest = key, (run, self._fold.steps_per_second)
             return self._latest
 
@@ -118,8 +115,8 @@ class Follower:
         """What takes the rows of this record, which may be between two commits and not be had at the first try."""
         for attempt in range(TRIES + 1):
             try:
-                with open_run(self.path) as dataset:
-                    return fold_of(dataset, VALUES), Checker(Facts.from_record(dataset))
+                with Record(self.path) as record:
+                    return Fold(record.info, VALUES), Checker(record.info)
             except InputError:
                 if attempt == TRIES:
                     raise
@@ -129,9 +126,9 @@ class Follower:
 
 def run_now(path: Path) -> Frame:
     """One look at what is in the file now. Raises `InputError` for what is no record, or holds no row yet."""
-    with open_run(path) as dataset:
-        if not dataset.sizes["step"]:
+    with Record(path) as record:
+        if not record.rows:
             raise InputError(f"{path} holds no row yet; without --once, gradscope watch waits for the first")
-        fold = fold_record(dataset, VALUES)
-        run = run_page(path, path.name, dataset, fold)
+        fold, rules = read(record, VALUES)
+        run = run_page(path.name, record, fold, rules)
     return frame(run, fold.steps_per_second, over=run.status != "running" or writer_of(path) is None)

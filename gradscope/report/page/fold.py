@@ -9,20 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.series import RunInfo, layer_push, network_series
+from gradscope.diagnosis.series import layer_push, network_series
 from gradscope.quantities import BY_LAYER, BY_MODULE, JUDGED, OF_NETWORK, PROPORTION
 from gradscope.report.page.windows import Windows
+from gradscope.run_info import RunInfo
 
 Rows = Mapping[str, NDArray[Any]]
 
 #: The variables a page is made of.
 NAMES = (*JUDGED, PROPORTION.name, "time")
-#: Cells of one variable that are in memory at a time.
-BLOCK_CELLS = 1 << 19
 #: Layers that are drawn; a page of more would be neither small nor readable.
 MOST_LAYERS = 240
 #: Windows of a page: at least for a short budget, at most where there are few layers.
@@ -37,17 +35,16 @@ class Fold:
 
     Args:
         info: of the run, as the judge takes it.
-        modules: the names along ``module``.
         values: numbers that the thinned layers may take together; decides the number of windows.
         rows: rows to come, where that is known: windows then fit exactly.
     """
 
-    def __init__(self, info: RunInfo, modules: tuple[str, ...], values: int, rows: int | None = None) -> None:
+    def __init__(self, info: RunInfo, values: int, rows: int | None = None) -> None:
         self.info = info
         self.judge = Judge(info)
         self.parameters = _evenly(len(info.parameters), info.watched)
-        self.modules = _evenly(len(modules), np.zeros(len(modules), dtype=bool))
-        self.module_names = tuple(modules[i] for i in self.modules)
+        self.modules = _evenly(len(info.modules), np.zeros(len(info.modules), dtype=bool))
+        self.module_names = tuple(info.modules[i] for i in self.modules)
         columns = len(self.parameters) * len(BY_LAYER) + len(self.modules) * len(BY_MODULE)
         least = int(np.clip(values // (4 * max(columns, 1)), FEWEST // 2, MOST // 2))
         size = 1 if rows is None else max(1, -(-rows // (2 * least)))
@@ -83,30 +80,6 @@ class Fold:
             return {}
         pull = -np.asarray(rows["weight_gradient_dot"], dtype=np.float64)
         return {"pull": pull[:, self.parameters], "push": push[:, self.parameters]}
-
-
-def fold_of(dataset: xr.Dataset, values: int, rows: int | None = None) -> Fold:
-    """An empty fold for the runs of this record."""
-    info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
-    modules = tuple(str(name) for name in dataset["module"].values) if "module" in dataset.coords else ()
-    return Fold(info, modules, values, rows)
-
-
-def fold_record(dataset: xr.Dataset, values: int) -> Fold:
-    """A fold that has seen every row of the record."""
-    rows = dataset.sizes["step"]
-    fold = fold_of(dataset, values, rows)
-    block = block_rows(dataset)
-    for start in range(0, rows, block):
-        part = dataset.isel(step=slice(start, start + block))
-        fold.update({name: part[name].values for name in ("step", *NAMES) if name in part.variables})
-    return fold
-
-
-def block_rows(dataset: xr.Dataset) -> int:
-    """Rows to read at a time, so that no variable takes more than `BLOCK_CELLS`."""
-    width = max(dataset.sizes.get("parameter", 1), dataset.sizes.get("module", 1), 1)
-    return int(np.clip(BLOCK_CELLS // width, 64, 65536))
 
 
 def _columns(values: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.floating]:

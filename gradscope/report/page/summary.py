@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
+from gradscope.diagnosis.post_hoc import feed
+from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.finding import Finding
-from gradscope.diagnosis.rules.post_hoc import check
+from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import BY_LAYER, BY_MODULE, OF_NETWORK, Strength
-from gradscope.report.page.fold import Fold, fold_record
+from gradscope.report.page.fold import NAMES, Fold
 from gradscope.report.page.windows import Envelope
 from gradscope.report.settings import differing, settings_of, table
-from gradscope.store.reader import epoch_metrics, events, open_run
+from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
 
 Array = NDArray[np.floating]
@@ -164,12 +164,12 @@ def page_of(paths: Sequence[Path], labels: Sequence[str] | None = None) -> Page:
     names = labels or _labels(paths)
     runs, settings = [], []
     for path, label in zip(paths, names, strict=True):
-        with open_run(path) as dataset:
-            if not dataset.sizes["step"]:
+        with Record(path) as record:
+            if not record.rows:
                 raise InputError(f"{path} is empty: no training step was recorded, so there is nothing to report")
-            run = run_page(path, label, dataset, fold_record(dataset, values))
-            runs.append(replace(run, findings=tuple(check(dataset, None, run.metrics).findings)))
-            settings.append(settings_of(dataset.attrs))
+            fold, rules = read(record, values)
+            runs.append(run_page(label, record, fold, rules))
+            settings.append(settings_of(record))
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
     return Page(title, tuple(runs), differences(settings))
 
@@ -183,29 +183,35 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold, whole: bool = True) -> RunPage:
-    """The summary of a run from what was folded of it; ``dataset`` gives the attributes.
+def read(record: Record, values: int) -> tuple[Fold, Checker]:
+    """A fold and the rules, which have seen every row of the record, read once."""
+    fold = Fold(record.info, values, record.rows)
+    rules = Checker(record.info, None, validation_losses(record.metrics))
+    feed({fold: NAMES, rules: NEEDED}, record)
+    return fold, rules
+
+
+def run_page(label: str, record: Record, fold: Fold, rules: Checker, whole: bool = True) -> RunPage:
+    """The summary of a run from what was folded of it, and what the rules found; the record gives the settings.
 
     ``whole``: every row was folded, so that a finished run may be judged by its end.
     """
-    config, capture = json.loads(dataset.attrs["config"]), json.loads(dataset.attrs["capture"])
-    windows, status = fold.windows, str(dataset.attrs["status"])
+    windows = fold.windows
     steps = windows.envelope("step")
-    diagnosis = fold.judge.diagnosis(finished=whole and status == "finished")
+    diagnosis = fold.judge.diagnosis(finished=whole and record.finished)
     quantities = _quantities(fold)
     balance = _balance(fold)
-    group = config["groups"][0] if config["groups"] else {}
     strength = windows.envelope("network strength").high
     return RunPage(
         label=label,
-        path=str(path),
-        status=status,
+        path=str(record.path),
+        status=record.status,
         rows=fold.windows.rows,
         horizon=fold.info.horizon,
         strength=float(np.nanmax(strength)) if np.isfinite(strength).any() else 0.0,
-        penalty=str(dataset.attrs["penalty"]),
-        schedule=str(config.get("schedule") or "constant"),
-        optimizer=f"{group.get('class', 'unknown')}, learning rate {_rate(group.get('lr'))}",
+        penalty=record.penalty,
+        schedule=record.schedule,
+        optimizer=f"{record.optimizer}, learning rate {_rate(record.learning_rate)}",
         baseline=fold.judge.baseline,
         diagnosis=diagnosis,
         parameters=tuple(fold.info.parameters[i] for i in fold.parameters),
@@ -217,9 +223,10 @@ def run_page(path: Path, label: str, dataset: xr.Dataset, fold: Fold, whole: boo
         quantities=quantities,
         balance=balance,
         table=_table(fold, quantities, balance, steps.low[:, 0]),
-        marks=_marks(path, diagnosis),
-        metrics={name: np.asarray(v, dtype=np.float64) for name, v in epoch_metrics(path).items()},
-        capture=tuple((name, _text(value)) for name, value in capture.items()),
+        marks=_marks(record, diagnosis),
+        metrics={name: np.asarray(v, dtype=np.float64) for name, v in record.metrics.items()},
+        capture=tuple((name, _text(value)) for name, value in record.capture.items()),
+        findings=tuple(rules.findings),
     )
 
 
@@ -288,7 +295,7 @@ def faded_at(gradient: Array, begin: Array) -> int | None:
     return int(begin[known[first]]) if first < len(known) else None
 
 
-def _marks(path: Path, diagnosis: Diagnosis) -> tuple[Mark, ...]:
+def _marks(record: Record, diagnosis: Diagnosis) -> tuple[Mark, ...]:
     """Events of the record, and the steps that the judge names."""
     verdict = diagnosis.verdict
     named: list[tuple[int | None, str, str]] = [(diagnosis.active_step, "active phase", "the run leaves the baseline")]
@@ -298,7 +305,7 @@ def _marks(path: Path, diagnosis: Diagnosis) -> tuple[Mark, ...]:
             (diagnosis.decided_step, "decidable", f"{verdict} can be told from the record"),
         ]
     judged = [Mark(step, kind, text) for step, kind, text in named if step is not None]
-    told = [Mark(event["step"], event["kind"], event["text"]) for event in events(path)]
+    told = [Mark(event["step"], event["kind"], event["text"]) for event in record.events]
     return tuple(sorted([*judged, *told], key=lambda mark: mark.step))
 
 
@@ -323,5 +330,5 @@ def differences(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple
     return tuple((n, tuple("–" if v is None else v.strip('"') for v in row)) for n, row in found.items())
 
 
-def _rate(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else "unknown"
+def _rate(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:g}"

@@ -1,0 +1,51 @@
+"""The front door for reading: a record as a dataset, and what is to be said of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.post_hoc import feed, judge_record
+from gradscope.diagnosis.rules.catalogue import Chosen
+from gradscope.diagnosis.rules.checker import NEEDED, Checker
+from gradscope.diagnosis.rules.post_hoc import validation_losses
+from gradscope.diagnosis.thresholds import Thresholds
+from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.quantities import JUDGED
+from gradscope.store.record import Record
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def diagnose(record: str | os.PathLike[str] | xr.Dataset, thresholds: Thresholds | None = None) -> Diagnosis:
+    """The diagnosis of a recorded run, as `gradscope diagnose` prints it.
+
+    Args:
+        record: the path of a record, or the dataset that `gradscope.open_run` returns.
+        thresholds: of the judge; its own by default.
+
+    Returns:
+        Verdict, onset, evidence, remedy.
+
+    Raises:
+        RecordNotFoundError: there is no such file.
+        InputError: it is no record, or one without rows.
+    """
+    if isinstance(record, str | os.PathLike):
+        with Record(record) as opened:
+            return judge_record(opened, thresholds).diagnosis(finished=opened.finished)
+    judge = judge_record(record, thresholds)
+    return judge.diagnosis(finished=record.attrs["status"] == "finished")
+
+
+def judged(path: str | os.PathLike[str], rules: Chosen | None = None) -> tuple[Diagnosis, Checker]:
+    """The verdict and what the rules found, the record read once. Raises as `diagnose` does."""
+    with Record(path) as record:
+        if not record.rows:
+            judge_record(record)  # says so
+        judge = Judge(record.info)
+        checker = Checker(record.info, rules, validation_losses(record.metrics))
+        feed({judge: JUDGED, checker: NEEDED}, record)
+        return judge.diagnosis(finished=record.finished), checker

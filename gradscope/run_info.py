@@ -1,0 +1,163 @@
+"""What does not change from row to row: tensors, groups, penalty, plan. The same live and of a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: Ways for a penalty to act (`Source.acts`): on the weights, and as part of the gradient that the optimizer sees.
+BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
+
+
+def _no_mask() -> Mask:
+    return np.zeros(0, dtype=bool)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What judge, rules, figures and sinks have to know of a run beside its rows.
+
+    Attributes:
+        parameters: names, [P].
+        numel: entries, [P].
+        penalised: whether a penalty acts, [P].
+        group: the parameter group, counted over all optimizers, [P]; -1 for none.
+        penalty: its word, such as ``"l2"``.
+        momentum: one entry a parameter group.
+        beside: whether the penalty acts on the weights beside the optimizer's step, so that no momentum multiplies
+            it; one entry a group.
+        adaptive: whether steps hardly depend on the size of the gradient; one entry a group.
+        baseline_loss: of the best constant predictor; NaN where nothing is known of it.
+        baseline_source: where that number is from.
+        horizon: planned steps.
+        modules: names of the columns of the activations.
+        steered: the strength follows the training loss (Auto L2 and the like), so that the run itself may lower it.
+        matrices: more than one dimension, [P].
+        grids: more than one dimension that is longer than 1, [P] (a gain may be shaped [1, C, 1, 1]).
+        frozen: never trained, [P].
+        module_types: class names by module; empty in records that do not say.
+    """
+
+    parameters: tuple[str, ...]
+    numel: Array
+    penalised: Mask
+    group: NDArray[np.int64]
+    penalty: str
+    momentum: tuple[float, ...]
+    beside: tuple[bool, ...]
+    adaptive: tuple[bool, ...]
+    baseline_loss: float = float("nan")
+    baseline_source: str = "unknown"
+    horizon: int | None = None
+    modules: tuple[str, ...] = ()
+    steered: bool = False
+    matrices: Mask = field(default_factory=_no_mask)
+    grids: Mask = field(default_factory=_no_mask)
+    frozen: Mask = field(default_factory=_no_mask)
+    module_types: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def watched(self) -> Mask:
+        """The parameters that count, [P]."""
+        return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
+
+    @property
+    def sure_baseline(self) -> float:
+        """The baseline loss, NaN for one that was guessed: of a loss of unknown kind, or summed, it may be off."""
+        return float("nan") if self.baseline_source.startswith("guessed") else float(self.baseline_loss)
+
+    def with_baseline(self, loss: float, source: str) -> RunInfo:
+        """The same run, once it is known what loss a constant predictor has, and from where."""
+        return replace(self, baseline_loss=loss, baseline_source=source)
+
+    def of_groups(self, values: NDArray[Any]) -> Array:
+        """A quantity of the parameter groups, [N, G] or [G], for each parameter, [N, P] or [P]; NaN for none."""
+        values = np.asarray(values, dtype=np.float64)
+        found = values[..., np.clip(self.group, 0, values.shape[-1] - 1)]
+        return np.where((self.group >= 0) & (self.group < values.shape[-1]), found, np.nan)
+
+    @classmethod
+    def of(
+        cls,
+        parameters: Iterable[Any],
+        modules: Iterable[Any],
+        static: Mapping[str, Any],
+        penalty: str,
+        config: Mapping[str, Any],
+        capture: Mapping[str, Any],
+        baseline_loss: float | None = None,
+        horizon: int | None = None,
+    ) -> RunInfo:
+        """Of a record, or of one that is about to be made.
+
+        Args:
+            parameters, modules: names.
+            static: ``numel``, ``penalised`` and ``group``, [P] each.
+            penalty, config, capture, baseline_loss, horizon: as a record's attributes hold them, the two tables
+                parsed.
+        """
+        names, groups = tuple(str(name) for name in parameters), config["groups"]
+        shapes, kinds = _of_kind(config, "shapes", dict), _of_kind(config, "modules", dict)
+        shape = [_of_kind(shapes, name, list) for name in names]
+        frozen = _of_kind(capture, "frozen", list)
+        return cls(
+            parameters=names,
+            numel=np.asarray(static["numel"], dtype=np.float64),
+            penalised=np.asarray(static["penalised"]).astype(bool),
+            group=np.asarray(static["group"], dtype=np.int64),
+            penalty=str(penalty),
+            momentum=tuple(float(g.get("momentum", 0.0)) for g in groups),
+            beside=acting_beside(capture.get("penalties", ()), len(groups)),
+            adaptive=tuple(bool(g.get("adaptive", False)) for g in groups),
+            baseline_loss=float("nan") if baseline_loss is None else float(baseline_loss),
+            baseline_source=str(capture.get("baseline_loss", "unknown")),
+            horizon=horizon if horizon is not None and horizon > 0 else None,
+            modules=tuple(str(name) for name in modules),
+            steered=bool(config.get("steered", False)),
+            matrices=np.array([len(sizes) > 1 for sizes in shape], dtype=bool),
+            grids=np.array([sum(n > 1 for n in sizes) > 1 for sizes in shape], dtype=bool),
+            frozen=np.array([name in frozen for name in names], dtype=bool),
+            module_types={str(name): str(kind) for name, kind in kinds.items()},
+        )
+
+    @classmethod
+    def from_record(cls, names: Any, variables: Any, attrs: Mapping[Any, Any]) -> RunInfo:
+        """From the parameter table and root attributes of a record (``variables[name]`` is an array)."""
+        modules: Any = variables["module"] if "module" in variables else ()  # noqa: SIM401 (a dataset, too)
+        return cls.of(
+            names,
+            getattr(modules, "values", modules),
+            variables,
+            attrs["penalty"],
+            json.loads(attrs["config"]),
+            json.loads(attrs["capture"]),
+            attrs.get("baseline_loss"),
+            int(attrs.get("horizon", -1)),
+        )
+
+
+def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[bool, ...]:
+    """For each parameter group, from what the record's ``capture`` says of its penalties (``group``, ``acts``).
+
+    Decoupled decay, proximal steps and constraints, unless another penalty goes through the gradient. A decay that goes
+    through the optimizer (``coupled``) is listed where it is 0, too, and says nothing beside one of those.
+    """
+    found: list[set[str]] = [set() for _ in range(groups)]
+    for penalty in penalties:
+        if 0 <= penalty["group"] < groups:
+            found[penalty["group"]].add(penalty["acts"])
+    return tuple(bool(acts & BESIDE) and not acts & THROUGH for acts in found)
+
+
+def _of_kind(values: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    """An entry, or an empty one where the file holds none or something else."""
+    value = values.get(name)
+    return value if isinstance(value, kind) else kind()

@@ -1,0 +1,389 @@
+"""A record, opened once: settings, rows, events and metrics as typed values. Reads with h5py and numpy alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.quantities import Strength
+from gradscope.run_info import RunInfo
+from gradscope.store import chunks, redo_log, schema
+from gradscope.store.bounds import attribute
+from gradscope.store.layout import GROUP_VARIABLE
+from gradscope.store.regular import DAMAGE, damaged
+from gradscope.store.sanity import refuse_hostile
+from gradscope.store.snapshot import Overlay, looked_at, snapshot
+from gradscope.types import InputError, RecordNotFoundError
+
+NEEDED_ATTRIBUTES = ("schema_version", "gradscope_version", "status", "config", "capture", "penalty", "rows")
+#: Cells of one variable that `Record.blocks` holds at a time, and rows at least and at most.
+BLOCK_CELLS, FEWEST_ROWS, MOST_ROWS = 1 << 19, 64, 1 << 16
+
+
+class Event(TypedDict):
+    """Something that happened at a step; −1: before the first."""
+
+    step: int
+    kind: str
+    text: str
+
+
+class Record:
+    """A record as it was when it was opened: finished, running or left by a killed process. Never writes.
+
+    A context manager; `close` gives back what a record that is being written is held by. What is small is read once.
+
+    Args:
+        path: of the record.
+
+    Attributes:
+        path: of the record.
+        attributes: of the file, as they stand there.
+        config: the settings of the training, parsed.
+        capture: what each number means in this run, parsed.
+        info: what judge, rules and figures have to know beside the rows.
+        rows: published rows.
+        status: ``running``, ``finished`` or ``failed``.
+        dims: of every variable, by name.
+        meanings: the long name of every variable.
+
+    Raises:
+        RecordNotFoundError: there is no such file.
+        InputError: it is no record, damaged, or of a later gradscope.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = check(path)
+        try:
+            self._source, self.rows = source_of(self.path, self._take)
+        except DAMAGE as error:
+            raise told(self.path, error) from None
+        self.status = str(self.attributes["status"])
+
+    def _take(self, file: h5py.File) -> None:
+        """What is small, while the file is looked at for the first time."""
+        self.attributes: dict[str, Any] = {str(name): _plain(value) for name, value in file.attrs.items()}
+        self.config: dict[str, Any] = json.loads(self.attributes["config"])
+        self.capture: dict[str, Any] = json.loads(self.attributes["capture"])
+        self.dims: dict[str, tuple[str, ...]] = {}
+        self.meanings: dict[str, str] = {}
+        for name, item in file.items():
+            if name in _SCALES or not isinstance(item, h5py.Dataset):
+                continue
+            own = schema.GROUP if name == GROUP_VARIABLE else name
+            dims = schema.variable(own).dims
+            if len(dims) == item.ndim and (dims[0] == schema.STEP) == (item.maxshape[:1] == (None,)):
+                self.dims[own] = dims
+                self.meanings[own] = str(item.attrs.get("long_name", ""))
+        static = {"numel": file["numel"][...], "penalised": file["penalised"][...], "group": file[GROUP_VARIABLE][...]}
+        self.info = RunInfo.of(
+            _texts(file, schema.PARAMETER),
+            _texts(file, schema.MODULE),
+            static,
+            self.attributes["penalty"],
+            self.config,
+            self.capture,
+            self.attributes.get("baseline_loss"),
+            int(self.attributes.get("horizon", -1)),
+        )
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is read; what was read stays."""
+        if isinstance(self._source, Overlay):
+            self._source.close()
+
+    # -- settings ---------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recording was closed in order."""
+        return self.status == "finished"
+
+    @property
+    def penalty(self) -> str:
+        """The penalty's word, such as ``"l2"``."""
+        return self.info.penalty
+
+    @property
+    def schedule(self) -> str:
+        """The schedule's text, such as ``"delayed:5"``; ``"constant"`` where none was set."""
+        return str(self.config.get("schedule") or "constant")
+
+    @property
+    def preset(self) -> str:
+        """What was recorded: cheap, standard or full."""
+        return str(self.config.get("preset", "unknown"))
+
+    @property
+    def optimizer(self) -> str:
+        """The class of the first parameter group's optimizer."""
+        return str(self._first_group.get("class", "unknown"))
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the first parameter group, at the start; None where it is no number."""
+        rate = self._first_group.get("lr")
+        return float(rate) if isinstance(rate, int | float) else None
+
+    @property
+    def _first_group(self) -> dict[str, Any]:
+        groups = self.config["groups"]
+        return dict(groups[0]) if groups else {}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the parameters, by name; empty in records that do not say."""
+        found = self.config.get("shapes")
+        return {str(k): tuple(int(n) for n in v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+    @property
+    def horizon(self) -> int | None:
+        """Planned steps; None where none were given."""
+        return self.info.horizon
+
+    @property
+    def baseline(self) -> tuple[float, str] | None:
+        """The loss of the best constant predictor, and where the number is from; None where nothing is known."""
+        loss, source = self.info.baseline_loss, self.capture.get("baseline_loss")
+        return None if source is None or math.isnan(loss) else (loss, str(source))
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    @cached_property
+    def bins(self) -> NDArray[np.float64]:
+        """Lower edges of the bins of histograms, [bins]; empty where none were recorded."""
+        with self._opened() as (_, file):
+            return np.asarray(file[schema.BIN][...] if schema.BIN in file else (), dtype=np.float64)
+
+    def __contains__(self, name: object) -> bool:
+        return name == schema.STEP or name in self.dims
+
+    def column(self, name: str, rows: slice | int | Sequence[int] = slice(None)) -> NDArray[Any]:
+        """The published values of a variable, or of these rows; of what does not grow, all of it.
+
+        Raises `InputError` where the record does not hold it, or it cannot be read.
+        """
+        if name not in self:
+            raise InputError(f"{self.path} holds no {name}; it holds {', '.join(self.dims)}")
+        with self._opened() as (view, file):
+            return self._read(view, file, name, rows)
+
+    def blocks(self, names: Sequence[str], before: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+        """The rows in order, each variable [n, …], in bounded memory: ``step``, and those of ``names`` that are there.
+
+        ``before``: the first step that is not wanted any more.
+        """
+        wanted = [name for name in dict.fromkeys((schema.STEP, *names)) if name in self]
+        rows = self.rows if before is None else int(np.searchsorted(self.steps, before))
+        size = self._block_rows(wanted)
+        for start in range(0, rows, size):
+            yield self.rows_of(wanted, slice(start, min(rows, start + size)))
+
+    def rows_of(self, names: Sequence[str], rows: slice) -> dict[str, NDArray[Any]]:
+        """These rows of these variables, which the record holds."""
+        with self._opened() as (view, file):
+            return {name: self._read(view, file, name, rows) for name in names}
+
+    def _block_rows(self, names: Sequence[str]) -> int:
+        """Rows of a block: a power of two, so that blocks and the file's chunks end together."""
+        sizes = {"parameter": len(self.info.parameters), "module": len(self.info.modules)}
+        width = max((sizes.get(dim, 1) for name in names for dim in self.dims.get(name, ())), default=1)
+        return int(2 ** np.floor(np.log2(np.clip(BLOCK_CELLS // max(width, 1), FEWEST_ROWS, MOST_ROWS))))
+
+    def _read(self, view: Overlay, file: h5py.File, name: str, rows: Any) -> NDArray[Any]:
+        try:
+            item = file[GROUP_VARIABLE if name == schema.GROUP else name]
+            if item.maxshape[:1] != (None,):
+                values = np.asarray(item[...])
+                return values.astype(bool) if item.attrs.get("dtype") == "bool" else values
+            chosen = np.arange(self.rows)[rows]
+            key: Any = rows if isinstance(rows, slice) and rows.step in (None, 1) else chosen
+            if isinstance(key, slice):
+                key = slice(int(chosen[0]), int(chosen[-1]) + 1) if len(chosen) else slice(0, 0)
+            found = chunks.rows(view, item, (key, *(slice(None) for _ in item.shape[1:])))
+            return found.astype(bool) if item.attrs.get("dtype") == "bool" else found
+        except DAMAGE as error:
+            raise damaged(self.path, error, name) from None
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Overlay, h5py.File]]:
+        """The file for the time of one read: an object of h5py that outlives its file can bring the process down."""
+        try:
+            with opened(self._source) as view, h5py.File(view, "r") as file:
+                yield view, file
+        except DAMAGE as error:
+            raise told(self.path, error) from None
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """The optimizer step of every row, [N]."""
+        return np.asarray(self.column(schema.STEP), dtype=np.int64)
+
+    @property
+    def steps_run(self) -> int:
+        """The step after the last recorded one."""
+        return int(self.steps[-1]) + 1 if self.rows else 0
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs that were begun; None where they are not known."""
+        last = int(self.column("epoch", -1)) if self.rows and "epoch" in self else -1
+        return last + 1 if last >= 0 else None
+
+    # -- what follows -----------------------------------------------------------------------------
+
+    @cached_property
+    def strength(self) -> Strength:
+        """The full strength of the run: the largest that acted on a penalised parameter.
+
+        To six digits, as it was given: the file holds it in float32.
+        """
+        groups = np.unique(self.info.group[self.info.penalised])
+        strongest = 0.0
+        if len(groups) and "strength" in self:
+            for block in self.blocks(("strength",)):
+                seen = block["strength"][:, groups]
+                if not np.isnan(seen).all():
+                    strongest = max(strongest, float(np.nanmax(seen)))
+        return Strength(float(f"{strongest:.6g}"), self.penalty)
+
+    @property
+    def switched_on(self) -> int | None:
+        """The first recorded step at which a penalty acted."""
+        if "strength" in self:
+            for block in self.blocks(("strength",)):
+                acting = np.nan_to_num(block["strength"]).max(1, initial=0) > 0
+                if acting.any():
+                    return int(block["step"][acting.argmax()])
+        return None
+
+    @property
+    def sparsity(self) -> float:
+        """The share of exact zeros among the weights that count, in the last row; NaN where it was not recorded."""
+        if "weight_zero_fraction" not in self or not self.rows:
+            return math.nan
+        shares = self.column("weight_zero_fraction", -1).astype(np.float64)
+        kept = self.info.watched & np.isfinite(shares)
+        entries = self.info.numel[kept]
+        return float((shares[kept] * entries).sum() / entries.sum()) if kept.any() else math.nan
+
+    # -- tables beside the rows -------------------------------------------------------------------
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """What happened, oldest first."""
+        with self._opened() as (_, file):
+            table = file["events"]
+            columns = table["step"][...].tolist(), table["kind"].asstr()[...], table["text"].asstr()[...]
+        return [{"step": int(s), "kind": str(k), "text": str(t)} for s, k, t in zip(*columns, strict=True)]
+
+    @cached_property
+    def metrics(self) -> dict[str, NDArray[Any]]:
+        """The metrics given to `Recording.epoch`, with ``epoch`` itself, [epochs] each."""
+        with self._opened() as (_, file):
+            return {str(name): np.asarray(item[...]) for name, item in file["epochs"].items()}
+
+
+#: Data sets of a record that are no variables.
+_SCALES = (schema.STEP, schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, schema.UNIT)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _texts(file: h5py.File, name: str) -> list[str]:
+    return [str(text) for text in file[name].asstr()[...]] if name in file else []
+
+
+# -- the file -----------------------------------------------------------------------------------------
+
+
+def check(path: str | os.PathLike[str]) -> Path:
+    """The path of a record, or an `InputError` that says what is there instead."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a record, such as {path / 'run.h5'}")
+    if not path.exists():
+        raise RecordNotFoundError(f"there is no file {path}; give the path of a record that gradscope wrote")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; give the path of a record that gradscope wrote")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if redo_log.pending(path) is not None:
+        return path
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty (0 bytes); expected a record that gradscope wrote")
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path} is not an HDF5 file; expected a record that gradscope wrote")
+    return path
+
+
+def source_of(path: Path, take: Any = None) -> tuple[Path | Overlay, int]:
+    """What to read, and the rows published: the path where nobody writes, a snapshot where a log says otherwise.
+
+    ``take``: is shown the open file once, when it has been found to be a record.
+    """
+
+    def look(file: h5py.File, view: Overlay) -> int:
+        rows = _identify(path, file, view)
+        if take is not None:
+            take(file)
+        return rows
+
+    if redo_log.beside(path).exists():
+        return snapshot(path, look)
+    with Overlay(path, log=False) as view:
+        return path, looked_at(view, look)
+
+
+@contextmanager
+def opened(source: Path | Overlay) -> Iterator[Overlay]:
+    """The bytes of a record that nobody writes, or of a view that stays open."""
+    if isinstance(source, Overlay):
+        yield source
+        return
+    with Overlay(source, log=False) as view:
+        yield view
+
+
+def told(path: Path, error: BaseException) -> InputError:
+    """The one line about a file that cannot be read."""
+    return error if isinstance(error, InputError) else damaged(path, error)
+
+
+def _identify(path: Path, file: h5py.File, view: Overlay) -> int:
+    """Refuse what somebody else wrote, records of a later gradscope, and hostile files. The rows published."""
+    missing = [name for name in NEEDED_ATTRIBUTES if name not in file.attrs]
+    if missing:
+        raise InputError(
+            f"{path} is HDF5, but not a gradscope record (it has no attribute {missing[0]!r}); "
+            f"expected a file that gradscope.record wrote"
+        )
+    version = int(attribute(file, "schema_version"))
+    if version > schema.SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, this gradscope reads up to {schema.SCHEMA_VERSION}; "
+            f"install gradscope {attribute(file, 'gradscope_version')} or later"
+        )
+    refuse_hostile(path, file, view)
+    return min(int(file.attrs["rows"]), len(file[schema.STEP]))
