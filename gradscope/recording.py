@@ -45,7 +45,7 @@ from gradscope.recorder.rows import Block
 from gradscope.recorder.scalars import scalar
 from gradscope.recorder.table import without_kernels
 from gradscope.regularizers.penalties import Penalty
-from gradscope.store.claim import LATER_ROWS, claim
+from gradscope.store.claim import LATER_ROWS, claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.names import Names
 from gradscope.store.nowhere import Nowhere
 from gradscope.store.storage import DEFAULT, Storage
@@ -93,7 +93,8 @@ def record(
         model: the model, wrapped (DDP, compiled) or not; names are those of the plain model.
         optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself. Of one that wraps another
             (Accelerate's, SAM, Lookahead, …), the one inside is recorded.
-        path: the file to write.
+        path: the file to write; folders that are missing are made. A folder (or a path that ends in ``/``) gets a file
+            with a name of its own: ``runs/2026-11-30-1.h5``, the day and a number.
         penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``. Log the loss that is
             minimised then, with the penalty in it: its value is taken off.
         every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
@@ -123,6 +124,7 @@ def record(
             model,
             list(optimizer) if isinstance(optimizer, Sequence) else [optimizer],
             checks.absolute_path(path, "path"),
+            named=is_folder(path),
             penalty=penalty,
             every=cadences(every, PRESETS[checks.one_of(preset, PRESETS, "preset")].cadences),
             preset=preset,
@@ -168,6 +170,7 @@ class Recording:
         optimizers: list[Optimizer],
         path: Path,
         *,
+        named: bool,
         penalty: tuple[Penalty, float] | None,
         every: Mapping[str, Cadence],
         preset: str,
@@ -187,7 +190,8 @@ class Recording:
         asked = child.instructions()
         optimizers, wrapped = each_stepping(optimizers)
         parameters, unseen = chosen_parameters(model, optimizers, select)
-        self.path = _destination(path, asked)
+        named = named and asked.out is None and mode != "append"  # into a folder, under a name of our own
+        self.path = free_name(path) if named else _destination(path, asked)
         first = asked.out is not None and asked.out not in _RECORDED_HERE
         self._asked = asked if first else child.Instructions()  # a second recording: on its own
         if self.path.is_symlink():  # the record is where the link leads, and the link stays
@@ -216,6 +220,9 @@ class Recording:
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
             undo.callback(self._ranks.leave)
             if self._ranks.writes:
+                if named:
+                    self.path = claim_name(path)
+                    undo.callback(give_back, self.path)
                 claim(self.path, mode)
             make_room(self.path, parameters.values())
             self._penalties = Penalties(optimizers, parameters, penalty, asked)

@@ -8,6 +8,8 @@ import json
 import math
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import gradscope
 from gradscope import L1, L2, Constant, Delayed, InputError, LearningFailure, Lp, RecordExistsError, regularize
 from gradscope.demo.data import digits
 from gradscope.recording import LearningFailureWarning
+from gradscope.store.claim import claim_name
 from gradscope.store.record import Record
 from gradscope.store.schema import BY_NAME, VARIABLES
 from tests.loops import batches, convnet, mlp, recorded, train
@@ -438,10 +441,40 @@ def test_an_existing_record_is_refused_unless_asked(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="replaces records only"):
         gradscope.record(model, optimizer, tmp_path / "notes.txt", mode="overwrite")
-    with pytest.raises(InputError, match="no folder"):
-        gradscope.record(model, optimizer, tmp_path / "nowhere" / "r.h5")
+    with pytest.raises(InputError, match=r"cannot write .*: Not a directory"):
+        gradscope.record(model, optimizer, tmp_path / "notes.txt" / "deeper" / "r.h5")
     with pytest.raises(InputError, match="is a folder"):
-        gradscope.record(model, optimizer, tmp_path)
+        gradscope.record(model, optimizer, tmp_path, mode="append")
+    with pytest.raises(InputError, match="there is no record"):
+        gradscope.record(model, optimizer, tmp_path / "none" / "r.h5", mode="append")
+    assert not (tmp_path / "none").exists()
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert recorded(tmp_path / "runs" / "deep" / "r.h5", model, optimizer, 2).sizes["step"] == 2
+
+
+def test_in_a_folder_runs_are_named_by_day_and_number(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    paths = []
+    for folder in (f"{tmp_path}/runs/", tmp_path / "runs", f"{tmp_path}/runs"):
+        with gradscope.record(model, optimizer, folder) as run:
+            train(model, optimizer, 2, run)
+        paths.append(run.path)
+    assert paths == [tmp_path / "runs" / f"{date.today().isoformat()}-{n}.h5" for n in (1, 2, 3)]
+    assert [gradscope.open_run(path).sizes["step"] for path in paths] == [2, 2, 2]
+    with pytest.raises(InputError, match="penalty"):  # what fails later leaves no file behind
+        gradscope.record(model, optimizer, tmp_path / "runs", penalty="l7")  # type: ignore[arg-type]
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_processes_that_begin_at_once_get_names_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(claim_name, [tmp_path / "runs"] * 40))
+    assert len(set(paths)) == 40
 
 
 def test_wrong_optimizers_and_scalars(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -241,13 +242,25 @@ def test_detach_leaves_the_optimizer_as_it_was() -> None:
     assert not optimizer._optimizer_step_post_hooks
 
 
+@pytest.mark.parametrize("number", [0.25, 1, np.float32(0.5)])
+def test_a_number_is_a_constant_strength(number: float) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = regularize(optimizer, L2(), number)
+    assert handle.now() == float(number)
+    assert handle.schedule.text == "constant"
+    assert f"strength {float(number):g} (weight_decay {2 * float(number):g})" in repr(handle)
+
+
 def test_mistakes_are_named() -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(InputError, match="chooses none"):
         regularize(optimizer, L2(), Constant(0.5), select=lambda p: False)
-    with pytest.raises(InputError, match=r"schedule is 0.1; expected one such as gradscope.Constant"):
-        regularize(optimizer, L2(), 0.1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"schedule is '0.1'; expected a strength such as 0.01, or a schedule such as"):
+        regularize(optimizer, L2(), "0.1")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"schedule is True; expected a strength"):
+        regularize(optimizer, L2(), True)
     with pytest.raises(InputError, match=r"penalty is 'l2'; expected a penalty"):
         regularize(optimizer, "l2", Constant(0.1))  # type: ignore[arg-type]
     regularize(optimizer, L2(), Delayed(0.5, epochs=2))

@@ -19,7 +19,7 @@ from gradscope.quantities import Strength
 from gradscope.regularizers import ranks
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
-from gradscope.regularizers.schedule import Schedule
+from gradscope.regularizers.schedule import Schedule, scheduled
 from gradscope.regularizers.selection import chosen_modules
 from gradscope.types import InputError
 
@@ -118,14 +118,15 @@ def regularize_activity(
     optimizer: Optimizer,
     model: nn.Module,
     penalty: Penalty,
-    schedule: Schedule,
+    schedule: Schedule | float,
     modules: str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | Sequence[nn.Module],
     *,
     steps_per_epoch: int | None = None,
 ) -> ActivityRegularization:
     """Penalise outputs: λ_t·Ω(outputs)/batch, summed over ``modules``, as Keras' ``activity_regularizer`` does.
 
-    ``modules``: a regular expression on their names, a type or several, a predicate, or the modules themselves.
+    ``schedule``: as for `regularize`. ``modules``: a regular expression on their names, a type or several, a predicate,
+    or the modules themselves.
     Several forwards before one step (accumulation) are averaged; ranks of a distributed run too. Raises `InputError`
     if no module is chosen, or if the schedule bounds the norm of weights.
 
@@ -133,7 +134,8 @@ def regularize_activity(
     """
     if not isinstance(penalty, Penalty):
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L1()")
-    if not isinstance(schedule, Schedule) or schedule.stands == "alone" or schedule.needs_norm is not None:
+    schedule = scheduled(schedule)
+    if schedule.stands == "alone" or schedule.needs_norm is not None:
         raise InputError(f"schedule is {schedule!r}; on outputs, expected one such as gradscope.Constant(0.01)")
     optimizer = the_one(optimizer)
     if isinstance(optimizer, LBFGS):

@@ -21,7 +21,7 @@ from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.cpr import Constrained
 from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L0, L2, Penalty
-from gradscope.regularizers.schedule import Schedule
+from gradscope.regularizers.schedule import Schedule, scheduled
 from gradscope.regularizers.selection import Select, chosen
 from gradscope.types import InputError
 
@@ -222,7 +222,7 @@ class Regularization(Attached):
 def regularize(
     optimizer: Optimizer,
     penalty: Penalty,
-    schedule: Schedule,
+    schedule: Schedule | float,
     select: Select | None = None,
     *,
     model: nn.Module | None = None,
@@ -235,7 +235,8 @@ def regularize(
         optimizer: any torch optimizer, with or without a closure, fused, under GradScaler or not; of one that wraps
             another (Accelerate's, SAM, Lookahead), the one inside.
         penalty: Ω, such as ``L2()``.
-        schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``.
+        schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``. A number is a strength
+            that does not change, ``Constant(number)``.
         select: which parameters: a predicate, the parameters themselves, a regular expression on names, or a type
             of module (its weights). Without it, every parameter with more than one dimension. For different
             strengths in different places, call `regularize` once for each.
@@ -251,8 +252,7 @@ def regularize(
     """
     if not isinstance(penalty, Penalty):
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L2()")
-    if not isinstance(schedule, Schedule):
-        raise InputError(f"schedule is {schedule!r}; expected one such as gradscope.Constant(0.01)")
+    schedule = scheduled(schedule)
     optimizer = the_one(optimizer)
     if isinstance(penalty, L0):
         raise InputError("l0 counts weights and has no gradient, so it cannot be applied; take L1() for exact zeros")

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers.hooks import Attached
-from gradscope.regularizers.schedule import Schedule
+from gradscope.regularizers.schedule import Schedule, scheduled
 from gradscope.regularizers.schedules import parse_schedule
 from gradscope.regularizers.selection import Select, chosen
 from gradscope.types import InputError
@@ -78,7 +78,7 @@ class GradientMask(Attached):
 
 def mask_gradients(
     optimizer: Optimizer,
-    schedule: Schedule | str,
+    schedule: Schedule | float | str,
     select: Select | None = None,
     *,
     model: nn.Module | None = None,
@@ -94,6 +94,7 @@ def mask_gradients(
     """
     if isinstance(schedule, str):
         schedule = parse_schedule(SCHEMES.get(schedule.lower(), schedule))
+    schedule = scheduled(schedule)
     if schedule.stands != "anywhere":
         raise InputError(f"the schedule {schedule.text} sets a strength, not a degree of sparsity")
     optimizer = the_one(optimizer)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Real
 from typing import Any, NamedTuple
 
 from gradscope import checks
@@ -98,6 +99,17 @@ class Constant(Schedule):
 
     def factor(self, now: Moment) -> float:
         return 1.0
+
+
+def scheduled(schedule: Schedule | float) -> Schedule:
+    """A schedule as it is; a number as `Constant` of it. Raises `InputError` for anything else."""
+    if isinstance(schedule, Schedule):
+        return schedule
+    number: object = schedule
+    if isinstance(number, bool) or not isinstance(number, Real):
+        expected = "expected a strength such as 0.01, or a schedule such as gradscope.Constant(0.01)"
+        raise InputError(f"schedule is {schedule!r}; {expected}")
+    return Constant(float(number))
 
 
 class Times(Schedule):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from datetime import date
+from itertools import count
 from pathlib import Path
 
 import h5py
@@ -14,8 +18,39 @@ MODES = ("create", "overwrite", "append")
 LATER_ROWS = ("drop", "keep")
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is meant, where the run gets a name by itself: one that is there, or a path that ends in /."""
+    text = os.fspath(path)
+    return text.endswith(("/", os.sep)) or Path(text).is_dir()
+
+
+def free_name(folder: Path) -> Path:
+    """The first name of today that is free in a folder: ``2026-11-30-1.h5``, ``2026-11-30-2.h5``, …"""
+    today = date.today().isoformat()
+    return next(path for n in count(1) if not (path := folder / f"{today}-{n}.h5").exists())
+
+
+def claim_name(folder: Path) -> Path:
+    """`free_name`, with an empty file there, so that no other process takes it; makes a missing folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = free_name(folder)
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                return path
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {(error.strerror or str(error)).splitlines()[0]}") from None
+
+
+def give_back(path: Path) -> None:
+    """Take away what `claim_name` left where nothing came of it."""
+    if _never_begun(path):
+        path.unlink()
+
+
 def claim(path: Path, mode: str) -> None:
-    """Refuse a path that cannot become a record, with an `InputError`."""
+    """Refuse a path that cannot become a record, with an `InputError`. Makes the folder of a new one."""
     try:
         _claim(path, mode)
     except InputError:
@@ -28,12 +63,11 @@ def _claim(path: Path, mode: str) -> None:
     checks.one_of(mode, MODES, "mode")
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected the path of a file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    if mode == "append" and not path.exists():
+        raise RecordNotFoundError(f"there is no record {path} to go on with; give its path, or mode='create'")
+    path.parent.mkdir(parents=True, exist_ok=True)
     _refuse_a_log_of_others(path)
     if mode == "append":
-        if not path.exists():
-            raise RecordNotFoundError(f"there is no record {path} to go on with; give its path, or mode='create'")
         if not is_record(path):
             raise InputError(f"{path} is not a record, so mode='append' cannot go on with it")
     elif path.exists() and not _never_begun(path):
