@@ -58,6 +58,8 @@ _HOME = {
     "Diagnosis": "gradscope.diagnosis.verdict",
     "search_tolerance": "gradscope.search.search",
     "ToleranceResult": "gradscope.search.result",
+    "tune_strength": "gradscope.search.tuning",
+    "TuneResult": "gradscope.search.tuned",
     "InputError": "gradscope.types",
     "LearningFailure": "gradscope.types",
     "RecordExistsError": "gradscope.types",
@@ -110,6 +112,8 @@ if TYPE_CHECKING:
     from gradscope.restarts import Restarts as Restarts
     from gradscope.search.result import ToleranceResult as ToleranceResult
     from gradscope.search.search import search_tolerance as search_tolerance
+    from gradscope.search.tuned import TuneResult as TuneResult
+    from gradscope.search.tuning import tune_strength as tune_strength
     from gradscope.store.reader import open_run as open_run
     from gradscope.store.storage import Storage as Storage
     from gradscope.types import InputError as InputError

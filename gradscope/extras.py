@@ -28,14 +28,14 @@ EXTRA_OF = {
 }
 
 
-def install(package: str) -> str:
+def install(package: str, extra: str | None = None) -> str:
     """The command that installs a package, by its import name, through the extra that brings it."""
-    return f"pip install '{DISTRIBUTION}[{EXTRA_OF[package]}]'"
+    return f"pip install '{DISTRIBUTION}[{extra or EXTRA_OF[package]}]'"
 
 
-def missing(what: str, package: str) -> str:
-    """One line for a package that is not there: ``what`` needs it, and how it is installed."""
-    return f"{what} needs the package {package}, which is not installed: {install(package)}"
+def missing(what: str, package: str, extra: str | None = None) -> str:
+    """One line for a package that is not there: ``what`` needs it, and how it is installed (with a smaller extra)."""
+    return f"{what} needs the package {package}, which is not installed: {install(package, extra)}"
 
 
 def missing_for(what: str, error: ImportError) -> str | None:

@@ -123,7 +123,7 @@ class ToleranceResult:
             "steps_run": self.steps_run,
             "epochs_run": self.epochs_run,
             "advice": self.advice,
-            "runs": [_shown(t) for t in (*self.trials, *self.delayed_trials)],
+            "runs": [shown(t) for t in (*self.trials, *self.delayed_trials)],
         }
         if self.delayed is not None:
             d = self.delayed
@@ -149,5 +149,6 @@ def epochs_of(trials: tuple[TrialResult, ...]) -> int | None:
     return None if None in counts or not counts else sum(c for c in counts if c is not None)
 
 
-def _shown(trial: TrialResult) -> dict[str, Any]:
+def shown(trial: TrialResult) -> dict[str, Any]:
+    """A trial as the JSON of a search holds it."""
     return {name: value for name, value in trial.as_dict().items() if name != "fingerprint"}
