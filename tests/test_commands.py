@@ -148,7 +148,7 @@ def test_usage_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"gradscope {gradscope.__version__}"
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "inspect", "diagnose", "tolerance", "search", "plot"])
+@pytest.mark.parametrize("command", ["demo", "run", "inspect", "diagnose", "tolerance", "search", "tune", "plot"])
 def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert f"Example: gradscope {command}" in " ".join(capsys.readouterr().out.split())
@@ -364,6 +364,32 @@ def test_search_mistakes_that_a_training_shows(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
+def test_tune_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def go(*words: str, low: str = "0.001", metric: tuple[str, ...] = ("--metric", "accuracy")) -> str:
+        limits = ["--low", low, "--high", "1", "--out", str(tmp_path / "t")]
+        return refused(["tune", *metric, *limits, *words], capsys)
+
+    assert "Missing option '--metric'" in go("--", PYTHON, metric=())
+    assert "mode is 'best'; expected one of max, min" in go("--mode", "best", "--", PYTHON)
+    assert "expected low < high" in go("--", PYTHON, low="2")
+    assert "expected {strength}, {weight_decay}, {seed}, {out}" in go("--", PYTHON, "{rate}")
+    assert "max_trials is 3; expected at least 6" in go("--max-trials", "3", "--", PYTHON)
+    assert not (tmp_path / "t").exists()
+    assert "ended without the record tune-000.h5" in go("--", PYTHON, "-c", "pass")
+    assert "exited with code 1: KeyError" in go("--", PYTHON, "-c", "{}['x']")
+
+
+@pytest.mark.slow
+def test_tune_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "best"
+    limits = ["--low", "1e-5", "--high", "1", "--max-trials", "12", "--out", str(out)]
+    found = ok(["tune", "--metric", "loss", "--mode", "min", "--delayed", *limits, "--", PYTHON, SCRIPT], capsys)
+    assert found["determined"], found["reason"]
+    assert found["best"]["low"] <= found["best"]["strength"] <= found["best"]["high"]
+    assert all(r["steps"] < 300 for r in found["runs"] if r["stopped_early"])
+    assert (out / "tune.png").stat().st_size > 10_000
+
+
 def test_search_says_on_which_side_the_level_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "s")
     arguments = ["search", "--low", "0.2", "--high", "1", "--max-trials", "2", "--out", out, "--", PYTHON, SCRIPT]
@@ -393,7 +419,10 @@ def test_a_killed_search_carries_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(set(numbers)) == len(numbers)
 
 
-@pytest.mark.parametrize("command", [["run"], ["search", "--low", "0.1", "--high", "1"]])
+@pytest.mark.parametrize(
+    "command",
+    [["run"], ["search", "--low", "0.1", "--high", "1"], ["tune", "--metric", "m", "--low", "0.1", "--high", "1"]],
+)
 def test_interrupt_is_130(tmp_path: Path, command: list[str]) -> None:
     """Also where the signal reaches the supervisor alone: its children end with it."""
     marker = tmp_path / "up"

@@ -39,10 +39,10 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def killed_again_and_again(folder: Path, kills: int, trials: int, seed: int) -> None:
+def killed_again_and_again(folder: Path, kills: int, trials: int, seed: int, level: str = "tolerance") -> None:
     """Kill the search after random times, so often, and then let it end; check the ledger after every kill."""
     draw = random.Random(seed)
-    words = [sys.executable, str(SCRIPT), str(folder), str(trials), "0.05"]
+    words = [sys.executable, str(SCRIPT), str(folder), str(trials), "0.05", *(["tune"] if level == "tune" else [])]
     before: list[dict[str, Any]] = []
     for _ in range(kills):
         search = subprocess.Popen(words, stdout=subprocess.DEVNULL)
@@ -59,12 +59,13 @@ def killed_again_and_again(folder: Path, kills: int, trials: int, seed: int) -> 
     numbers = [e["trial"]["number"] for e in after if "trial" in e]
     assert len(numbers) == len(set(numbers)) == int(printed) == trials
     asked = [e["asked"] for e in after if "asked" in e]
-    assert len({plan["seed"] for plan in asked}) == len(asked)  # no seed is drawn twice
+    drawn = {plan["seed"] for plan in asked} if level == "tolerance" else {plan["number"] for plan in asked}
+    assert len(drawn) == len(asked)  # no seed is drawn twice; in pairs of runs, no number
     ran = [int(line) for line in (folder / "finished.txt").read_text().split()]
     assert len(ran) == len(set(ran))  # no trial was run to its end twice
     assert set(numbers) <= set(ran)
     left = {path.name for path in folder.glob("*.h5")}
-    assert left == {f"tolerance-{number:03d}.h5" for number in numbers}
+    assert left == {f"{level}-{number:03d}.h5" for number in numbers}
 
 
 def _wait_for_more(folder: Path, before: list[dict[str, Any]], search: subprocess.Popen[bytes]) -> None:
@@ -78,6 +79,10 @@ def _wait_for_more(folder: Path, before: list[dict[str, Any]], search: subproces
 
 def test_a_few_kills(tmp_path: Path) -> None:
     killed_again_and_again(tmp_path / "s", kills=2, trials=14, seed=0)
+
+
+def test_a_tuning_is_killed_too(tmp_path: Path) -> None:
+    killed_again_and_again(tmp_path / "s", kills=2, trials=14, seed=2, level="tune")
 
 
 @pytest.mark.slow

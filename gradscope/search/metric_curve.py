@@ -53,11 +53,11 @@ class MetricCurve:
     def __init__(self, values: Mapping[Point, list[float]]) -> None:
         raw = [np.asarray(v, dtype=np.float64) for v in values.values()]
         best = float(max(v.mean() for v in raw))
-        within = max(RESOLVED * _scatter(raw), RESOLVED_SHARE * abs(best), 1e-9)
+        self.noise = _scatter(raw)  # of one run, where it is near the best
+        within = max(RESOLVED * self.noise, RESOLVED_SHARE * abs(best), 1e-9)
         self.squash = Squash(best, within)
         self._points = np.array(list(values), dtype=np.float64)
         self._values = [self.squash(v) for v in raw]
-        self.noise = _scatter(self._values)  # of one run
         means = np.array([v.mean() for v in self._values])
         self._centre, self._scale = float(np.median(means)), max(float(means.std()), self.noise)
         counts = np.array([len(v) for v in self._values], dtype=np.float64)

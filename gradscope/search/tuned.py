@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from gradscope.card import card
-from gradscope.diagnosis.tolerance import ToleranceEstimate, in_words
+from gradscope.diagnosis.tolerance import ToleranceEstimate
+from gradscope.quantities import Strength
 from gradscope.search.placement import WITHOUT, Arm
 from gradscope.search.result import epochs_of, shown
 from gradscope.search.trials import TrialResult
@@ -88,7 +89,7 @@ class Best:
     sparsity: float | None
 
     def as_dict(self, penalty: str) -> dict[str, Any]:
-        return {**asdict(self), "weight_decay": 2 * self.strength if penalty == "l2" else None}
+        return {**asdict(self), "weight_decay": Strength(self.strength, penalty).weight_decay}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class TuneResult:
             beyond = "" if self.useful.bounded else ", where the range ends"
             parts.append(
                 f"up to {self._at(self.useful.strength, self.useful.schedule)} it costs at most "
-                f"{self.cost:.3g} of the best {self.metric}{beyond}"
+                f"{100 * self.cost:.3g} % of the best {self.metric}{beyond}"
             )
         if self.delay is not None:
             adds = "adds" if self.delay.gain > 0 and self.delay.told else "adds nothing that is told from chance:"
@@ -156,7 +157,7 @@ class TuneResult:
         elif self.delayed_tolerance is not None:
             parts.append("the delay adds nothing: no delayed strength came near the best one from the start")
         if self.tolerance.tolerance is not None:
-            level = in_words(self.penalty, self.tolerance.tolerance)
+            level = Strength(self.tolerance.tolerance, self.penalty)
             parts.append(f"the tolerance level, beyond which nothing is learned from the start, is {level}")
         return "; ".join(parts)
 
@@ -172,7 +173,7 @@ class TuneResult:
 
     def _at(self, strength: float, schedule: str) -> str:
         how = "from the start" if schedule == "constant" else f"with a delay (--schedule {schedule})"
-        return f"{in_words(self.penalty, strength)} {how}"
+        return f"{Strength(strength, self.penalty)} {how}"
 
     def as_dict(self) -> dict[str, Any]:
         """As ``gradscope tune --json`` prints it."""
@@ -269,13 +270,15 @@ def _interval(tuning: StrengthTuning, arm: Arm) -> tuple[float, float]:
 
 def _useful(tuning: StrengthTuning, trials: Sequence[TrialResult], best: Best | None) -> Useful | None:
     """The strongest that most likely costs no more than it may, of those between strengths that were tried."""
-    if best is None:
+    if best is None or tuning.curve is None:
         return None
+    here = Arm(best.strength, None if best.schedule == "constant" else best.schedule)
+    value = float(tuning.curve.natural(np.array([here.point]))[0][0])  # the curve's, as what it is held against
+    least = value - tuning.cost * abs(value)
     reached: list[Useful] = []
     for schedule in tuning.schedules:
         if (scene := tuning.report(schedule)) is None:
             continue
-        least = best.value * tuning.sign - tuning.cost * abs(best.value)
         mean = scene.squash.natural(scene.mean)
         those = np.flatnonzero((mean >= least) & (scene.fails <= CHOSEN))
         if not len(those):

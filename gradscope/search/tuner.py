@@ -223,7 +223,7 @@ class StrengthTuning:
         """Why no further trial helps."""
         without = self._at(WITHOUT)
         if without and all(t.value is None for t in without):
-            return f"the training fails without a penalty, too: {without[-1].note or 'it does not learn'}"
+            return "the training fails without a penalty, too: no matter of its strength"
         return None
 
     def _fresh(self, arm: Arm) -> int:

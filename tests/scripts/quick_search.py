@@ -1,6 +1,6 @@
 """A search whose trials take no time: it is killed at random moments, and has to go on where it was.
 
-    python quick_search.py FOLDER TRIALS SECONDS
+    python quick_search.py FOLDER TRIALS SECONDS [tune]
 
 No training and no torch: a trial writes a small record of its own making, so that fifty searches take no hour.
 """
@@ -16,6 +16,7 @@ from gradscope.search.asker import Plan, ToleranceSearch
 from gradscope.search.campaign import Campaign
 from gradscope.search.ledger import Ledger
 from gradscope.search.trials import TrialResult
+from gradscope.search.tuner import StrengthTuning
 
 SETTINGS = {"command": "quick", "penalty": "l2", "low": 1e-3, "high": 1.0, "seed": 0}
 
@@ -29,22 +30,25 @@ def trial(plan: Plan, path: Path, seconds: float) -> TrialResult:
         file.write(f"{plan.number}\n")
     verdict = "collapsed" if failed else "healthy"
     return TrialResult(
-        plan.number, plan.strength, plan.seed, plan.audit, str(path), verdict, failed, 100, 4, True, (plan.seed + 1.0,)
-    )
+        plan.number, plan.strength, plan.seed, plan.audit, str(path), verdict, failed, 100, 4, True,
+        (plan.seed + 1.0,), value=0.9 + plan.strength,
+    )  # fmt: skip
 
 
 def main() -> None:
     """One search, four trials at a time."""
     folder, trials, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     folder.mkdir(exist_ok=True)
-    search = ToleranceSearch(1e-3, 1.0, precision=1e-3, max_trials=trials)
+    level, search = "tolerance", ToleranceSearch(1e-3, 1.0, precision=1e-3, max_trials=trials)
+    if sys.argv[4:] == ["tune"]:
+        level, search = "tune", StrengthTuning(1e-3, 1.0, max_trials=trials)
     ledger = Ledger(folder, SETTINGS)
     with ThreadPoolExecutor(4) as pool:
 
         def start(_: object, plan: Plan, path: Path) -> Future[TrialResult]:
             return pool.submit(trial, plan, path, seconds)
 
-        Campaign(start, pool, 4, ledger, folder).level("tolerance", search)
+        Campaign(start, pool, 4, ledger, folder).level(level, search)
     print(len(search.told))
 
 
