@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, progress, say, shorter, tell
+from gradscope_cli.output import Json, print_json, say, shorter, tell
 
 if TYPE_CHECKING:
     from gradscope.search.tuned import TuneProgress, TuneResult
@@ -88,7 +88,7 @@ def _draw(result: TuneResult, path: Path) -> Path | None:
         ]
         if runs:
             zeros = [t.sparsity or 0.0 for t in runs]
-            samples.append(Sample.of(label, [t.strength for t in runs], [t.value for t in runs], zeros))
+            samples.append(Sample.of(label, [t.strength for t in runs], [t.value or 0.0 for t in runs], zeros))
     if not samples:
         return None
     without = [t.value for t in result.trials if t.strength == 0 and t.value is not None]
@@ -117,4 +117,4 @@ def _show(now: TuneProgress) -> None:
         happened += "" if t.value is None else f", {t.value:.4g}"
     best = "no best yet" if now.best is None else f"best about {shorter(now.best)}"
     rest = f"about {now.rest} to come" if now.rest else "done"
-    progress(f"{now.trials:2d} | {best}; {now.steps} steps, {rest}; {happened}")
+    say(f"tune {now.trials:2d}: {best}; {now.steps} steps, {rest}; {happened}")

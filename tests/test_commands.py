@@ -298,7 +298,8 @@ def test_search_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.Captur
     assert 0.002 < found["tolerance"] < 0.1
     assert found["steps_run"] == sum(r["steps"] for r in found["runs"])
     assert found["epochs_run"] is not None
-    assert "use at most" in found["advice"]
+    assert "19 of 20 runs learn something up to" in found["advice"]
+    assert "gradscope tune finds the strength with the best metric" in found["advice"]  # the level recommends nothing
     # The same command carries on where it stopped, and repeats nothing.
     again = ok([*base, "6", "--", PYTHON, SCRIPT], capsys)
     assert again["trials"] == 6

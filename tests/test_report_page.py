@@ -79,7 +79,9 @@ def test_the_verdict_and_the_remedy_are_one_sentence(page: Page) -> None:
     assert re.fullmatch(
         r"collapsed.h5 does not learn, collapsed from step 0, decidable at step \d+: start again .*\.", failed.sentence
     )
-    assert re.fullmatch(r"healthy.h5 learns, in its active phase from step \d+: nothing needs .*\.", healthy.sentence)
+    assert re.fullmatch(
+        r"healthy.h5 learns, in its active phase from step \d+. Remedy: none needed .*\.", healthy.sentence
+    )
     assert failed.decay == "λ = 0.04 (weight_decay 0.08)"
     kinds = [mark.kind for mark in failed.marks]
     assert "onset" in kinds

@@ -334,3 +334,41 @@ def test_the_ledger_holds_the_schedule_and_the_metric(tmp_path: Path) -> None:
     assert (trial.schedule, trial.steps) == (DELAYED, 200)
     assert trial.value is not None
     assert type(trial).from_dict(json.loads(json.dumps(trial.as_dict()))) == trial
+
+
+# -- the page that newcomers follow ---------------------------------------------------------------
+
+
+def _get_started(strength: float, seed: int, path: Path) -> None:
+    """`train.py` of the page, as its command line is called there."""
+    from tests.doc_blocks import ROOT, blocks
+
+    text = (ROOT / "docs" / "get-started.md").read_text()
+    code = next(block.code for block in blocks(text) if block.title == "train.py")
+    with pytest.MonkeyPatch.context() as patch:
+        words = ["train.py", "--weight-decay", str(2 * strength), "--seed", str(seed), "--out", str(path)]
+        patch.setattr("sys.argv", words)
+        exec(compile(code, "train.py", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+def test_the_advice_of_get_started_is_good_when_followed(tmp_path: Path) -> None:
+    """What tune names, trained with seeds that it has not seen, is as good as no penalty and far better than λ* / 2."""
+    from gradscope.search.metric import metric_at_end
+
+    def accuracy(strength: float, seed: int) -> float:
+        path = tmp_path / f"{strength}-{seed}.h5"
+        _get_started(strength, seed, path)
+        with gradscope.open_run(path) as dataset:
+            value = metric_at_end(path, dataset, "accuracy")
+        assert value is not None
+        return value
+
+    found = gradscope.tune_strength(_get_started, 1e-4, 1.0, metric="accuracy", out=tmp_path / "best", max_trials=16)
+    assert found.best is not None
+    followed = [accuracy(found.best.strength, seed) for seed in (901, 902, 903)]
+    assert min(followed) > 0.84
+    assert found.useful is not None
+    assert np.mean([accuracy(found.useful.strength, seed) for seed in (901, 902, 903)]) > 0.84
+    assert found.without is not None
+    assert np.mean(followed) > found.without - 0.04

@@ -27,7 +27,7 @@ from gradscope.diagnosis.learning import Learning
 from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, shipped
-from gradscope.diagnosis.remedies import in_words, remedy, strength_that_holds
+from gradscope.diagnosis.remedies import for_learning, in_words, remedy, strength_that_holds
 from gradscope.diagnosis.series import GrowingSeries, Rows, network_series
 from gradscope.diagnosis.signals import available
 from gradscope.diagnosis.thresholds import Thresholds
@@ -225,7 +225,7 @@ class Judge:
             self.active_step,
             self.active_step,
             evidence=evidence + self._assumed(),
-            remedy="none needed",
+            remedy=for_learning(bool(self.info.penalised.any())),
         )
 
     def _failed(self, failure: Failure) -> Diagnosis:

@@ -9,6 +9,16 @@ from gradscope.quantities import Strength
 from gradscope.types import Verdict
 
 
+def for_learning(penalised: bool) -> str:
+    """What a run that learns needs: the verdict is about the tolerance level, and not about the useful strength."""
+    if not penalised:
+        return "none needed: it learns"
+    return (
+        "none needed for learning: the penalty is below the tolerance level; whether a weaker or stronger one has a "
+        "better metric is another question (gradscope tune)"
+    )
+
+
 def remedy(verdict: Verdict, escaped_before: bool, penalised: bool, holds: str = "") -> str:
     """One sentence. ``holds``: a strength that would hold, in words, or nothing."""
     if verdict is Verdict.COLLAPSED and escaped_before:
@@ -48,4 +58,6 @@ def in_words(strength: float | None, penalty: str) -> str:
     """The end of a sentence with the strength and, for L2, the weight decay that equals it; empty for None."""
     if strength is None:
         return ""
-    return f"; λ ≈ {Strength(strength, penalty)}, at which both gradients were equal at the start, would hold"
+    return (
+        f"; λ ≈ {Strength(strength, penalty)}, at which both gradients were equal at the start, would be learned under"
+    )

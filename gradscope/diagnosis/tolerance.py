@@ -37,6 +37,8 @@ MARGIN = 0.5
 #: What was known of early outcomes before any audit of this search: one in a hundred wrong, with the weight of
 #: fifty audits (analyses/judge_first_look: 1 of 231 early outcomes was wrong).
 ERROR_PRIOR = (0.5, 49.5)
+#: What no search of a tolerance level tells, and what does.
+USEFUL = "how well they learn there it does not say: gradscope tune finds the strength with the best metric"
 #: Share of the runs that may fail at the strength that is advised.
 RISK = 0.05
 
@@ -266,15 +268,15 @@ def _entropy(p: Array) -> Array:
 
 
 def advice(penalty: str, estimate: ToleranceEstimate, delayed: ToleranceEstimate | None) -> str:
-    """What to use from the start, and up to what with a delay."""
+    """Up to which strength runs learn, from the start and with a delay; no word of which strength is a good one."""
     parts = []
     if estimate.safe is not None:
-        parts.append(f"use at most {Strength(estimate.safe, penalty)} from the start")
+        parts.append(f"up to {Strength(estimate.safe, penalty)} from the start")
     if delayed is not None and delayed.safe is not None and delayed.safe > (estimate.safe or 0.0):
         parts.append(f"up to {Strength(delayed.safe, penalty)} with a delay (--schedule delayed:auto)")
     if not parts:
         return f"not determined: {estimate.reason}"
-    return ", ".join(parts)
+    return f"19 of 20 runs learn something {', '.join(parts)}; {USEFUL}"
 
 
 def estimate_tolerance(outcomes: Sequence[Outcome]) -> ToleranceEstimate:

@@ -130,7 +130,7 @@ class RunPage:
             return f"{self.label} is not decided yet: it is too early to say whether it learns."
         if not d.failed:
             since = "" if d.active_step is None else f", in its active phase from step {d.active_step}"
-            return f"{self.label} learns{since}: nothing needs to be done."
+            return f"{self.label} learns{since}. Remedy: {d.remedy}."
         return f"{self.label} does not learn, {d.sentence}: {d.remedy}."
 
     @property
