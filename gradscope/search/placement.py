@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradscope.diagnosis.tolerance import Array, Posterior, normal_cdf
 from gradscope.search.metric_curve import MetricCurve, Point, Squash
@@ -96,7 +97,7 @@ def draws(mean: Array, covariance: Array) -> Array:
     return np.asarray(mean + np.random.default_rng(0).standard_normal((DRAWS, len(mean))) @ root.T)
 
 
-def regret(scene: Scene, allowed: Array, chosen: int) -> float:
+def regret(scene: Scene, allowed: NDArray[np.bool_], chosen: int) -> float:
     """By how much the best allowed place is expected to be better than the chosen one."""
     curves = draws(scene.mean, scene.covariance)
     return float((curves[:, allowed].max(1, initial=-np.inf) - curves[:, chosen]).clip(0).mean())
