@@ -54,7 +54,7 @@ class Difference:
         if self.p_value is None:
             return "one pair of runs, which tells nothing of chance"
         chance = f"p = {self.p_value:.2g}, {self.pairs} pairs of runs"
-        return chance if self.told else f"no more than chance ({chance})"
+        return chance if self.told else f"no more than chance, {chance}"
 
 
 def difference(here: Mapping[int, float], there: Mapping[int, float], sign: float) -> Difference | None:
