@@ -238,6 +238,30 @@ def test_a_trial_of_a_torch_that_was_there_takes_its_share_of_the_cores(tmp_path
     assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
 
 
+WARM = """
+import os
+from gradscope.search.local import RECORDING, LocalExecutor
+from tests import trials
+
+if __name__ == "__main__":
+    with LocalExecutor(1, devices=(), preload=RECORDING) as pool:
+        print(*pool.submit(trials.loaded, "torch._dynamo", "gradscope.recorder.host_units").result())
+    import numpy, torch
+    known = len(os.listdir("/proc/self/task"))
+    import gradscope.recorder.warm
+    print(len(os.listdir("/proc/self/task")) - known)
+"""
+
+
+def test_a_trial_has_what_its_recording_would_load(tmp_path: Path) -> None:
+    """And what it was forked from has no threads beyond those of numpy and torch themselves."""
+    script = tmp_path / "script.py"
+    script.write_text(WARM)
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+    done = subprocess.run([PYTHON, str(script)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.stdout.split() == ["torch._dynamo", "gradscope.recorder.host_units", "0"], done.stderr
+
+
 # -- a cluster ------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from gradscope_cli.main import run as command
 
 import gradscope
 from gradscope import InputError, RecordExistsError
-from gradscope.store import redo_log, schema
+from gradscope.store import chunks, redo_log, schema
 from gradscope.store.columns import bits_for, rounded
 from gradscope.store.follow import follow
 from gradscope.store.reader import open_run
@@ -347,6 +347,27 @@ def test_many_rows_read_at_once_are_those_of_hdf5(long_record: Path, rows: slice
     with open_run(long_record) as dataset, h5py.File(long_record, locking=False) as file:
         for name in (*scenario.NAMES, "late", "loss"):
             np.testing.assert_array_equal(dataset[name][rows].values, file[name][rows])
+
+
+@pytest.mark.parametrize(("last", "aside"), [(5000, True), (3000, False)])
+def test_many_rows_are_inflated_side_by_side(
+    long_record: Path, monkeypatch: pytest.MonkeyPatch, last: int, aside: bool
+) -> None:
+    """Every chunk past HDF5 and its lock; in threads of their own from four chunks on."""
+    threads: list[threading.Thread] = []
+    decode = chunks.decode
+
+    def seen(*what: Any) -> None:
+        threads.append(threading.current_thread())
+        decode(*what)
+
+    monkeypatch.setattr(chunks, "decode", seen)
+    with open_run(long_record) as dataset:
+        for name in (*scenario.NAMES, "loss"):
+            threads.clear()
+            _ = dataset[name][:last].values
+            assert len(threads) == -(-last // 1024), name
+            assert all((thread is not threading.main_thread()) == aside for thread in threads), name
 
 
 def test_a_finished_record_can_be_copied_and_sent_to_other_processes(long_record: Path) -> None:

@@ -36,6 +36,11 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def loaded(*names: str) -> list[str]:
+    """Which of these modules the process has before it has done anything."""
+    return [name for name in names if name in sys.modules]
+
+
 def failing(text: str) -> None:
     """Raises."""
     raise ArithmeticError(text)

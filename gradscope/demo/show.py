@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from gradscope import checks
-from gradscope.child import Command
 from gradscope.control.attempt import Attempt
 from gradscope.control.history import RunResult
-from gradscope.control.policy import DelayedRestart
-from gradscope.control.supervisor import supervise
 from gradscope.demo import training
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
@@ -32,6 +28,7 @@ from gradscope.quantities import DIGITS, Strength
 from gradscope.report.figures import figure_of, save
 from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
+from gradscope.search.local import RECORDING, LocalExecutor
 from gradscope.search.search import Progress, ToleranceResult, search_tolerance
 from gradscope.store.record import Record
 from gradscope.types import InputError
@@ -54,7 +51,11 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
     workers = workers or min(2, os.cpu_count() or 1)
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console) as progress:
+    # One process has imported everything; each training is a fork of it.
+    trainings = LocalExecutor(workers, devices=(), preload=[training.__name__, *RECORDING])
+    with ExitStack() as at_the_end:
+        at_the_end.callback(trainings.shutdown, cancel_futures=True)
+        progress = at_the_end.enter_context(Bars(*columns, console=console))
         task = progress.add_task("", total=STEPS)
 
         def say(line: str) -> None:
@@ -65,20 +66,20 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
 
         begin(f"1/{STEPS} training with λ = {STRENGTH:.{DIGITS}g}, too strong")
         full = folder / "too-strong.h5"
-        sweep = _in_processes(workers, [(2 * STRENGTH, 0, full), *_sweep(folder)])
+        sweep = _to_the_end(trainings, [(2 * STRENGTH, 0, full), *_sweep(folder)])
         with Record(full) as record:
             found, steps = judge_record(record).diagnosis(finished=record.finished), record.rows
         say(_first_words(full, found, steps))
         progress.advance(task)
 
         begin(f"2/{STEPS} the same strength again, with a delay")
-        runs = _restarts(folder, workers)
+        runs = _restarts(folder, trainings)
         for seed, run in zip(SEEDS, runs, strict=True):
             say(f"seed {seed}: {_story(run)}")
         progress.advance(task)
 
         begin(f"3/{STEPS} searching the tolerance level")
-        level = _search(folder, workers, begin)
+        level = _search(folder, trainings, workers, begin)
         say(f"tolerance level {_level(level)}: {level.advice}")
         progress.advance(task)
 
@@ -92,13 +93,10 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
     return summary
 
 
-def _in_processes(workers: int, jobs: Sequence[tuple[float, int, Path]]) -> list[Path]:
-    """Train at several strengths to the end, a few at a time; all but the first are the sweep."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = [pool.submit(training.train, *job) for job in jobs]
-        for future in waiting:
-            future.result()
+def _to_the_end(trainings: Executor, jobs: Sequence[tuple[float, int, Path]]) -> list[Path]:
+    """Train at several strengths to the end; all but the first are the sweep."""
+    for future in [trainings.submit(training.train, *job) for job in jobs]:
+        future.result()
     return [path for _, _, path in jobs[1:]]
 
 
@@ -106,21 +104,13 @@ def _sweep(folder: Path) -> list[tuple[float, int, Path]]:
     return [(2 * strength, 0, folder / f"sweep-{strength:g}.h5") for strength in SWEPT]
 
 
-def _restarts(folder: Path, workers: int) -> list[RunResult]:
-    """The script under supervision, once a seed: stopped when it fails, restarted with `delayed:auto`."""
-    script = [sys.executable, "-m", "gradscope.demo.training"]
-    words = [*script, "--weight-decay", "{weight_decay}", "--seed", "{seed}", "--out", "{out}"]
-
-    def one(seed: int) -> RunResult:
-        command = Command.parse(words)
-        where = folder / f"restart-seed-{seed}"
-        return supervise(command, DelayedRestart(None), where, strength=STRENGTH, seed=seed, show=False)
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, SEEDS))
+def _restarts(folder: Path, trainings: Executor) -> list[RunResult]:
+    """Once a seed: stopped when it fails, restarted with `delayed:auto`."""
+    jobs = [(2 * STRENGTH, seed, folder / f"restart-seed-{seed}") for seed in SEEDS]
+    return [future.result() for future in [trainings.submit(training.train_with_restarts, *job) for job in jobs]]
 
 
-def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> ToleranceResult:
+def _search(folder: Path, trainings: Executor, workers: int, begin: Callable[[str], None]) -> ToleranceResult:
     def told(now: Progress) -> None:
         e = now.estimate
         known = f"{e.low:.3g} … {e.high:.3g}" if e.determined else "not bracketed yet"
@@ -130,6 +120,7 @@ def _search(folder: Path, workers: int, begin: Callable[[str], None]) -> Toleran
         training.trial,
         *SEARCHED,
         workers=workers,
+        executor=trainings,
         out=folder / "search",
         precision=0.25,
         max_trials=14,
@@ -212,7 +203,9 @@ def _summary(
     seconds: float,
 ) -> dict[str, Any]:
     def told(attempt: Attempt) -> dict[str, Any]:
-        return {**attempt.as_dict(), "accuracy": last_accuracy(attempt.path)}
+        with Record(attempt.path) as record:
+            strength = record.strength.value
+        return {**attempt.as_dict(), "strength": strength, "accuracy": last_accuracy(attempt.path)}
 
     return {
         "folder": str(folder.resolve()),

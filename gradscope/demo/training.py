@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gradscope
+from gradscope.control.history import RunResult
 from gradscope.demo.data import Split, digits
 
 LAYERS, WIDTH, LEARNING_RATE, MOMENTUM, BATCH, EPOCHS = 6, 64, 0.03, 0.9, 64, 50
@@ -40,27 +41,53 @@ def accuracy(model: nn.Module, data: Split) -> float:
     return float(right)
 
 
-def train(weight_decay: float, seed: int, path: str | Path, *, on_failure: str = "ignore") -> None:
-    """Train once and record to ``path``."""
+def parts(weight_decay: float, seed: int) -> tuple[nn.Sequential, torch.optim.SGD]:
+    """The network of a seed and its optimizer; biases do not decay."""
     torch.set_num_threads(1)  # tiny layers: a second thread costs more than it brings
-    data = digits()
     torch.manual_seed(seed)
     model = network()
     biases = [p for p in model.parameters() if p.ndim == 1]
     weights = [p for p in model.parameters() if p.ndim > 1]
     groups = [{"params": weights, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=MOMENTUM)
-    steps = EPOCHS * -(-len(data.x) // BATCH)
-    with gradscope.record(model, optimizer, path, horizon=steps, on_failure=on_failure) as run:
-        for epoch in range(EPOCHS):
-            run.epoch(epoch)
-            for batch in torch.randperm(len(data.x)).split(BATCH):
-                loss = cross_entropy(model(data.x[batch]), data.y[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                run.log(loss=loss)
-            run.epoch(epoch, accuracy=accuracy(model, data))
+    return model, torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=MOMENTUM)
+
+
+def horizon(data: Split) -> int:
+    """Optimizer steps of a whole training."""
+    return EPOCHS * -(-len(data.x) // BATCH)
+
+
+def loop(run: gradscope.Recording, model: nn.Module, optimizer: torch.optim.Optimizer, data: Split) -> None:
+    """All epochs of a recorded training."""
+    for epoch in range(EPOCHS):
+        run.epoch(epoch)
+        for batch in torch.randperm(len(data.x)).split(BATCH):
+            loss = cross_entropy(model(data.x[batch]), data.y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+        run.epoch(epoch, accuracy=accuracy(model, data))
+
+
+def train(weight_decay: float, seed: int, path: str | Path, *, on_failure: str = "ignore") -> None:
+    """Train once and record to ``path``."""
+    data = digits()
+    model, optimizer = parts(weight_decay, seed)
+    with gradscope.record(model, optimizer, path, horizon=horizon(data), on_failure=on_failure) as run:
+        loop(run, model, optimizer, data)
+
+
+def train_with_restarts(weight_decay: float, seed: int, folder: str | Path) -> RunResult:
+    """Train; stop when learning fails, and train again with the penalty delayed. ``folder``: of all attempts."""
+    data = digits()
+    model, optimizer = parts(weight_decay, seed)
+    attempts = gradscope.Restarts(model, optimizer, path=folder, horizon=horizon(data))
+    for attempt in attempts:
+        with attempt as run:
+            loop(run, model, optimizer, data)
+    assert attempts.result is not None
+    return attempts.result
 
 
 def trial(strength: float, seed: int, path: Path) -> None:

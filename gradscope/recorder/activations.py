@@ -22,6 +22,9 @@ __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "fi
 #: Units up to which a module's units are told one by one.
 LARGEST_MODULE = 1024
 
+#: Known to the compiler by its identity. Before torch 2.7 code cannot ask, and an export is compiled like all else.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 _NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
 _OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
 
@@ -72,7 +75,7 @@ class _ForwardHook(Hook):
             self._of.watch_gradient(self._pool, tensor)
 
     def _add_in_compiled_code(self, output: Any) -> None:
-        tensor = None if torch.compiler.is_exporting() else first_tensor(output)
+        tensor = None if _is_exporting() else first_tensor(output)
         if (
             tensor is not None
             and tensor.is_floating_point()

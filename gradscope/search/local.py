@@ -15,6 +15,9 @@ from gradscope import checks
 from gradscope.search.worker import Running, TrialLostError, follow, packed, serve
 from gradscope.types import InputError
 
+#: To preload for trainings of torch: the recording, and what the first one of a process spends seconds on loading.
+RECORDING = ("gradscope.recording", "gradscope.recorder.warm")
+
 
 def devices_here() -> list[str]:
     """The CUDA devices of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""

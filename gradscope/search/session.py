@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -17,6 +18,7 @@ from gradscope.search.asker import Plan
 from gradscope.search.campaign import Campaign, Start
 from gradscope.search.executors import HereExecutor, open_executor
 from gradscope.search.ledger import Ledger
+from gradscope.search.local import RECORDING
 from gradscope.search.trials import Train, TrialResult, run_command_trial, run_function_trial
 
 
@@ -36,7 +38,8 @@ class Training:
             return where.submit(run_function_trial, train, plan, path, penalty, metric)
 
         settings = {"command": name_of(train), "penalty": penalty}
-        return cls(start, settings, [getattr(train, "__module__", "__main__")])
+        warm = RECORDING if "torch" in sys.modules else ()
+        return cls(start, settings, [getattr(train, "__module__", "__main__"), *warm])
 
     @classmethod
     def of_command(cls, command: Command, metric: str | None = None) -> Training:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -13,8 +15,10 @@ INTEGERS = {"count": "i32", "chunks": "i32"}
 
 
 def compiled(kernel, signature: dict[str, str], constants: dict[str, object], card: int) -> str:
-    signature = signature | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(kernel, signature, constexprs=constants)
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+    else:  # Triton before 3.3
+        source = ASTSource(kernel, signature, constants)
     return triton.compile(source, target=GPUTarget("cuda", card, 32), options={"enable_fp_fusion": True}).asm["ptx"]
 
 

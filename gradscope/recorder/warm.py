@@ -1,0 +1,14 @@
+"""Imported for what it leaves in memory: what the first recording of a process would have to load.
+
+The kernels, compiled or from their cache, and the compiler of torch, which the first optimizer of a process imports.
+Nothing here computes a gradient or touches a device, so a process may fork afterwards.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gradscope.recorder.pools import host_kernel
+
+host_kernel("add_units")
+torch.optim.SGD([torch.zeros(1)], lr=1.0)
