@@ -24,6 +24,7 @@ _HOME = {
     "Checkpoint": "gradscope.control.checkpoint",
     "resume_from": "gradscope.child",
     "Penalty": "gradscope.regularizers.penalties",
+    "Term": "gradscope.regularizers.term",
     "L0": "gradscope.regularizers.penalties",
     "L1": "gradscope.regularizers.penalties",
     "L2": "gradscope.regularizers.penalties",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from gradscope.regularizers.strategies import GaussianNoise as GaussianNoise
     from gradscope.regularizers.strategies import add_noise as add_noise
     from gradscope.regularizers.strategies import fgsm as fgsm
+    from gradscope.regularizers.term import Term as Term
     from gradscope.regularizers.timed import Cyclic as Cyclic
     from gradscope.regularizers.timed import Delayed as Delayed
     from gradscope.regularizers.timed import Ramp as Ramp

@@ -105,12 +105,14 @@ def penalty_word(text: str) -> str:
     power = re.fullmatch(rf"l({number})", word)
     if word == "l0":
         raise InputError("l0 counts weights and has no gradient, so it cannot be applied; take l1 for exact zeros")
+    if re.fullmatch(r"term:[A-Za-z_][A-Za-z0-9_]*", text.strip()):  # a term of the script's own, by its name
+        return text.strip()
     known = rf"l1l2(?::{number},{number})?|linf|group:(?:filter|neuron|input)"
     if re.fullmatch(known, word) or (power and 1 <= float(power[1]) < math.inf):
         return word
     raise InputError(
         f"penalty is {text!r}; expected one of l1, l2, l1l2, linf, or lP with P ≥ 1 such as l3, l1l2:0.3,0.7, "
-        f"group:filter, group:neuron, group:input"
+        f"group:filter, group:neuron, group:input, term:NAME"
     )
 
 

@@ -45,6 +45,7 @@ from gradscope.recorder.rows import Block
 from gradscope.recorder.scalars import scalar
 from gradscope.recorder.table import without_kernels
 from gradscope.regularizers.penalties import Penalty
+from gradscope.regularizers.term import Term
 from gradscope.store.claim import LATER_ROWS, claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.names import Names
 from gradscope.store.nowhere import Nowhere
@@ -71,7 +72,7 @@ def record(
     optimizer: Optimizer | Sequence[Optimizer],
     path: str | os.PathLike[str],
     *,
-    penalty: tuple[Penalty, float] | None = None,
+    penalty: tuple[Penalty, float] | Term | None = None,
     every: Given = 1,
     preset: str = "standard",
     select: Select | None = None,
@@ -95,8 +96,8 @@ def record(
             (Accelerate's, SAM, Lookahead, …), the one inside is recorded.
         path: the file to write; folders that are missing are made. A folder (or a path that ends in ``/``) gets a file
             with a name of its own: ``runs/2026-11-30-1.h5``, the day and a number.
-        penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``. Log the loss that is
-            minimised then, with the penalty in it: its value is taken off.
+        penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``, or a `Term` of its own. Log
+            the loss that is minimised then, with the penalty in it: its value is taken off.
         every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
             of quantity: ``{"rows": 1, "activations": 10, "updates": 1, "histograms": 50}``.
         preset: ``cheap``, ``standard`` or ``full``; see the file format.
@@ -171,7 +172,7 @@ class Recording:
         path: Path,
         *,
         named: bool,
-        penalty: tuple[Penalty, float] | None,
+        penalty: tuple[Penalty, float] | Term | None,
         every: Mapping[str, Cadence],
         preset: str,
         select: Select | None,
@@ -261,6 +262,8 @@ class Recording:
                 ranks=self._ranks,
             )
             undo.callback(self._recorder.detach)
+            if (term := self._penalties.term) is not None:
+                term.wanted, term.amp = self._recorder.next_is_recorded, self._recorder.loss_scale
             self._capture["buffer_bytes"] = self._recorder.bytes
             if (slow := without_kernels(parameters.values())) is not None:
                 self._capture["kernels"] = slow

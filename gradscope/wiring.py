@@ -26,6 +26,7 @@ from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.scale_invariance import ScaleInvariance
 from gradscope.regularizers.sources import Source, joint_gradients, penalty_sources
+from gradscope.regularizers.term import Term, TermPenalty
 from gradscope.types import InputError
 
 #: A regular expression or predicate on plain names, or the type (or types) of the modules that are meant.
@@ -142,9 +143,10 @@ class Penalties:
         self,
         optimizers: Sequence[Optimizer],
         parameters: Mapping[str, Tensor],
-        declared: tuple[Penalty, float] | None,
+        declared: tuple[Penalty, float] | Term | None,
         asked: Instructions,
     ) -> None:
+        own, declared = (declared, None) if isinstance(declared, Term) else (None, declared)
         if declared is not None and (asked.strength is not None or asked.schedule is not None):
             raise InputError(
                 "the penalty stands inside the loss (penalty=…), where gradscope cannot change it; "
@@ -153,12 +155,21 @@ class Penalties:
         if declared is not None and not (
             isinstance(declared, tuple) and len(declared) == 2 and isinstance(declared[0], Penalty)
         ):
-            raise InputError(f"penalty is {declared!r}; expected the penalty and its strength, such as (L1(), 1e-4)")
+            raise InputError(
+                f"penalty is {declared!r}; expected the penalty and its strength, such as (L1(), 1e-4), or a Term"
+            )
         self._optimizers = list(optimizers)
         self._columns = {id(p): i for i, p in enumerate(parameters.values())}
         self._declared = declared
         self._logged_pure = False  # the loss is logged without the declared penalty
-        self._undo = obey(optimizers, asked.strength, asked.penalty, asked.schedule)
+        #: The user's own term in the loss, while it is watched.
+        self.term = None if own is None else own.attach(optimizers, list(parameters.values()))
+        self._undo = [] if self.term is None else [self.term.detach]
+        try:
+            self._undo += obey(optimizers, asked.strength, asked.penalty, asked.schedule)
+        except InputError:
+            self.detach()
+            raise
         # The groups that there are now; parameters that are added later are not recorded.
         flat = [(o, n, group) for n, o in enumerate(optimizers) for group in o.param_groups]
         self.places = Groups(optimizers)
@@ -207,6 +218,8 @@ class Penalties:
             self._sources += [(source, places[source.group]) for source in penalty_sources(optimizer)]
         if self._declared is not None:
             self._declare(*self._declared)
+        if self.term is not None:
+            self._declare_term(self.term)
         self._acted = np.array([source.intended for source, _ in self._sources], dtype=bool)
         self._last: tuple[float, ...] = ()
         self._moving = True
@@ -221,6 +234,13 @@ class Penalties:
                 source = Source(
                     penalty.name, index, ids, lambda: strength, "loss", True, penalty.gradients, penalty.shares()
                 )
+                self._sources.insert(0, (source, index))
+
+    def _declare_term(self, term: TermPenalty) -> None:
+        for index, group in enumerate(group for o in self._optimizers for group in o.param_groups):
+            ids = frozenset(id(p) for p in group["params"]) & term.parameters
+            if ids and index < len(self.groups):
+                source = Source(term.name, index, ids, term.strength, "loss", True, term.pulls, None)
                 self._sources.insert(0, (source, index))
 
     def _probe(self) -> PenaltyProbe:
@@ -251,6 +271,10 @@ class Penalties:
         probe = PenaltyProbe(terms, strengths, measure if where else None, pulls=self._pulls)
         if self._declared is not None:
             probe.inside_loss, probe.value_inside_loss = self._inside_loss, self._value_inside_loss
+            probe.logged_inside = not self._logged_pure
+        if (term := self.term) is not None:
+            like = term.like()
+            probe.inside_loss, probe.value_inside_loss = term.inside, lambda: term.value(like)
             probe.logged_inside = not self._logged_pure
         return probe
 
@@ -298,7 +322,7 @@ class Penalties:
 
     def loss_is_pure(self, function: str) -> str | None:
         """The logged loss comes straight from a loss function; what that means for a declared penalty, if any."""
-        if self._declared is None:
+        if self._declared is None and self.term is None:
             return None
         self._logged_pure, self.probe.logged_inside = True, False
         return (
@@ -309,7 +333,7 @@ class Penalties:
     def loss_below_zero(self, loss: NDArray[Any]) -> str | None:
         """What to say of the first recorded losses, if they begin below 0 without a declared penalty."""
         seen = loss[np.isfinite(loss)]
-        if self._declared is None or self._logged_pure or not len(seen) or seen[0] >= 0:
+        if (self._declared is None and self.term is None) or self._logged_pure or not len(seen) or seen[0] >= 0:
             return None
         return (
             f"the recorded loss begins at {seen[0]:.3g}, after the declared penalty was taken off: if it cannot be "

@@ -691,6 +691,14 @@ class Recorder:
 
     # -- automatic mixed precision ----------------------------------------------------------------
 
+    def loss_scale(self) -> Tensor | None:
+        """The factor of the GradScaler that scaled the latest loss, None without one."""
+        return self._amp
+
+    def next_is_recorded(self) -> bool:
+        """Whether the coming step has a row."""
+        return self.cadences["rows"].at(self.step + 1)
+
     def scaling(self, scale: Tensor) -> None:
         """A loss is being scaled (see `scaler`)."""
         self._amp = scale

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradscope import checks
 from gradscope.regularizers.penalties import L1, L1L2, L2, LInf, Lp, Penalty
+from gradscope.types import InputError
 
 #: Which axis of a weight tells the groups apart.
 AXES = {"filter": 0, "neuron": 0, "input": 1}
@@ -74,6 +75,8 @@ def parse_penalty(text: str) -> Penalty:
     (L1(), Lp(3), GroupLasso('filter'))
     """
     word, _, arguments = checks.penalty_word(text).partition(":")
+    if word == "term":
+        raise InputError(f"{text} is a term that a script adds to its loss (gradscope.Term), and no penalty by itself")
     if word == "group":
         return GroupLasso(arguments)
     if word == "l1l2":

@@ -16,6 +16,7 @@ from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L2, Penalty
 from gradscope.regularizers.schedule import Schedule, Times
 from gradscope.regularizers.schedules import parse_schedule
+from gradscope.regularizers.term import PREFIX, TermPenalty
 from gradscope.types import InputError
 
 Undo = Callable[[], None]
@@ -29,7 +30,6 @@ def obey(
     A strength replaces the script's penalty on parameters with more than one dimension. A schedule
     alone multiplies whatever penalty the script set. What another recording has put on stays as it is.
     """
-    kind = parse_penalty(penalty or "l2")
     when = parse_schedule(schedule or "constant", strength if strength is not None else 1.0)
     if when.stands == "alone" or (strength is None and when.stands == "first"):
         raise InputError(
@@ -42,6 +42,10 @@ def obey(
             raise InputError(
                 f"GRADSCOPE_SCHEDULE is {schedule!r}, and {handle!r} of the script has no strength to follow it"
             )
+    terms = [h for o in optimizers for h in attached_to(o) if isinstance(h, TermPenalty)]
+    if strength is not None and (terms or (penalty or "").startswith(PREFIX)):
+        return _set_term(terms, penalty or "l2", when)
+    kind = parse_penalty(penalty or "l2")
     undo: list[Undo] = []
     for optimizer in optimizers:
         if optimizer in _OBEYING:
@@ -64,6 +68,22 @@ _OBEYING: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
 def _matrices(optimizer: Optimizer) -> list[torch.Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.ndim > 1]
+
+
+def _set_term(terms: Sequence[TermPenalty], penalty: str, schedule: Schedule) -> list[Undo]:
+    """The term that is asked about follows another schedule for the time of the recording."""
+    names = ", ".join(dict.fromkeys(term.name for term in terms)) or "none: give record a Term as its penalty"
+    if not penalty.startswith(PREFIX):
+        raise InputError(
+            f"the record is about {names}, and {penalty} was asked for: search the term, with --penalty {names}, or "
+            f"put it into the data loss"
+        )
+    meant = [term for term in terms if term.name == penalty]
+    if not meant:
+        raise InputError(f"there is no {penalty} among the penalties of the script; it has {names}")
+    for term in meant:
+        term.own_schedule, term.schedule = term.schedule, schedule
+    return [lambda term=term: _give_back(term) for term in meant]  # type: ignore[misc]
 
 
 def _multiply(optimizer: Optimizer, schedule: str) -> list[Undo]:

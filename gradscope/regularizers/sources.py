@@ -17,6 +17,7 @@ from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.cpr import Constrained
 from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L2
+from gradscope.regularizers.term import TermPenalty
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Source:
 
 def penalty_sources(optimizer: Optimizer) -> list[Source]:
     """Every penalty on this optimizer: its own ``weight_decay`` and what was attached to it."""
-    handles = [h for h in attached_to(optimizer) if h.penalises and not h.suspended]
+    handles = [h for h in attached_to(optimizer) if h.penalises and not h.suspended and not isinstance(h, TermPenalty)]
     factors = [h for h in handles if isinstance(h, ScheduledDecay)]
     sources = []
     for index, group in enumerate(optimizer.param_groups):

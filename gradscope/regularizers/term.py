@@ -1,0 +1,199 @@
+"""A penalty term of the user's own inside the loss: the KL weight of a VAE, a sparsity or a smoothness term.
+
+The loop calls the term with its value and adds what it returns: λ_t times the value, λ_t by the term's schedule. At a
+step that is recorded the value is differentiated by itself, with `torch.autograd.grad` and the graph retained for the
+loss, which costs about one backward more. Its share of each gradient is noted when the backward pass of the loss comes
+by, with the factor that it comes with: so accumulation, means over micro-batches and a GradScaler are right, and a
+loss that is thrown away does not count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from gradscope.quantities import Strength
+from gradscope.regularizers import ranks
+from gradscope.regularizers.hooks import Attached
+from gradscope.regularizers.schedule import Constant, Schedule
+from gradscope.types import InputError
+
+PREFIX = "term:"
+
+
+class Term:
+    """A term of the loss whose strength follows a schedule, and whose gradient a recording tells from the data's.
+
+    Args:
+        name: what the record calls it: ``Term("kl")`` is the penalty ``term:kl``.
+        schedule: its strength over time, a number meaning `Constant`.
+
+    Give it to `gradscope.record` as ``penalty``, and add to the loss what it returns when called with its value:
+
+    >>> kl = Term("kl", Delayed(0.5, "auto"))  # doctest: +SKIP
+    >>> with record(model, optimizer, "run.h5", penalty=kl) as run:  # doctest: +SKIP
+    ...     loss = reconstruction + kl(divergence)
+    """
+
+    def __init__(self, name: str, schedule: Schedule | float = 1.0) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise InputError(f"name is {name!r}; expected a word of letters, digits and _, such as 'kl'")
+        if isinstance(schedule, int | float):
+            schedule = Constant(float(schedule))
+        if not isinstance(schedule, Schedule) or schedule.stands == "alone" or schedule.needs_norm is not None:
+            raise InputError(f"schedule is {schedule!r}; for a term, expected one such as gradscope.Constant(0.5)")
+        self.name = PREFIX + name
+        self.schedule = schedule
+        self._handle: TermPenalty | None = None
+
+    def __call__(self, value: Tensor | Callable[[], Tensor]) -> Tensor:
+        """λ_t times the value, to be added to the loss. ``value``: a tensor with one entry, or a function of none."""
+        if self._handle is None:
+            raise InputError(
+                f"the term {self.name.removeprefix(PREFIX)!r} has no schedule to follow yet: give it to "
+                f"gradscope.record(…, penalty=term) before the first forward pass"
+            )
+        value = value() if callable(value) and not isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+            raise InputError(f"the value of {self.name} is {shape}; expected a tensor with one entry, such as a mean")
+        return self._handle.added(value)
+
+    @property
+    def strength(self) -> float:
+        """λ_t at the coming step."""
+        return self.schedule.strength if self._handle is None else self._handle.now()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where its schedule is, for a checkpoint."""
+        return {} if self._handle is None else self._handle.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`, once it is recorded."""
+        if self._handle is None:
+            raise InputError(f"{self.name} has no state yet: give it to gradscope.record first, then load its state")
+        self._handle.load_state_dict(state)
+
+    def attach(self, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor]) -> TermPenalty:
+        """Follow the steps of the first of these optimizers; called by a recording."""
+        if ranks.distributed():
+            raise InputError(f"{self.name} is told apart in one process only; under DDP put it into the data loss")
+        if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+            raise InputError(f"{self.name} does not work with LBFGS, whose line search evaluates the loss again")
+        before, self._handle = self._handle, TermPenalty(optimizers[0], self.name, self.schedule, parameters)
+        if before is not None:
+            self._handle.load_state_dict(before.state_dict())
+        return self._handle
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of strength {Strength(self.schedule.strength, self.name)}, {self.schedule.text}>"
+
+
+class TermPenalty(Attached):
+    """A `Term` on an optimizer, made by a recording.
+
+    ``wanted()``: whether the coming step is recorded; ``amp()``: the factor of a GradScaler, None without one.
+    """
+
+    def __init__(self, optimizer: Optimizer, name: str, schedule: Schedule, parameters: Sequence[Tensor]) -> None:
+        super().__init__(optimizer, schedule, [p for p in parameters if p.requires_grad])
+        self.name = name
+        self.wanted: Callable[[], bool] = lambda: True
+        self.amp: Callable[[], Tensor | None] = lambda: None
+        self.acting = 0.0  # λ of the coming step's forward passes
+        self.trouble: str | None = None  # why the gradient cannot be told
+        self._pulls: dict[int, Tensor] = {}
+        self._values: list[Tensor] = []
+
+    # -- in the forward and the backward pass -------------------------------------------------------
+
+    def added(self, value: Tensor) -> Tensor:
+        """λ_t·value, watched."""
+        strength = self.now()
+        if not (torch.is_grad_enabled() and value.requires_grad):
+            return strength * value
+        self.acting = strength
+        if strength == 0:
+            return torch.zeros_like(value)  # and not 0·∞
+        out = strength * value
+        if self.wanted() and (gradients := self._differentiated(value)) is not None:
+            noted = value.detach().float().reshape(())
+            out.register_hook(lambda factor: self._arrived(factor.detach(), gradients, noted))
+        return out
+
+    def _differentiated(self, value: Tensor) -> Sequence[Tensor | None] | None:
+        """∂Ω/∂w; None where the graph does not bear a second backward pass, and the training has to go on."""
+        if self.trouble is not None:
+            return None
+        try:
+            return torch.autograd.grad(value, self._chosen, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            self.trouble = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            text = f"the gradient of {self.name} cannot be told from the data's, both are NaN in the record"
+            warnings.warn(f"{text} ({self.trouble})", stacklevel=4)
+            return None
+
+    @torch.no_grad()
+    def _arrived(self, factor: Tensor, gradients: Sequence[Tensor | None], value: Tensor) -> None:
+        """The backward pass of a loss has come to the term, with this derivative of the loss by it."""
+        if (scale := self.amp()) is not None:
+            factor = factor / scale.to(factor.device)
+        if all(p.grad is None for p, g in zip(self._chosen, gradients, strict=True) if g is not None):
+            self._forget()  # the gradients of earlier passes were thrown away, or there were none
+        self._values.append(value)
+        for p, gradient in zip(self._chosen, gradients, strict=True):
+            if gradient is not None:
+                pull = gradient * factor.to(gradient.dtype).to(gradient.device)
+                self._pulls[id(p)] = self._pulls[id(p)] + pull if id(p) in self._pulls else pull
+
+    # -- what the recorder asks -----------------------------------------------------------------------
+
+    def strength(self) -> float:
+        """λ with which the coming step's loss was made; 0 where it holds no such term."""
+        return self.acting
+
+    def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """∂Ω/∂w of the coming step, as it stands in ``.grad`` but for λ and the factor of a GradScaler.
+
+        NaN where it cannot be told.
+        """
+        if self.trouble is not None and self.acting:
+            return [torch.full_like(p, math.nan) for p in parameters]
+        return [self._pulls[id(p)] if id(p) in self._pulls else torch.zeros_like(p) for p in parameters]
+
+    def inside(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What the term adds to each gradient."""
+        return [self.acting * pull for pull in self.pulls(parameters)]
+
+    def value(self, like: Tensor) -> Tensor:
+        """What it adds to a logged loss: its mean over the passes of the coming step."""
+        if self.trouble is not None and self.acting:
+            return torch.full((), math.nan, device=like.device)
+        if not self._values:
+            return torch.zeros((), device=like.device)
+        return self.acting * torch.stack([v.to(like.device) for v in self._values]).mean()
+
+    def like(self) -> Tensor:
+        """A tensor where the weights are."""
+        return self._chosen[0]
+
+    # -- at the step ----------------------------------------------------------------------------------
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if callable(kwargs.get("closure") or (args[1] if len(args) > 1 else None)):
+            raise InputError(f"{self.name} does not work with step(closure), which makes its gradients after the step")
+        return super()._before(optimizer, args, kwargs)
+
+    def _forget(self) -> None:
+        self._pulls, self._values = {}, []
+
+    def _finish(self, optimizer: Optimizer) -> None:
+        self._forget()
+        self.acting = 0.0
