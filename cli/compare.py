@@ -64,6 +64,10 @@ def _print(found: Comparison) -> None:
     _table(marks, {name: [shorter(side.numbers.get(name), 4) for side in found.sides] for name in names})
     for note in found.notes:
         tell(f"  {note}")
+    if found.costs:
+        tell("\nwhat the penalty costs or gains:")
+    for line in found.costs:
+        tell(f"  {line}")
     _curves(marks, found)
 
 

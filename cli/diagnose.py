@@ -42,19 +42,23 @@ def diagnose(
     wanted = chosen(parse_names(rules), parse_changes(changes or []))
     if not runs:
         raise InputError("no record was given; expected at least one, such as gradscope diagnose run.h5")
-    from gradscope.reading import judged
+    from gradscope.diagnosis.cost import costs
+    from gradscope.reading import finished, judged
 
     if follow:
         if len(runs) != 1:
             raise InputError(f"{len(runs)} records were given; --follow takes one")
         _follow(runs[0])
     found = [(path, *judged(path, wanted)) for path in runs]
+    told = costs([finished(path, d.failed) for path, d, _ in found]) if len(found) > 1 else []
     if as_json:
-        print_json({"runs": [_as_dict(path, diagnosis, checker) for path, diagnosis, checker in found]})
+        print_json({"runs": [_as_dict(path, diagnosis, checker) for path, diagnosis, checker in found], "costs": told})
     else:
         for path, diagnosis, checker in found:
             _print(path, diagnosis)
             _print_findings(checker)
+        for line in told:
+            tell(line)
     if any(diagnosis.failed for _, diagnosis, _ in found):
         raise typer.Exit(3)
 

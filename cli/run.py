@@ -26,6 +26,9 @@ def run(
     max_restarts: Annotated[int, typer.Option(help="Restarts at most.")] = 1,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which the training is ended.")] = None,
     seed: Annotated[int, typer.Option(help="The seed handed to the script.")] = 0,
+    beside: Annotated[
+        Path | None, typer.Option(help="A record of the same training without a penalty: what does the penalty cost?")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for records, output and run.json.")] = Path("gradscope-run"),
     as_json: Json = False,
 ) -> None:
@@ -41,6 +44,10 @@ def run(
 
     if schedule is not None:
         parse_schedule(schedule)
+    if beside is not None:
+        from gradscope.store.record import check
+
+        check(beside)
     result = supervise(
         Command.parse(command, penalty),
         policy_for(schedule, restart, max_restarts, restart_from),
@@ -50,14 +57,26 @@ def run(
         say=say,
         time_limit=time_limit,
     )
+    told = [] if beside is None else _costs(beside, result.attempts[-1])
     if as_json:
-        print_json(result.as_dict())
+        print_json({**result.as_dict(), **({} if beside is None else {"costs": told})})
     else:
         for number, attempt in enumerate(result.attempts, 1):
             tell(f"attempt {number}: {_line(attempt)}")
         tell(f"{'not remedied' if result.status == 'failed' else result.status}: {result.reason}")
+        for line in told:
+            tell(line)
     if result.status == "failed":
         raise typer.Exit(3)
+
+
+def _costs(beside: Path, last: Attempt) -> list[str]:
+    """What the penalty of the last attempt costs or gains against this record, in sentences."""
+    from gradscope.diagnosis.cost import costs
+    from gradscope.reading import diagnose, finished
+
+    bare = finished(beside, diagnose(beside).failed)
+    return costs([bare, finished(last.path, last.diagnosis.failed)])
 
 
 def _line(attempt: Attempt) -> str:

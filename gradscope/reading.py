@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from gradscope.diagnosis.cost import Finished
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import feed, judge_record
 from gradscope.diagnosis.rules.catalogue import Chosen
@@ -49,3 +50,9 @@ def judged(path: str | os.PathLike[str], rules: Chosen | None = None) -> tuple[D
         checker = Checker(record.info, rules, validation_losses(record.metrics))
         feed({judge: JUDGED, checker: NEEDED}, record)
         return judge.diagnosis(finished=record.finished), checker
+
+
+def finished(path: str | os.PathLike[str], failed: bool) -> Finished:
+    """A record as `gradscope.diagnosis.cost.costs` looks at it, with the verdict that was given."""
+    with Record(path) as record:
+        return Finished(record.path.name, record.strength, failed, record.metrics)

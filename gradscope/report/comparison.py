@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradscope import quantities
+from gradscope.diagnosis.cost import Finished, costs
 from gradscope.quantities import Strength
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.settings import differing, table
@@ -38,7 +39,7 @@ class Comparison:
     """``differing``: settings by name, a value a record, None where a record has no such setting.
 
     ``alike``: how many settings are the same in all. ``curves``: by quantity, a line a record. ``notes``: which
-    curves are missing where.
+    curves are missing where. ``costs``: what penalties cost or gain beside the one run without, in sentences.
     """
 
     sides: tuple[Side, ...]
@@ -46,6 +47,7 @@ class Comparison:
     alike: int
     curves: Mapping[str, Curves]
     notes: tuple[str, ...]
+    costs: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as `gradscope compare --json` prints them."""
@@ -59,6 +61,7 @@ class Comparison:
             "alike": self.alike,
             "curves": {name: curves.as_dict() for name, curves in self.curves.items()},
             "notes": list(self.notes),
+            "costs": list(self.costs),
         }  # fmt: skip
 
 
@@ -71,7 +74,9 @@ def compare(paths: Sequence[Path]) -> Comparison:
     settings = table([run.settings for run in runs])
     apart = differing(settings)
     curves, notes = _curves(runs)
-    return Comparison(tuple(map(_side, runs)), apart, len(settings) - len(apart), curves, tuple(notes))
+    finished = [Finished(run.label, Strength(run.strength, run.penalty), run.failed, run.metrics) for run in runs]
+    told = tuple(costs(finished))
+    return Comparison(tuple(map(_side, runs)), apart, len(settings) - len(apart), curves, tuple(notes), told)
 
 
 def _side(run: RunSeries) -> Side:
