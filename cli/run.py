@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from gradscope_cli.output import Json, print_json, say, tell
 
+#: The exit code of a run that learns without its delayed penalty ever having come on.
+NEVER_PENALISED = 4
+
 if TYPE_CHECKING:
     from gradscope.control.attempt import Attempt
 
@@ -35,7 +38,8 @@ def run(
     """Supervise a training: stop it if it fails, restart it delayed.
 
     The command may hold {strength}, {weight_decay}, {seed} and {out}. Its output is shown as it comes, signals are
-    passed on to it. Killed at any moment, the same command goes on. Exits with 3 if the failure could not be remedied.
+    passed on to it. Killed at any moment, the same command goes on. Exits with 3 if the failure could not be remedied,
+    with 4 if the run learns and its delayed penalty never came on.
     """
     from gradscope.child import Command
     from gradscope.control.policy import policy_for
@@ -68,6 +72,8 @@ def run(
             tell(line)
     if result.status == "failed":
         raise typer.Exit(3)
+    if result.status == "never penalised":
+        raise typer.Exit(NEVER_PENALISED)
 
 
 def _costs(beside: Path, last: Attempt) -> list[str]:

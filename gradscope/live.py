@@ -30,7 +30,7 @@ CHUNK = 16
 class Decisions:
     """What stood at a border."""
 
-    established_step: int | None = None
+    active_step: int | None = None
     settled_step: int | None = None
     failure: Failure | None = None
     diagnosis: Diagnosis | None = None  # of the failure
@@ -42,7 +42,7 @@ def border_after(border: int) -> int:
 
 
 class LiveJudge:
-    """``settle``: called with the first chunk, before it is judged, to say what the baseline is.
+    """``settle``: called with each chunk, before it is judged, to say what the baseline is.
 
     ``rules``: the rules beside the judge; ``found`` is called with what is new.
     """
@@ -84,15 +84,14 @@ class LiveJudge:
     def _judge_rows(self, n: int) -> None:
         rows = self._cut(n)
         with self._lock:
-            if not self._judged:
-                self._settle(rows)
+            self._settle(rows)
             self._judged += n
             while self._masks and self._masks[0][0] < self._judged:
                 self.judge.info = replace(self.judge.info, penalised=self._masks.pop(0)[1])
             self.judge.update(rows)
             judge = self.judge
             diagnosis = judge.diagnosis() if judge.failure is not None else None
-            self.latest = Decisions(judge.established_step, judge.settled_step, judge.failure, diagnosis)
+            self.latest = Decisions(judge.active_step, judge.settled_step, judge.failure, diagnosis)
         if new := self.rules.update(rows):  # beside the lock: nothing that the training thread does hangs on it
             self._found(new)
 

@@ -133,7 +133,7 @@ STRENGTH = Quantity(
 QUANTITIES: tuple[Quantity, ...] = (
     LOSS,
     GRADIENT,
-    Quantity("loss_gradient_norm", _P, "Euclidean norm of ∂L/∂w", ruled=True),
+    Quantity("loss_gradient_norm", _P, "Euclidean norm of ∂L/∂w", judged=True, ruled=True),
     Quantity("loss_gradient_max_abs", _P, "max |∂L/∂w|", presets=MORE, ruled=True),
     PENALTY,
     PROPORTION,
@@ -154,7 +154,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     OUTPUT,
     SIGNAL,
     Quantity(
-        "activation_zero_fraction", _M, "share of activations that are exactly 0", presets=MORE, ruled=True
+        "activation_zero_fraction", _M, "share of activations that are exactly 0", presets=MORE, judged=True, ruled=True
     ),
     Quantity("activation_gradient_mean_abs", _M, "mean |∂L/∂activation|", presets=FULL),
     Quantity(
@@ -167,7 +167,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("epoch", _S, "epoch, -1 while unknown", "int32", ruled=True),
     Quantity("time", _S, "time since the start of the recording", "float64", "s", mirrored=False),
     Quantity("skipped", _S, "step skipped (AMP overflow)", "bool", ruled=True, mirrored=False),
-    Quantity("clip_coefficient", _S, "norm of all gradients after and before clipping, their ratio"),
+    Quantity("clip_coefficient", _S, "norm of all gradients after and before clipping, their ratio", judged=True),
     Quantity("numel", (PARAMETER,), "number of entries", "int64"),
     Quantity("penalised", (PARAMETER,), "a penalty acts on this parameter", "bool"),
     Quantity(

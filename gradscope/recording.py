@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -39,13 +39,16 @@ from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.forwards import Forwards
+from gradscope.recorder.ownership import apart
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.recorder.scalars import scalar
 from gradscope.recorder.table import without_kernels
+from gradscope.recorder.targets import TargetWatch
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
+from gradscope.run_info import history_of
 from gradscope.store.claim import LATER_ROWS, claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.names import Names
 from gradscope.store.nowhere import Nowhere
@@ -216,6 +219,7 @@ class Recording:
         self._names = {call: Names(call) for call in ("log", "epoch")}
         self._warnings: deque[str | Warning] = deque()  # for the training thread to give
         self._baseline_given = baseline_loss is not None
+        self._baseline_known = self._settled = False
         self._baseline = AssumedBaseline()
         self._ranks = Ranks.here(list(parameters.values()))
         with contextlib.ExitStack() as undo:  # nothing stays behind if a later step fails
@@ -235,11 +239,14 @@ class Recording:
                 activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
+            self._capture |= apart(plain_model(model), optimizers)
             if wrapped:
                 self._capture["optimizers"] = wrapped
             self._config["modules"] = activations.types if activations else {}
             if mode == "append" and baseline_loss is None and (had := resume.baseline(self.path)) is not None:
-                baseline_loss, self._capture["baseline_loss"] = had
+                baseline_loss, said = had
+                self._capture |= said
+            self._baseline_known = "baseline_loss" in self._capture
             told = (self._config, self._capture, baseline_loss, horizon, activations)
             judge = Judge(run_info(parameters, self._penalties, *told))
             rules = Checker(judge.info)
@@ -272,6 +279,9 @@ class Recording:
             self._recorder.attach(lambda: self._writer.tick())
             self._first_output = self._baseline.watch(model)
             undo.callback(self._unwatch_output)
+            if "baseline_loss" not in self._capture:
+                self._baseline.targets = TargetWatch(lambda: self.next_step)
+                undo.callback(self._baseline.targets.detach)
             self._termination = Termination()
             undo.callback(self._termination.restore)
             if self._ranks.writes:  # last, so that nothing that fails leaves a file
@@ -373,7 +383,7 @@ class Recording:
 
     @property
     def active_step(self) -> int | None:
-        """The step at which the run was seen to learn, None before."""
+        """The step at which the active phase began, where a penalty that waits for it comes on; None before."""
         return self._live.judge.active_step
 
     @property
@@ -458,7 +468,7 @@ class Recording:
             self._recorder.kick()
         else:
             found = self._live.latest  # nothing of the run hangs on it: no need to wait, nor to hurry
-        if found.established_step is not None:
+        if found.active_step is not None:
             self._penalties.active_phase(step)
         if found.diagnosis is not None and not self._told:
             self._told = True
@@ -552,19 +562,31 @@ class Recording:
             self._warnings.append(FindingWarning(f"{text}. Recording.findings and gradscope diagnose tell all"))
 
     def _settle_baseline(self, rows: Rows) -> None:
-        """Once, with the first chunk of rows."""
+        """Before rows are judged: what the baseline is, and whether it is told better than before."""
         if "loss" not in rows:
             return
-        if (said := self._penalties.loss_below_zero(rows["loss"])) is not None:
+        if not self._settled and (said := self._penalties.loss_below_zero(rows["loss"])) is not None:
             self._capture["declared_penalty"] = said
             self._warnings.append(f"{self.path}: {said}")
-        if "baseline_loss" in self._capture:
+        self._settled = True
+        if self._baseline_known or (found := self._baseline.see_rows(rows["step"], rows["loss"])) is None:
             return
-        baseline, source = self._baseline.settle(rows["step"], rows["loss"])
-        self._capture |= {"baseline_loss": source, "loss_function": self._baseline.loss_function}
-        judge = self._live.judge
-        judge.baseline, judge.baseline_source = baseline, source
-        self._live.rules.facts = self._live.rules.facts.with_baseline(baseline, source)
+        baseline, source = found
+        history = [*self._capture.get("baseline_history", []), [int(rows["step"][0]), baseline, source]]
+        self._capture |= {
+            "baseline_loss": source,
+            "baseline_history": history,
+            "loss_function": self._baseline.loss_function,
+            "loss_kind": self._baseline.loss_kind,
+        }
+        judge, rules = self._live.judge, self._live.rules
+        told: dict[str, Any] = {
+            "baseline_loss": baseline,
+            "baseline_source": source,
+            "baseline_history": history_of(history),
+        }
+        judge.info = replace(judge.info, **told, loss_kind=self._baseline.loss_kind)
+        rules.facts = replace(rules.facts, **told)
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
 

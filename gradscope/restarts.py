@@ -104,6 +104,8 @@ class Restarts:
         asked = Instructions(schedule=decision.schedule, out=str(path), on_failure="stop")
         if self._policy.from_checkpoints:
             asked = replace(asked, checkpoints=str(checkpoints_beside(path)))
+        if decision.without_penalty:
+            asked = replace(asked, strength=0.0, penalty="l2", on_success="stop", checkpoints=None)
         if decision.from_checkpoint and (found := resumption(history.attempts[-1], path)) is not None:
             asked = replace(asked, resume_step=found.step)
             self._checkpoint.restore(found.checkpoint)

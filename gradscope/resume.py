@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import feed
@@ -24,10 +25,13 @@ def checked_step(step: int | None, mode: str) -> int | None:
     return step
 
 
-def baseline(path: Path) -> tuple[float, str] | None:
-    """The baseline that the run has had so far, and where it came from; None if it had none."""
+def baseline(path: Path) -> tuple[float, dict[str, Any]] | None:
+    """The baseline that the run has had so far, and what its ``capture`` says of it; None if it had none."""
     with Record(path) as earlier:
-        return earlier.baseline
+        if earlier.baseline is None:
+            return None
+        names = ("baseline_loss", "baseline_history", "loss_function", "loss_kind")
+        return earlier.baseline[0], {name: earlier.capture[name] for name in names if name in earlier.capture}
 
 
 def first_step(path: Path, resume_step: int | None) -> int:

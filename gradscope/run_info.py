@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class RunInfo:
         grids: more than one dimension that is longer than 1, [P] (a gain may be shaped [1, C, 1, 1]).
         frozen: never trained, [P].
         module_types: class names by module; empty in records that do not say.
+        baseline_history: a step, the baseline that was known from there on, and its source, where it was told better as
+            the run went on; the last is ``baseline_loss``.
+        loss_kind: the loss functions that the logged loss is made of, or why that is not known.
+        unowned: in no optimizer when the recording began, [P].
+        foreign: how many parameters the optimizers hold that the model does not.
+        hidden: modules with parameters in plain lists and dictionaries, which the model does not register.
     """
 
     parameters: tuple[str, ...]
@@ -63,6 +69,11 @@ class RunInfo:
     grids: Mask = field(default_factory=_no_mask)
     frozen: Mask = field(default_factory=_no_mask)
     module_types: Mapping[str, str] = field(default_factory=dict)
+    baseline_history: tuple[tuple[int, float, str], ...] = ()
+    loss_kind: str = ""
+    unowned: Mask = field(default_factory=_no_mask)
+    foreign: int = 0
+    hidden: tuple[str, ...] = ()
 
     @property
     def watched(self) -> Mask:
@@ -71,12 +82,12 @@ class RunInfo:
 
     @property
     def sure_baseline(self) -> float:
-        """The baseline loss, NaN for one that was guessed: of a loss of unknown kind, or summed, it may be off."""
-        return float("nan") if self.baseline_source.startswith("guessed") else float(self.baseline_loss)
+        """The baseline loss, NaN for one that was guessed: of a loss of unknown kind, or summed, it may be off.
 
-    def with_baseline(self, loss: float, source: str) -> RunInfo:
-        """The same run, once it is known what loss a constant predictor has, and from where."""
-        return replace(self, baseline_loss=loss, baseline_source=source)
+        The one that was told with the first rows, so that rules on the start of a run say the same live and later.
+        """
+        _, loss, source = (self.baseline_history or ((0, self.baseline_loss, self.baseline_source),))[0]
+        return float("nan") if source.startswith("guessed") else float(loss)
 
     def of_groups(self, values: NDArray[Any]) -> Array:
         """A quantity of the parameter groups, [N, G] or [G], for each parameter, [N, P] or [P]; NaN for none."""
@@ -126,6 +137,11 @@ class RunInfo:
             grids=np.array([sum(n > 1 for n in sizes) > 1 for sizes in shape], dtype=bool),
             frozen=np.array([name in frozen for name in names], dtype=bool),
             module_types={str(name): str(kind) for name, kind in kinds.items()},
+            baseline_history=history_of(_of_kind(capture, "baseline_history", list)),
+            loss_kind=_of_kind(capture, "loss_kind", str),
+            unowned=np.array([name in _of_kind(capture, "not_recorded", dict) for name in names], dtype=bool),
+            foreign=_of_kind(capture, "foreign_parameters", int),
+            hidden=tuple(str(name) for name in _of_kind(capture, "unregistered_modules", list)),
         )
 
     @classmethod
@@ -142,6 +158,12 @@ class RunInfo:
             attrs.get("baseline_loss"),
             int(attrs.get("horizon", -1)),
         )
+
+
+def history_of(entries: Iterable[Any]) -> tuple[tuple[int, float, str], ...]:
+    """Step, baseline and source, from what a record's ``capture`` holds; what is of another shape is left out."""
+    whole = [entry for entry in entries if isinstance(entry, list | tuple) and len(entry) == 3]
+    return tuple((int(step), float(loss), str(source)) for step, loss, source in whole)
 
 
 def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[bool, ...]:

@@ -66,7 +66,7 @@ def switch_on(setting: Setting) -> list[dict[str, Any]]:
         path = Path(folder) / "run.h5"
         train(dataclasses.replace(setting, strength=0.0), path)
         with gradscope.open_run(path) as dataset:
-            steps = [judge_record(dataset, Thresholds(established=share)).established_step for share in SHARES]
+            steps = [judge_record(dataset, Thresholds(established=share)).active_step for share in SHARES]
         for share, step in zip(SHARES, steps, strict=True):
             delayed = None if step is None else dataclasses.replace(setting, delay=step)
             reached = None if delayed is None else round(train(delayed, path), 4)

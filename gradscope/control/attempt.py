@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradscope.child import Command, Instructions, check_strength
+from gradscope.diagnosis import measures
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import Strength
@@ -23,7 +24,8 @@ class Attempt:
 
     ``steps``: the step after the last recorded one; ``first_step``: the one it began with (above 0 after a restart from
     a checkpoint). ``switched_on``: the step at which a penalty first acted, None if none ever did. ``stopped_step``:
-    ``steps``, where gradscope ended it.
+    ``steps``, where gradscope ended it. ``delayed``: its penalty was off at first; ``acted``: for how many e-folding
+    times it then acted, as far as that can be told.
     """
 
     path: Path
@@ -35,6 +37,13 @@ class Attempt:
     first_step: int = 0
     switched_on: int | None = None
     ended: str = "itself"
+    delayed: bool = False
+    acted: float = 0.0
+
+    @property
+    def never_penalised(self) -> bool:
+        """It learns, and its delayed penalty has never come on: what it does under it, nobody has seen."""
+        return self.delayed and self.switched_on is None and self.diagnosis.verdict is Verdict.HEALTHY
 
     @property
     def completed(self) -> bool:
@@ -52,14 +61,17 @@ class Attempt:
             "first_step": self.first_step,
             "switched_on": self.switched_on,
             "ended": self.ended,
+            "delayed": self.delayed,
+            "acted": self.acted,
+            "never_penalised": self.never_penalised,
             **self.diagnosis.as_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Attempt:
         """The inverse of `as_dict`."""
-        found = {f.name: values[f.name] for f in fields(Diagnosis)}
-        own = {f.name: values[f.name] for f in fields(cls) if f.name != "diagnosis"}
+        found = {f.name: values[f.name] for f in fields(Diagnosis) if f.name in values}
+        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         schedule = None if own["schedule"] == "constant" else own["schedule"]
         diagnosis = Diagnosis(**{**found, "verdict": Verdict(found["verdict"])})
         return cls(**{**own, "path": Path(own["path"]), "schedule": schedule, "diagnosis": diagnosis})
@@ -79,16 +91,19 @@ def read_attempt(asked: Instructions, ended: str, command: Command | None = None
             return Attempt(path, asked.strength, asked.schedule, nothing, 0, None, ended=ended)
         if command is not None and asked.strength is not None and ended in ("itself", "stopped"):
             check_strength(path, Strength(asked.strength, command.penalty), record.strength, record.schedule)
+        judge = judge_record(record)
         return Attempt(
             path,
             asked.strength,
             asked.schedule,
-            judge_record(record).diagnosis(finished=record.finished),
+            judge.diagnosis(finished=record.finished),
             record.steps_run,
             stopped_step=record.steps_run if ended == "stopped" else None,
             first_step=asked.resume_step or 0,
             switched_on=record.switched_on,
             ended=ended,
+            delayed="delayed:" in record.schedule,
+            acted=float(measures.e_foldings(judge.series, len(judge.series))),
         )
 
 

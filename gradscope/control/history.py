@@ -19,9 +19,9 @@ from gradscope import checks
 from gradscope.control.attempt import Attempt
 from gradscope.types import InputError
 
-#: What ``status`` can say. Only the first three are final; the same call goes on from the others.
-STATUS = ("learned", "failed", "undecided", "running", "crashed", "interrupted", "time limit")
-FINAL = STATUS[:3]
+#: What ``status`` can say. Only the first four are final; the same call goes on from the others.
+STATUS = ("learned", "failed", "undecided", "never penalised", "running", "crashed", "interrupted", "time limit")
+FINAL = STATUS[:4]
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ class History:
 
 def status_of(attempt: Attempt) -> str:
     """The final status that the last attempt stands for."""
+    if attempt.never_penalised:
+        return "never penalised"
     return (
         "failed" if attempt.diagnosis.failed else "learned" if attempt.diagnosis.verdict == "healthy" else "undecided"
     )

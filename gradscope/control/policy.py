@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gradscope.control.attempt import Attempt
+from gradscope.diagnosis.causes import PENALTY, UNKNOWN
+from gradscope.diagnosis.remedies import NO_DELAY
 from gradscope.regularizers.schedules import parse_schedule
 from gradscope.types import InputError, Verdict
 
@@ -21,13 +23,15 @@ STARTS = ("start", "checkpoint")
 class Decision:
     """Either the schedule of the next attempt, or the end and why.
 
-    ``from_checkpoint``: it should go on from the last healthy checkpoint, if there is one.
+    ``from_checkpoint``: it should go on from the last healthy checkpoint, if there is one. ``without_penalty``: an
+    experiment, ended as soon as it is in its active phase.
     """
 
     start: bool
     schedule: str | None = None
     reason: str = ""
     from_checkpoint: bool = False
+    without_penalty: bool = False
 
 
 class Policy(Protocol):
@@ -78,8 +82,9 @@ class DelayedRestart:
     first schedule are kept: ``delayed:2*taper:sch01`` goes on as ``delayed:auto*taper:sch01``.
 
     It abstains where a delay cannot help: no penalty acted, the penalty is not what stopped the run, or the run failed
-    although its penalty had waited until it was learning. A fixed delay that failed is followed by ``delayed:auto``
-    where a restart is left.
+    although its penalty had waited until it was learning. Where the record does not tell whether it is the penalty, a
+    run without it comes first, which is no restart. A fixed delay that failed is followed by ``delayed:auto`` where a
+    restart is left.
     """
 
     def __init__(
@@ -103,11 +108,21 @@ class DelayedRestart:
         """What to do now."""
         if not self._told:
             return Decision(True, self._first)
-        last, restarts = self._told[-1], len(self._told) - 1
+        last, tried = self._told[-1], [a for a in self._told if not self._without(a)]
+        restarts = len(tried) - 1
+        if self._without(last):
+            if last.diagnosis.failed:
+                why = f"it fails without its penalty too, so no delay can help: {last.diagnosis.remedy}"
+                return Decision(False, reason=why)
+            why = "it learns without its penalty" if last.diagnosis.verdict is Verdict.HEALTHY else "without it, too"
+            return Decision(True, self._again, f"{why}; again with {self._again}", self.from_checkpoints)
         if (reason := _outcome(last) or self._cannot_help(last)) is not None:
             return Decision(False, reason=reason)
         if restarts >= self._max:
             return Decision(False, reason=f"{last.diagnosis.sentence}, and no restart is left")
+        if last.diagnosis.asks_without_penalty and len(tried) == len(self._told):
+            why = f"{last.diagnosis.sentence}; without its penalty, to tell whether that is the cause"
+            return Decision(True, None, why, without_penalty=True)
         schedule = self._auto if restarts else self._again
         return Decision(True, schedule, f"{last.diagnosis.sentence}; again with {schedule}", self.from_checkpoints)
 
@@ -115,11 +130,19 @@ class DelayedRestart:
         """An attempt is over."""
         self._told.append(attempt)
 
+    def _without(self, attempt: Attempt) -> bool:
+        """Whether it was the experiment without the penalty."""
+        return attempt.strength == 0 and self._told[0].strength != 0
+
     def _cannot_help(self, last: Attempt) -> str | None:
         diagnosis = last.diagnosis
         waited = "delayed:auto" in (last.schedule or "").split("*")
         if diagnosis.verdict not in (Verdict.COLLAPSED, Verdict.STALLED):
             return f"{diagnosis.verdict}: {diagnosis.remedy}"
+        if diagnosis.remedy.startswith(NO_DELAY):
+            return diagnosis.remedy
+        if diagnosis.cause not in ("", PENALTY, UNKNOWN) and not diagnosis.asks_without_penalty:
+            return f"{diagnosis.verdict}, and the penalty is not the cause: {diagnosis.remedy}"
         if last.switched_on is None:
             why = "the run does not learn without its penalty either" if waited else "no penalty acted in this run"
             return f"{why}, so no delay can help: {diagnosis.remedy}"
@@ -136,6 +159,16 @@ def _outcome(last: Attempt) -> str | None:
     """The end of an attempt that did not fail."""
     if last.diagnosis.failed:
         return None
+    if last.never_penalised:
+        return (
+            "the run learns, but its delayed penalty never came on, so that nothing is known of it under its penalty; "
+            "train longer, or give the delay in steps or epochs"
+        )
+    if last.diagnosis.verdict is Verdict.HEALTHY and last.delayed:
+        return (
+            f"the run learns; its penalty came on at step {last.switched_on} of {last.steps} and acted for "
+            f"{last.acted:.2g} e-folding times"
+        )
     if last.diagnosis.verdict is Verdict.HEALTHY:
         return "the run learns"
     return f"the record shows no outcome: {'; '.join(last.diagnosis.evidence)}"

@@ -69,6 +69,8 @@ class Supervisor:
             on_failure="stop",
             checkpoints=str(checkpoints_beside(path)) if self.policy.from_checkpoints else None,
         )
+        if decision.without_penalty:
+            return replace(asked, strength=0.0, penalty=self.command.penalty, on_success="stop", checkpoints=None)
         if not decision.from_checkpoint:
             return asked
         if (found := resumption(self.history.attempts[-1], path)) is None:

@@ -56,24 +56,24 @@ def collapsed(look: Look) -> Failure | None:
     return collapse_found(look, start, balance)
 
 
-def relapsed(look: Look, active_step: int | None) -> Failure | None:
+def relapsed(look: Look, escaped_step: int | None) -> Failure | None:
     """The run has learned, and lost it under the penalty: its loss is back at the baseline, and stays there.
 
     Under an adaptive optimizer such runs come back, for its steps do not shrink with the gradient.
     """
     s, n, limits = look.series, look.n, look.limits
-    if active_step is None or not look.pushed or not look.baseline.sure or any(look.info.adaptive):
+    if escaped_step is None or not look.pushed or not look.baseline.sure or any(look.info.adaptive):
         return None
     acted = np.nan_to_num(s.rate[:n]) * np.diff(s.step[:n], prepend=s.step[0] - 1)
     left = np.cumsum(acted[::-1])[::-1]  # e-folding times from each row on
     start = min(int(np.searchsorted(-left, -limits.lost, side="right")) - 1, n - 4 * limits.window)
-    if start < 0 or s.step[start] <= active_step:
+    if start < 0 or s.step[start] <= escaped_step:
         return None
     level = measures.loss_level(s, start, n)
     if not (level >= look.baseline.below(limits.improved / 2) and look.above(limits.improved, start)):
         return None
     evidence = [
-        f"the run learned from step {active_step} on, and has lost it: for {limits.lost:g} e-folding times of the "
+        f"the run learned from step {escaped_step} on, and has lost it: for {limits.lost:g} e-folding times of the "
         f"penalty the loss is {level:.4g}, the baseline {look.baseline.loss:.4g} ({look.baseline.source})"
     ]
     return Failure(Verdict.COLLAPSED, look.step, int(s.step[start]), evidence)
@@ -96,7 +96,7 @@ def collapse_found(look: Look, start: int, balance: float) -> Failure | None:
     now, _ = measures.last_windows(s, n, look.limits.window)
     level = measures.loss_level(s, now.start, n)
     improved = level < look.baseline.below(look.limits.improved)
-    if improved and (look.baseline.given or not look.constant):
+    if improved and (look.baseline.known or not look.constant):
         return None
     # What looks like progress is then the best constant, below a baseline that was assumed: classes
     # need not be equal.

@@ -14,6 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope.diagnosis import measures
+from gradscope.diagnosis.causes import PENALTY, UNKNOWN, ranked
+from gradscope.diagnosis.circumstances import Circumstances
 from gradscope.diagnosis.failing import (
     at_the_horizon,
     collapse_found,
@@ -41,6 +43,12 @@ KEPT = 1 << 16
 #: The label is read at the horizon; at three times the horizon it is another one in about this share of the runs.
 LABEL_ERROR = 0.01
 
+#: As sure as "undecided" can be, either way.
+UNDECIDED = (0.1, 0.9)
+
+#: What to do about a baseline that was guessed.
+GIVE = "give record(…, baseline_loss=…), the loss of the best constant predictor: this one is a guess"
+
 
 class Judge:
     """Follows one run: give it rows as they come, ask it what it thinks.
@@ -63,19 +71,22 @@ class Judge:
         self._rows = GrowingSeries()
         self.series = self._rows.view()
         self._origin = Origin(info, self.limits.window)
+        self._circumstances = Circumstances(info, self.limits.window)
+        self.withdrawn: tuple[Failure, int] | None = None  # a failure that the run disproved, and at which step
+        self._disproved = 0
         self._taken = 0
         self._next_look = self.limits.window
         self._agreed = 0
 
     @property
-    def active_step(self) -> int | None:
-        """The first step at which the run had escaped: a delay γ ends no earlier."""
-        return self.learning.active_step
+    def escaped_step(self) -> int | None:
+        """The first step at which the loss was clearly below the baseline."""
+        return self.learning.escaped_step
 
     @property
-    def established_step(self) -> int | None:
-        """The step at which a penalty may come on."""
-        return self.learning.established_step
+    def active_step(self) -> int | None:
+        """The step at which the active phase had begun: there a penalty that waits for it comes on."""
+        return self.learning.active_step
 
     @property
     def settled_step(self) -> int | None:
@@ -93,12 +104,12 @@ class Judge:
             part = {name: values[start:stop] for name, values in rows.items()}
             self._rows.extend(network_series(part, self.info))
             self.series = self._rows.view()
+            self._circumstances.see(part)
             if self.failure is None:
                 self._origin.see(part)
             if len(self.series) == self._next_look:
                 self._next_look += max(8, self._next_look // 32)
-                if self.failure is None:
-                    self._look()
+                self._look() if self.failure is None else self._look_again()
             start = stop
 
     def _thinned(self, rows: Rows) -> Rows:
@@ -118,6 +129,11 @@ class Judge:
 
     def look(self) -> Look:
         """What there is to see now."""
+        if self.baseline_source != CONSTANT:
+            step = self.series.step[-1] if len(self.series) else 0
+            for since, loss, source in self.info.baseline_history:
+                if since <= step:
+                    self.baseline, self.baseline_source = loss, source
         if not np.isfinite(self.baseline):
             first = self.series.loss[self.series.step < self.limits.window]
             self.baseline = float(first[np.isfinite(first)].mean()) if np.isfinite(first).any() else np.nan
@@ -129,10 +145,23 @@ class Judge:
         look = self.look()
         self.learning.see(look)
         self.probability = self.model.of(look)
-        found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.active_step)
+        found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.escaped_step)
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
             self.failure = self._accepted(found, look)
+
+    def _look_again(self) -> None:
+        """A failure was called: does the run disprove it? It is taken back once, and said so."""
+        if self.withdrawn is not None or self.failure is None or self.failure.verdict is Verdict.DIVERGED:
+            return
+        look = self.look()
+        learns = look.baseline.known and look.improvement(2 * self.limits.improved)
+        self._disproved = self._disproved + 1 if learns else 0
+        if self._disproved >= 2 * self.limits.confirmations:
+            self.withdrawn = self.failure, look.step
+            self.failure, self._agreed = None, 0
+            self.learning.see(look)
+            self.probability = self.model.of(look)
 
     def _doomed(self, look: Look) -> Failure | None:
         """Not collapsed yet, but the signals say that it will: the weights fall, and the probability is high."""
@@ -153,23 +182,40 @@ class Judge:
             below = Baseline(self.baseline, self.baseline_source).below(self.limits.established)
             if measures.best_level(self.series, look.n, self.limits.window) >= below:
                 self.learning.never_happened()
+        causes = ranked(look, self._circumstances.facts(), learned=self.escaped_step is not None)
+        if found.verdict is Verdict.DIVERGED:  # not by a penalty, which shrinks
+            return replace(found, causes=[c for c in causes if c.name not in (PENALTY, UNKNOWN) and c.weight >= 0.5])
+        found = replace(found, causes=causes)
         if found.verdict is not Verdict.COLLAPSED:
             return found
+        if causes[0].name != PENALTY:  # it fails, and the weights fall, but it would without the penalty too
+            return replace(found, verdict=Verdict.STALLED)
         self.holds = strength_that_holds(look)
         return replace(found, layers=self._origin.layers(), evidence=[*found.evidence, *self._origin.evidence()])
 
     # -- answering --------------------------------------------------------------------------------
 
     def diagnosis(self, finished: bool = False) -> Diagnosis:
-        """What is known now. ``finished``: no more rows will come, so the label itself can be read."""
+        """What is known now. ``finished``: no more rows will come, so the label itself can be read.
+
+        Verdict, probability and remedy are one function of what is known: nobody is called healthy whose signals are
+        those of a failure, nor whose loss is back at its baseline.
+        """
         if finished and len(self.series):
             return self._final(self.look())
         if self.failure is not None:
             return self._failed(self.failure)
-        if self.active_step is not None:
-            return self._healthy()
-        probability = 0.5 if np.isnan(self.probability) else self.probability
-        return Diagnosis(Verdict.UNDECIDED, False, probability, None, None, None, evidence=self._so_far())
+        if self.escaped_step is not None:
+            return self._healthy(self.look())
+        return self._undecided(self._so_far())
+
+    def _undecided(self, evidence: list[str], remedy: str = "") -> Diagnosis:
+        """Neither is clear: the probability says so too."""
+        low, high = UNDECIDED
+        probability = 0.5 if np.isnan(self.probability) else float(np.clip(self.probability, low, high))
+        return Diagnosis(
+            Verdict.UNDECIDED, False, probability, None, None, self.active_step, evidence=evidence, remedy=remedy
+        )
 
     def learned(self) -> bool:
         """The label, if the run ended here: its last 5 % of rows are 5 % better than the baseline."""
@@ -179,9 +225,9 @@ class Judge:
         """At the horizon the label decides: the last 5 % of the rows against the baseline."""
         judged = self._reached(look) and self._last_loss() >= look.n // 2
         # A constant can go on getting better, up to the best constant: that is not learning.
-        constant = self.failure is not None and not look.baseline.given and look.constant
-        if judged and look.learned and not constant:
-            return replace(self._healthy(), probability_failed=LABEL_ERROR)
+        constant = self.failure is not None and not look.baseline.known and look.constant
+        if judged and look.learned and not constant and (look.baseline.sure or not self.probability > 0.5):
+            return self._healthy(look, LABEL_ERROR)
         if self.failure is not None:
             return self._failed(self.failure)
         bad = measures.not_finite(look.series, look.n)
@@ -191,7 +237,7 @@ class Judge:
             return self.diagnosis()
         found = at_the_horizon(look)
         if found.verdict is Verdict.STALLED and not look.baseline.sure and not self._at_chance(look):
-            return self.diagnosis()  # no better than a guess is no evidence
+            return self._undecided([*self._against_baseline(look), "no better than a guess is no evidence"], GIVE)
         return replace(self._failed(self._accepted(found, look)), probability_failed=1 - LABEL_ERROR)
 
     def _last_loss(self) -> int:
@@ -207,30 +253,53 @@ class Judge:
             return bool(step[-1] + spacing >= self.info.horizon)
         # The end of a run that nobody planned is taken for its horizon, unless it is hardly a run.
         improving = measures.still_improving(look.series, look.n, self.limits.standard_errors)
-        return look.n >= 4 * self.limits.window and not improving
+        # What a constant still gains on its way to the best constant is no progress.
+        return look.n >= 4 * self.limits.window and not (improving and not look.constant)
 
     def _at_chance(self, look: Look) -> bool:
         """The loss ends where a cross-entropy of equal classes does, for the classes that were guessed."""
         guessed = look.baseline.source.startswith("guessed: entropy")
         return guessed and abs(look.end_level / look.baseline.loss - 1) < 0.03
 
-    def _healthy(self) -> Diagnosis:
-        look = self.look()
-        evidence = [f"the loss is {look.level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source})"]
+    def _against_baseline(self, look: Look) -> list[str]:
+        kind = self.info.loss_kind
+        unknown = f"; the kind of loss is {kind}" if kind.startswith("unknown") and not look.baseline.known else ""
+        said = [f"the loss is {look.level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source}){unknown}"]
+        if self.withdrawn is not None:
+            failure, step = self.withdrawn
+            said.append(f"called {failure.verdict} at step {failure.decided}, and taken back at step {step}: it learns")
+        return said
+
+    def _healthy(self, look: Look, probability: float | None = None) -> Diagnosis:
+        """It learns. ``probability``: that it fails all the same, where that is known better than by the signals."""
+        evidence = self._against_baseline(look)
+        acted = bool(np.nan_to_num(look.series.strength[: look.n]).any())
+        if self.info.penalised.any() and not acted:
+            evidence.append("its penalty has not come on: how it learns under it, the record does not tell")
+        level = look.level if probability is None else look.end_level
+        if not level < look.baseline.below(0.5 * self.limits.improved):
+            since = f"the loss was clearly below the baseline at step {self.escaped_step}, and is back there"
+            return self._undecided([*evidence, since, *self._assumed()], "" if look.baseline.sure else GIVE)
+        found = (0.02 if np.isnan(self.probability) else self.probability) if probability is None else probability
+        if found > 0.5:
+            signals = f"the loss has fallen, but such signals come before a failure (probability {found:.2f})"
+            return self._undecided([*evidence, signals, *self._assumed()])
         return Diagnosis(
             Verdict.HEALTHY,
             False,
-            0.02 if np.isnan(self.probability) else self.probability,
+            found,
             None,
-            self.active_step,
+            self.escaped_step,
             self.active_step,
             evidence=evidence + self._assumed(),
-            remedy=for_learning(bool(self.info.penalised.any())),
+            remedy=for_learning(acted) if look.baseline.sure else GIVE,
+            baseline_guessed=not look.baseline.sure,
         )
 
     def _failed(self, failure: Failure) -> Diagnosis:
-        penalised = bool(self.info.penalised.any())
-        holds = in_words(self.holds, self.info.penalty)
+        causes = failure.causes
+        said = [f"{cause.name}: {'; '.join(cause.evidence)}" for cause in causes if cause.evidence]
+        begin = in_words(self.holds, self.info.penalty)
         return Diagnosis(
             failure.verdict,
             failed=True,
@@ -239,8 +308,10 @@ class Judge:
             decided_step=failure.decided,
             active_step=self.active_step,
             layers=failure.layers,
-            evidence=failure.evidence + self._assumed(),
-            remedy=remedy(failure.verdict, self.active_step is not None, penalised, holds),
+            evidence=failure.evidence + said + self._assumed(),
+            remedy=remedy(failure.verdict, self.active_step is not None, causes, begin),
+            cause=causes[0].name if causes else "",
+            causes=[cause.as_dict() for cause in causes],
         )
 
     def _assumed(self) -> list[str]:

@@ -9,30 +9,49 @@ from gradscope.diagnosis.looks import Look
 
 
 class Learning:
-    """Steps of the first look at which each held; None before. ``active_step`` is the escape, hence a delay γ."""
+    """Steps of the first look at which each held; None before.
+
+    ``escaped_step``: the loss was clearly below the baseline, so the run learns. ``active_step``: the active phase,
+    hence a delay γ: it has left the baseline for good, and a delayed penalty comes on. ``settled_step``: it holds
+    under it.
+    """
 
     def __init__(self) -> None:
+        self.escaped_step: int | None = None
         self.active_step: int | None = None
-        self.established_step: int | None = None
         self.settled_step: int | None = None
         self._best: tuple[float, float] = (np.inf, 0.0)
 
     def see(self, look: Look) -> None:
         """One more look."""
         learns = look.improvement(look.limits.improved)
-        if self.active_step is None and learns:
-            self.active_step = look.step
-        if self.active_step is None:
+        if self.escaped_step is None and learns:
+            self.escaped_step = look.step
+        if self.escaped_step is None:
             return
-        established = look.improvement(look.limits.established) or self._levelled_off(look)
-        if self.established_step is None and established:
-            self.established_step = look.step
+        left = look.improvement(look.limits.established) or self._levelled_off(look) or (learns and self._slows(look))
+        if self.active_step is None and left:
+            self.active_step = look.step
         if self.settled_step is None and learns and self._holds(look):
             self.settled_step = look.step
 
     def never_happened(self) -> None:
         """What looked like learning was a constant that fitted itself to the classes."""
-        self.active_step = self.established_step = self.settled_step = None
+        self.escaped_step = self.active_step = self.settled_step = None
+
+    def _slows(self, look: Look) -> bool:
+        """Four times as long as the escape took, and half of what has been gained was gained by half of that time.
+
+        Tasks whose loss has a high floor (noisy labels, language) never lose half of their baseline loss. A run that
+        is still on its way up gains most of it late, and is waited for.
+        """
+        first = int(look.series.step[0])
+        age, escape = look.step + 1 - first, (self.escaped_step or 0) + 1 - first
+        if age < look.limits.patient * escape or look.n < 4 * look.limits.window:
+            return False
+        half = look.n // 2
+        then = look.baseline.loss - measures.loss_level(look.series, half - look.limits.window, half)
+        return bool(then >= (look.baseline.loss - look.level) / 2 > 0)
 
     def _levelled_off(self, look: Look) -> bool:
         """No better loss for a good share of the run: this is as active as it gets (noisy tasks)."""
@@ -52,7 +71,7 @@ class Learning:
         """
         s, n, limits = look.series, look.n, look.limits
         if not look.info.penalised.any():
-            return self.established_step is not None
+            return self.active_step is not None
         if not look.pushed:
             return False  # delayed, and not on yet
         _, before = measures.last_windows(s, n, limits.window)

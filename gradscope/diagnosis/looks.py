@@ -26,14 +26,14 @@ class Baseline:
         return self.loss - share * abs(self.loss)
 
     @property
-    def given(self) -> bool:
-        """Whether the user has said it."""
-        return self.source.startswith("given")
+    def known(self) -> bool:
+        """Whether it is that of the task itself: said by the user, or told by the targets that the loss was given."""
+        return self.source.startswith(("given", "estimated"))
 
     @property
     def sure(self) -> bool:
-        """Whether it is that of the task, given or read off a cross-entropy, and no guess."""
-        return self.source.startswith(("given", "assumed"))
+        """Whether it is no guess: known, or read off a cross-entropy."""
+        return self.known or self.source.startswith("assumed")
 
 
 @dataclass(frozen=True)

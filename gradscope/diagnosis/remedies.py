@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNKNOWN, Cause, told_apart
 from gradscope.diagnosis.looks import Look
 from gradscope.quantities import Strength
 from gradscope.types import Verdict
+
+#: How a remedy begins where the run had all that a delay can give.
+NO_DELAY = "no delay will help"
 
 
 def for_learning(penalised: bool) -> str:
@@ -19,33 +25,53 @@ def for_learning(penalised: bool) -> str:
     )
 
 
-def remedy(verdict: Verdict, escaped_before: bool, penalised: bool, holds: str = "") -> str:
-    """One sentence. ``holds``: a strength that would hold, in words, or nothing."""
-    if verdict is Verdict.COLLAPSED and escaped_before:
-        return (
-            "no delay will help: the run had left the baseline before the penalty crushed it, so the strength is "
-            f"beyond what a delay can save; use a lower strength (gradscope search --delayed finds it){holds}"
-        )
-    if verdict is Verdict.COLLAPSED:
-        return (
-            "start again with the same strength and --schedule delayed:auto "
-            f"(gradscope run does it), or find a strength that holds with gradscope search{holds}"
-        )
+def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begin: str = "") -> str:
+    """One sentence that follows from the best founded cause. ``begin``: a strength to begin with, in words, or nothing.
+
+    Where the record does not tell the penalty from another cause, the remedy is the experiment that does.
+    """
+    if verdict is Verdict.DIVERGED and causes:
+        return f"{causes[0].name} first: {causes[0].remedy}"
     if verdict is Verdict.DIVERGED:
         return "not a matter of the penalty: lower the learning rate, clip gradients, check the data"
-    if verdict is Verdict.VANISHING:
-        return "no gradient reaches the weights even without a penalty: change the initialisation or the depth"
-    cause = "without the penalty first" if penalised else "longer, or with another learning rate or initialisation"
-    return f"nothing in the record points to the penalty: try the run {cause}"
+    first = causes[0] if causes else None
+    names = [cause.name for cause in causes]
+    if first is None or first.name == UNKNOWN:
+        if PENALTY in names or verdict is Verdict.COLLAPSED:
+            return EXPERIMENT
+        if verdict is Verdict.VANISHING:
+            return "hardly any gradient reaches the weights: look at initialisation, depth and learning rate"
+        return "nothing in the record points to a cause: look at data and labels, train longer, try another rate"
+    if first.name != PENALTY:
+        return f"{first.name} first: {first.remedy}" + (f"; then {EXPERIMENT}" if _open(causes) else "")
+    if verdict is not Verdict.COLLAPSED or _open(causes):
+        return EXPERIMENT
+    if escaped_before:
+        return (
+            f"{NO_DELAY}: the run was in its active phase before the penalty crushed it, so the strength is "
+            f"beyond what a delay can save; use a lower strength (gradscope search --delayed finds it){begin}"
+        )
+    return (
+        "start again with the same strength and --schedule delayed:auto "
+        f"(gradscope run does it), or find a strength that holds with gradscope search{begin}"
+    )
+
+
+def _open(causes: Sequence[Cause]) -> bool:
+    """Whether the record leaves open if it is the penalty."""
+    return PENALTY in [cause.name for cause in causes[:2]] and not told_apart(list(causes))
 
 
 def strength_that_holds(look: Look) -> float | None:
-    """A strength that would hold: the one at which mean |∂L/∂w| and mean |λ∂Ω/∂w| were equal when the penalty came on.
+    """A strength to begin with: that at which mean |∂L/∂w| and mean |λ∂Ω/∂w| were equal when the penalty came on.
 
-    No formula predicts λ*; this one lies below it nearly always, by how much the benchmark says
-    (analyses/failure_detection). None where it cannot be told, or where it is no lower than the strength that acted.
+    No formula predicts λ*; where the penalty goes through the gradient this one lies below it nearly always, by how
+    much the benchmark says (analyses/failure_detection). None where it cannot be told, where it is no lower than the
+    strength that acted, and for decoupled decay under an adaptive optimizer: there it is too low a hundred times over.
     """
     s = look.series
+    if any(adaptive and beside for adaptive, beside in zip(look.info.adaptive, look.info.beside, strict=True)):
+        return None
     on = np.flatnonzero(np.nan_to_num(s.strength[: look.n]) > 0)[: look.limits.window]
     on = on[np.isfinite(s.gradient[on]) & (s.penalty[on] > 0)]
     if not len(on):
@@ -59,5 +85,6 @@ def in_words(strength: float | None, penalty: str) -> str:
     if strength is None:
         return ""
     return (
-        f"; λ ≈ {Strength(strength, penalty)}, at which both gradients were equal at the start, would be learned under"
+        f"; a strength to begin with is λ ≈ {Strength(strength, penalty)}, at which both gradients were equal at the "
+        "start: lower than need be, as a rule"
     )

@@ -11,6 +11,7 @@ class Thresholds:
 
     improved: float = 0.05  # share of the baseline loss that counts as learning (the label's own 5 %)
     established: float = 0.5  # share at which the active phase has carried the run far enough for a penalty
+    patient: float = 4.0  # times as long as the escape took, after which a run that slows down is in its active phase
     standard_errors: float = 3.0  # how clearly a window has to differ
     window: int = 16  # rows in the shortest window
     shrunk: float = 1.0  # ln of the factor by which weights have to have shrunk

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gradscope.card import card
+from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNKNOWN, Cause
 from gradscope.types import Verdict
 
 
@@ -20,11 +21,17 @@ class Failure:
     layers: list[str] = field(default_factory=list)
     #: The loss of a network that predicts a constant, where that has to stand in for an assumed baseline.
     constant_loss: float | None = None
+    #: Why, the best founded first.
+    causes: list[Cause] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The verdict on a run, with what it rests on and what to do."""
+    """The verdict on a run, with what it rests on and what to do.
+
+    ``cause``: of a failure, the best founded of ``causes``, each with what speaks for and against it.
+    ``baseline_guessed``: the loss of a constant predictor is not known, and the verdict rests on a guess of it.
+    """
 
     verdict: Verdict
     failed: bool
@@ -35,10 +42,18 @@ class Diagnosis:
     layers: list[str] = field(default_factory=list)
     evidence: list[str] = field(default_factory=list)
     remedy: str = ""
+    cause: str = ""
+    causes: list[dict[str, Any]] = field(default_factory=list)
+    baseline_guessed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as ``gradscope diagnose --json`` prints them."""
         return {**asdict(self), "verdict": str(self.verdict)}
+
+    @property
+    def asks_without_penalty(self) -> bool:
+        """The record does not tell whether it is the penalty: a run without it would."""
+        return self.failed and EXPERIMENT in self.remedy
 
     @property
     def explanation(self) -> str:
@@ -49,12 +64,14 @@ class Diagnosis:
     def sentence(self) -> str:
         """The verdict in one line."""
         if self.verdict is Verdict.UNDECIDED:
-            return "undecided: too early to say whether this run learns"
+            return "undecided: the record does not tell whether this run learns"
         if self.verdict is Verdict.HEALTHY:
             since = "" if self.active_step is None else f" (active phase from step {self.active_step})"
-            return f"healthy: the run learns{since}"
+            guess = ", if its baseline was guessed right" if self.baseline_guessed else ""
+            return f"healthy: the run learns{since}{guess}"
         onset = "" if self.onset_step is None else f" from step {self.onset_step}"
-        return f"{self.verdict}{onset}, decidable at step {self.decided_step}"
+        cause = f", most likely by {self.cause}" if self.cause not in ("", PENALTY, UNKNOWN) else ""
+        return f"{self.verdict}{onset}, decidable at step {self.decided_step}{cause}"
 
     def _repr_html_(self) -> str:
         """For notebooks."""

@@ -12,16 +12,33 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
+from gradscope.recorder.logged import Estimate, estimate
+from gradscope.recorder.targets import TargetWatch
 
 #: Nodes of the graph that are loss functions: what comes straight out of them holds no penalty.
 _LOSSES = ("Nll", "Mse", "BinaryCrossEntropy", "SmoothL1", "Huber", "KlDiv", "SoftMargin", "MultiMargin", "Ctc")
 _SCALED = ("DivBackward0", "MulBackward0")
 
 
-class AssumedBaseline:
-    """Looks at the first output and the first logged loss; says what baseline follows, and on what grounds."""
+#: Steps whose logged losses are held beside those that the loss functions gave.
+MATCHED = 1024
 
-    def __init__(self) -> None:
+
+class AssumedBaseline:
+    """Says what baseline follows from what was seen of the task, and on what grounds.
+
+    First of all from the targets that the loss functions are given (``targets``); where they do not tell it, from the
+    width of the first output and the first logged losses. ``loss_kind``: the loss functions that the logged loss is
+    made of, or why it is not known.
+    """
+
+    def __init__(self, targets: TargetWatch | None = None) -> None:
+        self.targets = targets
+        self.loss_kind = "unknown"
+        self._losses: dict[int, float] = {}
+        self._early: list[float] = []
+        self._border = 0  # the step from which a better estimate is due
+        self._said: tuple[float, str] | None = None
         self.loss_function = ""
         self.shape: tuple[int, ...] = ()
         self._whole = False
@@ -65,18 +82,52 @@ class AssumedBaseline:
         """Whether the logged loss comes straight out of a loss function."""
         return self.loss_function.startswith(_LOSSES)
 
-    def settle(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str]:
-        """The entropy of equal classes for a classifier; for anything else, the first losses are a guess."""
-        early = loss[step < 16]
-        early = early[np.isfinite(early)]
+    def see_rows(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str] | None:
+        """Rows in order, in the background, before they are judged: the baseline, where it is a new one.
+
+        Told with the first rows, and again each time there are twice as many: the targets are counted on.
+        """
+        known = np.isfinite(loss)
+        if len(self._early) < 16:
+            self._early += [float(x) for x in loss[known & (step < 16)]]
+        for at, value in zip(step[known & (step < MATCHED)], loss[known & (step < MATCHED)], strict=True):
+            self._losses[int(at)] = float(value)
+        if not len(step) or step[-1] < self._border:
+            return None
+        border = int(step[-1]) + 1
+        self._border = 2 * border
+        said = self._told(border)
+        if said == self._said or not np.isfinite(said[0]):
+            return None
+        self._said = said
+        return said
+
+    def _told(self, border: int) -> tuple[float, str]:
+        why = "the targets were not looked at"
+        if self.targets is not None:
+            found = estimate(self.targets.before(border), self._losses)
+            if isinstance(found, Estimate):
+                self.loss_kind = "+".join(found.functions)
+                return found.loss, found.source
+            why = self.targets.problem or found
+        self.loss_kind = f"unknown: {why}"
+        return self._guessed()
+
+    def _guessed(self) -> tuple[float, str]:
+        """The entropy of equal classes for a classifier; for anything else, the first losses are a guess.
+
+        The width of the output is no number of classes where the first losses contradict it: an untrained net is no
+        better than chance, and hardly ever many times worse.
+        """
         known, shape = self.loss_function, self.shape
         classes = 0 if not shape else shape[1] if known.startswith("NllLoss2D") else shape[-1]
         entropy = math.log(classes) if classes > 1 else math.nan
-        first = float(early.mean()) if early.size else math.nan
+        first = float(np.mean(self._early)) if self._early else math.nan
+        begins = float(np.median(self._early[:4])) if self._early else math.nan
         equal = f"entropy of {classes} equal classes, the width of the output"
-        small = self._scaled and first < 0.5 * entropy  # the factor may be in the logged loss as well
-        if known.startswith("Nll") and classes > 1 and not small:
+        likely = 0.85 * entropy <= begins <= 8 * entropy
+        if known.startswith("Nll") and likely:
             return entropy, f"assumed: {equal}"
-        if not known.startswith("Mse") and first >= 0.5 * entropy:
+        if known.startswith("unknown") and 0.9 * entropy <= begins <= 1.5 * entropy:
             return entropy, f"guessed: {equal}"
         return first, "guessed: mean loss of the first 16 steps"

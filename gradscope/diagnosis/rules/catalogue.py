@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-from gradscope.diagnosis.rules import activations, learning, parameters
+from gradscope.diagnosis.rules import activations, learning, ownership, parameters
 from gradscope.diagnosis.rules.options import Need, Option, Rule
 from gradscope.types import InputError
 
@@ -113,6 +113,13 @@ RULES: dict[str, Rule] = {
             },
             (Need(("weight_mean_abs",), "the record holds no weights"),),
             "SageMaker UnchangedTensor; DeepDiagnosis' unchanged weight",
+        ),
+        Rule(
+            "untrained_parameters",
+            ownership.untrained_parameters,
+            {**_waiting(0, 1, "ours (by the first row)")},
+            (),
+            "ours, after reports of layers that no optimizer moves",
         ),
         Rule(
             "poor_initialisation",

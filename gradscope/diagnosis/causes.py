@@ -1,0 +1,288 @@
+"""Why does a run fail? Every cause that the record can speak of is weighed, the penalty as one among them.
+
+A weight is no probability: it orders the causes. What stands above .7 has evidence that would not be there without
+it; below .5 it is a possibility. `ranked` is a function of one look and of the facts of the run's start, so the verdict
+and the remedy cannot point to different causes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.circumstances import Facts
+from gradscope.diagnosis.looks import Look
+from gradscope.run_info import RunInfo
+
+PENALTY, UNKNOWN = "penalty", "not in the record"
+#: What tells whether it is the penalty, where the record does not.
+EXPERIMENT = "try a short run without the penalty: if it learns, the penalty is the cause, and a delay may help"
+#: Steps that a training has at least, where its length is not known.
+SHORT = 2000
+#: A cause below this weight is not told.
+TOLD = 0.1
+#: Last modules, and the loss functions that do what they do once more.
+TWICE = {"Softmax": ("cross_entropy",), "Sigmoid": ("binary_cross_entropy_with_logits", "cross_entropy")}
+#: Two causes closer than this are not told apart by the record.
+APART = 0.1
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One hypothesis: how well it stands, what speaks for and against it, what to do if it is right."""
+
+    name: str
+    weight: float
+    evidence: list[str] = field(default_factory=list)
+    against: list[str] = field(default_factory=list)
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "cause": self.name, "weight": round(self.weight, 2), "for": self.evidence, "against": self.against,
+            "remedy": self.remedy,
+        }  # fmt: skip
+
+
+def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
+    """All causes that something speaks for, the best first; never empty.
+
+    ``learned``: the run has learned before it failed, so that nothing it began with is the cause.
+    """
+    if learned:
+        penalty = _penalty(look)
+        if penalty is not None and acted(look) >= 1:
+            penalty = replace(penalty, weight=0.8, evidence=[*penalty.evidence, "the run had learned before"])
+        found_later = (_dead(look, facts), _faded(look, facts), penalty)
+        later = [c for c in found_later if c is not None and c.weight >= TOLD]
+        return sorted(later, key=lambda c: -c.weight) or [Cause(UNKNOWN, 0.3)]
+    causes = [
+        _untrained(look, facts),
+        _softmax(look),
+        _clipping(look, facts),
+        _initialisation(look, facts),
+        _inputs(facts),
+        _dead(look, facts),
+        _faded(look, facts),
+        _high_rate(facts),
+        _low_rate(look, facts),
+        _penalty(look),
+        Cause(UNKNOWN, 0.3, [], ["nothing in the record points to a cause"], "look at data, labels, loss and model"),
+    ]
+    found = sorted((c for c in causes if c is not None and c.weight >= TOLD), key=lambda c: -c.weight)
+    if found[0].name == UNKNOWN or len(found) == 1:
+        return found
+    return [c for c in found if c.name != UNKNOWN]
+
+
+def told_apart(causes: list[Cause]) -> bool:
+    """Whether the record tells the first cause from the others."""
+    return len(causes) < 2 or causes[0].weight - causes[1].weight >= APART
+
+
+def acted(look: Look, step: float | None = None) -> float:
+    """E-folding times that the penalty has acted, up to a step."""
+    n = look.n if step is None else int(np.searchsorted(look.series.step[: look.n], step, side="right"))
+    return measures.e_foldings(look.series, n) if n else 0.0
+
+
+def _length(look: Look) -> int:
+    """Steps of the run: those planned; where nobody has said, what is a short training at least."""
+    return look.info.horizon or max(int(look.series.step[look.n - 1] + 1), SHORT)
+
+
+def _penalty(look: Look) -> Cause | None:
+    s, n = look.series, look.n
+    if not look.info.penalised.any() or not np.nan_to_num(s.strength[:n]).any():
+        return None
+    times = acted(look)
+    start = measures.shrinking_since(s, n)
+    shrunk = float(np.nan_to_num(measures.fallen(s, start, n, look.limits.window)[0], nan=0.0, posinf=9.0, neginf=0.0))
+    said = [f"it acted for {times:.2g} e-folding times", f"the weights fell to {np.exp(-shrunk):.2g} of what they were"]
+    remedy = "start again with the same strength and a delay, or with a lower strength"
+    if times < 0.25:
+        return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
+    if shrunk >= 0.5:
+        return Cause(PENALTY, 0.8, said, [], remedy)
+    return Cause(
+        PENALTY, 0.4 if times >= 1 and shrunk > 0 else 0.2, said[:1], [f"{said[1]}: they did not collapse"], remedy
+    )
+
+
+def _untrained(look: Look, facts: Facts) -> Cause | None:
+    info = look.info
+    total = float(info.numel.sum())
+    frozen = _named(info, info.frozen)
+    named = {**dict.fromkeys(_named(info, info.unowned), "in no optimizer"), **dict.fromkeys(frozen, "frozen")}
+    named |= {name: "without a gradient" for name in facts.silent if name not in named}
+    left = sum(n for name, n in zip(info.parameters, info.numel, strict=True) if name in named)
+    said = []
+    if named:
+        some = ", ".join(f"{name} ({why})" for name, why in list(named.items())[:3])
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        said.append(f"{left / total:.0%} of the weights are not trained: {some}{more}")
+    if info.foreign:
+        said.append(
+            f"the optimizer holds {info.foreign} parameters that the model does not: was the model changed later?"
+        )
+    if info.hidden:
+        said.append(f"modules that the model does not register: {', '.join(info.hidden[:3])}; use nn.ModuleList")
+    if not said:
+        return None
+    missed = sum(n for name, n in zip(info.parameters, info.numel, strict=True) if name in named and name not in frozen)
+    matrices = _named(info, info.matrices)
+    nothing = bool(matrices) and all(name in named for name in matrices)
+    if missed > 0.5 * total or nothing or info.foreign or info.hidden:
+        weight = 0.97
+    elif missed:
+        weight = 0.2 + 0.6 * min(1.0, 2 * missed / total)
+    else:
+        weight = 0.15  # frozen on purpose, as a rule
+    remedy = "make the optimizer from model.parameters(), after the model is complete, and let gradients reach them"
+    return Cause("untrained parameters", weight, said, [], remedy)
+
+
+def _named(info: RunInfo, mask: NDArray[np.bool_]) -> list[str]:
+    """The parameters of a mask, which is empty where the record does not say."""
+    return [name for name, there in zip(info.parameters, mask, strict=False) if there]
+
+
+def _softmax(look: Look) -> Cause | None:
+    kind = str(["", *look.info.module_types.values()][-1])
+    if look.info.loss_kind not in TWICE.get(kind, ()):
+        return None
+    said = [f"the model ends in {kind}, and {look.info.loss_kind} takes logits: it is applied twice"]
+    return Cause("softmax twice", 0.9, said, [], f"leave out the last {kind}, or use the loss that takes probabilities")
+
+
+def _clipping(look: Look, facts: Facts) -> Cause | None:
+    if not facts.clip < 0.5 or any(look.info.adaptive):
+        return None
+    steps = _length(look)
+    rate = float(np.nanmax(np.nan_to_num(look.series.rate[: look.n])))
+    reach, penalty = facts.moves_clipped * steps, rate
+    said = [
+        f"{facts.clipped:.0%} of the steps were clipped, to {facts.clip:.2g} of their size on average",
+        f"a step of the loss moved the weights by {facts.moves_clipped:.2g} of their size, without clipping by "
+        f"{facts.moves:.2g}",
+    ]
+    if penalty > 0:
+        said.append(f"the penalty, which is not clipped, takes {penalty:.2g} of them a step")
+    weight = 0.3
+    if reach < 0.3 and facts.moves * steps > 3 * reach:
+        weight = 0.95
+        said.append(f"so all steps of the run move them by {reach:.2g} of their size, without a penalty too")
+    elif facts.moves_clipped < penalty < facts.moves:
+        weight = 0.9
+    elif facts.clip < 0.05:
+        weight = 0.6
+    return Cause(
+        "gradient clipping",
+        weight,
+        said,
+        [],
+        "clip at a larger norm (near the usual norm of the gradient), or not at all",
+    )
+
+
+def _initialisation(look: Look, facts: Facts) -> Cause | None:
+    said, weight = [], 0.0
+    signal = None if facts.signal is None else facts.signal[np.isfinite(facts.signal)]
+    if signal is not None and len(signal) > 2 and signal[-1] < 1e-3 * signal[: len(signal) // 2].max():
+        said.append(
+            f"at the start {signal[-1]:.2g} of the output depends on the input, of the modules before it up to "
+            f"{signal[: len(signal) // 2].max():.2g}"
+        )
+        weight = 0.9 if signal[-1] < 1e-4 else 0.5
+    if facts.flow is not None:
+        first, last = facts.flow
+        if last > 0 and first < 1e-3 * last and first < 1e-4:
+            said.append(f"at the start the gradient of the first matrix is {first / last:.2g} of that of the last")
+            weight = max(weight, 0.9)
+        elif last > 0 and first > 70 * last:
+            said.append(f"at the start the gradient of the first matrix is {first / last:.3g} times that of the last")
+            weight = max(weight, 0.5)
+    if not said:
+        return None
+    if facts.dead:  # what is dead lets nothing through, however it was begun
+        weight = min(weight, 0.5)
+    remedy = "use He (ReLU) or Xavier (tanh) initialisation, residual connections or a normalisation"
+    return Cause("initialisation", weight, said, [], remedy)
+
+
+def _inputs(facts: Facts) -> Cause | None:
+    if facts.signal is None or facts.size is None or not len(facts.signal) or not np.isfinite(facts.signal[0]):
+        return None
+    share, size = float(facts.signal[0]), float(facts.size[0])
+    if share < 0.02:
+        said = [f"of the first module's output {share:.2g} depends on the input at the start: the inputs hardly vary"]
+        return Cause(
+            "input scale", 0.95 if share < 1e-3 else 0.6, said, [], "scale the inputs to mean 0 and variance 1"
+        )
+    if size > 30:
+        said = [f"the first module puts out {size:.3g} on average at the start: the inputs are large"]
+        return Cause("input scale", 0.85, said, [], "scale the inputs to mean 0 and variance 1")
+    return None
+
+
+def _dead(look: Look, facts: Facts) -> Cause | None:
+    if not facts.dead:
+        return None
+    name, since = min(facts.dead.items(), key=lambda item: item[1])
+    times, rest = acted(look, since), len(facts.dead) - 1
+    more = f", and {rest} modules more" if rest else ""
+    said = [f"all units of {name} are 0 since step {since}{more}"]
+    remedy = "lower the learning rate or a penalty on these outputs, begin with smaller biases, or use LeakyReLU there"
+    if times >= 0.5 and look.info.penalised.any():
+        return Cause(
+            "dead units", 0.4, said, [f"the penalty had acted for {times:.2g} e-folding times by then"], remedy
+        )
+    return Cause("dead units", 0.9, said, [], remedy)
+
+
+def _faded(look: Look, facts: Facts) -> Cause | None:
+    if not facts.faded or facts.dead:
+        return None
+    name, share = min(facts.faded.items(), key=lambda item: item[1])
+    more = f", and {len(facts.faded) - 1} modules more" if len(facts.faded) > 1 else ""
+    said = [f"of what {name} puts out, {share:.2g} of what once depended on the input still does{more}"]
+    remedy = (
+        "weaken what acts on these outputs (the KL term of a VAE, a penalty on a code), bring it in late, or see "
+        "whether its scale goes with that of the loss (a mean beside a sum)"
+    )
+    acting = look.info.penalised.any() and acted(look) >= 0.25
+    return Cause("a code that lost the input", 0.3 if acting else 0.8, said, [], remedy)
+
+
+def _high_rate(facts: Facts) -> Cause | None:
+    moves = facts.moves_clipped
+    if not moves > 0.1:
+        return None
+    said = [f"a step of the loss moved the weights by {moves:.2g} of their size at the start (usual: 1e-3)"]
+    return Cause(
+        "learning rate too high",
+        0.88 if moves > 1 else 0.5 if moves > 0.3 else 0.3,
+        said,
+        [],
+        "lower the learning rate, or warm it up",
+    )
+
+
+def _low_rate(look: Look, facts: Facts) -> Cause | None:
+    steps = _length(look)
+    reach = facts.moves * steps
+    if not reach < 0.1 or facts.clip < 0.5:
+        return None
+    said = [f"at the rate of the start all {steps} steps move the weights by {reach:.2g} of their size"]
+    return Cause(
+        "learning rate too low",
+        0.85 if reach < 0.03 else 0.5,
+        said,
+        [],
+        "raise the learning rate, or look for what keeps the gradients small",
+    )

@@ -1,0 +1,170 @@
+"""What a run began with and what was done to its gradients: the facts that speak for causes other than the penalty.
+
+Bounded memory: sums over the first window of rows, counts over all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.series import Array, Rows
+from gradscope.run_info import RunInfo
+
+#: A share of zeros from which a module counts as dead.
+DEAD = 0.995
+#: A share of its largest signal below which a module's output has lost the input.
+FADED = 0.1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known so far; NaN or None where it was not recorded.
+
+    ``clip``: geometric mean of the clip coefficient, ``clipped``: share of the rows that were clipped. ``moves``: the
+    share of the weights by which an unclipped step of the loss moved them in the first window, ``moves_clipped``: as it
+    was. ``signal``: of each module at the start, the share of its output that depends on the input, [M]; ``size``: mean
+    size of its output, [M]. ``flow``: gradient norms of the first and the last matrix at the start. ``dead``: modules
+    that put out zeros alone, and since which step. ``faded``: modules before the last whose output hardly depends on
+    the input any more, with the share of what once did. ``silent``: parameters that never got a gradient.
+    """
+
+    clip: float
+    clipped: float
+    moves: float
+    moves_clipped: float
+    signal: Array | None
+    size: Array | None
+    flow: tuple[float, float] | None
+    dead: dict[str, int]
+    faded: dict[str, float]
+    silent: list[str]
+
+
+class Circumstances:
+    """Follows one run; ``window``: rows that count as its start."""
+
+    def __init__(self, info: RunInfo, window: int) -> None:
+        self._info, self._window = info, window
+        self._count = 0
+        self._early: dict[str, list[Array]] = {}
+        self._clip, self._clipped, self._clips = 0.0, 0, 0
+        self._moves: list[Array] = []
+        self._dead: NDArray[np.int64] | None = None  # the step since which, -1 for alive, [M]
+        self._highest: Array | None = None  # activation_std of each module, [M]
+        self._last: Array | None = None
+        self._got: NDArray[np.bool_] | None = None
+
+    def see(self, rows: Rows) -> None:
+        """A block of rows, in order."""
+        n = len(rows["step"])
+        first = max(0, min(n, self._window - self._count))
+        self._count += n
+        for name in ("activation_std", "activation_mean_abs", "loss_gradient_norm"):
+            if name in rows and first:
+                self._early.setdefault(name, []).append(np.asarray(rows[name][:first], dtype=np.float64))
+        clip = (
+            np.asarray(rows["clip_coefficient"], dtype=np.float64) if "clip_coefficient" in rows else np.full(n, np.nan)
+        )
+        known = np.isfinite(clip) & (clip > 0)
+        self._clip += float(np.log(np.minimum(clip[known], 1)).sum())
+        self._clipped += int((clip[known] < 0.999).sum())
+        self._clips += int(known.sum())
+        if first:
+            self._moves.append(np.stack([self._moved(rows, first), np.where(known, clip, 1.0)[:first]]))
+        self._see_dead(rows)
+        self._see_signal(rows)
+        if "loss_gradient_mean_abs" in rows:
+            got = np.isfinite(np.asarray(rows["loss_gradient_mean_abs"])).any(0)
+            self._got = got if self._got is None else self._got | got
+
+    def _moved(self, rows: Rows, n: int) -> Array:
+        """mean |step of the loss| over mean |w|: lr·|g|/(1 − momentum) for SGD, about lr for adaptive optimizers."""
+        if not {"learning_rate", "loss_gradient_mean_abs", "weight_mean_abs"} <= rows.keys():
+            return np.full(n, np.nan)
+        info, owned = self._info, self._info.group >= 0
+        group = info.group[owned]
+        momentum, adaptive = (np.asarray(values)[group] for values in (info.momentum, info.adaptive))
+        lr = np.asarray(rows["learning_rate"][:n], dtype=np.float64)[:, group]
+        g, w = (
+            np.asarray(rows[k][:n], dtype=np.float64)[:, owned] for k in ("loss_gradient_mean_abs", "weight_mean_abs")
+        )
+        size = np.where(adaptive, np.where(g > 0, 1.0, 0.0), g / (1 - np.minimum(momentum, 0.9999)))
+        numel = info.numel[owned] * np.isfinite(g)
+        weight = (np.nan_to_num(w) * numel).sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((np.nan_to_num(lr * size) * numel).sum(1) / weight)
+
+    def _see_dead(self, rows: Rows) -> None:
+        if "activation_zero_fraction" not in rows:
+            return
+        zero = np.asarray(rows["activation_zero_fraction"], dtype=np.float64)
+        step = np.asarray(rows["step"])[np.isfinite(zero).any(1)]
+        zero = zero[np.isfinite(zero).any(1)]
+        if self._dead is None:
+            self._dead = np.full(zero.shape[1], -1, dtype=np.int64)
+        for at, dead in zip(step, zero >= DEAD, strict=True):
+            self._dead = np.where(dead, np.where(self._dead < 0, at, self._dead), -1)
+
+    def _see_signal(self, rows: Rows) -> None:
+        if "activation_std" not in rows:
+            return
+        std = np.asarray(rows["activation_std"], dtype=np.float64)
+        std = np.nan_to_num(std[np.isfinite(std).any(1)])
+        if len(std):
+            before = std[0] if self._highest is None else self._highest
+            self._highest, self._last = np.maximum(before, std.max(0)), std[-8:].mean(0)
+
+    def facts(self) -> Facts:
+        """What is known now."""
+        with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing
+            std, size, norm = (
+                np.nanmean(np.concatenate(self._early[name]), axis=0) if name in self._early else None
+                for name in ("activation_std", "activation_mean_abs", "loss_gradient_norm")
+            )
+            share = std / size if std is not None and size is not None else None
+            moves, clip = np.concatenate(self._moves, axis=1) if self._moves else np.full((2, 1), np.nan)
+            free, as_it_was = float(np.nanmean(moves)), float(np.nanmean(moves * np.minimum(clip, 1)))
+        info = self._info
+        flow = None
+        if norm is not None and len(info.matrices) == len(norm):
+            at = np.flatnonzero(info.matrices & np.isfinite(norm))
+            flow = (float(norm[at[0]]), float(norm[at[-1]])) if len(at) > 1 else None
+        dead = (
+            {}
+            if self._dead is None
+            else {name: int(since) for name, since in zip(info.modules, self._dead, strict=False) if since >= 0}
+        )
+        silent = (
+            []
+            if self._got is None
+            else [
+                name
+                for name, got, group in zip(info.parameters, self._got, info.group, strict=True)
+                if not got and group >= 0
+            ]
+        )
+        return Facts(
+            clip=float(np.exp(self._clip / self._clips)) if self._clips else np.nan,
+            clipped=self._clipped / self._clips if self._clips else np.nan,
+            moves=free,
+            moves_clipped=as_it_was,
+            signal=share,
+            size=size,
+            flow=flow,
+            dead=dead,
+            faded=self._faded(),
+            silent=silent,
+        )
+
+    def _faded(self) -> dict[str, float]:
+        if self._highest is None or self._last is None:
+            return {}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left = np.where(self._highest > 0, self._last / self._highest, np.nan)
+        inner = list(zip(self._info.modules, left, strict=False))[:-1]
+        return {name: float(share) for name, share in inner if share < FADED}

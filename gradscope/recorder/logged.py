@@ -1,0 +1,118 @@
+"""Which of the losses that were seen is the one that is logged, and what baseline follows for it.
+
+Told by the numbers alone: the logged loss of a step beside what the loss functions gave in that step. So it does not
+matter whether a tensor or a number was logged, summed over a batch, divided for accumulation, or with a term added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradscope.recorder.target_sums import Array, Sums
+
+#: Spread of a ratio that is a constant factor, and of one that float16 or an average over ranks may have moved.
+EXACT, CLOSE = 1e-4, 5e-3
+#: Share of the logged loss that the losses seen have to be, where other terms are in it.
+PART = 0.1
+#: How far a running average of the loss may be off.
+NEAR = 0.3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The loss of the best constant predictor, how it was told, and of which loss functions it is."""
+
+    loss: float
+    source: str
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A loss function (or all together): its value in each of the steps, its baseline, and in words."""
+
+    values: Array
+    baseline: float
+    text: str
+    functions: tuple[str, ...]
+
+
+def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | str:
+    """The baseline for these logged losses (by step), or why the targets do not tell it."""
+    sums = [s for s in sums if s.values]
+    if not sums:
+        return "no loss function of torch was seen"
+    results = [{step: np.array(values) for step, values in s.values.items()} for s in sums]
+    steps = [step for step in losses if any(step in found for found in results) and np.isfinite(losses[step])]
+    if not steps:
+        return "no loss was logged in the steps whose targets were seen"
+    if all(s.constant for s in sums):
+        return "all targets are the same, so that a constant would be perfect: the loss of an adversary or the like"
+    logged = np.array([losses[step] for step in steps])
+    each = [seen for s, found in zip(sums, results, strict=True) for seen in _ways(s, found, steps)]
+    together = _together(sums, results, steps)
+    for tolerance in (EXACT, CLOSE):
+        fits = [
+            (abs(np.log(ratio)), ratio, seen)
+            for seen in [*each, *together]
+            if (ratio := _factor(logged, seen, tolerance))
+        ]
+        if fits:
+            _, ratio, seen = min(fits, key=lambda fit: fit[0])
+            return _made(seen, 1.0 if abs(ratio - 1) < CLOSE else ratio, "")
+    whole = [seen for seen in [*together, *each] if np.isfinite(seen.baseline)]
+    parts = [s for s in whole if (s.values <= logged * (1 + EXACT)).all() and np.median(s.values / logged) > PART]
+    if parts:
+        largest = max(parts, key=lambda seen: float(np.median(seen.values)))
+        return _made(largest, 1.0, "; the logged loss has other terms, which are taken to be 0 at best")
+    near = [s for s in whole if abs(np.median(logged / np.where(s.values == 0, np.nan, s.values)) - 1) < NEAR]
+    if near:
+        return _made(near[0], 1.0, "; what is logged is close to that loss, and not equal to it")
+    return f"the logged loss is none of those that were seen ({', '.join(sorted({s.kind for s in sums}))})"
+
+
+def _made(seen: _Seen, ratio: float, more: str) -> Estimate:
+    scaled = f"; the logged loss is {ratio:.4g} times that" if ratio != 1 else ""
+    return Estimate(ratio * seen.baseline, f"estimated: {seen.text}{scaled}{more}", seen.functions)
+
+
+def _ways(sums: Sums, found: Mapping[int, Array], steps: Sequence[int]) -> list[_Seen]:
+    """A step may have several calls: the last, all as one mean, and their sum."""
+    baseline, text = sums.baseline(), f"{sums.kind}, {sums.text}"
+    calls = np.array([len(found.get(step, ())) for step in steps])
+    if not calls.all():
+        return []
+    ways = [("", [found[step][-1] for step in steps], 1.0)]
+    if calls.max() > 1:
+        ways.append(("", [float(np.mean(found[step])) for step in steps], 1.0))
+    if calls.max() > 1 and calls.min() == calls.max():
+        ways.append(
+            (f", {calls.max()} calls a step", [float(np.sum(found[step])) for step in steps], float(calls.max()))
+        )
+    return [_Seen(np.array(v), times * baseline, text + more, (sums.kind,)) for more, v, times in ways]
+
+
+def _together(sums: Sequence[Sums], results: Sequence[Mapping[int, Array]], steps: Sequence[int]) -> list[_Seen]:
+    """All loss functions as one sum; those whose targets are all alike can be 0."""
+    if len(sums) < 2:
+        return []
+    calls = [np.array([len(found.get(step, ())) for step in steps]) for found in results]
+    values = sum(np.array([float(np.sum(found.get(step, 0.0))) for step in steps]) for found in results)
+    baseline = sum(float(n.mean()) * s.baseline() for n, s in zip(calls, sums, strict=True))
+    kinds = tuple(s.kind for s in sums)
+    return [_Seen(np.asarray(values), float(baseline), f"the sum of {', '.join(kinds)}, each its best constant", kinds)]
+
+
+def _factor(logged: Array, seen: _Seen, tolerance: float) -> float:
+    """The constant that the logged loss is, times what was seen; 0 where there is none."""
+    if not (seen.values > 0).all() or not np.isfinite(seen.baseline):
+        return 0.0
+    ratio = logged / seen.values
+    middle = float(np.median(ratio))
+    if len(ratio) < 2 and abs(middle - 1) > CLOSE:
+        return 0.0
+    steady = bool((np.abs(ratio - middle) <= tolerance * abs(middle)).all())
+    return middle if middle > 0 and steady and (tolerance <= EXACT or abs(middle - 1) < CLOSE) else 0.0

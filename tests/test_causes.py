@@ -1,0 +1,289 @@
+"""Causes before remedies: small forms of what people report, and one answer that does not contradict itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gradscope
+from gradscope import Verdict
+from gradscope.control.attempt import Attempt
+from gradscope.control.history import status_of
+from gradscope.control.policy import DelayedRestart
+from gradscope.demo.data import digits
+from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, Cause
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.remedies import remedy
+from gradscope.diagnosis.rules.post_hoc import check
+from tests.test_failure_model import INFO, rows
+from tests.test_policies import attempt
+
+
+def mlp(hidden: int = 2, width: int = 32) -> nn.Sequential:
+    sizes = [64, *[width] * hidden, 10]
+    return nn.Sequential(*[part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())][:-1])
+
+
+def he(model: nn.Module) -> nn.Module:
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
+    return model
+
+
+def bias(model: nn.Sequential, value: float) -> nn.Sequential:
+    nn.init.constant_(model[0].bias, value)
+    return model
+
+
+class Coded(nn.Module):
+    """An autoencoder whose code a term of its own keeps small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.act, self.decode = nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.code = self.act(self.encode(x))
+        return self.decode(self.code)
+
+
+@dataclass
+class Case:
+    """A training; ``cause``: what the judge is to name first, None for a run that learns."""
+
+    cause: str | None
+    model: Callable[[], nn.Module] = mlp
+    lr: float = 0.1
+    decay: float = 0.0
+    steps: int = 240
+    clip: float | None = None
+    scale: float = 1.0
+    code: float | None = None
+    adam: bool = False
+
+
+CASES = {
+    "learns": Case(None),
+    "learns, clipped a little": Case(None, clip=1.0),
+    "crushed by its penalty": Case(PENALTY, lambda: he(mlp(5)), lr=0.05, decay=0.4),
+    "clipped to almost nothing": Case("gradient clipping", lr=0.05, decay=2e-2, clip=1e-3),
+    "clipped, no penalty": Case("gradient clipping", lr=0.05, clip=1e-4),
+    "twenty layers, default initialisation": Case("initialisation", lambda: mlp(19, 24), lr=0.05, decay=1e-3),
+    "the same, a stronger penalty": Case("initialisation", lambda: mlp(19, 24), lr=0.05, decay=2e-2),
+    "dead from the start": Case("dead units", lambda: bias(mlp(), -20.0), decay=1e-2),
+    "inputs scaled down twice": Case("input scale", lambda: mlp(4), scale=1e-5, lr=0.02, decay=1e-2),
+    "rate far too low": Case("learning rate too low", lr=1e-7),
+    "softmax twice": Case("softmax twice", lambda: nn.Sequential(*mlp(4), nn.Softmax(1)), lr=1e-3),
+    "code died": Case("dead units", Coded, lr=3e-3, code=1.0, adam=True),
+    "code lives": Case(None, Coded, lr=3e-3, code=1e-6, adam=True, steps=600),
+}
+
+
+def train(case: Case, path: Path) -> gradscope.Diagnosis:
+    torch.manual_seed(0)
+    data, model = digits(), case.model()
+    x = data.x * case.scale
+    make = torch.optim.Adam if case.adam else torch.optim.SGD
+    more: dict[str, Any] = {} if case.adam else {"momentum": 0.9}
+    optimizer = make(model.parameters(), lr=case.lr, weight_decay=case.decay, **more)
+    with gradscope.record(model, optimizer, path, on_failure="ignore", horizon=case.steps) as run:
+        for _ in range(case.steps):
+            batch = torch.randint(0, len(x), (64,))
+            output = model(x[batch])
+            loss = F.cross_entropy(output, data.y[batch]) if case.code is None else F.mse_loss(output, x[batch])
+            term = 0.0 if case.code is None else case.code * model.code.abs().sum() / 64
+            optimizer.zero_grad()
+            (loss + term).backward()
+            if case.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), case.clip)
+            optimizer.step()
+            run.log(loss=loss)
+    return run.verdict
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_right_cause_comes_first(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    found = train(case, tmp_path / "r.h5")
+    if case.cause is None:
+        assert found.verdict is Verdict.HEALTHY
+        assert found.cause == ""
+        return
+    assert found.failed
+    assert found.cause == case.cause, found.causes
+    assert (found.verdict is Verdict.COLLAPSED) == (case.cause == PENALTY)
+    assert found.cause in found.remedy or case.cause == PENALTY
+    assert "would hold" not in found.remedy
+
+
+def consistent(found: gradscope.Diagnosis) -> bool:
+    if found.verdict is Verdict.HEALTHY:
+        return found.probability_failed < 0.5 and not found.failed and "restart" not in found.remedy
+    if found.verdict is Verdict.UNDECIDED:
+        return 0.1 <= found.probability_failed <= 0.9 and "none needed" not in found.remedy
+    return found.failed and found.probability_failed > 0.5 and found.remedy not in ("", "none needed")
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("source", ["given", "estimated: x", "guessed: mean loss of the first 16 steps"])
+def test_no_answer_contradicts_itself(seed: int, source: str) -> None:
+    """Whatever the rows are, and at every look: verdict, probability and remedy say one thing."""
+    generator = np.random.default_rng(seed)
+    table = rows(400, strength=float(generator.choice([0.0, 0.05])), fall=float(generator.choice([0.0, 0.004, 0.02])))
+    level = np.interp(np.arange(400), np.linspace(0, 399, 6), generator.choice([0.3, 1.5, 2.3, 2.31, 4.0], 6))
+    table["loss"] = level + 0.02 * generator.normal(size=400)
+    if seed % 3 == 0:
+        table["activation_std"] *= 1e-3
+    judge = Judge(replace(INFO, baseline_source=source, horizon=400 if seed % 2 else None))
+    for start in range(0, 400, 8):
+        judge.update({name: values[start : start + 8] for name, values in table.items()})
+        assert consistent(judge.diagnosis()), judge.diagnosis()
+    final = judge.diagnosis(finished=True)
+    assert consistent(final), final
+    if final.verdict is Verdict.HEALTHY and not source.startswith("g"):
+        assert table["loss"][-20:].mean() < 2.3
+
+
+def test_nobody_is_healthy_with_a_loss_above_its_baseline(tmp_path: Path) -> None:
+    """The loss of a critic falls while what it has to predict is small, and rises with it (public/r7)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for step in range(400):
+            size = 20.0 if step < 60 else 15.0 if step < 120 else 25.0
+            loss = 0.5 * (model(torch.randn(64, 8)) - size * torch.randn(64, 1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+            if step in (200, 399):
+                assert run.verdict.verdict is Verdict.UNDECIDED
+    assert run.verdict.verdict is Verdict.UNDECIDED
+    assert any("guessed" in line for line in run.verdict.evidence)
+
+
+def test_healthy_on_a_guess_names_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", horizon=200) as run:
+        for _ in range(200):
+            x = torch.randn(32, 8)
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    assert run.verdict.verdict is Verdict.HEALTHY
+    assert "guessed" in run.verdict.sentence
+    assert "baseline_loss" in run.verdict.remedy
+
+
+def net(how: str) -> tuple[nn.Module, list[Tensor]]:
+    model = mlp()
+    parameters = list(model.parameters())
+    if how == "left out":
+        parameters = parameters[:2]
+    elif how == "stale":
+        model[2] = nn.Linear(32, 32)
+    elif how == "frozen":
+        for p in parameters[2:]:
+            p.requires_grad_(False)
+        model[0].weight.requires_grad_(False)
+    elif how == "list":
+        model.extra = [nn.Linear(4, 4)]
+    return model, parameters
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [("left out", "unowned"), ("stale", "foreign"), ("frozen", "frozen"), ("list", "unregistered"), ("whole", None)],
+)
+def test_what_is_not_trained_is_named_at_the_first_row(how: str, kind: str | None, tmp_path: Path) -> None:
+    model, parameters = net(how)
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    data = digits()
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for _ in range(17):
+            loss = F.cross_entropy(model(data.x[:32]), data.y[:32])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+        found = [finding for finding in run.findings if finding.rule == "untrained_parameters"]
+    assert (kind in [finding.kind for finding in found]) if kind else not found
+    assert all(finding.found_step == 0 for finding in found)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        again = [finding for finding in check(dataset).findings if finding.rule == "untrained_parameters"]
+    assert again == found
+
+
+def test_remedies_follow_from_the_best_founded_cause() -> None:
+    clip, penalty = Cause("gradient clipping", 0.95, ["seen"], [], "clip less"), Cause(PENALTY, 0.8, ["seen"])
+    maybe = Cause(PENALTY, 0.2)
+    assert remedy(Verdict.STALLED, False, [clip, penalty]).startswith("gradient clipping first: clip less")
+    assert EXPERIMENT not in remedy(Verdict.STALLED, False, [clip, penalty])
+    assert EXPERIMENT in remedy(Verdict.STALLED, False, [Cause("dead units", 0.85), penalty])
+    assert remedy(Verdict.STALLED, False, [maybe]) == EXPERIMENT
+    assert "delayed:auto" in remedy(Verdict.COLLAPSED, False, [penalty])
+    assert "no delay will help" in remedy(Verdict.COLLAPSED, True, [penalty])
+
+
+def failed(cause: str, text: str, strength: float = 0.1, verdict: str = "stalled") -> Attempt:
+    made = attempt(verdict)
+    return replace(made, strength=strength, diagnosis=replace(made.diagnosis, cause=cause, remedy=text))
+
+
+def test_a_restart_is_spent_after_the_experiment_that_tells() -> None:
+    policy = DelayedRestart()
+    policy.tell(failed(PENALTY, EXPERIMENT))
+    first = policy.ask()
+    assert first.start
+    assert first.without_penalty
+    policy.tell(failed("", "", 0.0, "healthy"))
+    assert policy.ask().schedule == "delayed:auto"
+    other = DelayedRestart()
+    other.tell(failed(PENALTY, EXPERIMENT))
+    other.tell(failed("initialisation", "He first", 0.0))
+    assert "fails without its penalty too" in other.ask().reason
+    third = DelayedRestart()
+    third.tell(failed("gradient clipping", "gradient clipping first: clip less"))
+    assert not third.ask().start
+    assert "the penalty is not the cause" in third.ask().reason
+
+
+def test_a_penalty_that_never_came_on_is_no_success() -> None:
+    learned = replace(attempt("healthy", "delayed:auto", switched_on=None), delayed=True)
+    assert learned.never_penalised
+    assert status_of(learned) == "never penalised"
+    assert status_of(replace(learned, switched_on=40, acted=3.0)) == "learned"
+    policy = DelayedRestart()
+    policy.tell(learned)
+    assert "never came on" in policy.ask().reason
+    assert type(learned).from_dict(learned.as_dict()) == learned
+
+
+def test_the_penalty_comes_on_where_the_loss_has_a_high_floor() -> None:
+    """A language model that goes from 3.2 to 2.5: half of the loss never goes, and it slows down."""
+    steps = 1200
+    table = rows(steps, strength=0.0, fall=0.0)
+    t = np.arange(steps)
+    table["loss"] = np.where(t < 60, 3.18, 2.4 + 0.78 * np.exp(-(t - 60) / 90))
+    judge = Judge(replace(INFO, baseline_loss=3.18, horizon=steps))
+    judge.update(table)
+    assert judge.escaped_step is not None
+    assert judge.active_step is not None
+    assert judge.escaped_step < judge.active_step < steps / 3
+    assert judge.diagnosis().active_step == judge.active_step
