@@ -96,7 +96,7 @@ class Restarts:
                 raise InputError("the body of a loop over Restarts has to train inside: with attempt as run: …")
         if self.result is None:  # the last call was killed between the last attempt and the end
             self.result = history.close(status_of(history.attempts[-1]), decision.reason)
-        if self.result.status == "failed":
+        if self.result.status in ("failed", "never penalised"):
             warnings.warn(LearningFailureWarning(f"{self._path}: {self.result.reason}"), stacklevel=2)
 
     def _next(self, history: History, decision: Decision) -> Running:

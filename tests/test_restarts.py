@@ -161,7 +161,9 @@ def test_a_failed_run_learns_and_says_so(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "r" / "run.json").read_text())
     assert told["learned"]
     assert [a["verdict"] for a in told["attempts"]] == ["collapsed", "healthy"]
-    with pytest.raises(InputError, match=r"already holds a run, which is over \(learned: the run learns\)"):
+    with pytest.raises(
+        InputError, match=r"already holds a run, which is over \(learned: the run learns; its penalty came on"
+    ):
         list(gradscope.Restarts(training.model, training.optimizer, path=tmp_path / "r"))
 
 

@@ -166,7 +166,7 @@ def kill_and_go_on(out: Path, moments: list[float]) -> tuple[dict[str, Any], lis
             status(out)  # whole
     process = supervised(out, *words, options=options)
     _, last = process.communicate(timeout=300)
-    assert process.returncode in (0, 2), last
+    assert process.returncode in (0, 2, 4), last  # 4: six epochs may end before the delayed penalty comes on
     return status(out), [*said, last]
 
 
