@@ -230,7 +230,7 @@ class Recording:
                     undo.callback(give_back, self.path)
                 claim(self.path, mode)
             make_room(self.path, parameters.values())
-            self._penalties = Penalties(optimizers, parameters, penalty, asked)
+            self._penalties = Penalties(optimizers, parameters, penalty, asked, mode == "append")
             undo.callback(self._penalties.detach)
             if unknown := self._penalties.unknown():
                 self._warnings.append(f"{self.path}: {unknown}")
@@ -270,7 +270,9 @@ class Recording:
             )
             undo.callback(self._recorder.detach)
             if (term := self._penalties.term) is not None:
-                term.wanted, term.amp = self._recorder.next_is_recorded, self._recorder.loss_scale
+                term.amp = self._recorder.loss_scale
+                if not PRESETS[preset].full:  # which splits every update, recorded or not
+                    term.wanted = self._recorder.next_is_recorded
             self._capture["buffer_bytes"] = self._recorder.bytes
             if (slow := without_kernels(parameters.values())) is not None:
                 self._capture["kernels"] = slow

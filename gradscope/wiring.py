@@ -145,6 +145,7 @@ class Penalties:
         parameters: Mapping[str, Tensor],
         declared: tuple[Penalty, float] | Term | None,
         asked: Instructions,
+        goes_on: bool = False,
     ) -> None:
         own, declared = (declared, None) if isinstance(declared, Term) else (None, declared)
         if declared is not None and (asked.strength is not None or asked.schedule is not None):
@@ -163,7 +164,7 @@ class Penalties:
         self._declared = declared
         self._logged_pure = False  # the loss is logged without the declared penalty
         #: The user's own term in the loss, while it is watched.
-        self.term = None if own is None else own.attach(optimizers, list(parameters.values()))
+        self.term = None if own is None else own.attach(optimizers, list(parameters.values()), goes_on)
         self._undo = [] if self.term is None else [self.term.detach]
         try:
             self._undo += obey(optimizers, asked.strength, asked.penalty, asked.schedule)
@@ -304,7 +305,7 @@ class Penalties:
             if not mine or not strength:
                 continue
             into = beside if source.acts in ("decoupled", "proximal") else through
-            for w, gradient in zip(mine, source.gradients([w.detach() for w in mine]), strict=True):
+            for w, gradient in zip(mine, source.gradients(mine), strict=True):
                 pull = strength * gradient
                 into[id(w)] = into[id(w)] + pull if id(w) in into else pull
         return [through.get(id(w)) for w in weights], [beside.get(id(w)) for w in weights]

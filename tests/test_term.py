@@ -189,6 +189,27 @@ def test_what_a_graph_does_not_give_twice_is_not_known(tmp_path: Path, monkeypat
         assert np.isfinite(dataset["weight_mean_abs"].values).all()
 
 
+def test_a_restart_begins_anew_and_an_append_goes_on(tmp_path: Path) -> None:
+    term = Term("kl", Delayed(0.7, steps=5))
+    first = [twin["strength"] for twin in trained(tmp_path / "a.h5", term, steps=4)]
+    again = [twin["strength"] for twin in trained(tmp_path / "b.h5", term, steps=7)]
+    more = [twin["strength"] for twin in trained(tmp_path / "b.h5", term, steps=3, mode="append")]
+    assert (first, again, more) == ([0.0] * 4, [0.0] * 5 + [0.7] * 2, [0.7] * 3)
+
+
+def test_full_splits_updates_by_the_term(tmp_path: Path) -> None:
+    told = trained(tmp_path / "r.h5", Term("kl", 0.7), steps=9, preset="full", every={"rows": 1, "updates": 4})
+    check(tmp_path / "r.h5", told)
+    with Record(tmp_path / "r.h5") as record:
+        share = record.column("update_proportion")
+    known = np.flatnonzero(np.isfinite(share).any(1))
+    assert list(known) == [0, 4, 8]
+    data, pull = (told[0][n] * f for n, f in (("data", 1.0), ("term", 0.7)))
+    at = list(gradscope.open_run(tmp_path / "r.h5")["parameter"].values).index("encoder.weight")
+    expected = float(data.abs().sum() / (data.abs().sum() + pull.abs().sum()))
+    assert share[0, at] == pytest.approx(expected, rel=1e-3)
+
+
 # -- what the environment asks ----------------------------------------------------------------------
 
 

@@ -138,12 +138,12 @@ def test_a_training_that_fails_without_a_penalty_is_no_matter_of_its_strength() 
     tuning = StrengthTuning(1e-4, 1.0)
     plan = tuning.ask()
     assert plan.strength == 0
-    tuning.tell(plan.number, Told(0.0, 0.5, 100, note="it fails without a penalty", seed=plan.seed))
+    tuning.tell(plan.number, Told(0.0, 0.5, 100, note="stalled at step 99", seed=plan.seed))
     assert tuning.done
     found = result_of(tuning)
     assert not found.determined
     assert found.as_dict()["best"] == dict.fromkeys(found.as_dict()["best"])
-    assert found.reason == "the training fails without a penalty, too: no matter of its strength"
+    assert found.reason == "the training fails without a penalty, too (stalled at step 99): no matter of its strength"
 
 
 def test_where_every_strength_fails() -> None:

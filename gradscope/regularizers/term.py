@@ -51,6 +51,7 @@ class Term:
             raise InputError(f"schedule is {schedule!r}; for a term, expected one such as gradscope.Constant(0.5)")
         self.name = PREFIX + name
         self.schedule = schedule
+        self._fresh = schedule.state_dict()
         self._handle: TermPenalty | None = None
 
     def __call__(self, value: Tensor | Callable[[], Tensor]) -> Tensor:
@@ -81,15 +82,17 @@ class Term:
             raise InputError(f"{self.name} has no state yet: give it to gradscope.record first, then load its state")
         self._handle.load_state_dict(state)
 
-    def attach(self, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor]) -> TermPenalty:
-        """Follow the steps of the first of these optimizers; called by a recording."""
+    def attach(self, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor], goes_on: bool) -> TermPenalty:
+        """Follow the steps of the first of these optimizers, from the start or where it was; called by a recording."""
         if ranks.distributed():
             raise InputError(f"{self.name} is told apart in one process only; under DDP put it into the data loss")
         if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
             raise InputError(f"{self.name} does not work with LBFGS, whose line search evaluates the loss again")
         before, self._handle = self._handle, TermPenalty(optimizers[0], self.name, self.schedule, parameters)
-        if before is not None:
+        if goes_on and before is not None:
             self._handle.load_state_dict(before.state_dict())
+        elif not goes_on:
+            self.schedule.load_state_dict(self._fresh)
         return self._handle
 
     def __repr__(self) -> str:

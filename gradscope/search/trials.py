@@ -177,7 +177,7 @@ def _outcome(acted: bool, judge: Judge, diagnosis: Diagnosis, stopped: bool, del
     if diagnosis.verdict is Verdict.UNDECIDED:
         return SILENT, "; ".join(diagnosis.evidence), 1.0
     if diagnosis.failed and not acted:
-        return SILENT, "it failed before its penalty came on" if delayed else "it fails without a penalty", 1.0
+        return SILENT, "it failed before its penalty came on" if delayed else diagnosis.sentence, 1.0
     if diagnosis.failed or stopped:  # the judge's word
         return diagnosis.probability_failed if stopped else 1.0, "", 1.0
     if delayed and not acted:

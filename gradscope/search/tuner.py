@@ -223,7 +223,8 @@ class StrengthTuning:
         """Why no further trial helps."""
         without = self._at(WITHOUT)
         if without and all(t.value is None for t in without):
-            return "the training fails without a penalty, too: no matter of its strength"
+            why = without[-1].note or "it does not learn"
+            return f"the training fails without a penalty, too ({why}): no matter of its strength"
         return None
 
     def _fresh(self, arm: Arm) -> int:
