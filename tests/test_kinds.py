@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.recorder import statistics
-from gradscope.recorder.addresses import Addresses
+from gradscope.recorder import addresses, statistics
+from gradscope.recorder.addresses import NOWHERE, Addresses
 from gradscope.recorder.kinds import Unreadable, entries, is_plain
 from gradscope.recorder.table import TablePlan
 from tests.loops import batches, mlp
@@ -103,19 +103,40 @@ def _given_back(p: Tensor) -> None:
     p.untyped_storage().resize_(0)
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one by one"])
 @pytest.mark.parametrize("change", [_as_bits, _turned, _cut, _given_back, _retyped])
-def test_an_address_is_believed_for_what_was_asked_at_that_step(change: Callable[[Tensor], None]) -> None:
+def test_an_address_is_believed_for_what_was_asked_at_that_step(
+    change: Callable[[Tensor], None], at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An assignment to ``.data`` leaves no mark, and may leave the address."""
+    if not at_once:
+        monkeypatch.setattr(addresses, "_alike", lambda tensors: None)
     weight = torch.randn(4, 4)
     reader = Addresses([weight])
     assert reader.read([weight], [None]) == ([weight.data_ptr(), 0], [])
+    assert (reader._weights_alike is not None) == at_once
     change(weight)
     assert reader.read([weight], [None]) == ([0, 0], [0])
+    weight, gradient = torch.randn(4, 4), torch.randn(4, 4)
+    for _ in range(2):
+        assert reader.read([weight], [gradient]) == ([weight.data_ptr(), gradient.data_ptr()], [])
+    change(gradient)
+    assert reader.read([weight], [gradient]) == ([0, 0], [0])
+
+
+def test_any_parameters_may_lack_a_gradient_at_any_step() -> None:
+    weights = [torch.randn(4), torch.randn(0), torch.randn(3)]
+    reader = Addresses(weights)
+    for number in range(24):
+        gradients = [None if number >> i & 1 else torch.randn_like(w) for i, w in enumerate(weights)]
+        at, odd = reader.read(weights, gradients)
+        places = [0 if g is None else g.data_ptr() or NOWHERE for g in gradients]
+        assert odd == [] and at == [w.data_ptr() or NOWHERE for w in weights] + places
 
 
 def test_an_address_alone_would_be_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken out: bits of integers are read as numbers."""
-    monkeypatch.setattr(Addresses, "_as_they_were", lambda self, weights: True)
+    monkeypatch.setattr(Addresses, "_fit", lambda self, *tensors: True)
     weight = torch.randn(4, 4)
     reader = Addresses([weight])
     reader.read([weight], [None])

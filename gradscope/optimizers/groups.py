@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 from torch import Tensor
@@ -65,7 +66,7 @@ class Groups:
         """The first groups as they are now, None for those that are gone."""
         current = [group for o in self._optimizers for group in o.param_groups]
         seen = self._seen
-        if len(current) != len(seen) or any(a is not b for a, b in zip(current, seen, strict=True)):
+        if len(current) != len(seen) or not all(map(is_, current, seen)):
             self._find(current)
         return self._now
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from gradscope.recorder.kinds import PLAIN, is_plain
+from gradscope.recorder.kinds import is_plain
 
 NOWHERE = 16
-_ODD = -1
+#: Sets of parameters without a gradient that are told apart; a loop may leave out others at every step.
+MOST_PATTERNS = 16
+
+#: A test of tensors.
+Alike = Callable[..., bool]
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -39,50 +43,53 @@ class Addresses:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.dtype, self.device = weights[0].dtype, weights[0].device
         self.sizes = [w.numel() for w in weights]
-        # None: row-major, for which `is_contiguous` is asked, faster and indifferent to axes of length 1.
+        # None: row-major, for which `is_contiguous` is asked, indifferent to axes of length 1.
         self._strides = [None if w.is_contiguous() else w.stride() for w in weights]
-        self._dtypes = [self.dtype] * len(self.sizes)
-        self._contiguous = [strides is None for strides in self._strides]
-        self._ordered = [(i, strides) for i, strides in enumerate(self._strides) if strides is not None]
         self._empty = [i for i, size in enumerate(self.sizes) if not size]
-        self._known: list[int] = []
+        # Whether tensors are as they were when every one of them fitted: the parameters, and by which of them
+        # have no gradient, the gradients of the others.
+        self._weights_alike: Alike | None = None
+        self._gradients_alike: dict[tuple[int, ...], Alike] = {}
 
     def read(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> tuple[list[int], list[int]]:
         """The addresses of all parameters, then of all gradients (0: none), and the indices of odd pairs."""
-        try:
-            at = [w.data_ptr() for w in weights]
-            if at != self._known or not self._as_they_were(weights):
-                if not all(map(self._fits, weights, self.sizes, self._strides)):
-                    return self._read_slowly(weights, gradients)
-                self._known = [*at]
-            dtype = self.dtype
-            found = [
-                0
-                if g is None
-                else g.data_ptr() or _ODD
-                if g.dtype is dtype
-                and type(g) in PLAIN
-                and g.numel() == size
-                and (g.is_contiguous() if strides is None else g.stride() == strides)
-                else _ODD
-                for g, size, strides in zip(gradients, self.sizes, self._strides, strict=True)
-            ]
-        except RuntimeError:  # no storage: sparse, or not a plain tensor
-            return self._read_slowly(weights, gradients)
-        if _ODD in found:
-            return self._read_slowly(weights, gradients)
+        absent = tuple([i for i, g in enumerate(gradients) if g is None])
+        present = [g for g in gradients if g is not None]
+        if not self._fit(weights, gradients, present, absent):
+            return self._read_one_by_one(weights, gradients)
+        at = [w.data_ptr() for w in weights]
+        found = [g.data_ptr() for g in present]
+        for i in absent:
+            found.insert(i, NOWHERE)
         for i in self._empty:
-            at[i], found[i] = NOWHERE, 0 if gradients[i] is None else NOWHERE
+            at[i] = found[i] = NOWHERE
+        if 0 in at or 0 in found:  # memory that was given back
+            return self._read_one_by_one(weights, gradients)
+        for i in absent:
+            found[i] = 0
         return [*at, *found], []
 
-    def _as_they_were(self, weights: Sequence[Tensor]) -> bool:
-        """Whether dtypes, sizes and orders of axes are those of the plan."""
-        return (
-            [w.dtype for w in weights] == self._dtypes
-            and [w.numel() for w in weights] == self.sizes
-            and [w.is_contiguous() for w in weights] == self._contiguous
-            and all(_same_order(weights[i], strides) for i, strides in self._ordered)
-        )
+    def _fit(
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        present: Sequence[Tensor],
+        absent: tuple[int, ...],
+    ) -> bool:
+        """Whether all are what they should be: as they were when that was asked one by one, or asked now."""
+        if self._weights_alike is None or not self._weights_alike(*weights):
+            if not all(map(self._fits, weights, self.sizes, self._strides)):
+                return False
+            self._weights_alike = _alike(weights)
+        alike = self._gradients_alike.get(absent)
+        if alike is None or not alike(*present):
+            each = zip(gradients, self.sizes, self._strides, strict=True)
+            if not all(g is None or self._fits(g, size, strides) for g, size, strides in each):
+                return False
+            made = _alike(present)
+            if made is not None and (alike is not None or len(self._gradients_alike) < MOST_PATTERNS):
+                self._gradients_alike[absent] = made
+        return True
 
     def _fits(self, tensor: Tensor, size: int, strides: tuple[int, ...] | None) -> bool:
         if tensor.dtype is not self.dtype or tensor.device != self.device or not is_plain(tensor):
@@ -90,10 +97,9 @@ class Addresses:
         in_order = tensor.is_contiguous() if strides is None else _same_order(tensor, strides)
         return tensor.numel() == size and in_order and (not size or tensor.data_ptr() != 0)
 
-    def _read_slowly(
+    def _read_one_by_one(
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]
     ) -> tuple[list[int], list[int]]:
-        self._known = []
         at, found, odd = [], [], []
         for i, (w, g, size, strides) in enumerate(zip(weights, gradients, self.sizes, self._strides, strict=True)):
             fits = self._fits(w, size, strides) and (g is None or self._fits(g, size, strides))
@@ -109,3 +115,16 @@ def _same_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
     return len(strides) == tensor.ndim and all(
         n == 1 or a == b for n, a, b in zip(tensor.shape, tensor.stride(), strides, strict=True)
     )
+
+
+def _alike(tensors: Sequence[Tensor]) -> Alike | None:
+    """A test whether tensors have class, layout, dtype, device, sizes and strides of these; None: torch has none.
+
+    It is what compiled code asks of its inputs, one call for all of them: asking from Python costs five times as much.
+    """
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+    except ImportError:
+        return None
+    test: Alike = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    return test

@@ -21,6 +21,8 @@ class Drain:
         self._asked = 0  # how often the thread was asked, and the ask that it has answered
         self._answered = 0
         self._stopping = False
+        #: After an error, or the end that `stop` asks for.
+        self.ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="gradscope-drain", daemon=True)
         self._thread.start()
@@ -76,4 +78,5 @@ class Drain:
                 self._stopping = self._stopping or last
                 self._state.notify_all()
             if last:
+                self.ended = True
                 return

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo
+from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.recorder.watched import Watched
@@ -40,9 +41,10 @@ class EagerHook(Hook):
     """A hook that no compiler traces: it counts and works with addresses, which would be taken for constants."""
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._act is not None and torch.compiler.is_compiling():
-            return _outside(self._act, *arguments)
-        return super().__call__(*arguments)
+        act = self._act
+        if act is None:
+            return None
+        return _outside(act, *arguments) if is_compiling() else act(*arguments)
 
 
 @_disable_dynamo

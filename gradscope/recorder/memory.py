@@ -7,6 +7,7 @@ kernels write to addresses, and what follows from a default they would read as s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -44,3 +45,18 @@ def on_device(values: Sequence[float], device: torch.device, dtype: torch.dtype)
     """Numbers of the host on a device, without waiting for it."""
     made = torch.tensor(values, dtype=dtype, device=CPU, pin_memory=device.type == "cuda")
     return made.to(device, non_blocking=True)
+
+
+class no_grad:
+    """`torch.no_grad` as a context manager alone, at a third of its cost, which small steps feel."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        torch._C._set_grad_enabled(self._before)

@@ -125,12 +125,13 @@ class Meter:
     def _watch_another(self, among: Sequence[Tensor]) -> None:
         self._watch(next((w for w in among if id(w) not in self._sentinels and w.requires_grad), None))
 
-    def _marks(self) -> list[int]:
+    def _marks(self, gradients: Sequence[Tensor | None]) -> list[int]:
         """What tells whether a gradient was changed: which tensor it is, and how often that was written to.
 
-        Of a DTensor, not of its shard: writing through the one does not count as writing to the other.
+        Of DTensors there are none, for writing through one does not count as writing to its shard.
         """
-        gradients = [w.grad for w in self.weights]
+        if self.sharded:
+            return []
         try:
             return [id(g) if g is None else id(g) + (g._version << 48) for g in gradients]
         except RuntimeError:  # made under inference_mode, where nobody counts
@@ -158,11 +159,11 @@ class Meter:
 
     def after_replay(self, row: int) -> None:
         """A graph has repeated a captured pass, and its measurement has been copied into this row."""
-        self._row, self._seen = row, self._marks()
+        self._row, self._seen = row, self._marks(self._gradients())
 
     def _measure(self, row: int, gradients: list[Tensor | None]) -> None:
         assert self.ring is not None
-        self._row, self._seen = row, self._marks()
+        self._row, self._seen = row, self._marks(gradients)
         if self.inside_loss is not None:
             extra = self.inside_loss(self.weights)
             gradients = [None if g is None else _difference(g, local(e)) for g, e in zip(gradients, extra, strict=True)]
@@ -186,7 +187,8 @@ class Meter:
             weights = [local(w) for w in self.weights] if self.sharded else self.weights
             self._norms(weights, gradients, self.ring.view(self.after, row))
         # Set by GradScaler on a fused optimizer only: what it has to divide by, and whether to skip.
-        still, overflow = getattr(self.optimizer, "grad_scale", None), getattr(self.optimizer, "found_inf", None)
+        told = self.optimizer.__dict__
+        still, overflow = told.get("grad_scale"), told.get("found_inf")
         factor = scale if early else still
         if factor is not None:
             self.ring.view(self.scale, row).copy_(factor.reshape(1))
@@ -209,7 +211,7 @@ class Meter:
             return False, False
         if self.sharded:  # foreach operations on DTensors leave no mark, so the norm is taken at every step
             return True, True
-        now = self._marks()
+        now = self._marks(gradients)
         if self._seen == now:
             return True, False
         moved = [i for i, (a, b) in enumerate(zip(self._seen, now, strict=True)) if a != b]

@@ -26,6 +26,7 @@ class MissedSteps:
         self._weight: Tensor | None = None if meter.sharded or not trainable else trainable[0]
         self._limits = [MOVED, REPLACED]
         self._counts = [0, 0]
+        self._counted = False
         self._version = 0
         self._gradient: tuple[int, int] | None = None
         self.passes = 0
@@ -33,25 +34,29 @@ class MissedSteps:
 
     def stepped(self) -> None:
         """A step of this optimizer, or of another on its weights, has ended."""
-        for which, count in enumerate(self._counts):  # a loop may have such rounds in every step
-            if count:
-                self._limits[which] = max(self._limits[which], 2 * count + 1)
-                self._counts[which] = 0
+        if self._counted:  # a loop may have such rounds in every step
+            for which, count in enumerate(self._counts):
+                if count:
+                    self._limits[which] = max(self._limits[which], 2 * count + 1)
+                    self._counts[which] = 0
+            self._counted = False
         self._gradient = None
         if self._weight is not None:
             self._version = self._weight._version
 
-    def passed(self) -> None:
-        """A backward pass has ended, outside of a step."""
+    def passed(self) -> bool:
+        """A backward pass has ended, outside of a step; whether there is anything to be looked at."""
         self.passes += 1
-        if self._weight is None or self._weight.grad is None:
-            return
+        if self._weight is None or (gradient := self._weight.grad) is None:
+            return self._counted
         version, before = self._weight._version, self._gradient
-        self._gradient = id(self._weight.grad), self._weight.grad._version
+        self._gradient = id(gradient), gradient._version
         moved, self._version = version != self._version, version
         if before is None or self._gradient != (before[0], before[1] + 1):  # else accumulated
             self._counts[0] += moved
             self._counts[1] += before is not None
+            self._counted = self._counted or moved or before is not None
+        return self._counted
 
     def found(self, at_the_end: bool = False) -> str:
         """What tells that steps are missed, empty while nothing does."""

@@ -42,14 +42,14 @@ from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
 from gradscope.recorder.hooks import EagerHook
-from gradscope.recorder.memory import unknown
+from gradscope.recorder.memory import no_grad, unknown
 from gradscope.recorder.meter import LOOK, Meter, local
 from gradscope.recorder.missed_steps import LOGGED, MissedSteps, named
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import Block, HostRow
-from gradscope.recorder.scalars import CELLS, Said, Scalars, has_graph, kept
+from gradscope.recorder.scalars import CELLS, Said, Scalars, has_graph
 from gradscope.recorder.updates import SPLIT, Updates
 
 NOT_IN_GRAPHS = (
@@ -147,6 +147,7 @@ class Recorder:
         self._later: dict[str, Tensor | float] = {}  # of the next step that is seen
         self._undecided: list[Said] = []
         self._forwards_before = 0  # those before the latest step
+        self._forwards_counted = False  # there was one since the step before that
         self._told: set[str] = set()
         self.lost: Counter[str] = Counter()  # logged at steps that are not recorded
         self._amp: Tensor | None = None
@@ -207,6 +208,9 @@ class Recorder:
         columns = {id(o): {i for m in self._of[id(o)] for i in m.columns} for o in self._optimizers}
         #: The optimizers that move some of the same weights, itself among them.
         self._rivals = {a: {b for b in columns if a == b or columns[a] & columns[b]} for a in columns}
+        self._missed_of = {
+            a: [self._missed[m.number] for b in rivals for m in self._of[b]] for a, rivals in self._rivals.items()
+        }
         self._make_rings()
 
     def _also_measure(self, meter: Meter) -> Callable[[list[Tensor | None], int], None]:
@@ -367,14 +371,16 @@ class Recorder:
         if self._in_a_graph():
             self._capture_pass()
             return
+        suspicious = False
         for meter in self._meters:
             if meter.fired:
                 if not self._steps[id(meter.optimizer)].running:
-                    self._missed[meter.number].passed()
+                    suspicious |= self._missed[meter.number].passed()
                 if (row := self._row_to_come(meter)) is not None:
                     self._measured(meter, row, meter.after_backward, row)
         self._logged = 0
-        self._look_for_missed_steps()
+        if suspicious:
+            self._look_for_missed_steps()
 
     def _look_for_missed_steps(self, at_the_end: bool = False) -> None:
         """Says once of an optimizer that none of its steps is seen."""
@@ -439,7 +445,7 @@ class Recorder:
 
     def _observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
         """The row of this step, or this optimizer's share of it."""
-        with torch.no_grad():
+        with no_grad():
             if not self._in_a_graph():
                 self._decide()
             if self._in_a_graph():
@@ -470,6 +476,7 @@ class Recorder:
     def _begin_row(self, replayed: Captured | None = None) -> None:
         self._open.clear()
         self._loss_told = False
+        self._forwards_counted = self.forwards.count != self._forwards_before
         self._before_step(self.step + 1)
         if replayed is not None and not replayed.usable:
             return  # other penalties have come
@@ -563,16 +570,16 @@ class Recorder:
         for meter in meters:
             meter.stepped()
             if meter.number in self._updates:
-                with torch.no_grad():
+                with no_grad():
                     act = self._updates[meter.number].after_step
                     self._measured(meter, self._begun - 1, act, self.rings[meter.device])
 
     def _step_seen(self, optimizer: Optimizer) -> None:
         self._logged = 0
-        self.missing -= self._rivals[id(optimizer)]
-        for identity in self._rivals[id(optimizer)]:
-            for meter in self._of[identity]:
-                self._missed[meter.number].stepped()
+        if self.missing:
+            self.missing -= self._rivals[id(optimizer)]
+        for missed in self._missed_of[id(optimizer)]:
+            missed.stepped()
 
     # -- CUDA graphs ------------------------------------------------------------------------------
 
@@ -730,11 +737,12 @@ class Recorder:
                 for name, value in scalars.items():
                     self._scalars.put(captured.row, FIXED, name, value)
         elif self._fresh_backward or self.step < self._first_step:
-            self._later.update({name: kept(name, value) for name, value in scalars.items()})
+            self._later.update({name: self._scalars.kept(name, value) for name, value in scalars.items()})
         else:
             self._loss_told |= "loss" in scalars
-            if self._forwards_before != self.forwards.count or any(map(has_graph, scalars.values())):
-                self._undecided.append(Said(scalars, self.forwards.count, self._forwards_before != self.forwards.count))
+            forwards, before = self.forwards.count, self._forwards_before
+            if forwards != before or (not self._forwards_counted and any(map(has_graph, scalars.values()))):
+                self._undecided.append(Said(scalars, self._scalars, forwards, forwards != before))
             else:
                 self._put(scalars)
         if "loss" in scalars:
@@ -759,12 +767,15 @@ class Recorder:
 
     def _join_earlier(self) -> None:
         """A row has begun: what was logged for it before joins it."""
-        later, self._later = self._later, {}
-        self._put(later)
+        if self._later:
+            later, self._later = self._later, {}
+            self._put(later)
         self._forwards_before = self.forwards.count
 
     def _decide(self) -> None:
         """A step begins: was what stands in `_undecided` logged after the last step, or before this one's backward?"""
+        if not self._undecided:
+            return
         said, self._undecided = self._undecided, []
         for one in said:
             if one.belongs_to_the_coming(self.forwards.count):
@@ -831,7 +842,7 @@ class Recorder:
 
     def check(self) -> Exception | None:
         """The error that has ended the background thread, if one has; nothing is recorded after it."""
-        if self._drain is not None and not self._drain.alive:
+        if self._drain is not None and self._drain.ended:
             self.stopped = True
             try:
                 self._drain.check()

@@ -54,6 +54,14 @@ class Scalars:
         row.cells[name] = self._places[name]
         row.values.pop(name, None)
 
+    def kept(self, name: str, value: Tensor | float) -> Tensor | float:
+        """A value as it is now: the loop may change its tensor in place before the row begins."""
+        if not isinstance(value, Tensor) or (value.is_cpu and not self._averaged):
+            return scalar(name, value)
+        if value.numel() != 1:
+            raise no_scalar(name, value)
+        return value.detach().clone()
+
     def repeated(self, places: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
         """The cells of the fixed row, by name: what a replayed graph has logged again."""
         homes = [self._home, *self._more]
@@ -71,8 +79,10 @@ class Said:
     tells (`reached`). Otherwise forwards do: ``forwards``: the model's so far; ``after_forward``: one since the step.
     """
 
-    def __init__(self, scalars: Mapping[str, Tensor | float], forwards: int, after_forward: bool) -> None:
-        self.values = {name: kept(name, value) for name, value in scalars.items()}
+    def __init__(
+        self, scalars: Mapping[str, Tensor | float], places: Scalars, forwards: int, after_forward: bool
+    ) -> None:
+        self.values = {name: places.kept(name, value) for name, value in scalars.items()}
         self.reached = False
         self._forwards, self._after_forward = forwards, after_forward
         self._sure = False
@@ -92,15 +102,6 @@ class Said:
 def has_graph(value: Any) -> bool:
     """Whether a backward pass may come through this value."""
     return isinstance(value, Tensor) and value.grad_fn is not None
-
-
-def kept(name: str, value: Tensor | float) -> Tensor | float:
-    """A copy: the loop may change its tensor in place before the row begins."""
-    if not isinstance(value, Tensor):
-        return scalar(name, value)
-    if value.numel() != 1:
-        raise no_scalar(name, value)
-    return value.detach().clone()
 
 
 def scalar(name: str, value: Any, call: str = "log") -> float:
