@@ -610,3 +610,28 @@ def test_nothing_asks_the_device(net: tuple[nn.Module, Tensor], monkeypatch: pyt
         loss_of(model(x)).backward()
         watch.unit_scales(CPU)
         watch.take(CPU)
+
+
+class OneNumber(nn.Module):
+    """A loss inside the model: what it puts out is one number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * x).mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_number_is_a_unit_of_one_sample(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), OneNumber()).to(dtype)
+    watched = Activations({"loss": model[1]}, gradients=True)
+    outputs = []
+    for size in (1.0, 3.0, 2.0):  # micro-batches
+        out = model(size * torch.ones(2, 5, dtype=dtype))
+        (out / 4).backward()
+        outputs.append(out.item())
+    row = dict(zip(FULL_QUANTITIES, watched.take(CPU)[:, 0].tolist(), strict=True))
+    wanted = np.array(outputs, dtype=np.float64)
+    assert row["activation_mean_abs"] == pytest.approx(wanted.mean(), rel=1e-6)
+    assert row["activation_std"] == pytest.approx(wanted.std(), rel=1e-6)
+    assert row["activation_zero_fraction"] == row["activation_dead_fraction"] == 0
+    assert row["activation_gradient_mean_abs"] == pytest.approx(0.25)
+    assert not watched.unseen

@@ -66,8 +66,6 @@ class _ForwardHook(Hook):
             raise Unreadable(f"a {type(output).__name__}, in which no tensor was found")
         if not tensor.is_floating_point():
             raise Unreadable(str(tensor.dtype).removeprefix("torch."))
-        if not tensor.ndim:
-            raise Unreadable("one number, without units")
         if not tensor.numel() or torch.is_inference_mode_enabled():
             return
         self._pool.add(tensor)
@@ -76,13 +74,7 @@ class _ForwardHook(Hook):
 
     def _add_in_compiled_code(self, output: Any) -> None:
         tensor = None if _is_exporting() else first_tensor(output)
-        if (
-            tensor is not None
-            and tensor.is_floating_point()
-            and tensor.layout is torch.strided
-            and tensor.ndim
-            and tensor.numel()
-        ):
+        if tensor is not None and tensor.is_floating_point() and tensor.layout is torch.strided and tensor.numel():
             self._pool.add(tensor)
 
 

@@ -81,6 +81,8 @@ class Pool:
 
     def add(self, output: Tensor) -> None:
         """Add an output, in whatever way its device allows; may be compiled. Raises `Unreadable`."""
+        if not output.ndim:  # one number: one unit, one sample
+            output = output.detach().reshape(1)
         if torch.compiler.is_compiling():
             axis = unit_axis(self._place, output.ndim)
             units = output.shape[axis]
