@@ -48,7 +48,7 @@ install:
 	$(call install,dev,)
 
 test: install
-	"$(BIN)/python" -m pytest -n 2 -m "not slow"
+	"$(BIN)/python" -m pytest -n 2 --dist worksteal -m "not slow" --durations=15
 
 test-slow: install
 	"$(BIN)/python" -m pytest -m slow

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,14 @@ from gradscope.demo import training
 
 if not torch.cuda.is_available():  # no card: Triton's kernels run on the CPU; read when triton is first imported
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+# Ranks are forked from a process that has imported what each of them needs.
+multiprocessing.set_forkserver_preload(["gradscope.recording", "gradscope.recorder.warm"])
+
+# A shell's job in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -24,17 +36,29 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The file of this name, made by whichever worker of the session needs it first."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of the session
+    path = folder / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = path.with_suffix(".made" + path.suffix)
+            unfinished.unlink(missing_ok=True)
+            make(unfinished)
+            unfinished.rename(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def collapsed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's network at four times the strength it tolerates, trained to the horizon."""
-    path = tmp_path_factory.mktemp("runs") / "collapsed.h5"
-    training.train(0.08, 0, path)
-    return path
+    """The demo's network at four times the strength it tolerates, trained to the horizon; not to be changed."""
+    return made_once(tmp_path_factory, "collapsed.h5", lambda path: training.train(0.08, 0, path))
 
 
 @pytest.fixture(scope="session")
 def healthy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network at a strength it tolerates."""
-    path = tmp_path_factory.mktemp("runs") / "healthy.h5"
-    training.train(0.004, 0, path)
-    return path
+    """The same network at a strength it tolerates; not to be changed."""
+    return made_once(tmp_path_factory, "healthy.h5", lambda path: training.train(0.004, 0, path))

@@ -113,7 +113,7 @@ def rank(number: int, kind: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["by hand", "inside ddp"])
 def test_gradients_averaged_by_hand_are_recorded_averaged(tmp_path: Path, kind: str) -> None:
-    mp.start_processes(rank, (kind, tmp_path), nprocs=2, start_method="spawn")
+    mp.start_processes(rank, (kind, tmp_path), nprocs=2, start_method="forkserver")
     torch.manual_seed(0)
     model = mlp()
     loop(model, model, tmp_path / "one.h5", 0, 1, average=False)

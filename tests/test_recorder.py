@@ -418,7 +418,7 @@ OF_A_BATCH = {
     ],
 )
 def test_two_ranks_write_what_one_would(tmp_path: Path, kind: str, sabotage: str) -> None:
-    mp.start_processes(rank, (kind, tmp_path, sabotage), nprocs=2, start_method="spawn")
+    mp.start_processes(rank, (kind, tmp_path, sabotage), nprocs=2, start_method="forkserver")
     ranked_loop(ranked_net(), tmp_path / "one.h5", 0, 1)
     with gradscope.open_run(tmp_path / "one.h5") as one, gradscope.open_run(tmp_path / f"{kind}{sabotage}.h5") as two:
         assert two["parameter"].values.tolist() == one["parameter"].values.tolist()

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed
+from torch import distributed, multiprocessing
+
+from tests.scripts.ranks import rank
 
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch has no gloo backend")
 def test_ranks_stay_identical_whatever_each_of_them_sees(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.scripts.ranks", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    multiprocessing.start_processes(rank, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{number}.pt") for number in (0, 1))
     assert first["strengths"] == second["strengths"]
     for name, value in first["weights"].items():

@@ -1,18 +1,15 @@
 """Two gloo processes train one model with penalties whose strength depends on what each rank sees.
 
-    python -m tests.scripts.ranks FOLDER
-
-Each writes its weights and strengths to FOLDER; `tests/test_regularizers_ranks.py` compares them.
+Each writes its weights and strengths to a folder; `tests/test_regularizers_ranks.py` compares them.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
 from gradscope import L1, L2, AdvanceL2, Constant, Delayed, parse_schedule, regularize, regularize_activity
 from gradscope.regularizers.hooks import Attached
@@ -48,7 +45,3 @@ def rank(number: int, folder: str) -> None:
         handles[0].observe(loss=loss)
     torch.save({"weights": inner.state_dict(), "strengths": strengths}, Path(folder) / f"{number}.pt")
     end_rank()
-
-
-if __name__ == "__main__":
-    multiprocessing.spawn(rank, args=(sys.argv[1],), nprocs=2)
