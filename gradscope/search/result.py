@@ -105,7 +105,7 @@ class ToleranceResult:
     def as_dict(self) -> dict[str, Any]:
         """As ``gradscope search --json`` prints it."""
         e = self.estimate
-        shown: dict[str, Any] = {
+        told: dict[str, Any] = {
             "determined": e.determined,
             "reason": e.reason,
             "penalty": self.penalty,
@@ -127,9 +127,9 @@ class ToleranceResult:
         }
         if self.delayed is not None:
             d = self.delayed
-            shown |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}
-            shown |= {"delayed_slope": d.slope, "delayed_safe": d.safe, "delayed_reason": d.reason}
-        return shown
+            told |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}
+            told |= {"delayed_slope": d.slope, "delayed_safe": d.safe, "delayed_reason": d.reason}
+        return told
 
     def _repr_html_(self) -> str:
         """For notebooks."""
