@@ -93,7 +93,7 @@ GRADIENT = Quantity(
     note="What the data asks of each layer.", whole=Whole.MEAN, missing=_UNTOUCHED,
 )  # fmt: skip
 PENALTY = Quantity(
-    "penalty_gradient_mean_abs", _P, "mean |λ∂Ω/∂w|", judged=True,
+    "penalty_gradient_mean_abs", _P, "mean |λ∂Ω/∂w|", judged=True, ruled=True,
     word="penalty", title="Penalty gradient", axis="mean |λ∂Ω/∂w|", symbol="|λ∂Ω/∂w|", log=True,
     note="What the penalty asks of each layer.", whole=Whole.MEAN, missing=_UNTOUCHED,
 )  # fmt: skip

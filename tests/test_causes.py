@@ -23,6 +23,8 @@ from gradscope.demo.data import digits
 from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, Cause
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.remedies import remedy
+from gradscope.diagnosis.rules.catalogue import RULES
+from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.post_hoc import check
 from tests.test_failure_model import INFO, rows
 from tests.test_policies import attempt
@@ -288,3 +290,39 @@ def test_the_penalty_comes_on_where_the_loss_has_a_high_floor() -> None:
     assert judge.active_step is not None
     assert judge.escaped_step < judge.active_step < steps / 3
     assert judge.diagnosis().active_step == judge.active_step
+
+
+def told(look: Any, table: dict[str, np.ndarray], info: Any, **options: float) -> list[str]:
+    """The layers that a rule shows in these rows, by the checker."""
+    checker = Checker(info, {look: {key: option.default for key, option in RULES[look].options.items()} | options})
+    for start in range(0, len(table["step"]), 37):
+        checker.update({name: values[start : start + 37] for name, values in table.items()})
+    return [layer or finding.kind for finding in checker.findings for layer in finding.layers or ("",)]
+
+
+def test_harm_without_failure_is_found() -> None:
+    """A penalty that holds the loss up, gains taken down, an output that lost the input; and none of them elsewhere."""
+    n = 300
+    types = {"0": "Linear", "1": "BatchNorm1d"}
+    info = replace(
+        INFO, parameters=("0.weight", "1.weight"), modules=("0", "1"), module_types=types, baseline_loss=2.0,
+        matrices=np.array([True, False]), penalised=np.array([True, True]),
+    )  # fmt: skip
+    table = rows(n, fall=0.0) | {"loss": np.full(n, 1.2), "activation_std": np.ones((n, 2))}
+    table["penalty_gradient_mean_abs"] = 0.3 * table["loss_gradient_mean_abs"]
+    assert told("penalty_dominates", table, info) == ["dominates"]
+    assert not told("penalty_dominates", table | {"loss": np.full(n, 0.2)}, info)
+    assert not told("penalty_dominates", table, replace(info, baseline_source="guessed: x"))
+    weak = {"penalty_gradient_mean_abs": 0.05 * table["loss_gradient_mean_abs"]}
+    assert not told("penalty_dominates", table | weak, info)
+    decoupled = replace(info, adaptive=(True,), beside=(True,))  # beside the step: against a step of 1
+    assert not told("penalty_dominates", table, decoupled)
+    gains = np.stack([np.ones(n), np.exp(-np.arange(n) / 100)], axis=1)
+    assert told("decayed_gains", table | {"weight_norm": gains}, info) == ["1.weight"]
+    assert not told("decayed_gains", table | {"weight_norm": gains[:, ::-1].copy()}, info)
+    assert not told("decayed_gains", table | {"weight_norm": gains}, replace(info, penalised=np.array([True, False])))
+    lost = {"activation_std": np.stack([np.ones(n), np.exp(-np.arange(n) / 50)], axis=1)}
+    assert told("lost_input", table | lost, info) == ["1"]
+    crushed = {"weight_norm": np.exp(-np.arange(n) / 50)[:, None] * np.ones(2)}
+    assert not told("lost_input", table | lost | crushed, info)
+    assert not told("lost_input", table, info)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-from gradscope.diagnosis.rules import activations, learning, ownership, parameters
+from gradscope.diagnosis.rules import activations, harm, learning, ownership, parameters
 from gradscope.diagnosis.rules.options import Need, Option, Rule
 from gradscope.types import InputError
 
@@ -165,6 +165,42 @@ RULES: dict[str, Rule] = {
             ),
             "SageMaker Overfit; AutoTrainer counts epochs in which one falls and the other rises; UMLAUT",
             samples="evaluations",
+        ),
+        Rule(
+            "penalty_dominates",
+            harm.penalty_dominates,
+            {
+                "share": Option(0.1, "share of the penalty in both gradients that is allowed", OURS),
+                "floor": Option(0.25, "share of the baseline loss above which the loss stays", OURS),
+                **_waiting(64, 64, OURS),
+            },
+            (
+                Need(("loss",), _LOSS),
+                Need(("penalty_gradient_mean_abs",), "the record holds no penalty"),
+                Need(("baseline_loss",), "what the loss is worth is not known: give record(…, baseline_loss=…)"),
+            ),
+            OURS,
+        ),
+        Rule(
+            "decayed_gains",
+            harm.decayed_gains,
+            {
+                "kept": Option(0.3, "norm of a gain over its largest so far, below which it counts", OURS),
+                **_waiting(0, 8, OURS),
+            },
+            (Need(("weight_norm",), "the record holds no weights"), Need(("module_types",), _MODERN)),
+            "ours; the usual advice not to decay gains and biases",
+        ),
+        Rule(
+            "lost_input",
+            harm.lost_input,
+            {
+                "kept": Option(0.05, "spread over samples, of its largest so far, below which it counts", OURS),
+                **_waiting(0, 8, OURS),
+            },
+            (Need(("activation_std",), _ACTIVATIONS),),
+            "ours; posterior collapse of variational autoencoders",
+            samples="rows in which activations were sampled",
         ),
         Rule(
             "all_zero_gradients",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis.rules.catalogue import RULES, Chosen, chosen
 from gradscope.diagnosis.rules.columns import Columns
-from gradscope.diagnosis.rules.derived import VALIDATION, Evaluations, Losses, Rows, Weights
+from gradscope.diagnosis.rules.derived import VALIDATION, Evaluations, Losses, Rows, Signals, Weights
 from gradscope.diagnosis.rules.finding import Finding, NotChecked, Symptom
 from gradscope.diagnosis.rules.options import Rule
 from gradscope.diagnosis.rules.streaks import Streaks
@@ -32,6 +32,7 @@ class Checker:
         self._seen: set[str] = set()
         self._count = 0
         self.of_epochs = {} if of_epochs is None else of_epochs
+        self._signals = Signals()
         self._losses, self._weights, self._evaluations = Losses(), Weights(), Evaluations(self.of_epochs)
 
     def update(self, rows: Rows) -> list[Finding]:
@@ -67,7 +68,7 @@ class Checker:
                 self._seen.add(name)
         loss = np.asarray(rows["loss"], dtype=np.float64) if "loss" in rows else np.full(n, np.nan)
         derived = self._losses.columns(loss) | self._weights.columns(rows, number)
-        derived |= self._evaluations.columns(rows, loss)
+        derived |= self._evaluations.columns(rows, loss) | self._signals.columns(rows)
         if np.isfinite(derived["validation"]).any():
             self._seen.add("validation")
         return Columns({**rows, **derived}, number)

@@ -127,6 +127,24 @@ class Weights:
             return np.where(peak > 0, norm / peak, np.nan)
 
 
+class Signals:
+    """`signal_kept` [N, M]: the spread of a module's output over samples, of its largest so far."""
+
+    def __init__(self) -> None:
+        self._peak: Array | None = None
+
+    def columns(self, rows: Rows) -> dict[str, Array]:
+        """Where activations were recorded."""
+        if "activation_std" not in rows or not len(rows["activation_std"]):
+            return {}
+        std = np.asarray(rows["activation_std"], dtype=np.float64)
+        before = np.full((1, std.shape[1]), np.nan) if self._peak is None else self._peak[None]
+        peak = np.fmax.accumulate(np.concatenate([before, std]))[1:]
+        self._peak = peak[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"signal_kept": np.where(peak > 0, std / peak, np.nan)}
+
+
 class Evaluations:
     """`validation`, `training`: the loss on other data, and the mean training loss since the one before it, in the rows
     where one became known; `best_validation`, `training_at_best`: of those before.

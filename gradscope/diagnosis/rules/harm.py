@@ -1,0 +1,96 @@
+"""Rules on runs that learn, and lose much of what they could: harm without failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.diagnosis.rules.columns import Columns, shown
+from gradscope.diagnosis.rules.finding import Array, Symptom
+from gradscope.run_info import RunInfo
+
+#: Parts of the class names of normalisations.
+NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
+
+
+def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
+    """The penalty is a good part of what moves the weights, while the loss stays far above 0.
+
+    Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised; where an adaptive optimizer decays beside its step,
+    of the two steps, whatever the size of the gradient. The loss has left the baseline, which the user gave or the
+    targets told. Whether the metric gains what the loss pays is another question, which ``gradscope tune`` answers.
+    """
+    penalty = rows.get("penalty_gradient_mean_abs")
+    if penalty is None or not info.sure_baseline > 0 or not info.penalised.any():
+        return []
+    gradient = rows.like("loss_gradient_mean_abs", penalty)
+    adaptive, beside = (info.of_groups(np.array(values)) > 0 for values in (info.adaptive, info.beside))
+    pull = np.where(adaptive & beside, np.where(gradient > 0, 1.0, np.nan), gradient)
+    counted = np.where(np.isfinite(penalty + pull) & info.penalised & info.matrices, info.numel, 0.0)
+    held, pulled = ((np.nan_to_num(values) * counted).sum(1, keepdims=True) for values in (penalty, pull))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share: Array = held / (held + pulled)
+    level = rows.series("loss_level")[:, None] / info.sure_baseline
+    there = (share > o["share"]) & (level > o["floor"]) & (level < 0.95)
+    return [
+        Symptom(
+            kind="dominates",
+            shows=shown(there, ~np.isnan(share + level) & (held > 0)),
+            values=share,
+            layers=("",),
+            text=f"the run learns, and the penalty holds its loss above {o['floor']:.0%} of the baseline",
+            quantity="share of the penalty in both gradients",
+            limit=o["share"],
+            suggestion="see whether it is worth that: gradscope tune compares strengths by your metric, with none too",
+        )
+    ]
+
+
+def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
+    """Gains of normalisations that a penalty has taken down: they scale what the layers after them see."""
+    kept = rows.get("weight_kept")
+    if kept is None or not info.module_types:
+        return []
+    types = [info.module_types.get(name.rpartition(".")[0], "") for name in info.parameters]
+    norm = np.array([any(part in kind for part in NORMS) for kind in types], dtype=bool)
+    gains = norm & info.penalised & np.array([name.endswith("weight") for name in info.parameters], dtype=bool)
+    return [
+        Symptom(
+            kind="decayed",
+            shows=shown(kept < o["kept"], ~np.isnan(kept) & gains),
+            values=kept,
+            layers=info.parameters,
+            text="a penalty has taken gains of normalisation down",
+            quantity="norm over its largest",
+            limit=o["kept"],
+            suggestion="exclude gains and biases from it: a parameter group with weight_decay=0, as regularize does",
+        )
+    ]
+
+
+def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
+    """What a module puts out once depended on the input, and hardly does any more: a code or posterior that collapsed.
+
+    Not where a penalty has crushed the weights, which the verdict tells.
+    """
+    kept, norm = rows.get("signal_kept"), rows.get("weight_norm")
+    if kept is None:
+        return []
+    crushed: NDArray[Any] = np.zeros((len(rows), 1), dtype=bool)
+    if norm is not None and info.penalised.any():
+        crushed = np.asarray((rows.crushed(norm) & info.penalised & info.matrices).any(1, keepdims=True))
+    return [
+        Symptom(
+            kind="lost",
+            shows=shown(kept < o["kept"], ~np.isnan(kept) & ~crushed),
+            values=kept,
+            layers=info.modules,
+            text="the output hardly depends on the input any more",
+            quantity="spread over samples, of its largest",
+            limit=o["kept"],
+            suggestion="weaken what acts on these outputs (a KL term, a penalty on a code), or bring it in later",
+        )
+    ]
