@@ -126,7 +126,7 @@ def test_the_same_rows_as_a_plain_loop(precision: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(here[name].values, there[name].values, rtol=EXACT, err_msg=name)
     assert (here["clip_coefficient"] < 1).any()
     assert here.attrs["horizon"] == 8
-    assert "estimated: cross_entropy" in here.attrs["capture"]
+    assert "assumed: entropy of 10" in here.attrs["capture"]
     metrics = Record(tmp_path / "run.h5").metrics
     assert metrics["epoch"].tolist() == [0, 1]
     assert np.isfinite(metrics["accuracy"]).all()

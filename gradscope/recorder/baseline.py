@@ -92,9 +92,13 @@ class AssumedBaseline:
             self._early += [float(x) for x in loss[known & (step < 16)]]
         for at, value in zip(step[known & (step < MATCHED)], loss[known & (step < MATCHED)], strict=True):
             self._losses[int(at)] = float(value)
-        if not len(step) or step[-1] < self._border:
+        if not len(step):
             return None
         border = int(step[-1]) + 1
+        if self.targets is not None:  # what waits is kept short
+            self.targets.before(border)
+        if step[-1] < self._border:
+            return None
         self._border = 2 * border
         said = self._told(border)
         if said == self._said or not np.isfinite(said[0]):

@@ -38,6 +38,7 @@ class _Seen:
     baseline: float
     text: str
     functions: tuple[str, ...]
+    equal: str = ""
 
 
 def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | str:
@@ -75,6 +76,8 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
 
 
 def _made(seen: _Seen, ratio: float, more: str) -> Estimate:
+    if seen.equal and ratio == 1 and not more:
+        return Estimate(seen.baseline, f"assumed: {seen.equal}", seen.functions)
     scaled = f"; the logged loss is {ratio:.4g} times that" if ratio != 1 else ""
     return Estimate(ratio * seen.baseline, f"estimated: {seen.text}{scaled}{more}", seen.functions)
 
@@ -92,7 +95,11 @@ def _ways(sums: Sums, found: Mapping[int, Array], steps: Sequence[int]) -> list[
         ways.append(
             (f", {calls.max()} calls a step", [float(np.sum(found[step])) for step in steps], float(calls.max()))
         )
-    return [_Seen(np.array(v), times * baseline, text + more, (sums.kind,)) for more, v, times in ways]
+    equal = sums.equal if sums.reduction == 1 else ""
+    return [
+        _Seen(np.array(v), times * baseline, text + more, (sums.kind,), "" if more else equal)
+        for more, v, times in ways
+    ]
 
 
 def _together(sums: Sequence[Sums], results: Sequence[Mapping[int, Array]], steps: Sequence[int]) -> list[_Seen]:

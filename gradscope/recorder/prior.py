@@ -22,6 +22,15 @@ def of_classes(mass: Array) -> float:
     return float(-(seen * np.log(seen / total)).sum()) if total > 0 else float("nan")
 
 
+def look_equal(counts: Array) -> bool:
+    """Whether these counts are what equal classes give, [C]: χ² within three standard deviations of its mean."""
+    classes, total = len(counts), counts.sum()
+    if classes < 2 or total < classes:
+        return False
+    expected = total / classes
+    return bool(((counts - expected) ** 2).sum() / expected <= classes - 1 + 3 * np.sqrt(2 * (classes - 1)))
+
+
 def unseen(counts: Array, classes: int) -> float:
     """By how much the entropy of these counts is too low, for some classes have not come yet.
 

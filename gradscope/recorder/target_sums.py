@@ -24,11 +24,11 @@ REDUCTION = ("none", "mean", "sum")
 #: Outputs that get a best constant each; where there are more, one for all.
 OUTPUTS = 1 << 20
 #: Entries of the targets of one call that are looked at, at most.
-TAKEN = 1 << 18
+TAKEN = 1 << 17
 #: Targets kept as they are, for losses that need them all, and rows of one step.
 KEPT, ROWS = 1 << 17, 64
 #: Calls that wait to be added up, at most.
-QUEUE = 512
+QUEUE = 256
 
 #: What `add` has taken of one call: targets, the share of all that they are, weights.
 Taken = tuple[Tensor, float, Tensor | None, Tensor | None]
@@ -57,6 +57,8 @@ class Sums(ABC):
 
     def digest(self, border: int) -> None:
         """Add up what was taken in the steps before ``border``."""
+        if self._queue and self._queue[0][2].is_cuda:  # whichever stream the training copied them on
+            torch.cuda.synchronize(self._queue[0][2].device)
         while self._queue and self._queue[0][0] < border:
             step, taken, value = self._queue.popleft()
             with torch.no_grad():
@@ -80,6 +82,11 @@ class Sums(ABC):
     def constant(self) -> bool: ...
 
     @property
+    def equal(self) -> str:
+        """In words, that the targets are those of equal classes and the loss a plain cross-entropy; empty if not."""
+        return ""
+
+    @property
     @abstractmethod
     def text(self) -> str:
         """What the baseline is, and what it rests on."""
@@ -94,7 +101,7 @@ class Classes(Sums):
         self.counts = torch.zeros(classes, device=device)
         self.mass = torch.zeros(classes, device=device)
         self.norm = torch.zeros((), device=device)
-        self.soft, self.ignored = False, -100
+        self.soft, self.weighted, self.ignored = False, False, -100
 
     def _taken(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Taken:
         logits, target = (t.detach() for t in arguments[:2])
@@ -108,6 +115,7 @@ class Classes(Sums):
         return some.clone(), share, None if weight is None else weight.detach().clone(), None
 
     def _count(self, target: Tensor, share: float, weight: Tensor | None, positive: Tensor | None) -> None:
+        self.weighted |= weight is not None
         w = torch.ones_like(self.mass) if weight is None else weight.to(self.mass)
         if target.is_floating_point():
             self.soft = True
@@ -127,8 +135,17 @@ class Classes(Sums):
 
     def baseline(self) -> float:
         mass, counts = (t.cpu().double().numpy() for t in (self.mass, self.counts))
+        if self.equal:  # what is random in the counts is left out
+            return self._divided(float(mass.sum()) * float(np.log(self.classes)))
         extra = 0.0 if self.soft else prior.unseen(counts, self.classes) * mass.sum()
         return self._divided(prior.of_classes(mass) + extra)
+
+    @property
+    def equal(self) -> str:
+        counts = self.counts.cpu().double().numpy()
+        plain = not self.soft and not self.smoothing and not self.weighted and prior.look_equal(counts)
+        borne = f"which {counts.sum():.0f} targets of {self.kind} bear out"
+        return f"entropy of {self.classes} equal classes, the width of the output, {borne}" if plain else ""
 
     @property
     def constant(self) -> bool:
