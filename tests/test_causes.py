@@ -86,6 +86,7 @@ CASES = {
     "dead from the start": Case("dead units", lambda: bias(mlp(), -20.0), decay=1e-2),
     "inputs scaled down twice": Case("input scale", lambda: mlp(4), scale=1e-5, lr=0.02, decay=1e-2),
     "rate far too low": Case("learning rate too low", lr=1e-7),
+    "slow": Case("too short or too slow", lr=4e-4, steps=200),
     "softmax twice": Case("softmax twice", lambda: nn.Sequential(*mlp(4), nn.Softmax(1)), lr=1e-3),
     "code died": Case("dead units", Coded, lr=3e-3, code=1.0, adam=True),
     "code lives": Case(None, Coded, lr=3e-3, code=1e-6, adam=True, steps=600),

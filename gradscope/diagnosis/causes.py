@@ -71,6 +71,7 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
         _faded(look, facts),
         _high_rate(facts),
         _low_rate(look, facts),
+        _unfinished(look),
         _penalty(look),
         Cause(UNKNOWN, 0.3, [], ["nothing in the record points to a cause"], "look at data, labels, loss and model"),
     ]
@@ -271,6 +272,17 @@ def _high_rate(facts: Facts) -> Cause | None:
         [],
         "lower the learning rate, or warm it up",
     )
+
+
+def _unfinished(look: Look) -> Cause | None:
+    """The loss goes on falling below its baseline, slowly: that is progress, though not enough of it."""
+    s, n = look.series, look.n
+    below = look.baseline.loss - look.end_level
+    if look.constant or not below > 0 or not measures.still_improving(s, n, look.limits.standard_errors):
+        return None
+    share = below / abs(look.baseline.loss)
+    said = [f"the loss was still falling at the end, {share:.1%} of the baseline below it"]
+    return Cause("too short or too slow", 0.6, said, [], "train longer, or raise the learning rate")
 
 
 def _low_rate(look: Look, facts: Facts) -> Cause | None:
