@@ -71,7 +71,7 @@ def _draw(result: ToleranceResult, path: Path) -> Path | None:
         ("delayed level", result.delayed_posterior, result.delayed_trials, result.delayed),
     )
     shown = [
-        level_summary(name, posterior, [t.told.outcome for t in trials], estimate)
+        level_summary(name, posterior, [t.outcome for t in trials], estimate)
         for name, posterior, trials, estimate in levels
         if trials and posterior is not None and estimate is not None
     ]

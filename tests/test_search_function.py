@@ -15,9 +15,10 @@ import gradscope
 from gradscope import InputError
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.search.asker import Plan, Told, ToleranceSearch
+from gradscope.search.asker import ToleranceSearch
 from gradscope.search.search import _start_of_delayed
 from gradscope.search.session import name_of
+from gradscope.search.trial import Trial
 from gradscope.search.trials import _outcome, run_function_trial
 from tests.loops import batches
 
@@ -86,7 +87,7 @@ def test_the_delayed_level_begins_where_the_first_one_cannot_be(fails_from: floa
     first = ToleranceSearch(0.001, 10.0, seed=1)
     while not first.done:
         plan = first.ask()
-        first.tell(plan.number, Told(plan.strength, float(plan.strength > fails_from), 10))
+        first.tell(plan.over(float(plan.strength > fails_from), 10))
     assert not first.estimate().determined
     assert _start_of_delayed(first, 0.001, 10.0) == begins
 
@@ -118,11 +119,11 @@ def test_a_delayed_run_has_to_be_followed(healthy_run: Path) -> None:
         judge = judge_record(dataset)
         found = judge.diagnosis(finished=True)
         judge = cast(Judge, SimpleNamespace(series=judge.series, settled_step=None))
-        failed, note, shortfall = _outcome(dataset, judge, found, stopped=False, delayed=True)
+        failed, note, shortfall = _outcome(True, judge, found, stopped=False, delayed=True)
         assert (failed, shortfall) == (0.5, pytest.approx(5 / 1.4, rel=0.04))
         assert note == "it ends 1.4 e-folding times after its penalty came on, 5 are needed"
-        assert _outcome(dataset, judge, found, stopped=False, delayed=False) == (0.0, "", 1.0)
-        assert _outcome(dataset, judge, found, stopped=True, delayed=True) == (found.probability_failed, "", 1.0)
+        assert _outcome(True, judge, found, stopped=False, delayed=False) == (0.0, "", 1.0)
+        assert _outcome(True, judge, found, stopped=True, delayed=True) == (found.probability_failed, "", 1.0)
 
 
 def test_a_delayed_run_whose_penalty_never_came_on_says_nothing(healthy_run: Path) -> None:
@@ -131,13 +132,13 @@ def test_a_delayed_run_whose_penalty_never_came_on_says_nothing(healthy_run: Pat
         judge = judge_record(off)
         found = judge.diagnosis(finished=True)
         note = "it ends before its penalty came on"
-        assert _outcome(off, judge, found, stopped=False, delayed=True) == (0.5, note, 1.0)
+        assert _outcome(False, judge, found, stopped=False, delayed=True) == (0.5, note, 1.0)
 
 
 def test_an_audit_runs_to_the_horizon_and_notes_the_early_word(tmp_path: Path) -> None:
-    trial = run_function_trial(train, Plan(0, 0.3, 3, audit=True), tmp_path / "t.h5", "l2")
+    trial = run_function_trial(train, Trial(0, 0.3, 3, audit=True), tmp_path / "t.h5", "l2")
     assert (trial.steps, trial.stopped_early, trial.failed, trial.early_failed) == (400, False, 1.0, True)
-    assert trial.told.audited is True
+    assert trial.early_failed is True
 
 
 def test_names_that_a_ledger_can_know_a_function_by() -> None:

@@ -14,23 +14,24 @@ from typing import Any
 import pytest
 
 from gradscope import InputError
-from gradscope.search.asker import Plan, ToleranceSearch
+from gradscope.search.asker import ToleranceSearch
 from gradscope.search.campaign import LOST_IN_A_ROW, Campaign
 from gradscope.search.ledger import Ledger
-from gradscope.search.trials import TrialCrashedError, TrialResult
+from gradscope.search.trial import Trial
+from gradscope.search.trials import TrialCrashedError
 from gradscope.search.worker import TrialLostError
 
 SCRIPT = Path(__file__).parent / "scripts" / "quick_search.py"
 SETTINGS = {"command": "x", "penalty": "l2", "low": 0.001, "high": 1.0, "seed": 0}
 
 
-def finished(plan: Plan, path: Path, **other: Any) -> TrialResult:
+def finished(plan: Trial, path: Path, **other: Any) -> Trial:
     values: dict[str, Any] = {
-        "number": plan.number, "strength": plan.strength, "seed": plan.seed, "audit": plan.audit, "path": str(path),
-        "verdict": "collapsed" if plan.strength > 0.03 else "healthy", "failed": float(plan.strength > 0.03),
+        "path": str(path), "verdict": "collapsed" if plan.strength > 0.03 else "healthy",
+        "failed": float(plan.strength > 0.03),
         "steps": 100, "epochs": 4, "stopped_early": True, "fingerprint": (float(plan.seed),), **other,
     }  # fmt: skip
-    return TrialResult(**values)
+    return plan.over(**values)
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def test_fifty_kills(tmp_path: Path) -> None:
 
 def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, SETTINGS)
-    plans = [Plan(k, 0.01 * (k + 1), k, False) for k in range(3)]
+    plans = [Trial(k, 0.01 * (k + 1), k, False) for k in range(3)]
     for plan in plans:
         ledger.ask("tolerance", plan)
     ledger.add("tolerance", finished(plans[0], tmp_path / "0.h5"))
@@ -143,7 +144,7 @@ def searched(folder: Path, outcomes: dict[int, Exception], trials: int = 12) -> 
     search = ToleranceSearch(1e-3, 1.0, precision=1e-3, max_trials=trials)
     ledger = Ledger(folder, SETTINGS)
 
-    def run(plan: Plan, path: Path) -> TrialResult:
+    def run(plan: Trial, path: Path) -> Trial:
         if plan.number in outcomes:
             raise outcomes[plan.number]
         return finished(plan, path)

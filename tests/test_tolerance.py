@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from scipy.special import ndtr
 
 from gradscope import InputError
 from gradscope.diagnosis.tolerance import LAPSE, TILT, EarlyErrors, Outcome, Posterior, estimate_tolerance
-from gradscope.search.asker import Told, ToleranceSearch
+from gradscope.search.asker import ToleranceSearch
+from gradscope.search.trial import Trial
 
 
 def simulate(level: float, slope: float, seed: int, **options: float) -> ToleranceSearch:
@@ -20,7 +22,7 @@ def simulate(level: float, slope: float, seed: int, **options: float) -> Toleran
     while not search.done:
         plan = search.ask()
         fails = ndtr((math.log10(plan.strength) - level) / slope)
-        search.tell(plan.number, Told(plan.strength, float(random.random() < fails), 100))
+        search.tell(plan.over(float(random.random() < fails), 100))
     return search
 
 
@@ -110,9 +112,9 @@ def test_bisection_serves_to_bracket_only() -> None:
     for _ in range(3):
         plan = search.ask()
         asked.append(math.log10(plan.strength))
-        search.tell(plan.number, Told(plan.strength, 1.0, 100))
+        search.tell(plan.over(1.0, 100))
     np.testing.assert_allclose(asked, [-2, -3.2, -3.9], atol=0.35)
-    search.tell(3, Told(1e-4, 0.0, 100))
+    search.tell(Trial(3, 1e-4, 0).over(0.0, 100))
     low, high = 10 ** search.posterior.quantile([0.05, 0.95])
     assert low < search.ask().strength < high
 
@@ -123,7 +125,7 @@ def test_trials_are_weighed_by_their_cost() -> None:
     for steps in (100, 3000):
         search = ToleranceSearch(1e-3, 1.0)
         for number, (strength, failed) in enumerate([(0.03, 1.0), (0.003, 0.0), (0.01, 0.0), (0.017, 1.0)]):
-            search.tell(number, Told(strength, failed, steps if failed else 100, early=True))
+            search.tell(Trial(number, strength, 0).over(failed, steps if failed else 100, stopped_early=True))
         chosen.append(search.ask().strength)
     assert chosen[1] < chosen[0]
 
@@ -133,7 +135,7 @@ def test_a_range_without_a_transition_ends_soon_and_says_the_side(answer: float,
     search = ToleranceSearch(1e-4, 1.0)
     while not search.done:
         plan = search.ask()
-        search.tell(plan.number, Told(plan.strength, answer, 100))
+        search.tell(plan.over(answer, 100))
     assert len(search.told) < 12
     assert side in search.estimate().reason
     assert search.rest() == 0
@@ -143,7 +145,7 @@ def test_trials_that_say_nothing_end_the_search_and_say_why() -> None:
     search = ToleranceSearch(1e-4, 1.0)
     while not search.done:
         plan = search.ask()
-        search.tell(plan.number, Told(plan.strength, 0.5, 100, note="it ends too soon"))
+        search.tell(plan.over(0.5, 100, note="it ends too soon"))
     assert len(search.told) == 3
     found = search.estimate()
     assert not found.determined
@@ -158,10 +160,10 @@ def delayed(level: float, whole: float, seed: int) -> ToleranceSearch:
         plan = search.ask()
         shortfall = whole / plan.strength * random.uniform(0.7, 1.3)  # later or earlier by its seed
         failed = float(random.random() < ndtr((math.log10(plan.strength / level)) / 0.05))
-        told = Told(plan.strength, failed, 100)
+        told = plan.over(failed, 100)
         if shortfall > 1:
-            told = Told(plan.strength, 0.5, 100, note="it ends too soon", shortfall=shortfall)
-        search.tell(plan.number, told)
+            told = plan.over(0.5, 100, note="it ends too soon", shortfall=shortfall)
+        search.tell(told)
     return search
 
 
@@ -189,10 +191,14 @@ def test_strengths_without_the_time_to_show_what_they_do_are_left_behind(seed: i
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
 def test_a_late_run_moves_no_range_where_a_weaker_penalty_has_spoken(order: tuple[int, ...]) -> None:
     """Whichever of them ends first."""
-    trials = [Told(0.01, 0.0, 100), Told(0.1, 0.5, 100, shortfall=3.0), Told(0.3, 0.5, 100, shortfall=3.0)]
+    trials = [
+        Trial(0, 0.01, 0).over(0.0, 100),
+        Trial(0, 0.1, 0).over(0.5, 100, shortfall=3.0),
+        Trial(0, 0.3, 0).over(0.5, 100, shortfall=3.0),
+    ]
     search = ToleranceSearch(1e-3, 1.0)
     for number in order:
-        search.tell(number, trials[number])
+        search.tell(replace(trials[number], number=number))
     assert search.posterior.low == pytest.approx(-3)
     assert sum(trial.silent for trial in search.told) == 2
 
@@ -203,8 +209,8 @@ def test_a_range_of_which_only_the_end_can_speak() -> None:
         while not search.done:
             plan = search.ask()
             shortfall = 0.95 / plan.strength
-            silent = Told(plan.strength, 0.5, 100, shortfall=shortfall)
-            search.tell(plan.number, silent if shortfall > 1 else Told(plan.strength, 0.0, 100))
+            silent = plan.over(0.5, 100, shortfall=shortfall)
+            search.tell(silent if shortfall > 1 else plan.over(0.0, 100))
         assert "learn, up to" in search.estimate().reason
         assert " nothing: the level lies above" in search.estimate().reason
 
@@ -216,7 +222,7 @@ def test_where_nothing_speaks_no_more_is_asked() -> None:
         plan = search.ask()
         between = 0.06 < plan.strength < 0.09
         failed = 0.5 if between else float(plan.strength > 0.07)
-        search.tell(plan.number, Told(plan.strength, failed, 100, note="it ends too soon"))
+        search.tell(plan.over(failed, 100, note="it ends too soon"))
     found = search.estimate()
     assert found.low is not None and found.high is not None
     assert 0.05 < found.low < 0.06 and 0.09 < found.high < 0.105  # the edges of what speaks
@@ -231,7 +237,7 @@ def test_silence_is_walked_away_from_before_both_sides_have_spoken() -> None:
     while not search.done:
         plan = search.ask()
         failed = 0.5 if 0.03 < plan.strength < 0.05 else float(plan.strength > 0.04)
-        search.tell(plan.number, Told(plan.strength, failed, 100, note="it ends too soon"))
+        search.tell(plan.over(failed, 100, note="it ends too soon"))
     learned = [trial.strength for trial in search.told if trial.failed < 0.5]
     assert 0.02 < max(learned) < 0.03
     assert search.estimate().determined
@@ -240,22 +246,24 @@ def test_silence_is_walked_away_from_before_both_sides_have_spoken() -> None:
 def test_silence_explains_an_interval_only_if_it_is_wide_and_within_reach() -> None:
     def silent(search: ToleranceSearch, strengths: list[float], shortfall: float = 1.0) -> None:
         for strength in strengths:
-            search.tell(len(search.told), Told(strength, 0.5, 100, note="it ends too soon", shortfall=shortfall))
+            search.tell(
+                Trial(len(search.told), strength, 0).over(0.5, 100, note="it ends too soon", shortfall=shortfall)
+            )
 
     wide = ToleranceSearch(1e-3, 1.0, max_trials=8)
     for number, (strength, failed) in enumerate([(0.1, 1.0), (0.01, 0.0)]):
-        wide.tell(number, Told(strength, failed, 100))
+        wide.tell(Trial(number, strength, 0).over(failed, 100))
     silent(wide, [0.03] * 6)
     assert wide.done and "the last 6" in wide.estimate().reason and "allow more" not in wide.estimate().reason
 
     narrow = ToleranceSearch(1e-3, 1.0, precision=3.0)
     for number, (strength, failed) in enumerate([(0.1, 1.0), (0.01, 0.0)]):
-        narrow.tell(number, Told(strength, failed, 100))
+        narrow.tell(Trial(number, strength, 0).over(failed, 100))
     silent(narrow, [0.03] * 6)
     assert "the last 6" not in narrow.estimate().reason
 
     behind = ToleranceSearch(1e-3, 1.0)
-    behind.tell(0, Told(0.871, 1.0, 100))
+    behind.tell(Trial(0, 0.871, 0).over(1.0, 100))
     silent(behind, [0.093, 0.058, 0.032, 0.011, 0.0035, 0.001], shortfall=1.7)
     assert behind.posterior.low > math.log10(0.1)
     assert not behind.done
@@ -268,14 +276,16 @@ def test_one_trial_is_told_of_in_the_singular() -> None:
 
 def test_audits_enter_the_posterior() -> None:
     """An early word that audits find wrong is trusted less: the interval widens, to both sides or one."""
-    told = [Told(s, float(s > 0.02), 100, early=True) for s in (0.001, 0.01, 0.018, 0.022, 0.03, 0.1)]
+    told = [
+        Trial(0, s, 0).over(float(s > 0.02), 100, stopped_early=True) for s in (0.001, 0.01, 0.018, 0.022, 0.03, 0.1)
+    ]
     widths = []
     for wrong in (0, 6):
         search = ToleranceSearch(1e-4, 1.0)
         for number, trial in enumerate(told):
-            search.tell(number, trial)
+            search.tell(replace(trial, number=number))
         for number in range(6, 14):
-            search.tell(number, Told(0.001, 0.0, 100, audited=number < 6 + wrong))
+            search.tell(Trial(number, 0.001, 0).over(0.0, 100, early_failed=number < 6 + wrong))
         widths.append(search.estimate().decades)
     assert widths[0] < 0.6 * widths[1]
     errors = search.errors
@@ -318,8 +328,8 @@ def test_the_safe_strength_fails_one_time_in_twenty() -> None:
 def test_a_search_replays_its_ledger() -> None:
     search = simulate(-2, 0.05, 3, max_trials=10)
     again = ToleranceSearch(1e-4, 1.0, seed=3, max_trials=10)
-    for number, told in enumerate(search.told):
-        again.tell(number, told)
+    for trial in search.told:
+        again.tell(trial)
     assert again.done
     assert again.estimate() == search.estimate()
     assert again.ask() == search.ask()  # and goes on as if it had never stopped

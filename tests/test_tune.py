@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError
-from gradscope.search.asker import Plan, Told
 from gradscope.search.metric_curve import MetricCurve, Squash
 from gradscope.search.placement import Arm, Scene, knowledge_gradient
+from gradscope.search.trial import Trial
 from gradscope.search.tuned import concluded, difference
 from gradscope.search.tuner import DELAYED, PAIRED, StrengthTuning
 from gradscope.store.record import Record
@@ -41,14 +42,14 @@ def flat(x: float, delayed: bool) -> float:
     return 0.9
 
 
-def answered(plan: Plan, metric: Metric, random: np.random.Generator, level: float, delayed_level: float) -> Told:
+def answered(plan: Trial, metric: Metric, random: np.random.Generator, level: float, delayed_level: float) -> Trial:
     """A run of 400 steps that fails, after 100, above its tolerance level, and scatters by .01."""
     x = math.log10(plan.strength) if plan.strength else -math.inf
     failed = x + 0.03 * random.standard_normal() > (delayed_level if plan.schedule else level)
     value = None if failed else metric(x, plan.schedule is not None) + 0.01 * random.standard_normal()
     certain = 0.5 if plan.strength == 0 else 0.99 if failed else 0.0
     steps = 100 if failed else 400
-    return Told(plan.strength, certain, steps, failed, schedule=plan.schedule, seed=plan.seed, value=value)
+    return plan.over(certain, steps, stopped_early=failed, value=value)
 
 
 def tuned(
@@ -59,7 +60,7 @@ def tuned(
     while not tuning.done:
         plan = tuning.ask()
         assert plan.whole
-        tuning.tell(plan.number, answered(plan, metric, random, level, delayed_level))
+        tuning.tell(answered(plan, metric, random, level, delayed_level))
     return tuning
 
 
@@ -87,7 +88,7 @@ def test_the_best_strength_of_a_hill() -> None:
     # less .009: the curve has it at 10^-2.2; a single strength is known to .01
     assert 10**-2.6 < found.useful.strength < 10**-1.8
     assert found.tolerance.low is not None and found.tolerance.high is not None
-    failing = [t for t in tuning.told if t.value is None]
+    failing = [t for t in tuning.told if t.measured is None]
     assert len(failing) <= 5
     assert all(t.steps == 100 for t in failing)
     assert sum(t.steps for t in tuning.told) < 0.5 * 17 * 5 * 400  # a grid of 17 strengths and 5 seeds
@@ -138,7 +139,7 @@ def test_a_training_that_fails_without_a_penalty_is_no_matter_of_its_strength() 
     tuning = StrengthTuning(1e-4, 1.0)
     plan = tuning.ask()
     assert plan.strength == 0
-    tuning.tell(plan.number, Told(0.0, 0.5, 100, note="stalled at step 99", seed=plan.seed))
+    tuning.tell(plan.over(0.5, 100, note="stalled at step 99"))
     assert tuning.done
     found = result_of(tuning)
     assert not found.determined
@@ -166,8 +167,8 @@ def test_going_on_asks_what_an_unbroken_tuning_would_have_asked() -> None:
     whole = tuned(hill)
     again = StrengthTuning(1e-4, 1.0)
     again.skip(3)
-    for number, told in enumerate(whole.told[:9]):
-        again.tell(number, told)
+    for number, trial in enumerate(whole.told[:9]):
+        again.tell(replace(trial, number=number))
     assert not again.done
     first = again.ask()
     assert (first.strength, first.seed) == (whole.told[9].strength, whole.told[9].seed)
@@ -175,7 +176,7 @@ def test_going_on_asks_what_an_unbroken_tuning_would_have_asked() -> None:
 
 def test_several_at_a_time_end_with_the_same_kind_of_answer() -> None:
     random, tuning = np.random.default_rng(0), StrengthTuning(1e-4, 1.0)
-    running: list[Plan] = []
+    running: list[Trial] = []
     while running or not tuning.done:
         while len(running) < 3 and not tuning.done:
             running.append(tuning.ask())
@@ -183,7 +184,7 @@ def test_several_at_a_time_end_with_the_same_kind_of_answer() -> None:
         if plan.number == 4:
             tuning.lose(plan.number)
         else:
-            tuning.tell(plan.number, answered(plan, hill, random, -1.6, -1.0))
+            tuning.tell(answered(plan, hill, random, -1.6, -1.0))
     found = result_of(tuning)
     assert found.best is not None
     assert hill(math.log10(found.best.strength), False) > 0.88
@@ -330,7 +331,7 @@ def test_a_script_with_a_penalty_of_its_own_has_no_run_without(tmp_path: Path) -
 def test_the_ledger_holds_the_schedule_and_the_metric(tmp_path: Path) -> None:
     from gradscope.search.trials import run_function_trial
 
-    plan = Plan(0, 0.001, 3, False, DELAYED, whole=True)
+    plan = Trial(0, 0.001, 3, False, DELAYED, whole=True)
     trial = run_function_trial(train, plan, tmp_path / "t.h5", "l2", "steep")
     assert (trial.schedule, trial.steps) == (DELAYED, 200)
     assert trial.value is not None

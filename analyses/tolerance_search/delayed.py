@@ -20,7 +20,8 @@ from analyses.tolerance_search.training import trial
 from gradscope.diagnosis.measures import e_foldings
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.tolerance import Outcome, posterior_of
-from gradscope.search.asker import Plan, ToleranceSearch
+from gradscope.search.asker import ToleranceSearch
+from gradscope.search.trial import Trial
 
 SCHEDULE = "delayed:auto"
 LAYERS = 8
@@ -87,11 +88,11 @@ def full(job: tuple[float, int]) -> dict[str, object]:
     strength, seed = job
     with tempfile.TemporaryDirectory() as folder:
         answer = oracle(EPOCHS[0], folder)
-        told = answer(Plan(seed, strength, seed, audit=True))
+        told = answer(Trial(seed, strength, seed, audit=True))
         with gradscope.open_run(answer.record) as dataset:
             judge = judge_record(dataset)
-    word = {True: "failed", False: "learned", None: "none"}[told.audited]
-    step = judge.failure.decided if told.audited and judge.failure else judge.settled_step
+    word = {True: "failed", False: "learned", None: "none"}[told.early_failed]
+    step = judge.failure.decided if told.early_failed and judge.failure else judge.settled_step
     acted = np.nan if step is None else e_foldings(judge.series, int(np.searchsorted(judge.series.step, step)) + 1)
     return {"failed": int(told.failed > 0.5), "word": word, "after": acted}
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr
 
-from gradscope.search.asker import Plan, Told, ToleranceSearch
+from gradscope.search.asker import ToleranceSearch
+from gradscope.search.trial import Trial
 from gradscope.search.trials import Train, run_function_trial
 
 #: Answers a plan with what came of it.
-Oracle = Callable[[Plan], Told]
+Oracle = Callable[[Trial], Trial]
 
 
 @dataclass
@@ -37,13 +38,13 @@ class Simulated:
         """Whether one more run at this strength fails."""
         return bool(self.random.random() < ndtr((math.log10(strength) - self.level) / self.slope))
 
-    def __call__(self, plan: Plan) -> Told:
+    def __call__(self, plan: Trial) -> Trial:
         fails = self.truth(plan.strength)
         wrong = self.random.random() < (self.misses if fails else self.alarms)
         told = fails != bool(wrong)
         if plan.audit:
-            return Told(plan.strength, float(fails), self.horizon, audited=told)
-        return Told(plan.strength, 0.98 if told else 0.02, self.early[told], early=True)
+            return plan.over(float(fails), self.horizon, early_failed=told)
+        return plan.over(0.98 if told else 0.02, self.early[told], stopped_early=True)
 
 
 @dataclass
@@ -53,22 +54,22 @@ class Trained:
     train: Train
     folder: Path
     schedule: str | None = None
-    answers: list[Told] = field(default_factory=list)
+    answers: list[Trial] = field(default_factory=list)
 
     @property
     def record(self) -> Path:
         """The record of the latest trial."""
         return self.folder / "trial.h5"
 
-    def __call__(self, plan: Plan) -> Told:
+    def __call__(self, plan: Trial) -> Trial:
         trial = run_function_trial(self.train, replace(plan, schedule=self.schedule), self.record, "l2")
-        self.answers.append(trial.told)
-        return trial.told
+        self.answers.append(trial)
+        return trial
 
 
 def driven(search: ToleranceSearch, oracle: Oracle) -> ToleranceSearch:
     """Ask and tell until the search is done."""
     while not search.done:
         plan = search.ask()
-        search.tell(plan.number, oracle(plan))
+        search.tell(oracle(plan))
     return search

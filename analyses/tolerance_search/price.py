@@ -38,6 +38,6 @@ def price(made: Table) -> None:
                 steps = sum(t.steps for t in found.told)
                 made.add({
                     "epochs": epochs, "slope": slope, "seed": seed, "decades": found.estimate().decades,
-                    "trials": len(found.told), "audits": sum(not t.early for t in found.told), "steps": steps,
+                    "trials": len(found.told), "audits": sum(not t.stopped_early for t in found.told), "steps": steps,
                     "share": steps / (PROTOCOL_RUNS * horizon),
                 })  # fmt: skip

@@ -38,7 +38,7 @@ def one(slope: float, seed: int, alarms: float, misses: float) -> dict[str, floa
     at_25 = (math.nan, math.nan)
     while not search.done:
         plan = search.ask()
-        search.tell(plan.number, oracle(plan))
+        search.tell(oracle(plan))
         if len(search.told) == 25:
             at_25 = abs(float(search.posterior.quantile(0.5)) - level), search.posterior.decades()
     found = search.estimate()

@@ -69,7 +69,7 @@ def search(made: Table, layers: int, epochs: int, precision: float, seed: int) -
     horizon = epochs * STEPS_AN_EPOCH
     row = {"tolerance": e.tolerance or math.nan, "low": e.low or math.nan, "high": e.high or math.nan}
     row |= {"slope": e.slope or math.nan, "safe": e.safe or math.nan, "trials": len(found.told)}
-    row |= {"audits": sum(not t.early and t.steps == horizon for t in found.told)}
+    row |= {"audits": sum(not t.stopped_early and t.steps == horizon for t in found.told)}
     row |= {"steps": sum(t.steps for t in found.told), "seconds": time.process_time() - started}
     made.add({**key, **row})
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from gradscope import checks
 from gradscope.diagnosis.tolerance import CONFIDENCE, Array, EarlyErrors, Outcome, Posterior, ToleranceEstimate
+from gradscope.search.trial import Trial
 from gradscope.types import InputError
 
 #: Share of the trials that run to the horizon although their outcome is clear, to check the judge.
@@ -31,53 +32,9 @@ LEFT = 1.05
 SEEDS_APART = 100_000
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One trial to run. ``audit``: to the horizon, whatever the judge thinks. ``whole``: to it, unless it fails.
-
-    ``schedule``: as text, None for a penalty from the start.
-    """
-
-    number: int
-    strength: float
-    seed: int
-    audit: bool
-    schedule: str | None = None
-    whole: bool = False
-
-
-@dataclass(frozen=True)
-class Told:
-    """What came of a trial: ``failed`` as a probability, its cost, and for an audit what the judge said early.
-
-    ``shortfall``: so many times its strength would have had the time to show what it does. ``value``: its metric,
-    where that is one of a run that learns under its penalty.
-    """
-
-    strength: float
-    failed: float
-    steps: int
-    early: bool = False
-    audited: bool | None = None  # told to fail early; None: no audit, or no early word
-    note: str = ""  # why the outcome says nothing, where it does
-    shortfall: float = 1.0
-    schedule: str | None = None
-    seed: int = -1
-    value: float | None = None
-
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome(self.strength, self.failed, self.early)
-
-    @property
-    def silent(self) -> bool:
-        """It says nothing about the penalty."""
-        return self.failed == 0.5
-
-
-def early_errors(told: Iterable[Told]) -> EarlyErrors:
+def early_errors(told: Iterable[Trial]) -> EarlyErrors:
     """How often early outcomes are wrong, from the audits among these trials."""
-    return EarlyErrors.from_audits((t.audited, t.failed > 0.5) for t in told if t.audited is not None)
+    return EarlyErrors.from_audits((t.early_failed, t.failed > 0.5) for t in told if t.early_failed is not None)
 
 
 class ToleranceSearch:
@@ -89,7 +46,7 @@ class ToleranceSearch:
     by made-up outcomes drawn from the posterior, so that a batch does not ask the same question twice.
     ``audit``: the share of trials that run to the horizon. ``schedule``: of every trial's penalty.
 
-    A penalty can be too weak for a run's length to show what it does (`Told.shortfall`). Where nothing as weak has
+    A penalty can be too weak for a run's length to show what it does (`Trial.shortfall`). Where nothing as weak has
     shown it either, the range begins beyond it from then on.
     """
 
@@ -116,7 +73,7 @@ class ToleranceSearch:
         self.posterior = self._prior()
         self.precision = precision
         self.max_trials = max_trials
-        self.told: list[Told] = []
+        self.told: list[Trial] = []
         self.lost = 0
         self._seed = seed
         self._audit = audit
@@ -143,16 +100,16 @@ class ToleranceSearch:
 
     # -- asking -----------------------------------------------------------------------------------
 
-    def ask(self) -> Plan:
+    def ask(self) -> Trial:
         """The next trial. Those asked for and not yet told count as under way."""
         random = np.random.default_rng([self._seed, self._next])  # does not hang on what was asked before
         low, high = self._searched
         strength = min(max(float(f"{10 ** self._place(random):.4g}"), low), high)
         seed, audit = self._seed * SEEDS_APART + self._next, bool(random.random() < self._audit)
-        plan = Plan(self._next, strength, seed, audit, self._schedule)
-        self._pending[plan.number] = strength
+        trial = Trial(self._next, strength, seed, audit, self._schedule)
+        self._pending[trial.number] = strength
         self._next += 1
-        return plan
+        return trial
 
     def _place(self, random: np.random.Generator) -> float:
         """The log₁₀ strength that tells most per expected step."""
@@ -180,7 +137,7 @@ class ToleranceSearch:
         return bool(self.told) and all(t.silent for t in self.told)
 
     @property
-    def _within(self) -> list[Told]:
+    def _within(self) -> list[Trial]:
         """The trials of what is left of the range."""
         return [t for t in self.told if t.strength >= self._searched[0]]
 
@@ -210,25 +167,27 @@ class ToleranceSearch:
 
     def _cost(self, fails: Array) -> Array:
         """Expected steps of a trial that fails with this probability, once both ways were seen."""
-        steps = {way: [t.steps for t in self.told if (t.failed > 0.5) == way and t.early] for way in (True, False)}
+        steps = {
+            way: [t.steps for t in self.told if (t.failed > 0.5) == way and t.stopped_early] for way in (True, False)
+        }
         if not (steps[True] and steps[False]):
             return np.ones_like(fails)
         return fails * float(np.mean(steps[True])) + (1 - fails) * float(np.mean(steps[False]))
 
     # -- telling ----------------------------------------------------------------------------------
 
-    def tell(self, number: int, told: Told) -> None:
-        """Trial ``number`` is over."""
-        self._forget(number)
-        self.told.append(told)
+    def tell(self, trial: Trial) -> None:
+        """A trial is over."""
+        self._forget(trial.number)
+        self.told.append(trial)
         errors, searched = self.errors, self._searched
         self._searched = self._within_reach()
-        if self._searched != searched or (told.audited is not None and errors != self.posterior.errors):
+        if self._searched != searched or (trial.early_failed is not None and errors != self.posterior.errors):
             self.posterior = self._prior(errors)  # all that was seen is worth something else now
             for outcome in self.outcomes:
                 self.posterior.update(outcome)
         else:
-            self.posterior.update(told.outcome)
+            self.posterior.update(trial.outcome)
 
     def _within_reach(self) -> tuple[float, float]:
         """The range without what is weaker than a strength that had too little time.

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from gradscope.search.asker import Plan, Told
 from gradscope.search.ledger import Ledger
-from gradscope.search.trials import SILENT, TrialCrashedError, TrialResult, check_seeds
+from gradscope.search.trial import Trial
+from gradscope.search.trials import TrialCrashedError, check_seeds
 from gradscope.search.worker import TrialLostError
 from gradscope.types import InputError, Verdict
 
 #: ``start(executor, plan, path)``
-Start = Callable[[Executor, Plan, Path], "Future[TrialResult]"]
+Start = Callable[[Executor, Trial, Path], "Future[Trial]"]
 
 #: Trials lost in a row after which it is the command, and not bad luck.
 LOST_IN_A_ROW = 3
 
 #: Called after each trial, with what came of it, or with why nothing did.
-Heard = Callable[[TrialResult | None, str | None], None]
+Heard = Callable[[Trial | None, str | None], None]
 
 
 class Asker(Protocol):
@@ -30,9 +30,9 @@ class Asker(Protocol):
     @property
     def done(self) -> bool: ...
 
-    def ask(self) -> Plan: ...
+    def ask(self) -> Trial: ...
 
-    def tell(self, number: int, told: Told) -> None: ...
+    def tell(self, trial: Trial) -> None: ...
 
     def lose(self, number: int) -> None: ...
 
@@ -48,7 +48,7 @@ class Campaign:
     workers: int
     ledger: Ledger
     folder: Path
-    _running: dict[Future[TrialResult], Plan] = field(default_factory=dict)
+    _running: dict[Future[Trial], Trial] = field(default_factory=dict)
     _lost_in_a_row: int = 0
     _heard: Heard | None = None
 
@@ -81,12 +81,12 @@ class Campaign:
         for number in self.ledger.lost.get(name, ()):
             search.lose(number)
         for trial in self.ledger.trials.get(name, ()):
-            search.tell(trial.number, trial.told)
+            search.tell(trial)
 
     def _path(self, name: str, number: int) -> Path:
         return self.folder / f"{name}-{number:03d}.h5"
 
-    def _begin(self, name: str, plan: Plan) -> None:
+    def _begin(self, name: str, plan: Trial) -> None:
         self.ledger.ask(name, plan)
         try:
             future = self.start(self.executor, plan, self._path(name, plan.number))
@@ -99,7 +99,7 @@ class Campaign:
             ) from error
         self._running[future] = plan
 
-    def _end(self, name: str, search: Asker, future: Future[TrialResult], plan: Plan) -> None:
+    def _end(self, name: str, search: Asker, future: Future[Trial], plan: Trial) -> None:
         try:
             trial = future.result()
         except InputError:
@@ -107,23 +107,19 @@ class Campaign:
         except Exception as error:  # the trial's, or the executor's way of saying that a worker died
             self._lose(name, search, plan, error)
             return
-        if (
-            trial.verdict == Verdict.UNDECIDED
-            and trial.value is None
-            and not any(t.failed != SILENT for t in self._finished(name))
-        ):
+        if trial.verdict == Verdict.UNDECIDED and trial.value is None and all(t.silent for t in self._finished(name)):
             raise InputError(f"{Path(trial.path).name} shows no outcome: {trial.note}")
         self._lost_in_a_row = 0
         check_seeds([*self._finished(name), trial])  # before it is kept: the same command says so again
         self.ledger.add(name, trial)
-        search.tell(trial.number, trial.told)
+        search.tell(trial)
         if self._heard is not None:
             self._heard(trial, None)
 
-    def _finished(self, name: str) -> list[TrialResult]:
+    def _finished(self, name: str) -> list[Trial]:
         return self.ledger.trials.get(name, [])
 
-    def _lose(self, name: str, search: Asker, plan: Plan, error: Exception) -> None:
+    def _lose(self, name: str, search: Asker, plan: Trial, error: Exception) -> None:
         """A dead, hung or crashed trial costs that trial alone, unless nothing else ever comes of the command."""
         text = str(error) if isinstance(error, TrialLostError) else f"{type(error).__name__}: {error}"
         reason = " ".join(text.split())

@@ -5,12 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gradscope.search.asker import Plan
-from gradscope.search.trials import TrialResult
+from gradscope.search.trial import Trial
 from gradscope.types import InputError
 
 
@@ -22,7 +20,7 @@ class Ledger:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.path = folder / "search.jsonl"
-        self.trials: dict[str, list[TrialResult]] = {}
+        self.trials: dict[str, list[Trial]] = {}
         self.asked: dict[str, list[int]] = {}
         self.lost: dict[str, list[int]] = {}
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -70,26 +68,26 @@ class Ledger:
     def _take(self, entry: dict[str, Any]) -> None:
         level = entry["level"]
         if "trial" in entry:
-            self.trials.setdefault(level, []).append(TrialResult.from_dict(entry["trial"]))
+            self.trials.setdefault(level, []).append(Trial.from_dict(entry["trial"]))
         elif "lost" in entry:
             self.lost.setdefault(level, []).append(int(entry["lost"]["number"]))
         else:
             self.asked.setdefault(level, []).append(int(entry["asked"]["number"]))
 
-    def ask(self, level: str, plan: Plan) -> None:
+    def ask(self, level: str, plan: Trial) -> None:
         """A trial is about to start: its number and its seed are used up, whatever becomes of it."""
         self.asked.setdefault(level, []).append(plan.number)
-        self._write({"level": level, "asked": asdict(plan)})
+        self._write({"level": level, "asked": plan.asked()})
 
-    def add(self, level: str, trial: TrialResult) -> None:
+    def add(self, level: str, trial: Trial) -> None:
         """A trial has finished."""
         self.trials.setdefault(level, []).append(trial)
         self._write({"level": level, "trial": trial.as_dict()})
 
-    def lose(self, level: str, plan: Plan, reason: str) -> None:
+    def lose(self, level: str, plan: Trial, reason: str) -> None:
         """A trial came to no outcome."""
         self.lost.setdefault(level, []).append(plan.number)
-        self._write({"level": level, "lost": asdict(plan) | {"reason": reason}})
+        self._write({"level": level, "lost": plan.asked() | {"reason": reason}})
 
     def unfinished(self, level: str) -> list[int]:
         """Trials that were under way when an earlier search ended."""

@@ -13,7 +13,7 @@ from gradscope.card import card
 from gradscope.diagnosis.tolerance import EarlyErrors, Posterior, ToleranceEstimate, advice
 from gradscope.quantities import Strength, weight_decay
 from gradscope.search.asker import ToleranceSearch
-from gradscope.search.trials import TrialResult
+from gradscope.search.trial import Trial
 
 #: Parts of the range that was asked for, in the density of a line of progress.
 BINS = 32
@@ -26,7 +26,7 @@ class Progress:
     """
 
     level: str
-    trial: TrialResult | None
+    trial: Trial | None
     lost: str | None
     estimate: ToleranceEstimate
     trials: int
@@ -37,7 +37,7 @@ class Progress:
 
     @classmethod
     def of(
-        cls, level: str, search: ToleranceSearch, trials: Sequence[TrialResult], trial: TrialResult | None,
+        cls, level: str, search: ToleranceSearch, trials: Sequence[Trial], trial: Trial | None,
         lost: str | None,
     ) -> Progress:  # fmt: skip
         """Where a search stands after a trial, or a lost one."""
@@ -65,8 +65,8 @@ class ToleranceResult:
     penalty: str
     estimate: ToleranceEstimate
     delayed: ToleranceEstimate | None
-    trials: tuple[TrialResult, ...]
-    delayed_trials: tuple[TrialResult, ...] = ()
+    trials: tuple[Trial, ...]
+    delayed_trials: tuple[Trial, ...] = ()
     out: Path | None = None
     errors: EarlyErrors = field(default_factory=EarlyErrors)
     lost: int = 0
@@ -143,12 +143,12 @@ class ToleranceResult:
         return card(self.advice, "healthy" if e.determined else "undecided", facts=facts)
 
 
-def epochs_of(trials: tuple[TrialResult, ...]) -> int | None:
+def epochs_of(trials: tuple[Trial, ...]) -> int | None:
     """The epochs of all trials together, None where one of them does not know."""
     counts = [t.epochs for t in trials]
     return None if None in counts or not counts else sum(c for c in counts if c is not None)
 
 
-def shown(trial: TrialResult) -> dict[str, Any]:
+def shown(trial: Trial) -> dict[str, Any]:
     """A trial as the JSON of a search holds it."""
     return {name: value for name, value in trial.as_dict().items() if name != "fingerprint"}

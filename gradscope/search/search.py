@@ -11,7 +11,8 @@ from gradscope.child import Command
 from gradscope.search.asker import ToleranceSearch, early_errors
 from gradscope.search.result import Progress, ToleranceResult
 from gradscope.search.session import Training, executor_here, session
-from gradscope.search.trials import Train, TrialResult
+from gradscope.search.trial import Trial
+from gradscope.search.trials import Train
 
 __all__ = ["Progress", "ToleranceResult", "search_command", "search_tolerance"]
 
@@ -102,7 +103,7 @@ def _search(
         ledger = campaign.ledger
 
         def level(name: str, search: ToleranceSearch) -> None:
-            def heard(trial: TrialResult | None, lost: str | None) -> None:
+            def heard(trial: Trial | None, lost: str | None) -> None:
                 if on_trial is not None:
                     on_trial(Progress.of(name, search, ledger.trials.get(name, []), trial, lost))
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from gradscope import checks
 from gradscope.child import Command
-from gradscope.search.asker import Plan
 from gradscope.search.campaign import Campaign, Start
 from gradscope.search.executors import HereExecutor, open_executor
 from gradscope.search.ledger import Ledger
 from gradscope.search.local import RECORDING
-from gradscope.search.trials import Train, TrialResult, run_command_trial, run_function_trial
+from gradscope.search.trial import Trial
+from gradscope.search.trials import Train, run_command_trial, run_function_trial
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Training:
     def of_function(cls, train: Train, penalty: str, metric: str | None = None) -> Training:
         """A plain function ``train(strength, seed, path)``."""
 
-        def start(where: Executor, plan: Plan, path: Path) -> Future[TrialResult]:
+        def start(where: Executor, plan: Trial, path: Path) -> Future[Trial]:
             return where.submit(run_function_trial, train, plan, path, penalty, metric)
 
         settings = {"command": name_of(train), "penalty": penalty}
@@ -45,7 +45,7 @@ class Training:
     def of_command(cls, command: Command, metric: str | None = None) -> Training:
         """A training command; each trial is a process of its own."""
 
-        def start(where: Executor, plan: Plan, path: Path) -> Future[TrialResult]:
+        def start(where: Executor, plan: Trial, path: Path) -> Future[Trial]:
             return where.submit(run_command_trial, command, plan, path, metric)
 
         return cls(start, {"command": list(command.words), "penalty": command.penalty})

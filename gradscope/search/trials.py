@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import WEIGHT, Strength
-from gradscope.search.asker import Plan, Told
 from gradscope.search.metric import metric_at_end, zeros_at_end
+from gradscope.search.trial import SILENT, Trial
 from gradscope.search.worker import TrialLostError
 from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
 
 Train = Callable[[float, int, Path], object]
 
-#: What a trial is worth that says nothing about the penalty.
-SILENT = 0.5
 #: A delayed run has to be followed for so many e-folding times after its penalty came on.
 FOLLOWED = 5.0
 
@@ -41,64 +38,14 @@ class TrialCrashedError(TrialLostError):
         return str(self.args[0])
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """What came of a trial. ``failed``: the probability that it failed by the penalty.
-
-    ``early_failed``: for an audit, what the judge would have stopped it as. ``fingerprint``: the sizes of the
-    weights at the first row. ``note``: why its outcome says little, where it does. ``shortfall``: so many times
-    the strength would have had the time to show what it does, where this one had not. ``value``: the metric at the
-    end, where one was asked for. ``acted``: its penalty came on. ``sparsity``: of the penalised weights, at the end.
-    """
-
-    number: int
-    strength: float
-    seed: int
-    audit: bool
-    path: str
-    verdict: str
-    failed: float
-    steps: int
-    epochs: int | None
-    stopped_early: bool
-    fingerprint: tuple[float, ...]
-    early_failed: bool | None = None
-    note: str = ""
-    shortfall: float = 1.0
-    schedule: str | None = None
-    value: float | None = None
-    acted: bool = True
-    sparsity: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrialResult:
-        return cls(**{**values, "fingerprint": tuple(values["fingerprint"])})
-
-    @property
-    def told(self) -> Told:
-        """As the search is told it."""
-        early = self.stopped_early, self.early_failed
-        value = self.value if self.counts else None
-        outcome = Told(self.strength, self.failed, self.steps, *early, self.note, self.shortfall)
-        return replace(outcome, schedule=self.schedule, seed=self.seed, value=value)
-
-    @property
-    def counts(self) -> bool:
-        """Its metric is that of its strength: it was not found to fail, and its penalty came on."""
-        return self.verdict in (Verdict.HEALTHY, Verdict.UNDECIDED) and (self.acted or self.strength == 0)
-
-
-def _asked(plan: Plan, **more: Any) -> Instructions:
+def _asked(plan: Trial, **more: Any) -> Instructions:
     """An audit runs to the horizon whatever the judge thinks; the others stop at either outcome, or at a failure."""
     failure = "ignore" if plan.audit else "stop"
     success = "ignore" if plan.audit or plan.whole else "stop"
     return Instructions(schedule=plan.schedule, on_failure=failure, on_success=success, **more)
 
 
-def run_command_trial(command: Command, plan: Plan, path: Path, metric: str | None = None) -> TrialResult:
+def run_command_trial(command: Command, plan: Trial, path: Path, metric: str | None = None) -> Trial:
     """A trial of a training command, as a child of this process."""
     asked = _asked(plan, strength=plan.strength, penalty=command.penalty, seed=plan.seed, out=str(path.resolve()))
     words = command.filled(asked)
@@ -109,7 +56,7 @@ def run_command_trial(command: Command, plan: Plan, path: Path, metric: str | No
     return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words), metric)
 
 
-def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, metric: str | None = None) -> TrialResult:
+def run_function_trial(train: Train, plan: Trial, path: Path, penalty: str, metric: str | None = None) -> Trial:
     """A trial of a plain function ``train(strength, seed, path)`` in this process."""
     stopped = False
     path.unlink(missing_ok=True)
@@ -127,7 +74,7 @@ def run_function_trial(train: Train, plan: Plan, path: Path, penalty: str, metri
     return _read(plan, path, stopped, penalty, "the training function", metric)
 
 
-def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str, metric: str | None) -> TrialResult:
+def _read(plan: Trial, path: Path, stopped: bool, penalty: str, who: str, metric: str | None) -> Trial:
     if not path.exists():
         raise InputError(
             f"{who!r} ended without the record {path.name}; does it call gradscope.record "
@@ -146,12 +93,21 @@ def _read(plan: Plan, path: Path, stopped: bool, penalty: str, who: str, metric:
         first = record.column(WEIGHT.name, 0)
         failed, note, shortfall = _outcome(acted, judge, diagnosis, stopped, schedule_waits(record.schedule))
         value = None if metric is None else _metric(record, metric, diagnosis.failed, stopped)
-        return TrialResult(
-            plan.number, plan.strength, plan.seed, plan.audit, str(path), str(diagnosis.verdict), failed,
-            record.steps_run, record.epochs, stopped,
-            tuple(float(x) for x in np.nan_to_num(first)), early_word(judge) if plan.audit else None, note, shortfall,
-            plan.schedule, value, acted, zeros_at_end(record),
-        )  # fmt: skip
+        return plan.over(
+            failed,
+            record.steps_run,
+            epochs=record.epochs,
+            stopped_early=stopped,
+            early_failed=early_word(judge) if plan.audit else None,
+            note=note,
+            shortfall=shortfall,
+            value=value,
+            acted=acted,
+            sparsity=zeros_at_end(record),
+            verdict=str(diagnosis.verdict),
+            path=str(path),
+            fingerprint=tuple(float(x) for x in np.nan_to_num(first)),
+        )
 
 
 def _metric(record: Record, name: str, failed: bool, stopped: bool) -> float | None:
@@ -199,7 +155,7 @@ def early_word(judge: Judge) -> bool | None:
     return held is None or (failed is not None and failed <= held)
 
 
-def check_seeds(results: Sequence[TrialResult]) -> None:
+def check_seeds(results: Sequence[Trial]) -> None:
     """Two seeds that start from the same weights: the script does not use its seed."""
     seen: dict[tuple[float, ...], int] = {}
     for result in results:

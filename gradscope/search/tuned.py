@@ -14,7 +14,7 @@ from gradscope.diagnosis.tolerance import ToleranceEstimate
 from gradscope.quantities import Strength
 from gradscope.search.placement import WITHOUT, Arm
 from gradscope.search.result import epochs_of, shown
-from gradscope.search.trials import TrialResult
+from gradscope.search.trial import Trial
 from gradscope.search.tuner import CHOSEN, DELAYED, LIKELY, StrengthTuning
 
 #: Below this p a difference is called more than chance.
@@ -25,7 +25,7 @@ CHANCE = 0.05
 class TuneProgress:
     """After each trial. ``best``: the strength with the best metric so far. ``lost``: why a trial came to nothing."""
 
-    trial: TrialResult | None
+    trial: Trial | None
     lost: str | None
     best: float | None
     trials: int
@@ -126,7 +126,7 @@ class TuneResult:
     useful: Useful | None
     tolerance: ToleranceEstimate
     delayed_tolerance: ToleranceEstimate | None
-    trials: tuple[TrialResult, ...]
+    trials: tuple[Trial, ...]
     lost: int = 0
     out: Path | None = None
 
@@ -213,7 +213,7 @@ class TuneResult:
 
 
 def concluded(
-    tuning: StrengthTuning, trials: Sequence[TrialResult], penalty: str, metric: str, lost: int, out: Path | None
+    tuning: StrengthTuning, trials: Sequence[Trial], penalty: str, metric: str, lost: int, out: Path | None
 ) -> TuneResult:
     """What the trials say, from the pairs where there are any."""
     best, difference_there, delay, why = _chosen(tuning, trials)
@@ -226,7 +226,7 @@ def concluded(
 
 
 def _chosen(
-    tuning: StrengthTuning, trials: Sequence[TrialResult]
+    tuning: StrengthTuning, trials: Sequence[Trial]
 ) -> tuple[Best | None, Difference | None, Difference | None, str]:
     """The best strength, what it gains over none, what a delay gains, and what was compared or why nothing was."""
     finalists = tuning.finalists
@@ -268,7 +268,7 @@ def _interval(tuning: StrengthTuning, arm: Arm) -> tuple[float, float]:
     return min(low, arm.strength), max(high, arm.strength)
 
 
-def _useful(tuning: StrengthTuning, trials: Sequence[TrialResult], best: Best | None) -> Useful | None:
+def _useful(tuning: StrengthTuning, trials: Sequence[Trial], best: Best | None) -> Useful | None:
     """The strongest that most likely costs no more than it may, of those between strengths that were tried."""
     if best is None or tuning.curve is None:
         return None
@@ -289,7 +289,7 @@ def _useful(tuning: StrengthTuning, trials: Sequence[TrialResult], best: Best | 
     return max(reached, key=lambda u: u.strength, default=None)
 
 
-def _sparsity(trials: Sequence[TrialResult], arm: Arm) -> float | None:
+def _sparsity(trials: Sequence[Trial], arm: Arm) -> float | None:
     """The mean share of zeros at a strength, between those that were tried."""
     seen: dict[float, list[float]] = {}
     for t in trials:

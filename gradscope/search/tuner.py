@@ -16,9 +16,10 @@ import numpy as np
 from gradscope import checks
 from gradscope.diagnosis.tolerance import RISK, Array, Posterior, ToleranceEstimate, normal_cdf
 from gradscope.search import placement
-from gradscope.search.asker import SEEDS_APART, Plan, Told
+from gradscope.search.asker import SEEDS_APART
 from gradscope.search.metric_curve import MetricCurve, Point
 from gradscope.search.placement import WITHOUT, Arm, Scene
+from gradscope.search.trial import Trial
 from gradscope.types import InputError
 
 #: The schedule of the second curve.
@@ -88,7 +89,7 @@ class StrengthTuning:
         self.strengths = [low, *sorted(x for x in set(between) if low < x < high), high]
         self.posteriors = {s: Posterior(low, high) for s in self.schedules}  # from all trials
         self._before = {s: Posterior(low, high) for s in self.schedules}  # without the pairs
-        self.told: list[Told] = []
+        self.told: list[Trial] = []
         self.lost = 0
         self._used: dict[Arm, set[int]] = {}  # seeds, whatever became of them
         self._lost_seeds: set[int] = set()
@@ -105,27 +106,27 @@ class StrengthTuning:
     def done(self) -> bool:
         return self._next is None
 
-    def ask(self) -> Plan:
+    def ask(self) -> Trial:
         """The next trial. Those asked for and not yet told count as under way."""
         if self._next is None:
             raise InputError("the tuning is done; there is no further trial to run")
         arm, seed = self._next
-        plan = Plan(self._number, arm.strength, seed, audit=False, schedule=arm.schedule, whole=True)
-        self._pending[plan.number] = arm, seed
+        trial = Trial(self._number, arm.strength, seed, audit=False, schedule=arm.schedule, whole=True)
+        self._pending[trial.number] = arm, seed
         self._used.setdefault(arm, set()).add(seed)
-        self._changed(plan.number)
-        return plan
+        self._changed(trial.number)
+        return trial
 
-    def tell(self, number: int, told: Told) -> None:
-        """Trial ``number`` is over."""
-        self._pending.pop(number, None)
-        self.told.append(told)
-        self._used.setdefault(Arm(told.strength, told.schedule), set()).add(told.seed)
-        if told.strength > 0:
-            self.posteriors[told.schedule].update(told.outcome)
-            if not self._is_paired(told.seed):
-                self._before[told.schedule].update(told.outcome)
-        self._changed(number)
+    def tell(self, trial: Trial) -> None:
+        """A trial is over."""
+        self._pending.pop(trial.number, None)
+        self.told.append(trial)
+        self._used.setdefault(Arm(trial.strength, trial.schedule), set()).add(trial.seed)
+        if trial.strength > 0:
+            self.posteriors[trial.schedule].update(trial.outcome)
+            if not self._is_paired(trial.seed):
+                self._before[trial.schedule].update(trial.outcome)
+        self._changed(trial.number)
 
     def lose(self, number: int) -> None:
         """Trial ``number`` came to no outcome; its seed is not asked for again there."""
@@ -157,11 +158,11 @@ class StrengthTuning:
     def values(self, arm: Arm, paired: bool | None = None) -> dict[int, float]:
         """The metric by seed, as it is, of the runs that learned there: all, those of the pairs, or the others."""
         return {
-            t.seed: t.value for t in self._at(arm)
-            if t.value is not None and paired in (None, self._is_paired(t.seed))
+            t.seed: t.measured for t in self._at(arm)
+            if t.measured is not None and paired in (None, self._is_paired(t.seed))
         }  # fmt: skip
 
-    def _at(self, arm: Arm) -> list[Told]:
+    def _at(self, arm: Arm) -> list[Trial]:
         return [t for t in self.told if (t.strength, t.schedule) == (arm.strength, arm.schedule)]
 
     def _is_paired(self, seed: int) -> bool:
@@ -222,7 +223,7 @@ class StrengthTuning:
     def hopeless(self) -> str | None:
         """Why no further trial helps."""
         without = self._at(WITHOUT)
-        if without and all(t.value is None for t in without):
+        if without and all(t.measured is None for t in without):
             why = without[-1].note or "it does not learn"
             return f"the training fails without a penalty, too ({why}): no matter of its strength"
         return None
@@ -240,7 +241,7 @@ class StrengthTuning:
             if (arm := self._first_ones(schedule)) is not None:
                 return arm
             most = WHOLE + (last - 1) * WHOLE_DELAYED
-            whole = sum(t.value is not None and t.strength > 0 for t in self.told)
+            whole = sum(t.measured is not None and t.strength > 0 for t in self.told)
             if whole < most and (arm := self._worth_most(self.schedules[:last])) is not None:
                 return arm
         return None
@@ -313,8 +314,8 @@ class StrengthTuning:
 
     def _steps(self) -> tuple[float, float]:
         """Mean steps of a run that learns and of one that fails."""
-        whole = float(np.mean([t.steps for t in self.told if t.value is not None] or [1]))
-        cut = [t.steps for t in self.told if t.value is None and t.strength > 0]
+        whole = float(np.mean([t.steps for t in self.told if t.measured is not None] or [1]))
+        cut = [t.steps for t in self.told if t.measured is None and t.strength > 0]
         return whole, float(np.mean(cut)) if cut else CUT_SHORT * whole
 
     def _at_the_edge(self, scene: Scene, best: int) -> Arm | None:
@@ -376,5 +377,5 @@ class StrengthTuning:
         return None
 
 
-def _learned(told: Told) -> bool:
-    return told.strength == 0 or told.value is not None
+def _learned(trial: Trial) -> bool:
+    return trial.strength == 0 or trial.measured is not None

@@ -11,7 +11,8 @@ from typing import Any
 from gradscope.child import Command
 from gradscope.extras import missing
 from gradscope.search.session import Training, executor_here, session
-from gradscope.search.trials import Train, TrialResult
+from gradscope.search.trial import Trial
+from gradscope.search.trials import Train
 from gradscope.search.tuned import TuneProgress, TuneResult, concluded
 from gradscope.search.tuner import StrengthTuning
 from gradscope.types import InputError
@@ -123,7 +124,7 @@ def _tune(
     with session(training, settings, executor=executor, workers=workers, timeout=timeout, out=out) as campaign:
         ledger = campaign.ledger
 
-        def heard(trial: TrialResult | None, lost: str | None) -> None:
+        def heard(trial: Trial | None, lost: str | None) -> None:
             if on_trial is not None:
                 done = ledger.trials.get(LEVEL, [])
                 best = tuning.finalists[0].strength if tuning.finalists else None

@@ -12,16 +12,16 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from gradscope.search.asker import Plan, ToleranceSearch
+from gradscope.search.asker import ToleranceSearch
 from gradscope.search.campaign import Campaign
 from gradscope.search.ledger import Ledger
-from gradscope.search.trials import TrialResult
+from gradscope.search.trial import Trial
 from gradscope.search.tuner import StrengthTuning
 
 SETTINGS = {"command": "quick", "penalty": "l2", "low": 1e-3, "high": 1.0, "seed": 0}
 
 
-def trial(plan: Plan, path: Path, seconds: float) -> TrialResult:
+def trial(plan: Trial, path: Path, seconds: float) -> Trial:
     """Fails above .03, and takes note of having been run to its end."""
     time.sleep(seconds)
     failed = float(plan.strength > 0.03)
@@ -29,9 +29,9 @@ def trial(plan: Plan, path: Path, seconds: float) -> TrialResult:
     with (path.parent / "finished.txt").open("a") as file:
         file.write(f"{plan.number}\n")
     verdict = "collapsed" if failed else "healthy"
-    return TrialResult(
-        plan.number, plan.strength, plan.seed, plan.audit, str(path), verdict, failed, 100, 4, True,
-        (plan.seed + 1.0,), value=0.9 + plan.strength,
+    return plan.over(
+        failed, 100, epochs=4, stopped_early=True, verdict=verdict, path=str(path), fingerprint=(plan.seed + 1.0,),
+        value=0.9 + plan.strength,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     ledger = Ledger(folder, SETTINGS)
     with ThreadPoolExecutor(4) as pool:
 
-        def start(_: object, plan: Plan, path: Path) -> Future[TrialResult]:
+        def start(_: object, plan: Trial, path: Path) -> Future[Trial]:
             return pool.submit(trial, plan, path, seconds)
 
         Campaign(start, pool, 4, ledger, folder).level(level, search)
