@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 STEP, PARAMETER, MODULE, GROUP, BIN, UNIT = "step", "parameter", "module", "group", "bin", "unit"
 
@@ -189,6 +189,20 @@ COMPARED = (LOSS, GRADIENT, PROPORTION, WEIGHT)
 def of_modules(preset: str) -> tuple[str, ...]:
     """The variables along ``module`` that this preset records, in the order of the file."""
     return tuple(q.name for q in QUANTITIES if q.dims == _M and preset in q.presets)
+
+
+class Sum(IntEnum):
+    """What the kernels take of a gradient, of weights, and of both, numbered as the rows of their tables."""
+
+    GRADIENT_L1 = 0
+    GRADIENT_NORM = 1
+    GRADIENT_MAX = 2
+    GRADIENT_NONFINITE = 3
+    WEIGHT_L1 = 4
+    WEIGHT_NORM = 5
+    WEIGHT_MAX = 6
+    WEIGHT_NONZERO = 7
+    DOT = 8
 
 
 #: Digits of a strength, wherever one stands in a text.

@@ -241,10 +241,10 @@ def test_a_tuning_of_a_term(tmp_path: Path) -> None:
     def train(strength: float, seed: int, path: Path) -> None:
         trained(path, Term("kl", strength), steps=4)
 
-    from gradscope.search.asker import Plan
+    from gradscope.search.trial import Trial
     from gradscope.search.trials import run_function_trial
 
-    trial = run_function_trial(train, Plan(0, 0.3, 0, False, whole=True), tmp_path / "t.h5", "term:kl", "loss")
+    trial = run_function_trial(train, Trial(0, 0.3, 0, whole=True), tmp_path / "t.h5", "term:kl", "loss")
     assert trial.value is not None
     assert trial.acted
 

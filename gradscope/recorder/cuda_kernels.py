@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from gradscope.quantities import Sum
+
 #: Entries a program of `read_chunks` reads, and at a time.
 CHUNK: tl.constexpr = tl.constexpr(16384)
 BLOCK: tl.constexpr = tl.constexpr(1024)
@@ -18,6 +20,16 @@ _MAGNITUDE: tl.constexpr = tl.constexpr(0x7FFFFFFF)
 _INFINITY: tl.constexpr = tl.constexpr(0x7F800000)
 _LOWEST: tl.constexpr = tl.constexpr(1e-26)
 _HIGHEST: tl.constexpr = tl.constexpr(1e37)
+# Triton reads no enumerations.
+_GRADIENT_L1: tl.constexpr = tl.constexpr(int(Sum.GRADIENT_L1))
+_GRADIENT_NORM: tl.constexpr = tl.constexpr(int(Sum.GRADIENT_NORM))
+_GRADIENT_MAX: tl.constexpr = tl.constexpr(int(Sum.GRADIENT_MAX))
+_GRADIENT_NONFINITE: tl.constexpr = tl.constexpr(int(Sum.GRADIENT_NONFINITE))
+_WEIGHT_L1: tl.constexpr = tl.constexpr(int(Sum.WEIGHT_L1))
+_WEIGHT_NORM: tl.constexpr = tl.constexpr(int(Sum.WEIGHT_NORM))
+_WEIGHT_MAX: tl.constexpr = tl.constexpr(int(Sum.WEIGHT_MAX))
+_WEIGHT_NONZERO: tl.constexpr = tl.constexpr(int(Sum.WEIGHT_NONZERO))
+_DOT: tl.constexpr = tl.constexpr(int(Sum.DOT))
 
 
 @triton.jit
@@ -81,7 +93,7 @@ def read_chunks(
     pointers, sizes, tensor_of_chunk, start_of_chunk, partials, count, chunks,
     DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Nine partial sums of one chunk of one pair, in the order of `statistics.QUANTITIES`; norms squared.
+    """Nine partial sums of one chunk of one pair, in the order of `quantities.Sum`; norms squared.
 
     pointers [2, count], sizes [count], tensor_of_chunk and start_of_chunk [chunks]: int64; partials [9, chunks]
     float64. A pointer of 0 is not read.
@@ -111,15 +123,15 @@ def read_chunks(
         w_squares, _ = _exact(w_at, w_count)
         g_squares, nonfinite = _exact(g_at, g_count)
         dot = _exact_dot(w_at, g_at, w_count, g_count)
-    _put(partials, chunk, chunks, 0, tl.sum(g1, 0))
-    _put(partials, chunk, chunks, 1, g_squares)
-    _put(partials, chunk, chunks, 2, g_max.to(tl.float32, bitcast=True))
-    _put(partials, chunk, chunks, 3, nonfinite)
-    _put(partials, chunk, chunks, 4, tl.sum(w1, 0))
-    _put(partials, chunk, chunks, 5, w_squares)
-    _put(partials, chunk, chunks, 6, w_max.to(tl.float32, bitcast=True))
-    _put(partials, chunk, chunks, 7, tl.sum(nonzero, 0))
-    _put(partials, chunk, chunks, 8, dot)
+    _put(partials, chunk, chunks, _GRADIENT_L1, tl.sum(g1, 0))
+    _put(partials, chunk, chunks, _GRADIENT_NORM, g_squares)
+    _put(partials, chunk, chunks, _GRADIENT_MAX, g_max.to(tl.float32, bitcast=True))
+    _put(partials, chunk, chunks, _GRADIENT_NONFINITE, nonfinite)
+    _put(partials, chunk, chunks, _WEIGHT_L1, tl.sum(w1, 0))
+    _put(partials, chunk, chunks, _WEIGHT_NORM, w_squares)
+    _put(partials, chunk, chunks, _WEIGHT_MAX, w_max.to(tl.float32, bitcast=True))
+    _put(partials, chunk, chunks, _WEIGHT_NONZERO, tl.sum(nonzero, 0))
+    _put(partials, chunk, chunks, _DOT, dot)
 
 
 @triton.jit
@@ -140,13 +152,13 @@ def join_chunks(pointers, partials, first_chunk, rows, columns, out, count, chun
         total += part
         largest = tl.maximum(largest, part.to(tl.float32).to(tl.int32, bitcast=True) & _MAGNITUDE)
     value = tl.sum(total, 0)
-    if (quantity == 1) | (quantity == 5):
+    if (quantity == _GRADIENT_NORM) | (quantity == _WEIGHT_NORM):
         value = tl.sqrt(value)
     value = value.to(tl.float32)
-    if (quantity == 2) | (quantity == 6):
+    if (quantity == _GRADIENT_MAX) | (quantity == _WEIGHT_MAX):
         value = tl.max(largest, 0).to(tl.float32, bitcast=True)
     w_address, g_address = tl.load(pointers + tensor), tl.load(pointers + count + tensor)
-    of_weight = (quantity >= 4) & (quantity <= 7)
+    of_weight = (quantity >= _WEIGHT_L1) & (quantity <= _WEIGHT_NONZERO)
     missing = (w_address == 0) | ((g_address == 0) & (of_weight == 0))
     value = tl.where(missing, float("nan"), value)
     tl.store(out + row * stride + column, value, mask=row >= 0)

@@ -19,6 +19,8 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from gradscope.quantities import Sum
+
 REORDER = {"reassoc", "nsz", "contract"}
 ONE, NONE = np.float32(1), np.float32(0)
 _MAGNITUDE, _INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
@@ -152,13 +154,15 @@ def _all(w_at, g_at, size):
     return g1, g2, g_max, nonfinite, w1, w2, w_max, nonzero, dot
 
 
-# Quantities are numbered as in `gradscope.recorder.statistics.QUANTITIES`: 0-3 gradient, 4-7 weight, 8 dot.
+_GRADIENT_L1, _GRADIENT_NORM, _GRADIENT_MAX, _GRADIENT_NONFINITE = map(int, tuple(Sum)[:4])
+_WEIGHT_L1, _WEIGHT_NORM, _WEIGHT_MAX, _WEIGHT_NONZERO, _DOT = map(int, tuple(Sum)[4:])
+
 # Shape of the tables: pointers [2, count], sizes and columns [count], rows [9] (-1: not wanted).
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def table_of_sums(pointers, sizes, columns, count, rows, out_at, stride):
-    """Means and norms only, the quantities 0, 1, 4, 5. A pointer of 0 gives NaN."""
+    """Means and norms only. A pointer of 0 gives NaN."""
     pointer, size = carray(integers(pointers), (2 * count,)), carray(integers(sizes), (count,))
     column, row = carray(integers(columns), (count,)), carray(integers(rows), (9,))
     out = carray(floats(out_at), (9 * stride,))
@@ -166,10 +170,10 @@ def table_of_sums(pointers, sizes, columns, count, rows, out_at, stride):
         w_at, g_at = pointer[i], pointer[count + i]
         g1, g2, w1, w2 = _sums(w_at, g_at if g_at else w_at, size[i] if w_at else 0)
         no_w, no_g = 0.0 if w_at else math.nan, 0.0 if g_at and w_at else math.nan
-        _put(out, stride, row, 0, column[i], g1 + no_g)
-        _put(out, stride, row, 1, column[i], math.sqrt(g2) + no_g)
-        _put(out, stride, row, 4, column[i], w1 + no_w)
-        _put(out, stride, row, 5, column[i], math.sqrt(w2) + no_w)
+        _put(out, stride, row, _GRADIENT_L1, column[i], g1 + no_g)
+        _put(out, stride, row, _GRADIENT_NORM, column[i], math.sqrt(g2) + no_g)
+        _put(out, stride, row, _WEIGHT_L1, column[i], w1 + no_w)
+        _put(out, stride, row, _WEIGHT_NORM, column[i], math.sqrt(w2) + no_w)
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
@@ -186,15 +190,15 @@ def table_of_all(pointers, sizes, columns, count, rows, out_at, stride):
             w_at, g_at if g_at else w_at, size[i] if w_at else 0
         )
         no_w, no_g = 0.0 if w_at else math.nan, 0.0 if g_at and w_at else math.nan
-        _put(out, stride, row, 0, column[i], g1 + no_g)
-        _put(out, stride, row, 1, column[i], math.sqrt(g2) + no_g)
-        _put(out, stride, row, 2, column[i], largest[0] + no_g)
-        _put(out, stride, row, 3, column[i], nonfinite + no_g)
-        _put(out, stride, row, 4, column[i], w1 + no_w)
-        _put(out, stride, row, 5, column[i], math.sqrt(w2) + no_w)
-        _put(out, stride, row, 6, column[i], largest[1] + no_w)
-        _put(out, stride, row, 7, column[i], nonzero + no_w)
-        _put(out, stride, row, 8, column[i], dot + no_g)
+        _put(out, stride, row, _GRADIENT_L1, column[i], g1 + no_g)
+        _put(out, stride, row, _GRADIENT_NORM, column[i], math.sqrt(g2) + no_g)
+        _put(out, stride, row, _GRADIENT_MAX, column[i], largest[0] + no_g)
+        _put(out, stride, row, _GRADIENT_NONFINITE, column[i], nonfinite + no_g)
+        _put(out, stride, row, _WEIGHT_L1, column[i], w1 + no_w)
+        _put(out, stride, row, _WEIGHT_NORM, column[i], math.sqrt(w2) + no_w)
+        _put(out, stride, row, _WEIGHT_MAX, column[i], largest[1] + no_w)
+        _put(out, stride, row, _WEIGHT_NONZERO, column[i], nonzero + no_w)
+        _put(out, stride, row, _DOT, column[i], dot + no_g)
 
 
 @compiled("void(int64, int64, int64)")

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradscope.quantities import Sum
 from gradscope.recorder.memory import unknown, zeros
 
 #: The rows of the table. ``l1``: Σ|x|. ``nonzero``: entries that are not exactly 0.
-GRADIENT_QUANTITIES = ("gradient_l1", "gradient_norm", "gradient_max", "gradient_nonfinite")
-WEIGHT_QUANTITIES = ("weight_l1", "weight_norm", "weight_max", "weight_nonzero")
-QUANTITIES = (*GRADIENT_QUANTITIES, *WEIGHT_QUANTITIES, "dot")
+QUANTITIES = tuple(name.lower() for name in Sum.__members__)
+WEIGHT_QUANTITIES = tuple(name for name in QUANTITIES if name.startswith("weight_"))
 
 #: Device types without float64; their own reductions add up in trees, so that only the range is a concern.
 WITHOUT_FLOAT64 = {"mps"}
