@@ -1,0 +1,1 @@
+"""The tolerance level, read from a few probes of some dozens of steps."""
