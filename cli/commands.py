@@ -15,6 +15,7 @@ from gradscope_cli import (
     run,
     schedule,
     search,
+    suggest,
     tolerance,
     tune,
     watch,
@@ -36,6 +37,10 @@ def register(app: typer.Typer) -> None:
         epilog="Example: gradscope tune --metric accuracy --low 1e-5 --high 0.1 --out best -- "
         "python train.py --weight-decay {weight_decay} --seed {seed} --out {out}"
     )(tune.tune)
+    app.command(
+        epilog="Example: gradscope suggest --out probes -- "
+        "python train.py --weight-decay {weight_decay} --seed {seed} --out {out}"
+    )(suggest.suggest)
     app.command(epilog="Example: gradscope plot run.h5 --figure proportion -o proportion.png")(plot.plot)
     app.command(epilog="Example: gradscope report failed.h5 delayed.h5 -o report.html")(report.report)
     app.command(epilog="Example: gradscope watch run.h5")(watch.watch)

@@ -86,7 +86,8 @@ def run(arguments: list[str] | None = None) -> int:
             return _interrupted()
         if hasattr(error, "format_message"):
             where = getattr(getattr(error, "ctx", None), "command_path", "gradscope")
-            hint = "; the training command goes after --" if where.split()[-1] in ("run", "search", "tune") else ""
+            takes_command = where.split()[-1] in ("run", "search", "suggest", "tune")
+            hint = "; the training command goes after --" if takes_command else ""
             return _complain(f"{error.format_message().rstrip('.')} (see {where} --help{hint})")
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in EXHAUSTED):
             what = os.strerror(error.errno or 0) if isinstance(error, OSError) else "out of memory"

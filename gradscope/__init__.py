@@ -58,6 +58,8 @@ _HOME = {
     "diagnose": "gradscope.reading",
     "Diagnosis": "gradscope.diagnosis.verdict",
     "search_tolerance": "gradscope.search.search",
+    "Suggestion": "gradscope.prediction.suggest",
+    "suggest_strength": "gradscope.prediction.suggest",
     "ToleranceResult": "gradscope.search.result",
     "tune_strength": "gradscope.search.tuning",
     "TuneResult": "gradscope.search.tuned",
@@ -76,6 +78,8 @@ if TYPE_CHECKING:
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.mirror import Sink as Sink
     from gradscope.opening import close_recordings as close_recordings
+    from gradscope.prediction.suggest import Suggestion as Suggestion
+    from gradscope.prediction.suggest import suggest_strength as suggest_strength
     from gradscope.reading import diagnose as diagnose
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every

@@ -36,8 +36,9 @@ ON_SUCCESS = ("ignore", "stop")
 class Instructions:
     """What a supervisor asks of the recording in a child. None: the script's own choice stands.
 
-    ``checkpoints``: the folder for checkpoints. ``resume``, ``resume_step``: the checkpoint to go on from, and its
-    step; ``out`` holds the rows before it then.
+    ``probe_steps``: end the training after so many steps, recorded one by one; ``probe_escape``: or as soon as its loss
+    has clearly fallen. ``checkpoints``: the folder for checkpoints. ``resume``, ``resume_step``: the checkpoint to go
+    on from, and its step; ``out`` holds the rows before it then.
     """
 
     strength: float | None = None
@@ -47,6 +48,8 @@ class Instructions:
     out: str | None = None
     on_failure: str | None = None
     on_success: str | None = None
+    probe_steps: int | None = None
+    probe_escape: bool | None = None
     checkpoints: str | None = None
     resume: str | None = None
     resume_step: int | None = None
@@ -62,7 +65,7 @@ class Instructions:
         """Read back; raises `InputError` naming the variable that is wrong."""
         given = {f.name: environment.get(_variable(f.name)) or None for f in fields(cls)}
         strength = given["strength"]
-        for name in ("seed", "resume_step"):
+        for name in ("seed", "resume_step", "probe_steps"):
             if (number := given[name]) is not None and not re.fullmatch(r"-?\d+", number):
                 raise InputError(f"{_variable(name)} is {number!r}; expected a whole number")
         if given["on_failure"] is not None:
@@ -77,6 +80,8 @@ class Instructions:
             out=given["out"],
             on_failure=given["on_failure"],
             on_success=given["on_success"],
+            probe_steps=None if given["probe_steps"] is None else int(given["probe_steps"]),
+            probe_escape=None if given["probe_escape"] is None else given["probe_escape"] == "True",
             checkpoints=given["checkpoints"],
             resume=given["resume"],
             resume_step=None if given["resume_step"] is None else int(given["resume_step"]),
@@ -139,8 +144,9 @@ def ignores_its_checkpoint(asked: Instructions) -> bool:
 
 
 def supervised() -> bool:
-    """True in a process that ``gradscope run`` or ``gradscope search`` has started."""
-    return not inside_search() and os.environ.get("GRADSCOPE_ON_FAILURE") == "stop"
+    """True in a process that ``gradscope run``, ``search`` or ``suggest`` has started."""
+    ends = os.environ.get("GRADSCOPE_ON_FAILURE") == "stop" or "GRADSCOPE_PROBE_STEPS" in os.environ
+    return ends and not inside_search()
 
 
 def opened(recording: Closes) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.diagnosis import measures
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.finding import Finding
@@ -24,6 +25,8 @@ Rows = dict[str, NDArray[Any]]
 
 #: Rows in a chunk at first; later a 32nd of the rows so far.
 CHUNK = 16
+#: An escape: so many losses, their mean below this share of the baseline.
+ESCAPE = 5, 0.7
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,14 @@ class LiveJudge:
             found = self._decided.pop(self._before, self.latest)
         self._before, self._asked = self._asked, border_after(self._asked)
         return found
+
+    @property
+    def escaped(self) -> bool:
+        """Whether the latest losses that were judged lie clearly below the baseline."""
+        with self._lock:
+            judge = self.judge
+            level = measures.loss_level(judge.series, len(judge.series) - ESCAPE[0], len(judge.series))
+            return bool(level < ESCAPE[1] * judge.baseline)
 
     def penalised(self, row: int, mask: NDArray[np.bool_]) -> None:
         """From this row on, other parameters are penalised."""

@@ -29,7 +29,7 @@ from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.derived import VALIDATION
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.live import LiveJudge, Rows
+from gradscope.live import CHUNK, LiveJudge, Rows
 from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
 from gradscope.opening import begun, ended, make_room, new_file, run_info
 from gradscope.optimizers.wrapped import each_stepping
@@ -124,6 +124,8 @@ def record(
         InputError: something given cannot be used; nothing has been written then.
     """
     try:
+        if child.instructions().probe_steps is not None:  # a probe of `gradscope suggest` reads every step
+            every, preset = 1, "standard"
         return Recording(
             model,
             list(optimizer) if isinstance(optimizer, Sequence) else [optimizer],
@@ -198,6 +200,7 @@ class Recording:
         self.path = free_name(path) if named else _destination(path, asked)
         first = asked.out is not None and asked.out not in _RECORDED_HERE
         self._asked = asked if first else child.Instructions()  # a second recording: on its own
+        self._probe = asked if first or asked.out is None else child.Instructions()
         if self.path.is_symlink():  # the record is where the link leads, and the link stays
             self.path = self.path.resolve()
         if self._asked.resume_step is not None:
@@ -452,6 +455,17 @@ class Recording:
         self._give_warnings()
         if self._live.at_border(self._recorder.rows):
             self._act(step)
+        if self._probe.probe_steps is not None and self._is_probed(self._probe.probe_steps):
+            self._writer.event(step, "stopped", "the probe has the steps that it was to take")
+            self._end("finished", "the probe is over")
+
+    def _is_probed(self, steps: int) -> bool:
+        """Whether this probe of `gradscope suggest` has shown what it is for."""
+        rows = self._recorder.rows
+        if rows >= steps or not self._probe.probe_escape or (rows - 1) % CHUNK:  # a row is finished when one follows
+            return rows >= steps
+        self._recorder.fetch()
+        return self._live.escaped
 
     def _steps_missed(self, text: str) -> None:
         """The training goes on, and none of its steps is seen."""

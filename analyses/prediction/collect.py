@@ -56,7 +56,7 @@ def level(c: Configuration) -> dict[str, Any]:
         count = COUNT if wave else COUNT + 1
         at = middle + reach * np.linspace(-1, 1, count)
         first = 1000 + 10 * len(trials)
-        failed, _ = outcomes(c, 10**at, range(first, first + count))
+        failed, _ = outcomes(c, (10**at).tolist(), range(first, first + count))
         trials += [(float(s), bool(f)) for s, f in zip(10**at, failed, strict=True)]
         ways = {f for _, f in trials}
         if len(ways) < 2:  # no transition there: beyond the end where it must be
@@ -76,7 +76,9 @@ def level(c: Configuration) -> dict[str, Any]:
 def known_level(name: str) -> dict[str, Any]:
     """The same from the runs of the benchmark, which are not trained again."""
     if name.startswith(SEARCHED):
-        made = [r for r in searches().rows if (str(r["layers"]), str(r["epochs"])) == (name.removeprefix(SEARCHED), "50")]
+        made = [
+            r for r in searches().rows if (str(r["layers"]), str(r["epochs"])) == (name.removeprefix(SEARCHED), "50")
+        ]
         middle, low, high = (float(np.median([float(r[at]) for r in made])) for at in ("tolerance", "low", "high"))
         return {
             "free": [0.0], "learns": True, "determined": True, "reason": f"{len(made)} searches", "tolerance": middle,
@@ -104,7 +106,7 @@ def escape(losses: np.ndarray[Any, Any], baseline: float) -> float:
 
 
 def collect(c: Configuration, name: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is known of one configuration: facts, and arrays. ``name``: of one of the benchmark, whose level is known."""
+    """What is known of one configuration: facts, and arrays. ``name``: of one whose level another study tells."""
     started, busy = time.time(), time.process_time()
     if c.family == "normalised":
         found: dict[str, Any] = {}
@@ -118,7 +120,11 @@ def collect(c: Configuration, name: str = "") -> tuple[dict[str, Any], dict[str,
     facts["numel"] = [runs.parameters[name][0].numel() for name in runs.matrices]
     facts["matrices"] = runs.matrices
     random = np.random.default_rng([23, c.number])
-    places = [float(u) for count, reach in (NEAR, FAR) for u in reach * (2 * (np.arange(count) + random.random(count)) / count - 1)]
+    places = [
+        float(u)
+        for count, reach in (NEAR, FAR)
+        for u in reach * (2 * (np.arange(count) + random.random(count)) / count - 1)
+    ]
     places = places if found.get("determined") else []
     strengths = [0.0, 0.0, *(found["tolerance"] * 10**u for u in places)]
     facts["places"], facts["strengths"] = places, strengths

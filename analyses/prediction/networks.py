@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -11,7 +12,9 @@ from analyses.common.networks import Residual, network
 from analyses.prediction.configurations import Configuration
 from analyses.prediction.tasks import CONTEXT, task
 
-SMOOTH = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "leaky": lambda: nn.LeakyReLU(0.1)}
+SMOOTH: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "leaky": lambda: nn.LeakyReLU(0.1),
+}  # fmt: skip
 #: These keep PyTorch's own initialisation, as those who write them do.
 OWN_START = ("rnn", "gru", "lstm", "transformer", "text")
 
@@ -21,7 +24,7 @@ class Cells(nn.Module):
 
     def __init__(self, cell: str, columns: int, layers: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell, self.width = cell, width
         gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
         sizes = [columns, *[width] * (layers - 1)]
         self.read = nn.ModuleList(nn.Linear(size, gates * width) for size in sizes)
@@ -34,7 +37,7 @@ class Cells(nn.Module):
         """[N, rows, columns] to [N, outputs]."""
         sequence = list(x.unbind(-2))
         for read, back in zip(self.read, self.back, strict=True):
-            h = torch.zeros(*x.shape[:-2], back.in_features)
+            h = x.new_zeros(*x.shape[:-2], self.width)
             state = h
             out = []
             for item in sequence:

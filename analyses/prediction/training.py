@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from analyses.prediction.tasks import task
 
 Array = NDArray[np.float32]
 
-#: A run has learned if the mean loss of its last twentieth is this share of the baseline, or less (the contract's label).
+#: A run has learned if the mean loss of its last twentieth is this share of the baseline, or less (the contract says).
 LEARNED = 0.95
 
 
@@ -117,8 +116,11 @@ class Ensemble:
         columns = []
         for name in self.matrices:
             w = self.parameters[name].flatten(1)
-            g = torch.zeros_like(w) if self.parameters[name].grad is None else self.parameters[name].grad.flatten(1)
-            columns.append(torch.stack([g.norm(dim=1), w.norm(dim=1), (w * g).sum(1), g.abs().sum(1), w.abs().sum(1)], 1))
+            grad = self.parameters[name].grad
+            g = torch.zeros_like(w) if grad is None else grad.flatten(1)
+            columns.append(
+                torch.stack([g.norm(dim=1), w.norm(dim=1), (w * g).sum(1), g.abs().sum(1), w.abs().sum(1)], 1)
+            )
         return np.asarray(torch.stack(columns, 2).numpy(), dtype=np.float32)
 
     def keep(self, which: NDArray[np.int64]) -> None:
@@ -174,7 +176,10 @@ def outcomes(
         weights = sum(runs.parameters[name].detach().flatten(1).square().sum(1).double() for name in runs.matrices)
         size = np.sqrt(np.asarray(weights))
         first[there] = np.where(first[there] > 0, first[there], size)
-        now, before = seen[there, step - 19 : step + 1].mean(1), seen[there, max(0, step - 39) : max(20, step - 19)].mean(1)
+        now, before = (
+            seen[there, step - 19 : step + 1].mean(1),
+            seen[there, max(0, step - 39) : max(20, step - 19)].mean(1),
+        )
         lost = ((size < 0.08 * first[there]) & (now > 0.98 * baseline)) | ~np.isfinite(now)
         safe = (step >= np.maximum(80, slow[there])) & (now < 0.5 * baseline) & (now <= 1.05 * before)
         safe &= np.asarray(strengths)[there] > 0
@@ -197,8 +202,3 @@ def e_folding(c: Configuration, strength: float) -> float:
     if c.group != "direct":
         return HORIZON / 2.0
     return (1 - c.momentum) / max(2 * c.lr * strength, 1e-12)
-
-
-def as_json(value: Any) -> Any:
-    """Without numpy's types."""
-    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -6,9 +6,14 @@ hold; the outputs' spread would add little (../shared/facts/prediction.md of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gradscope.prediction.rows import Array, Probe
+
+#: No number is larger: what lies beyond is all the same.
+FAR = 12.0
 
 #: Losses are smoothed over so many rows.
 SMOOTH = 5
@@ -46,9 +51,15 @@ def features(probe: Probe) -> Array:
         at = time[below[0] + SMOOTH - 1] if len(below) else 1.7 * (length + 3) - 3
         crossings.append(_log((at + 3) / tau))
         never.append(float(not len(below)))
-    push = 2 * probe.strength * probe.weight**2 if probe.penalty != "l1" else probe.strength * probe.weight_size * probe.numel
+    push = (
+        2 * probe.strength * probe.weight**2
+        if probe.penalty != "l1"
+        else probe.strength * probe.weight_size * probe.numel
+    )
     balance = -probe.dot.sum(1) / np.maximum(push.sum(1), 1e-30)
-    each_w, each_g = (_log(x[third].mean(0) / np.maximum(x[:SMOOTH].mean(0), 1e-30)) for x in (probe.weight, probe.gradient))
+    each_w, each_g = (
+        _log(x[third].mean(0) / np.maximum(x[:SMOOTH].mean(0), 1e-30)) for x in (probe.weight, probe.gradient)
+    )
     found = [
         _log(tau), _log(length / tau), min(loss[-1], 5.0), min(loss[SMOOTH - 1 :].min(), 5.0),
         min(loss[-1] - loss[SMOOTH - 1 :].min(), 5.0), _log(probe.baseline), *crossings, *never,
@@ -61,7 +72,37 @@ def features(probe: Probe) -> Array:
         _log(np.sqrt((probe.weight[0] ** 2).sum() / probe.numel.sum() * (probe.numel.sum() / len(probe.numel)) ** 0.5)),
         _log((probe.gradient[:SMOOTH].mean(0) / np.maximum(probe.weight[0], 1e-30)).mean()),
     ]  # fmt: skip
-    return np.asarray(found, dtype=np.float64)
+    return _bounded(found)
+
+
+FREE_NAMES = (
+    "length", "last_loss", "baseline", "depth", "adaptive", "momentum", "first_loss", "rate", "rms_weight",
+    "first_weight_gradient", "entries", "gradient_change", "weight_change", "pull", "crossing_0.9", "crossing_0.7",
+)  # fmt: skip
+
+
+def free_features(probe: Probe) -> Array:
+    """The numbers of `FREE_NAMES` of a run without a penalty, [F]: what can be known of a level before any probe."""
+    loss = smoothed(probe.loss) / probe.baseline
+    gradient, weight = np.sqrt((probe.gradient**2).sum(1)), np.sqrt((probe.weight**2).sum(1))
+    first = np.maximum(probe.weight[0], 1e-30)
+    gain = 1.0 if probe.adaptive else 1 / (1 - min(probe.momentum, 0.9999))
+    crossings = []
+    for share in CROSSINGS[:2]:
+        below = np.flatnonzero(loss[SMOOTH - 1 :] < share)
+        crossings.append(_log(probe.step[below[0] + SMOOTH - 1] + 1 if len(below) else 1.7 * (probe.step[-1] + 1)))
+    return _bounded([
+        _log(probe.step[-1] + 1), loss[-1], _log(probe.baseline), _log(len(probe.numel)), float(probe.adaptive),
+        probe.momentum, loss[SMOOTH - 1], _log(float(np.nanmean(probe.rate)) * gain),
+        _log(np.sqrt((first**2).sum() / len(first))), _log((probe.gradient[:SMOOTH].mean(0) / first).mean()),
+        _log(probe.numel.sum()), _log(gradient[-SMOOTH:].mean() / gradient[:SMOOTH].mean()),
+        10 * _log(weight[-1] / weight[0]), np.arcsinh(float((-probe.dot.sum(1) / weight**2).max()) * 100), *crossings,
+    ])  # fmt: skip
+
+
+def _bounded(found: list[Any]) -> Array:
+    """Finite, and no further out than any forest asks about."""
+    return np.clip(np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0, posinf=FAR, neginf=-FAR), -FAR, FAR)
 
 
 def _log(x: Array | float) -> Array:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-NEEDED = ("loss", "weight_norm", "loss_gradient_norm", "weight_gradient_dot", "loss_gradient_mean_abs", "weight_mean_abs")  # fmt: skip
+NEEDED = (
+    "loss", "weight_norm", "loss_gradient_norm", "weight_gradient_dot", "loss_gradient_mean_abs", "weight_mean_abs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Probe:
     ``step`` [T] counts from 0. ``gradient``, ``weight`` [T, P]: Euclidean norms; ``dot`` [T, P]: ⟨w, ∂L/∂w⟩;
     ``gradient_size``, ``weight_size`` [T, P]: mean |∂L/∂w|, mean |w|. ``rate`` [T]: the learning rate. ``adaptive``,
     ``beside``: an Adam; a penalty that acts beside its step (AdamW, a proximal step). ``baseline``: the loss of the
-    best constant answer.
+    best constant answer. ``optimizer``: its class.
     """
 
     step: Array
@@ -47,11 +49,21 @@ class Probe:
     adaptive: bool
     beside: bool
     baseline: float
+    optimizer: str = "SGD"
 
     @property
     def kind(self) -> str:
-        """What has a reader of its own: ``direct`` (SGD, AdamW), ``coupled`` (L2 inside Adam's step) or ``l1``."""
-        return "l1" if self.penalty == "l1" else "coupled" if self.adaptive and not self.beside else "direct"
+        """What has a reader of its own: ``direct`` (SGD, AdamW), ``coupled`` (L2 inside Adam's step) or ``l1``.
+
+        For anything else the words in which it is told that there is none.
+        """
+        if self.optimizer not in ("SGD", "Adam", "AdamW"):
+            return f"the optimizer {self.optimizer}"
+        if self.penalty == "l2":
+            return "coupled" if self.adaptive and not self.beside else "direct"
+        if self.penalty == "l1" and self.beside and not self.adaptive:
+            return "l1"
+        return f"the penalty {self.penalty} " + ("under Adam" if self.adaptive else "that acts through the gradient")
 
     @property
     def folding(self) -> float:
@@ -72,14 +84,43 @@ class Probe:
         pull = 2 * self.strength * weight
         return weight / rate * (gradient + pull) / pull
 
+    def first(self, rows: int) -> Probe:
+        """The same without what comes after so many rows."""
+        return self._each(lambda values: values[:rows])
 
-def probe_of(dataset: xr.Dataset, rows: int | None = None) -> Probe:
-    """The probe that a record holds, its first so many rows. Raises `InputError` for one that cannot be read."""
+    def averaged(self, every: int) -> Probe:
+        """So many rows made one: the last one's step, the means of the rest. What is left over is left out."""
+        count = len(self.step) // every
+
+        def means(values: Array) -> Array:
+            return np.asarray(values[: count * every].reshape(count, every, *values.shape[1:]).mean(1))
+
+        return replace(self._each(means), step=self.step[every - 1 : count * every : every])
+
+    def _each(self, change: Callable[[Array], Array]) -> Probe:
+        return replace(
+            self,
+            step=change(self.step),
+            loss=change(self.loss),
+            gradient=change(self.gradient),
+            weight=change(self.weight),
+            dot=change(self.dot),
+            gradient_size=change(self.gradient_size),
+            weight_size=change(self.weight_size),
+            rate=change(self.rate),
+        )
+
+
+def probe_of(dataset: xr.Dataset, penalty: str = "l2") -> Probe:
+    """The probe that a record holds; ``penalty``: the one that is asked about, for a record of a run without any.
+
+    Raises `InputError` for a record that cannot be read as one.
+    """
     if missing := [name for name in NEEDED if name not in dataset.variables]:
         hint = "call Recording.log(loss=loss)" if missing[0] == "loss" else 'record with preset="standard"'
         raise InputError(f"the record holds no {missing[0]}, which a prediction needs; {hint}")
     config, capture = json.loads(dataset.attrs["config"]), json.loads(dataset.attrs["capture"])
-    table = {name: np.asarray(dataset[name].values[:rows], dtype=np.float64) for name in (*NEEDED, "learning_rate")}
+    table = {name: np.asarray(dataset[name].values, dtype=np.float64) for name in (*NEEDED, "learning_rate")}
     group = np.asarray(dataset["group"].values, dtype=np.int64)
     penalised = dataset["penalised"].values.astype(bool)
     matrix = np.array([len(config["shapes"][str(name)]) > 1 for name in dataset["parameter"].values])
@@ -89,9 +130,10 @@ def probe_of(dataset: xr.Dataset, rows: int | None = None) -> Probe:
         raise InputError("the record holds no weight matrix that gets a gradient; there is nothing to penalise")
     main = int(np.bincount(group[chosen]).argmax())
     settings: Mapping[str, Any] = config["groups"][main]
-    beside = acting_beside(capture.get("penalties", ()), len(config["groups"]))[main]
+    strength = recorded_strength(dataset)
+    acts = acting_beside(capture.get("penalties", ()), len(config["groups"]))[main]
     return Probe(
-        step=np.asarray(dataset["step"].values[:rows], dtype=np.float64),
+        step=np.asarray(dataset["step"].values, dtype=np.float64),
         loss=table["loss"],
         gradient=table["loss_gradient_norm"][:, chosen],
         weight=table["weight_norm"][:, chosen],
@@ -100,10 +142,22 @@ def probe_of(dataset: xr.Dataset, rows: int | None = None) -> Probe:
         weight_size=table["weight_mean_abs"][:, chosen],
         numel=np.asarray(dataset["numel"].values, dtype=np.float64)[chosen],
         rate=table["learning_rate"][:, main],
-        strength=recorded_strength(dataset),
-        penalty=str(dataset.attrs["penalty"]),
+        strength=strength,
+        penalty=str(dataset.attrs["penalty"]) if strength else penalty,
         momentum=float(settings.get("momentum", 0.0)),
         adaptive=bool(settings.get("adaptive", False)),
-        beside=beside,
+        beside=acts if strength else penalty == "l1" or bool(settings.get("decoupled", False)),
         baseline=float(dataset.attrs.get("baseline_loss", np.nan)),
+        optimizer=str(settings.get("class", "")),
     )
+
+
+def invariant_share(dataset: xr.Dataset) -> float:
+    """The share of ‖w‖² at the first row in matrices whose scale the loss does not depend on, as the record says."""
+    found = json.loads(dataset.attrs["capture"]).get("scale_invariant", {}).get("parameters") or {}
+    shapes = json.loads(dataset.attrs["config"])["shapes"]
+    names = [str(name) for name in dataset["parameter"].values]
+    square = np.nan_to_num(np.asarray(dataset["weight_norm"].values[0], dtype=np.float64) ** 2)
+    matrix = np.array([len(shapes[name]) > 1 for name in names])
+    without = matrix & np.array([name in found for name in names])
+    return float(square[without].sum() / max(square[matrix].sum(), 1e-30))

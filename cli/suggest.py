@@ -1,0 +1,76 @@
+"""gradscope suggest: predict the tolerance level of a training command from a few short probes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from gradscope_cli.output import Json, print_json, progress, shorter, tell
+
+if TYPE_CHECKING:
+    from gradscope.prediction.probing import ProbeResult
+    from gradscope.prediction.suggest import Suggestion
+
+
+def suggest(
+    command: Annotated[list[str], typer.Argument(help="The training command, after --.", metavar="-- COMMAND…")],
+    penalty: Annotated[str, typer.Option(help="The penalty: l2, or l1 by proximal steps.")] = "l2",
+    start: Annotated[
+        float | None,
+        typer.Option(help="The strength to probe first; without it a run without a penalty points to one."),
+    ] = None,
+    probes: Annotated[int, typer.Option(help="Probes under a penalty at most.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the first run; the others' follow.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the records of the probes.")] = Path("gradscope-suggest"),
+    as_json: Json = False,
+) -> None:
+    """Predict how strong is too strong, in some hundred steps.
+
+    A short run without a penalty, then a few probes of at most 40 steps, each ended by gradscope.record in the command
+    and placed where those before it point to. Without an answer it says why. The command may hold {strength},
+    {weight_decay}, {seed} and {out}; gradscope.record in it obeys the environment.
+    """
+    from gradscope.child import Command
+    from gradscope.prediction.suggest import suggest_command
+
+    result = suggest_command(
+        Command.parse(command, penalty), start=start, probes=probes, out=out, seed=seed, on_probe=_show
+    )
+    if as_json:
+        print_json({**result.as_dict(), "search": search_line(result, command)})
+        return
+    if not result.determined:
+        tell(f"tolerance level not predicted: {result.reason}")
+    else:
+        tell(f"tolerance level {_named(result)}, 95 % interval {shorter(result.low)} … {shorter(result.high)}")
+        tell(f"({result.reason})")
+    whole = "" if result.share is None else f", {result.share:.0%} of a run of {result.horizon}"
+    tell(f"{result.steps_run} steps{whole}")
+    if (line := search_line(result, command)) is not None:
+        tell(f"to determine it: {line}")
+
+
+def _named(result: Suggestion) -> str:
+    from gradscope.quantities import Strength
+
+    return str(Strength(result.tolerance, result.penalty))
+
+
+def search_line(result: Suggestion, command: list[str]) -> str | None:
+    """The search that goes on from a prediction; None where there is none."""
+    if result.range is None:
+        return None
+    low, high = (shorter(end) for end in result.range)
+    option = "" if result.penalty == "l2" else f" --penalty {result.penalty}"
+    return f"gradscope search --low {low} --high {high}{option} -- {shlex.join(command)}"
+
+
+def _show(probe: ProbeResult) -> None:
+    """One line a probe."""
+    if probe.distance is None:
+        progress(f"without a penalty: {probe.steps} steps")
+        return
+    side = "above" if probe.distance > 0 else "below"
+    progress(f"{probe.strength:.4g}: {probe.steps} steps, reads {abs(probe.distance):.2f} decades {side} the level")

@@ -1,0 +1,116 @@
+"""Runs the probes that are asked for, one after the other, and reads what they record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradscope.child import Command, Instructions, Stopped, check_strength, instructed, run_child
+from gradscope.diagnosis.tolerance import recorded_strength
+from gradscope.prediction.asker import Plan, Prober
+from gradscope.prediction.rows import invariant_share, probe_of
+from gradscope.store.reader import open_run
+from gradscope.types import InputError
+
+Train = Callable[[float, int, Path], object]
+#: ``run(plan, path)`` leaves the record of a probe at the path, and says who has trained.
+Run = Callable[[Plan, Path], str]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A probe that was run. ``distance``: log₁₀(λ/λ*) as it reads, None without a penalty."""
+
+    strength: float
+    seed: int
+    steps: int
+    path: str
+    distance: float | None = None
+
+
+def _asked(plan: Plan) -> Instructions:
+    return Instructions(on_failure="ignore", on_success="ignore", probe_steps=plan.steps, probe_escape=plan.to_escape)
+
+
+def of_command(command: Command) -> Run:
+    """Probes of a training command, each a child of this process that ends once it has its rows."""
+
+    def run(plan: Plan, path: Path) -> str:
+        asked = Instructions(
+            **{name: value for name, value in vars(_asked(plan)).items() if value is not None}
+            | {"strength": plan.strength, "penalty": command.penalty, "seed": plan.seed, "out": str(path)}
+        )
+        words = command.filled(asked)
+        outcome = run_child(words, command.environment(asked), show=False)
+        if not outcome.ended_itself:
+            raise InputError(f"a probe could not be run: {outcome.complaint(words)}")
+        return " ".join(words)
+
+    return run
+
+
+def of_function(train: Train) -> Run:
+    """Probes of a plain function ``train(strength, seed, path)`` in this process."""
+
+    def run(plan: Plan, path: Path) -> str:
+        with instructed(_asked(plan)):
+            try:
+                train(plan.strength, plan.seed, path)
+            except Stopped:
+                pass
+            except InputError:
+                raise
+            except Exception as error:
+                told = f"train({plan.strength:g}, {plan.seed}, …) raised {type(error).__name__}: {error}"
+                raise InputError(f"a probe could not be run: {told}") from error
+        return "the training function"
+
+    return run
+
+
+def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult], None]) -> list[ProbeResult]:
+    """Every probe that the prober asks for, in order. Raises `InputError` for a training that cannot be probed."""
+    results: list[ProbeResult] = []
+    starts: dict[int, tuple[float, ...]] = {}
+    while not prober.done:
+        plan = prober.ask()
+        path = folder / f"probe-{plan.number}.h5"
+        path.unlink(missing_ok=True)
+        who = run(plan, path)
+        if not path.exists():
+            raise InputError(
+                f"{who!r} ended without the record {path.name}; does it call gradscope.record "
+                f"(and write to {{out}}, if it takes a path)?"
+            )
+        with open_run(path) as dataset:
+            if not dataset.sizes["step"]:
+                raise InputError(f"{path.name} holds no step: {who!r} ended before the first one")
+            schedule = json.loads(dataset.attrs["config"])["schedule"]
+            found = recorded_strength(dataset)
+            check_strength(path, plan.strength, prober.penalty, found, dataset.attrs["penalty"], schedule)
+            if "delayed:" in schedule:
+                raise InputError(
+                    f"the script's penalty comes on later ({schedule}), and a probe reads its first {plan.steps} steps"
+                )
+            probe = probe_of(dataset, prober.penalty)
+            prober.horizon = int(dataset.attrs.get("horizon", -1)) if dataset.attrs.get("horizon", -1) > 0 else None
+            starts[plan.seed] = _check_seed(starts, plan.seed, tuple(float(x) for x in probe.weight_size[0]))
+            before = len(prober.told)
+            prober.tell(plan, probe, invariant_share(dataset))
+            distance = prober.told[-1][1] if len(prober.told) > before else None
+            steps = int(dataset["step"].values[-1]) + 1
+        results.append(ProbeResult(plan.strength, plan.seed, steps, str(path), distance))
+        told(results[-1])
+    return results
+
+
+def _check_seed(seen: dict[int, tuple[float, ...]], seed: int, start: tuple[float, ...]) -> tuple[float, ...]:
+    for other, weights in seen.items():
+        if other != seed and weights == start:
+            raise InputError(
+                f"seeds {other} and {seed} start from identical weights: the training ignores its seed; pass {{seed}} "
+                f"to it, or call torch.manual_seed(int(os.environ['GRADSCOPE_SEED'])) before the model is made"
+            )
+    return start

@@ -1,0 +1,173 @@
+"""From a training to the tolerance level that some dozens of its steps tell, or to why they do not."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradscope import checks
+from gradscope.card import card
+from gradscope.child import Command
+from gradscope.prediction.asker import PROBES, Prediction, Prober
+from gradscope.prediction.probing import ProbeResult, Run, Train, of_command, of_function, probed
+from gradscope.prediction.reader import Reader, shipped
+from gradscope.quantities import Strength
+from gradscope.types import InputError
+
+#: Penalties that a reader has been made for.
+PENALTIES = ("l2", "l1")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The level that probes predict. ``tolerance``, ``low``, ``high`` are None where ``reason`` says why.
+
+    ``horizon``: steps of a whole run, where its record tells. ``out``: the folder of the probes' records.
+    """
+
+    penalty: str
+    prediction: Prediction
+    probes: tuple[ProbeResult, ...]
+    horizon: int | None
+    out: Path
+
+    @property
+    def determined(self) -> bool:
+        return self.prediction.determined
+
+    @property
+    def tolerance(self) -> float | None:
+        return self.prediction.tolerance
+
+    @property
+    def low(self) -> float | None:
+        return self.prediction.low
+
+    @property
+    def high(self) -> float | None:
+        return self.prediction.high
+
+    @property
+    def reason(self) -> str:
+        return self.prediction.reason
+
+    @property
+    def steps_run(self) -> int:
+        """Steps of all probes, that without a penalty among them."""
+        return sum(p.steps for p in self.probes)
+
+    @property
+    def share(self) -> float | None:
+        """The steps as a share of one whole run; None where its length is not known."""
+        return None if self.horizon is None else self.steps_run / self.horizon
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Where a search should look: a decade to each side, as the prediction is no promise."""
+        return None if self.tolerance is None else (self.tolerance / 10, self.tolerance * 10)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``gradscope suggest --json`` prints it."""
+        p = self.prediction
+        return {
+            "determined": p.determined,
+            "penalty": self.penalty,
+            "tolerance": p.tolerance,
+            "low": p.low,
+            "high": p.high,
+            "confidence": p.confidence,
+            "weight_decay": Strength(p.tolerance, self.penalty).weight_decay,
+            "steps_run": self.steps_run,
+            "horizon": self.horizon,
+            "share_of_run": self.share,
+            "probes": [vars(probe) for probe in self.probes],
+            "reason": p.reason,
+        }
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        p = self.prediction
+        facts: dict[str, object] = {"penalty": self.penalty, "steps": self.steps_run}
+        if p.determined and p.tolerance is not None:
+            facts["tolerance level"] = str(Strength(p.tolerance, self.penalty))
+            facts[f"{p.confidence:.0%} interval"] = f"{p.low:.3g} to {p.high:.3g}"
+        return card(p.reason, "healthy" if p.determined else "undecided", facts=facts)
+
+
+def suggest_strength(
+    train: Train,
+    *,
+    penalty: str = "l2",
+    start: float | None = None,
+    probes: int = PROBES,
+    out: str | Path | None = None,
+    seed: int = 0,
+    on_probe: Callable[[ProbeResult], None] | None = None,
+) -> Suggestion:
+    """Predict the tolerance level of a training from a few probes of some dozens of steps.
+
+    Args:
+        train: ``train(strength, seed, path)`` trains once and records to ``path`` with `gradscope.record`, which ends
+            each probe once it has its rows. It runs in this process.
+        penalty: ``"l2"`` or ``"l1"`` (by proximal steps), the one that ``train`` uses; checked against the record.
+        start: the strength to probe first. Default: what a run without a penalty points to.
+        probes: probes under a penalty at most.
+        out: a folder for the probes' records. Default: a new one.
+        seed: of the first run; the others' follow.
+        on_probe: called after each probe.
+
+    Returns:
+        The level with an interval that held 95 % of families that the reader had not seen, or the reason why there is
+        none: normalised nets, trainings that do not learn without a penalty, and others.
+
+    Raises:
+        InputError: the training cannot be probed, or something given cannot be used.
+    """
+    return _suggest(of_function(train), penalty, start, probes, out, seed, on_probe)
+
+
+def suggest_command(
+    command: Command,
+    *,
+    start: float | None = None,
+    probes: int = PROBES,
+    out: str | Path | None = None,
+    seed: int = 0,
+    on_probe: Callable[[ProbeResult], None] | None = None,
+) -> Suggestion:
+    """`suggest_strength` for a training command; each probe is a process of its own."""
+    return _suggest(of_command(command), command.penalty, start, probes, out, seed, on_probe)
+
+
+def _suggest(
+    run: Run,
+    penalty: str,
+    start: float | None,
+    probes: int,
+    out: str | Path | None,
+    seed: int,
+    on_probe: Callable[[ProbeResult], None] | None,
+    readers: Mapping[str, Reader] | None = None,
+) -> Suggestion:
+    if checks.penalty_word(penalty) not in PENALTIES:
+        raise InputError(f"the penalty is {penalty}; a level is predicted for l2 and l1 only: take gradscope search")
+    if start is not None and checks.strength(start, "start") == 0:
+        raise InputError("start is 0; expected a strength above 0, or none, so that it is guessed")
+    checks.positive_int(probes, "probes")
+    checks.whole_number(seed, "seed")
+    given = tempfile.mkdtemp(prefix="gradscope-suggest-") if out is None else out
+    folder = checks.writable_folder(checks.absolute_path(given, "out")).resolve()
+    prober = Prober(shipped() if readers is None else readers, checks.penalty_word(penalty), start, probes, seed)
+    results = probed(prober, run, folder, on_probe or (lambda _: None))
+    return Suggestion(prober.penalty, prober.prediction(), tuple(results), prober.horizon, folder)
+
+
+def decades(suggestion: Suggestion) -> float:
+    """The half-width of its interval in decades; infinite where there is none."""
+    if suggestion.low is None or suggestion.high is None:
+        return math.inf
+    return math.log10(suggestion.high / suggestion.low) / 2
