@@ -1,13 +1,13 @@
 """What was collected, in one file: python -m analyses.prediction.data --cache FOLDER packs it into probes.npz.
 
-Rows are kept as shares of their largest in half precision, which is a thousandth of a decade; sums of sizes at the
-first row alone, where they are needed.
+Of each probe it keeps what the reader is told: its features, with its strength and its length.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from analyses.prediction.configurations import HORIZON, Configuration, benchmark, configurations
 from analyses.prediction.training import rate
+from gradscope.prediction.asker import FOLDINGS, FREE, LATE, ROWS, SHORTEST, SHORTEST_FOLDING
+from gradscope.prediction.features import features, free_features
 from gradscope.prediction.rows import Probe
 
 HERE = Path(__file__).parent
@@ -27,11 +29,23 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A configuration with its level. ``probes``: (log₁₀(λ/λ*), its rows); ``late``: the same in averaged rows.
+class Seen:
+    """A probe under a penalty: its place u = log₁₀(λ/λ*), its strength, the steps it took, and its features [F]."""
 
-    ``free``: a run without a penalty. ``low``, ``high``: the level's own 95 % interval. ``level`` is NaN where there is
-    none, as in normalised nets. ``escape``: steps to it; ``known``: the level is another study's.
+    place: float
+    strength: float
+    steps: int
+    features: Array
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration with its level. ``probes``: those that the prober could ask for; ``late``: in averaged rows.
+
+    ``free``: the first row of a run without a penalty, ``first``: the features of two such runs; ``spent``: the steps
+    of the first. ``low``, ``high``: the level's own 95 % interval. ``level`` is NaN where there is none, as in
+    normalised nets. ``escape``: steps to it; ``known``: the level is another study's. ``invariant``: the share of ‖w‖²
+    in weights orthogonal to their gradient.
     """
 
     configuration: Configuration
@@ -41,37 +55,81 @@ class Case:
     learns: bool
     escape: float
     known: bool
+    invariant: float
     trials: list[tuple[float, bool]]
-    free: tuple[Probe, ...]
-    probes: tuple[tuple[float, Probe], ...]
-    late: tuple[tuple[float, Probe], ...]
-    every: int
+    free: Probe
+    first: tuple[Array, ...]
+    spent: int
+    probes: tuple[Seen, ...]
+    late: tuple[Seen, ...]
+
+    @property
+    def is_late(self) -> bool:
+        """Its probes are long ones."""
+        return self.escape > LATE and bool(self.late)
 
 
 def pack(cache: Path) -> None:
     """All files of the cache into one."""
+    known = {c.key: c for c in (*configurations(), *benchmark())}
     arrays: dict[str, Any] = {}
     told: list[dict[str, Any]] = []
     for path in sorted(p for p in cache.glob("*.npz") if ".part" not in p.name):
-        with np.load(path) as held:
-            facts = json.loads(str(held["facts"]))
-            number = len(told)
-            for name in ("", "late-"):
-                if name + "sizes" in held:
-                    _pack(arrays, f"{number}.{name}", held[name + "loss"], held[name + "sizes"])
+        with np.load(path) as file:
+            held = dict(file)
+        facts = json.loads(str(held["facts"]))
+        number, c = len(told), known[facts["key"]]
+        chosen = range(len(facts["strengths"]))
+        free, *under = _rows(c, facts, held["loss"], held["sizes"], chosen, 1)
+        second = under.pop(0)
+        arrays[f"{number}.first"] = np.stack([free_features(first_rows(f)) for f in (free, second)]).astype(np.float32)
+        one = free.first(1)
+        arrays[f"{number}.row"] = np.stack([one.gradient[0], one.weight[0], one.dot[0], one.gradient_size[0],
+                                            one.weight_size[0], one.numel]).astype(np.float32)  # fmt: skip
+        facts["spent"] = len(first_rows(free).step)
+        facts["invariant"] = orthogonal_share(free)
+        facts["seen"] = _kept(arrays, f"{number}.probes", facts["places"], [as_asked(p) for p in under])
+        if late := facts.pop("late", None):
+            rows = _rows(c, facts, held["late-loss"], held["late-sizes"], late["chosen"], late["every"])
+            places = [facts["places"][i - 2] for i in late["chosen"][2:]]
+            facts["seen-late"] = _kept(arrays, f"{number}.late", places, list(rows)[2:])
         told.append(facts)
     arrays["facts"] = json.dumps(told)
     np.savez_compressed(FILE, **arrays)
 
 
-def _pack(arrays: dict[str, Any], name: str, loss: Array, sizes: Array) -> None:
-    rows = sizes[:, :, :3].astype(np.float64)  # [R, T, 3, P]
-    rows[~np.isfinite(rows)] = np.inf
-    largest = np.abs(np.where(np.isfinite(rows), rows, 0)).max(1)
-    arrays[name + "scale"] = np.maximum(largest, 1e-30).astype(np.float32)
-    arrays[name + "rows"] = (rows / arrays[name + "scale"][:, None]).astype(np.float16)
-    arrays[name + "sums"] = sizes[:, 0, 3:].astype(np.float32)
-    arrays[name + "loss"] = loss.astype(np.float32)
+def _kept(
+    arrays: dict[str, Any], name: str, places: list[float], probes: list[Probe]
+) -> list[tuple[float, float, int]]:
+    fit = [(u, probe) for u, probe in zip(places, probes, strict=True) if usable(probe)]
+    if fit:
+        arrays[name] = np.stack([features(probe) for _, probe in fit]).astype(np.float32)
+    return [(u, probe.strength, int(probe.step[-1]) + 1) for u, probe in fit]
+
+
+def as_asked(probe: Probe) -> Probe:
+    """So many rows as the prober would have asked for at its strength."""
+    return probe.first(int(min(ROWS, max(SHORTEST, math.ceil(FOLDINGS * min(probe.folding, ROWS) + 5)))))
+
+
+def usable(probe: Probe) -> bool:
+    """One that the prober would have run, and read."""
+    fits = probe.kind != "direct" or probe.folding >= SHORTEST_FOLDING
+    return bool(fits and np.isfinite(probe.loss).all() and np.isfinite(probe.weight).all())
+
+
+def first_rows(free: Probe) -> Probe:
+    """A run without a penalty as far as it is followed: to the first border after its escape, or `FREE` steps."""
+    means = np.convolve(free.loss[:17], np.full(5, 0.2), "valid")
+    return free.first(17 if means[-1] < 0.7 * free.baseline else FREE)
+
+
+def orthogonal_share(free: Probe) -> float:
+    """The share of ‖w‖² in matrices that are orthogonal to their gradient (their RMS cosine·√n below .02)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = (free.dot / (free.weight * free.gradient))[:8] * np.sqrt(free.numel)
+    square = free.weight[0] ** 2
+    return float(square[np.sqrt((cosines**2).mean(0)) < 0.02].sum() / square.sum())
 
 
 def cases() -> list[Case]:
@@ -79,10 +137,8 @@ def cases() -> list[Case]:
     known = {c.key: c for c in (*configurations(), *benchmark())}
     with np.load(FILE) as file:
         held = dict(file)
-    found = []
-    for number, facts in enumerate(json.loads(str(held["facts"]))):
-        found.append(_case(known[facts["key"]], facts, held, number))
-    return found
+    found = json.loads(str(held["facts"]))
+    return [_case(known[facts["key"]], facts, held, number) for number, facts in enumerate(found)]
 
 
 def _case(c: Configuration, facts: dict[str, Any], held: dict[str, Any], number: int) -> Case:
@@ -91,10 +147,13 @@ def _case(c: Configuration, facts: dict[str, Any], held: dict[str, Any], number:
     if inside and level["trials"]:  # a level beyond all that was tried is an extrapolation
         tried = [strength for strength, _ in level["trials"]]
         inside = min(tried) < level["tolerance"] < max(tried)
-    probes = list(_probes(c, facts, held, f"{number}.", 1))
-    every = facts.get("late", {}).get("every", 1)
-    late = list(_probes(c, facts, held, f"{number}.late-", every)) if every > 1 else []
-    chosen = facts.get("late", {}).get("chosen", [])
+
+    def seen(name: str, told: list[tuple[float, float, int]]) -> tuple[Seen, ...]:
+        if not told:
+            return ()
+        rows = held[name].astype(np.float64)
+        return tuple(Seen(u, strength, steps, x) for (u, strength, steps), x in zip(told, rows, strict=True))
+
     return Case(
         configuration=c,
         level=level["tolerance"] if inside else float("nan"),
@@ -103,34 +162,46 @@ def _case(c: Configuration, facts: dict[str, Any], held: dict[str, Any], number:
         learns=bool(level.get("learns", True)),
         escape=float(facts.get("escape", float("nan"))),
         known=c.number >= 890,
+        invariant=facts["invariant"],
         trials=[(float(s), bool(f)) for s, f in level.get("trials", [])],
-        free=tuple(probes[:2]),
-        probes=tuple(zip(facts["places"], probes[2:], strict=True)),
-        late=tuple((facts["places"][i - 2], p) for i, p in zip(chosen, late, strict=False) if i >= 2),
-        every=every,
+        free=_first_row(c, facts, held[f"{number}.row"].astype(np.float64)),
+        first=tuple(held[f"{number}.first"].astype(np.float64)),
+        spent=facts["spent"],
+        probes=seen(f"{number}.probes", facts["seen"]),
+        late=seen(f"{number}.late", facts.get("seen-late", [])),
     )
 
 
-def _probes(c: Configuration, facts: dict[str, Any], held: dict[str, Any], name: str, every: int) -> Iterator[Probe]:
-    if name + "rows" not in held:
-        return
-    scale = held[name + "scale"].astype(np.float64)
+def _settings(c: Configuration, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "penalty": c.penalty, "momentum": c.momentum, "adaptive": c.optimizer.startswith("adam"),
+        "beside": c.optimizer == "adamw" or c.penalty == "l1", "baseline": float(facts["baseline"]),
+        "optimizer": {"adam": "Adam", "adamw": "AdamW"}.get(c.optimizer, "SGD"),
+    }  # fmt: skip
+
+
+def _first_row(c: Configuration, facts: dict[str, Any], row: Array) -> Probe:
+    gradient, weight, dot, gradient_size, weight_size, numel = (values[None] for values in row)
+    return Probe(
+        np.zeros(1), np.full(1, float(facts["baseline"])), gradient, weight, dot, gradient_size, weight_size, numel[0],
+        np.full(1, c.lr * rate(c.decay, 0.0)), 0.0, **_settings(c, facts),
+    )  # fmt: skip
+
+
+def _rows(
+    c: Configuration, facts: dict[str, Any], loss: Array, sizes: Array, chosen: Any, every: int
+) -> Iterator[Probe]:
+    """The probes of one configuration; ``loss`` [R, T], ``sizes`` [R, T, 5, P]."""
     numel = np.array(facts["numel"], dtype=np.float64)
-    chosen = facts["late"]["chosen"] if every > 1 else range(len(facts["strengths"]))
     for run, index in enumerate(chosen):
-        rows = held[name + "rows"][run].astype(np.float64) * scale[run][None]
+        rows = sizes[run].astype(np.float64)
         count = len(rows)
-        sums = held[name + "sums"][run].astype(np.float64) / numel
         steps = np.arange(1, count + 1, dtype=np.float64) * every - 1
         rates = [np.mean([rate(c.decay, (k * every + j) / HORIZON) for j in range(every)]) for k in range(count)]
         yield Probe(
-            step=np.asarray(steps, dtype=np.float64), loss=held[name + "loss"][run].astype(np.float64),
-            gradient=rows[:, 0], weight=rows[:, 1], dot=rows[:, 2],
-            gradient_size=np.tile(sums[0], (count, 1)), weight_size=np.tile(sums[1], (count, 1)),
-            numel=numel, rate=c.lr * np.array(rates), strength=float(facts["strengths"][index]), penalty=c.penalty,
-            momentum=c.momentum, adaptive=c.optimizer.startswith("adam"),
-            beside=c.optimizer == "adamw" or c.penalty == "l1", baseline=float(facts["baseline"]),
-            optimizer={"adam": "Adam", "adamw": "AdamW"}.get(c.optimizer, "SGD"),
+            step=np.asarray(steps, dtype=np.float64), loss=loss[run].astype(np.float64), gradient=rows[:, 0],
+            weight=rows[:, 1], dot=rows[:, 2], gradient_size=rows[:, 3] / numel, weight_size=rows[:, 4] / numel,
+            numel=numel, rate=c.lr * np.array(rates), strength=float(facts["strengths"][index]), **_settings(c, facts),
         )  # fmt: skip
 
 

@@ -19,43 +19,20 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
+from analyses.prediction.configurations import HORIZON
 from analyses.prediction.data import Case, cases
 from gradscope.prediction import reader as shipped
-from gradscope.prediction.asker import FOLDINGS, FREE, LATE, PROBES, ROWS, SHORTEST, SHORTEST_FOLDING, Prober
-from gradscope.prediction.features import features, free_features
+from gradscope.prediction.asker import PROBES, Prober
 from gradscope.prediction.forest import Forest
 from gradscope.prediction.reader import Reader, scaled
-from gradscope.prediction.rows import Probe
 
-TREES = 150
+TREES, LEAF = 150, 3
 #: Probes so near the level teach the second forest.
 NEAR = 0.45
 KINDS = ("direct", "coupled", "l1")
 #: An interval is told for what is held by this share of the held-out configurations, and by at least so many of them.
 CONFIDENCE, FEWEST = 0.95, 5
 PLACE = Path(shipped.__file__).parent / shipped.FILE
-
-
-def as_asked(probe: Probe) -> Probe:
-    """So many rows as the prober would have asked for at its strength."""
-    return probe.first(int(min(ROWS, max(SHORTEST, math.ceil(FOLDINGS * min(probe.folding, ROWS) + 5)))))
-
-
-def usable(probe: Probe) -> bool:
-    """One that the prober would have run, and read."""
-    fits = probe.kind != "direct" or probe.folding >= SHORTEST_FOLDING
-    return bool(fits and np.isfinite(probe.loss).all() and np.isfinite(probe.weight).all())
-
-
-def is_late(case: Case) -> bool:
-    """Its probes are long ones."""
-    return math.isfinite(case.escape) and case.escape > LATE and bool(case.late)
-
-
-def lessons(case: Case) -> list[tuple[float, Probe]]:
-    """What the distance is learned from: probes as they are asked for; of a late net the averaged ones too."""
-    short = [(u, as_asked(probe)) for u, probe in case.probes if usable(probe)]
-    return short + [(u, probe) for u, probe in case.late if usable(probe)]
 
 
 def forest_of(x: NDArray[np.float64], y: NDArray[np.float64], leaf: int, seed: int) -> Forest:
@@ -77,29 +54,27 @@ def forest_of(x: NDArray[np.float64], y: NDArray[np.float64], leaf: int, seed: i
 
 def fitted(known: Sequence[Case], seed: int = 0) -> Reader:
     """The reader that these configurations teach; its errors are not known yet."""
-    told = [(u, features(probe)) for case in known for u, probe in lessons(case)]
-    x, u = np.stack([f for _, f in told]), np.array([u for u, _ in told])
+    told = [probe for case in known for probe in (*case.probes, *case.late)]
+    x, u = np.stack([probe.features for probe in told]), np.array([probe.place for probe in told])
     near = np.abs(u) <= NEAR
-    free = [(scaled(case.level, f), free_features(first_rows(f))) for case in known for f in case.free]
-    strengths = [scaled(p.strength, p) for case in known for _, p in case.probes]
+    first = [(scaled(case.level, case.free), x) for case in known for x in case.first]
+    strengths = [scaled(probe.strength, case.free) for case in known for probe in case.probes]
     return Reader(
-        whole=forest_of(x, u, 3, seed),
-        near=forest_of(x[near], u[near], 3, seed + 1),
-        first=forest_of(np.stack([f for _, f in free]), np.array([y for y, _ in free]), 3, seed + 2),
+        whole=forest_of(x, u, LEAF, seed),
+        near=forest_of(x[near], u[near], LEAF, seed + 1),
+        first=forest_of(np.stack([x for _, x in first]), np.array([y for y, _ in first]), LEAF, seed + 2),
         errors={1: math.inf},
         reach=(10 ** min(strengths), 10 ** max(strengths)),
     )
 
 
-def first_rows(free: Probe) -> Probe:
-    """A run without a penalty as far as it is followed: to the first border after its escape, or `FREE` steps."""
-    means = np.convolve(free.loss[:17], np.full(5, 0.2), "valid")
-    return free.first(17 if means[-1] < 0.7 * free.baseline else FREE)
-
-
 @dataclass(frozen=True)
 class Tried:
-    """What the prober made of one configuration: its estimates after each probe, and the steps until then."""
+    """What the prober made of one configuration: its errors after each probe, and the steps until then.
+
+    ``start``: the error of the first guess. ``distances``: what each probe read. ``ended``: after how many the prober
+    would have ended.
+    """
 
     case: Case
     start: float
@@ -107,55 +82,33 @@ class Tried:
     distances: tuple[float, ...]
     steps: tuple[int, ...]
     ended: int
-    reason: str
+
+    @property
+    def error(self) -> float:
+        """Of what the prober would have told, in decades."""
+        return self.errors[self.ended - 1]
 
 
-def tried(case: Case, reader: Reader, most: int = PROBES, start: float | None = None) -> Tried:
+def tried(case: Case, reader: Reader, most: int = PROBES) -> Tried:
     """The prober on a recorded configuration: each probe that it asks for is the nearest one that was recorded."""
-    prober = Prober({case.configuration.group: reader}, case.configuration.penalty, start, most, horizon=400)
-    errors, distances, steps, spent, ended = [], [], [], 0, 0
-    begin = math.nan
-    left = dict(enumerate(case.late if is_late(case) else case.probes))
-    while len(prober.told) < most and not prober.reason and left:
-        plan = prober.ask()
-        if plan.strength == 0:
-            slow = plan.steps > FREE
-            free = case.free[0] if not slow or len(prober.free) < 2 else case.free[1]
-            free = free if slow else first_rows(free)
-            spent += int(case.escape if slow and math.isfinite(case.escape) else len(free.step))
-            if slow and not is_late(case):  # it escapes, and its rows end before
-                prober.free.append(replace(free, loss=np.where(free.step >= free.step[-1] - 6, 0.0, free.loss)))
-                continue
-            if slow:
-                prober.free.append(free)
-                prober.late = case.escape
-                prober.free.append(replace(free, loss=np.zeros_like(free.loss)))
-                continue
-            prober.tell(plan, free)
-            begin = reader.begin(free) if not prober.reason else begin
-            continue
-        nearest = min(left, key=lambda i: abs(math.log10(left[i][1].strength / plan.strength)))
-        _, probe = left.pop(nearest)
-        if not usable(probe):
-            continue
-        if is_late(case):
-            prober.told.append((probe, reader.distance(probe)))
-        else:
-            prober.tell(plan, as_asked(probe))
-        spent += int(prober.told[-1][0].step[-1]) + 1
-        errors.append(prober._level() - math.log10(case.level))
+    prober = Prober({case.configuration.group: reader}, case.configuration.penalty, most=most)
+    prober.free.append(case.free)
+    left = list(case.late if case.is_late else case.probes)
+    start = at = reader.guess(case.free, case.first[0])
+    spent = case.spent + (round(2 * min(case.escape, HORIZON)) if case.is_late else 0)
+    errors, distances, steps, ended = [], [], [], 0
+    while len(errors) < most and left:
+        at = prober.place(at)
+        probe = min(left, key=lambda p: abs(math.log10(p.strength) - at))
+        left.remove(probe)
+        prober.told.append((replace(case.free, strength=probe.strength), reader.read(probe.features)))
+        spent += probe.steps
+        errors.append(prober.level() - math.log10(case.level))
         distances.append(prober.told[-1][1])
         steps.append(spent)
         ended = ended or (len(errors) if prober.done else 0)
-    return Tried(
-        case,
-        begin - math.log10(case.level),
-        tuple(errors),
-        tuple(distances),
-        tuple(steps),
-        ended or len(errors),
-        prober.reason,
-    )
+    start -= math.log10(case.level)
+    return Tried(case, start, tuple(errors), tuple(distances), tuple(steps), ended or len(errors))
 
 
 def held_out(known: Sequence[Case], seed: int = 0) -> list[Tried]:
@@ -174,19 +127,19 @@ def interval(errors: Sequence[float]) -> float:
 
 
 def of_kind(found: Sequence[Case], kind: str) -> list[Case]:
-    """Those with a level, of one kind."""
-    return [case for case in found if case.configuration.group == kind and math.isfinite(case.level) and case.probes]
+    """Those with a level, of one kind, that escape within a run: of the others nothing is told."""
+    known = [case for case in found if case.configuration.group == kind and math.isfinite(case.level) and case.probes]
+    return [case for case in known if not math.isinf(case.escape)]
 
 
 def in_words(results: Sequence[Tried], errors: dict[int, float]) -> str:
     """What came of families held out."""
-    ran = [r for r in results if r.errors]
-    last = np.abs([r.errors[r.ended - 1] for r in ran])
+    last = np.abs([r.error for r in results])
     shares = ", ".join(f"within {x:g}x {np.mean(last <= math.log10(x)):.2f}" for x in (1.2, 1.5))
     return (
         f"first guess {np.median(np.abs([r.start for r in results])):.3f}; median error {np.median(last):.3f} decades, "
         f"90 % {np.quantile(last, 0.9):.3f}; {shares}; intervals ± {', '.join(f'{e:.2f}' for e in errors.values())}; "
-        f"steps {np.median([r.steps[r.ended - 1] for r in ran]):.0f}"
+        f"steps {np.median([r.steps[r.ended - 1] for r in results]):.0f}"
     )
 
 
@@ -199,10 +152,7 @@ def main() -> None:
         known = of_kind(everything, kind)
         reader = fitted(known)
         results = held_out(known)
-        errors = {
-            n: interval([r.errors[min(n, len(r.errors)) - 1] for r in results if r.errors])
-            for n in range(1, PROBES + 1)
-        }
+        errors = {n: interval([r.errors[min(n, len(r.errors)) - 1] for r in results]) for n in range(1, PROBES + 1)}
         told[kind] = {
             "errors": errors, "reach": reader.reach, "configurations": len(known),
             "families": len({c.configuration.family for c in known}),

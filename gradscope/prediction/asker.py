@@ -101,7 +101,10 @@ class Prober:
             return Plan(number, 0.0, self.seed, min(self.horizon or LONGEST, LONGEST), True)
         if self.late and len(self.free) < 3:  # a run that is that slow: is it only that, or does it hang on the seed?
             return Plan(number, 0.0, self.seed + 1, math.ceil(min(2 * self.late, self.horizon or LONGEST)), True)
-        strength = float(f"{10 ** self._place():.4g}")
+        first = 0.0
+        if not self.told:
+            first = self.reader.begin(self.free[0]) if self.start is None else math.log10(self.start)
+        strength = float(f"{10 ** self.place(first):.4g}")
         return Plan(number, strength, self.seed + 10 + len(self.told), self._steps(strength))
 
     @property
@@ -109,13 +112,12 @@ class Prober:
         """That of the penalty, as the run without one has shown the optimizer."""
         return self.readers[self.free[0].kind]
 
-    def _place(self) -> float:
-        """log₁₀ of the next strength."""
+    def place(self, first: float) -> float:
+        """log₁₀ of the next strength; ``first``: of the first one."""
+        at = first
         if self.told:
             last = math.log10(self.told[-1][0].strength)
-            at = min(max(self._level(), last - STRIDE), last + STRIDE)
-        else:
-            at = self.reader.begin(self.free[0]) if self.start is None else math.log10(self.start)
+            at = min(max(self.level(), last - STRIDE), last + STRIDE)
         return min(at, math.log10(self._strongest()))
 
     def _strongest(self) -> float:
@@ -193,7 +195,7 @@ class Prober:
 
     # -- what is known ----------------------------------------------------------------------------
 
-    def _level(self) -> float:
+    def level(self) -> float:
         """log₁₀ λ* by all probes, the near ones counting most."""
         at = np.array([math.log10(probe.strength) - distance for probe, distance in self.told])
         weights = np.array([(SPREAD[0] + SPREAD[1] * abs(distance)) ** -2 for _, distance in self.told])
@@ -203,7 +205,7 @@ class Prober:
         """λ* with its interval, or why not."""
         if self.reason or not self.told:
             return Prediction(False, self.reason or "no probe has been run")
-        at, half = self._level(), self.reader.error(len(self.told))
+        at, half = self.level(), self.reader.error(len(self.told))
         count = f"{len(self.told)} probe{'s' * (len(self.told) > 1)}"
         reason = f"{count}; 95 % of held-out families stay within a factor of {10**half:.2g}"
         return Prediction(True, reason, 10**at, 10 ** (at - half), 10 ** (at + half))

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradscope.prediction.features import features, free_features
 from gradscope.prediction.forest import Forest
-from gradscope.prediction.rows import Probe
+from gradscope.prediction.rows import Array, Probe
 
 FILE = "reader.npz"
 #: Within so many decades of the level the reader that learned from near probes alone has the larger say.
@@ -36,13 +36,20 @@ class Reader:
 
     def distance(self, probe: Probe) -> float:
         """û = log₁₀(λ/λ*), as far as this probe tells."""
-        x = features(probe)
+        return self.read(features(probe))
+
+    def read(self, x: Array) -> float:
+        """The same from the features of a probe, [F]."""
         found = self.whole.predict(x)
         return found if abs(found) > NEAR else (1 - WEIGHT) * found + WEIGHT * self.near.predict(x)
 
     def begin(self, free: Probe) -> float:
         """log₁₀ of the strength to try first, from a run without a penalty."""
-        return self.first.predict(free_features(free)) - _scale(free)
+        return self.guess(free, free_features(free))
+
+    def guess(self, free: Probe, x: Array) -> float:
+        """The same from its features, [F]."""
+        return self.first.predict(x) - _scale(free)
 
     def error(self, probes: int) -> float:
         """The half-width of the 95 % interval after so many probes, in decades."""
