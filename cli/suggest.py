@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, progress, shorter, tell
+from gradscope_cli.output import Json, print_json, say, shorter, tell
 
 if TYPE_CHECKING:
     from gradscope.prediction.probing import ProbeResult
@@ -34,6 +34,7 @@ def suggest(
     """
     from gradscope.child import Command
     from gradscope.prediction.suggest import suggest_command
+    from gradscope.quantities import Strength
 
     result = suggest_command(
         Command.parse(command, penalty), start=start, probes=probes, out=out, seed=seed, on_probe=_show
@@ -44,18 +45,13 @@ def suggest(
     if not result.determined:
         tell(f"tolerance level not predicted: {result.reason}")
     else:
-        tell(f"tolerance level {_named(result)}, 95 % interval {shorter(result.low)} … {shorter(result.high)}")
+        level = Strength(result.tolerance or 0.0, result.penalty)
+        tell(f"tolerance level about {level}, 95 % interval {shorter(result.low)} … {shorter(result.high)}")
         tell(f"({result.reason})")
     whole = "" if result.share is None else f", {result.share:.0%} of a run of {result.horizon}"
     tell(f"{result.steps_run} steps{whole}")
     if (line := search_line(result, command)) is not None:
         tell(f"to determine it: {line}")
-
-
-def _named(result: Suggestion) -> str:
-    from gradscope.quantities import Strength
-
-    return str(Strength(result.tolerance, result.penalty))
 
 
 def search_line(result: Suggestion, command: list[str]) -> str | None:
@@ -70,7 +66,7 @@ def search_line(result: Suggestion, command: list[str]) -> str | None:
 def _show(probe: ProbeResult) -> None:
     """One line a probe."""
     if probe.distance is None:
-        progress(f"without a penalty: {probe.steps} steps")
+        say(f"without a penalty: {probe.steps} steps")
         return
     side = "above" if probe.distance > 0 else "below"
-    progress(f"{probe.strength:.4g}: {probe.steps} steps, reads {abs(probe.distance):.2f} decades {side} the level")
+    say(f"{probe.strength:.4g}: {probe.steps} steps, reads {abs(probe.distance):.2f} decades {side} the level")

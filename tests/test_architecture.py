@@ -30,7 +30,7 @@ ROOMS = {
     "store": BASE,
     "diagnosis": BASE,
     "control": {"diagnosis", "regularizers", "store", "child"} | BASE,
-    "prediction": {"diagnosis", "store", "child", "card"} | BASE,
+    "prediction": {"store", "child", "card"} | BASE,
     "search": {"diagnosis", "store", "child", "card"} | BASE,
     "wiring": {"optimizers", "regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,

@@ -25,6 +25,7 @@ from gradscope.prediction.forest import Forest
 from gradscope.prediction.reader import Reader, shipped
 from gradscope.prediction.rows import Probe, probe_of
 from gradscope.store.reader import open_run
+from gradscope.store.record import Record
 from tests.loops import batches
 
 # -- the arithmetic -------------------------------------------------------------------------------
@@ -357,8 +358,8 @@ def test_mistakes_of_the_call(tmp_path: Path, given: dict[str, Any], message: st
 def test_a_probe_ends_at_its_rows(tmp_path: Path) -> None:
     with instructed(Instructions(probe_steps=23)), pytest.raises(SystemExit):
         train(0.01, 0, tmp_path / "a.h5")
-    with open_run(tmp_path / "a.h5") as dataset:
-        probe = probe_of(dataset)
+    with Record(tmp_path / "a.h5") as record:
+        probe = probe_of(record)
         assert len(probe.step) == 23
         assert probe.weight.shape == (23, 7)  # matrices alone
         assert (probe.strength, probe.kind, probe.momentum) == (pytest.approx(0.01), "direct", 0.9)

@@ -96,7 +96,10 @@ def tried(case: Case, reader: Reader, most: int = PROBES) -> Tried:
     left = list(case.late if case.is_late else case.probes)
     start = at = reader.guess(case.free, case.first[0])
     spent = case.spent + (round(2 * min(case.escape, HORIZON)) if case.is_late else 0)
-    errors, distances, steps, ended = [], [], [], 0
+    errors: list[float] = []
+    distances: list[float] = []
+    steps: list[int] = []
+    ended = 0
     while len(errors) < most and left:
         at = prober.place(at)
         probe = min(left, key=lambda p: abs(math.log10(p.strength) - at))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradscope.child import Command, Instructions, Stopped, check_strength, instructed, run_child
-from gradscope.diagnosis.tolerance import recorded_strength
 from gradscope.prediction.asker import Plan, Prober
 from gradscope.prediction.rows import invariant_share, probe_of
-from gradscope.store.reader import open_run
+from gradscope.quantities import Strength
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 Train = Callable[[float, int, Path], object]
@@ -84,23 +83,22 @@ def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult],
                 f"{who!r} ended without the record {path.name}; does it call gradscope.record "
                 f"(and write to {{out}}, if it takes a path)?"
             )
-        with open_run(path) as dataset:
-            if not dataset.sizes["step"]:
+        with Record(path) as record:
+            if not record.rows:
                 raise InputError(f"{path.name} holds no step: {who!r} ended before the first one")
-            schedule = json.loads(dataset.attrs["config"])["schedule"]
-            found = recorded_strength(dataset)
-            check_strength(path, plan.strength, prober.penalty, found, dataset.attrs["penalty"], schedule)
-            if "delayed:" in schedule:
+            check_strength(path, Strength(plan.strength, prober.penalty), record.strength, record.schedule)
+            if "delayed:" in record.schedule:
                 raise InputError(
-                    f"the script's penalty comes on later ({schedule}), and a probe reads its first {plan.steps} steps"
+                    f"the script's penalty comes on later ({record.schedule}), and a probe reads its first "
+                    f"{plan.steps} steps"
                 )
-            probe = probe_of(dataset, prober.penalty)
-            prober.horizon = int(dataset.attrs.get("horizon", -1)) if dataset.attrs.get("horizon", -1) > 0 else None
+            probe = probe_of(record, prober.penalty)
+            prober.horizon = record.horizon
             starts[plan.seed] = _check_seed(starts, plan.seed, tuple(float(x) for x in probe.weight_size[0]))
             before = len(prober.told)
-            prober.tell(plan, probe, invariant_share(dataset))
+            prober.tell(plan, probe, invariant_share(record))
             distance = prober.told[-1][1] if len(prober.told) > before else None
-            steps = int(dataset["step"].values[-1]) + 1
+            steps = record.steps_run
         results.append(ProbeResult(plan.strength, plan.seed, steps, str(path), distance))
         told(results[-1])
     return results

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.diagnosis.series import acting_beside
-from gradscope.diagnosis.tolerance import recorded_strength
+from gradscope.store.record import Record
 from gradscope.types import InputError
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 Array = NDArray[np.float64]
 
@@ -111,53 +106,48 @@ class Probe:
         )
 
 
-def probe_of(dataset: xr.Dataset, penalty: str = "l2") -> Probe:
+def probe_of(record: Record, penalty: str = "l2") -> Probe:
     """The probe that a record holds; ``penalty``: the one that is asked about, for a record of a run without any.
 
     Raises `InputError` for a record that cannot be read as one.
     """
-    if missing := [name for name in NEEDED if name not in dataset.variables]:
+    if missing := [name for name in NEEDED if name not in record]:
         hint = "call Recording.log(loss=loss)" if missing[0] == "loss" else 'record with preset="standard"'
         raise InputError(f"the record holds no {missing[0]}, which a prediction needs; {hint}")
-    config, capture = json.loads(dataset.attrs["config"]), json.loads(dataset.attrs["capture"])
-    table = {name: np.asarray(dataset[name].values, dtype=np.float64) for name in (*NEEDED, "learning_rate")}
-    group = np.asarray(dataset["group"].values, dtype=np.int64)
-    penalised = dataset["penalised"].values.astype(bool)
-    matrix = np.array([len(config["shapes"][str(name)]) > 1 for name in dataset["parameter"].values])
-    seen = np.isfinite(table["loss_gradient_norm"]).any(0) & (group >= 0)
-    chosen = matrix & seen & penalised if (matrix & seen & penalised).any() else matrix & seen
+    info = record.info
+    table = {name: record.column(name).astype(np.float64) for name in (*NEEDED, "learning_rate")}
+    chosen = info.matrices & np.isfinite(table["loss_gradient_norm"]).any(0) & (info.group >= 0)
+    if (chosen & info.penalised).any():
+        chosen &= info.penalised
     if not chosen.any():
         raise InputError("the record holds no weight matrix that gets a gradient; there is nothing to penalise")
-    main = int(np.bincount(group[chosen]).argmax())
-    settings: Mapping[str, Any] = config["groups"][main]
-    strength = recorded_strength(dataset)
-    acts = acting_beside(capture.get("penalties", ()), len(config["groups"]))[main]
+    main = int(np.bincount(info.group[chosen]).argmax())
+    settings: Mapping[str, Any] = record.config["groups"][main]
+    strength = record.strength.value or 0.0
+    without = penalty == "l1" or bool(settings.get("decoupled", False))
     return Probe(
-        step=np.asarray(dataset["step"].values, dtype=np.float64),
+        step=record.steps.astype(np.float64),
         loss=table["loss"],
         gradient=table["loss_gradient_norm"][:, chosen],
         weight=table["weight_norm"][:, chosen],
         dot=table["weight_gradient_dot"][:, chosen],
         gradient_size=table["loss_gradient_mean_abs"][:, chosen],
         weight_size=table["weight_mean_abs"][:, chosen],
-        numel=np.asarray(dataset["numel"].values, dtype=np.float64)[chosen],
+        numel=info.numel[chosen],
         rate=table["learning_rate"][:, main],
         strength=strength,
-        penalty=str(dataset.attrs["penalty"]) if strength else penalty,
-        momentum=float(settings.get("momentum", 0.0)),
-        adaptive=bool(settings.get("adaptive", False)),
-        beside=acts if strength else penalty == "l1" or bool(settings.get("decoupled", False)),
-        baseline=float(dataset.attrs.get("baseline_loss", np.nan)),
+        penalty=record.penalty if strength else penalty,
+        momentum=info.momentum[main],
+        adaptive=info.adaptive[main],
+        beside=info.beside[main] if strength else without,
+        baseline=info.baseline_loss,
         optimizer=str(settings.get("class", "")),
     )
 
 
-def invariant_share(dataset: xr.Dataset) -> float:
+def invariant_share(record: Record) -> float:
     """The share of ‖w‖² at the first row in matrices whose scale the loss does not depend on, as the record says."""
-    found = json.loads(dataset.attrs["capture"]).get("scale_invariant", {}).get("parameters") or {}
-    shapes = json.loads(dataset.attrs["config"])["shapes"]
-    names = [str(name) for name in dataset["parameter"].values]
-    square = np.nan_to_num(np.asarray(dataset["weight_norm"].values[0], dtype=np.float64) ** 2)
-    matrix = np.array([len(shapes[name]) > 1 for name in names])
-    without = matrix & np.array([name in found for name in names])
-    return float(square[without].sum() / max(square[matrix].sum(), 1e-30))
+    found = record.capture.get("scale_invariant", {}).get("parameters") or {}
+    square = np.nan_to_num(record.column("weight_norm", 0).astype(np.float64) ** 2)
+    without = record.info.matrices & np.array([name in found for name in record.info.parameters])
+    return float(square[without].sum() / max(square[record.info.matrices].sum(), 1e-30))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from gradscope.child import Command
 from gradscope.prediction.asker import PROBES, Prediction, Prober
 from gradscope.prediction.probing import ProbeResult, Run, Train, of_command, of_function, probed
 from gradscope.prediction.reader import Reader, shipped
-from gradscope.quantities import Strength
+from gradscope.quantities import Strength, weight_decay
 from gradscope.types import InputError
 
 #: Penalties that a reader has been made for.
@@ -80,7 +79,7 @@ class Suggestion:
             "low": p.low,
             "high": p.high,
             "confidence": p.confidence,
-            "weight_decay": Strength(p.tolerance, self.penalty).weight_decay,
+            "weight_decay": weight_decay(p.tolerance, self.penalty),
             "steps_run": self.steps_run,
             "horizon": self.horizon,
             "share_of_run": self.share,
@@ -164,10 +163,3 @@ def _suggest(
     prober = Prober(shipped() if readers is None else readers, checks.penalty_word(penalty), start, probes, seed)
     results = probed(prober, run, folder, on_probe or (lambda _: None))
     return Suggestion(prober.penalty, prober.prediction(), tuple(results), prober.horizon, folder)
-
-
-def decades(suggestion: Suggestion) -> float:
-    """The half-width of its interval in decades; infinite where there is none."""
-    if suggestion.low is None or suggestion.high is None:
-        return math.inf
-    return math.log10(suggestion.high / suggestion.low) / 2
