@@ -97,7 +97,7 @@ def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
     for plan in plans:
         ledger.ask("tolerance", plan)
     ledger.add("tolerance", finished(plans[0], tmp_path / "0.h5"))
-    ledger.lose("tolerance", plans[1], "killed")
+    ledger.lose("tolerance", plans[1].lost("killed"))
     ledger.close()
     whole = ledger.path.read_bytes()
     for cut in range(len(whole) + 1):  # killed at any byte

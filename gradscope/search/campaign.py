@@ -128,7 +128,7 @@ class Campaign:
         if self._lost_in_a_row >= LOST_IN_A_ROW or (exits and not self._finished(name)):
             again = f", {self._lost_in_a_row} times in a row" if self._lost_in_a_row > 1 else ""
             raise InputError(f"a trial could not be run{again}: {reason}")
-        self.ledger.lose(name, plan, reason)
+        self.ledger.lose(name, plan.lost(reason))
         search.lose(plan.number)
         if self._heard is not None:
             self._heard(None, f"trial {plan.number} ({plan.strength:g}, seed {plan.seed}) is lost: {reason}")

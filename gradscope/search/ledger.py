@@ -84,10 +84,10 @@ class Ledger:
         self.trials.setdefault(level, []).append(trial)
         self._write({"level": level, "trial": trial.as_dict()})
 
-    def lose(self, level: str, plan: Trial, reason: str) -> None:
-        """A trial came to no outcome."""
-        self.lost.setdefault(level, []).append(plan.number)
-        self._write({"level": level, "lost": plan.asked() | {"reason": reason}})
+    def lose(self, level: str, trial: Trial) -> None:
+        """A trial came to no outcome; its note says why."""
+        self.lost.setdefault(level, []).append(trial.number)
+        self._write({"level": level, "lost": trial.asked() | {"reason": trial.note}})
 
     def unfinished(self, level: str) -> list[int]:
         """Trials that were under way when an earlier search ended."""
