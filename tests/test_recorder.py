@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradscope
 from gradscope import L1, Constant, DenseStart, Every, InputError, Windows, regularize
-from gradscope.recorder.distributed import Ranks
+from gradscope.recorder.distributed import Ranks, merge, of_all
 from gradscope.recorder.drain import Drain
+from gradscope.recorder.fields import Field
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.ring import Ring
 from tests import exact
@@ -142,7 +143,7 @@ def test_memory_is_bounded_and_a_slow_sink_is_waited_for(tmp_path: Path, monkeyp
 
 
 def test_a_ring_reads_across_its_end() -> None:
-    ring = Ring(torch.device("cpu"), {"a": (2,), "b": (1, 3)})
+    ring = Ring(torch.device("cpu"), {"a": Field((2,), "mean"), "b": Field((1, 3), "mean")})
     for row in range(ring.rows + 5):
         ring.view("a", row).fill_(row)
         ring.view("b", row).fill_(-row)
@@ -150,6 +151,29 @@ def test_a_ring_reads_across_its_end() -> None:
     expected = np.arange(ring.rows - 3, ring.rows + 5)
     np.testing.assert_array_equal(found["a"], np.stack([expected] * 2, 1))
     np.testing.assert_array_equal(found["b"][:, 0], -np.stack([expected] * 3, 1))
+
+
+def test_parts_of_a_tensor_become_a_whole() -> None:
+    """A NaN in one shard is a NaN of the tensor, as it is without shards; a copy counts once."""
+    parts = np.array([[3.0, 1.0, np.nan], [4.0, np.nan, 2.0]])  # [ranks, parameters]
+    every, first = np.ones((2, 1), dtype=bool), np.array([[True, True, False], [True, False, False]])
+    for words, wanted in (("norm", 5.0), ("sum", 7.0), ("max", 4.0)):
+        found = merge(words, parts, every)
+        assert found[0] == wanted and np.isnan(found[1:]).all()
+        found = merge(words, parts, first)
+        assert found[0] == wanted and found[1] == 1 and np.isnan(found[2])
+    np.testing.assert_array_equal(merge("mean", parts, every), [3.5, 1, 2])  # of the ranks that know
+    rows = np.arange(12.0).reshape(2, 3, 2, 1)  # [ranks, rows, quantities, parameters]
+    found = of_all(("sum", "max"), rows, np.ones((2, 1, 1, 1), dtype=bool))
+    np.testing.assert_array_equal(found[:, 0], rows[0, :, 0] + rows[1, :, 0])
+    np.testing.assert_array_equal(found[:, 1], rows[1, :, 1])
+
+
+def test_a_field_says_how_ranks_become_one() -> None:
+    with pytest.raises(TypeError):
+        Field((3,))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="2 words for a first axis of 3"):
+        Field((3, 4), ("sum", "max"))
 
 
 def test_many_logged_names(tmp_path: Path) -> None:
@@ -391,7 +415,7 @@ def rank(number: int, kind: str, folder: Path, sabotage: str) -> None:
     if sabotage == "own shard":
         from gradscope.recorder.distributed import Ranks
 
-        Ranks.whole = lambda self, tables, parameters, rows: None  # type: ignore[method-assign]
+        Ranks.whole = lambda self, tables, fields: None  # type: ignore[method-assign]
     ranked_loop(model, folder / f"{kind}{sabotage}.h5", number, 2)
     end_rank()
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gradscope.recorder.histograms import COLUMNS
 from gradscope.recorder.meter import Meter
@@ -43,18 +42,6 @@ class Assembly:
         self._norm = self._quantities.index("gradient_norm")
         self._last_norms: dict[int, Floats] = {}
         self.inexact: dict[str, str] = {}  # logged names whose values float32 does not hold, and the first of them
-
-    @property
-    def along(self) -> dict[str, list[Tensor]]:
-        """The parameters that the last axis of a table's field runs over (of histograms, the last but one)."""
-        found: dict[str, list[Tensor]] = {}
-        for meter in self._meters:
-            updates = self._updates.get(meter.number)
-            more: tuple[str, ...] = ()
-            if updates is not None:
-                more = (updates.size, updates.split, updates.along, meter.weight_bins, meter.gradient_bins)
-            found |= dict.fromkeys((meter.table, meter.after, *more), meter.weights)
-        return found
 
     def block(self, hosts: Sequence[HostRow], tables: Tables) -> Block:
         """The rows ``hosts`` as variables, [n, …] each."""

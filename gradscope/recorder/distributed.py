@@ -20,6 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.fields import Field, Reduction
 from gradscope.recorder.memory import CPU, on_device
 
 #: Rows in a gather: the same on every rank, whatever its clock says.
@@ -28,7 +29,7 @@ GATHERED_ROWS = 16
 TIMEOUT = timedelta(minutes=5)
 
 T = TypeVar("T")
-Fields = dict[str, NDArray[np.float32]]
+Tables = dict[str, NDArray[np.float32]]
 
 
 class Ranks:
@@ -85,14 +86,8 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self._decisions)
         return box[0]
 
-    def whole(
-        self, tables: Mapping[Any, Fields], parameters: Mapping[str, Sequence[Tensor]], rows: Sequence[str]
-    ) -> None:
-        """Replace every rank's own numbers by those of the whole tensors.
-
-        ``tables``: by device, the fields of n rows. ``parameters``: the parameters that a field's last axis runs over.
-        ``rows``: the quantities along the axis before it, where a field has such an axis of sums and norms.
-        """
+    def whole(self, tables: Mapping[Any, Tables], fields: Mapping[Any, Mapping[str, Field]]) -> None:
+        """Replace every rank's own numbers, n rows of each field by device, by those of the whole tensors."""
         names = [(device, name) for device in tables for name in tables[device]]
         packed = torch.from_numpy(np.concatenate([tables[d][n].reshape(-1) for d, n in names]))
         gathered = [torch.empty_like(packed) for _ in range(self.size)]
@@ -100,22 +95,15 @@ class Ranks:
         ranks = torch.stack(gathered).numpy().astype(np.float64)
         at = 0
         for device, name in names:
-            shape = tables[device][name].shape
-            stop = at + tables[device][name].size
-            mine = ranks[:, at:stop].reshape(self.size, *shape)
-            at = stop
-            if name not in parameters:
-                merged = mine.sum(0) if name == "inside" else _mean(mine)
-            else:
-                counted = self._counts(name, parameters[name])
-                if "bins" in name:  # [W, n, P, bins]
-                    mine = np.where(counted[:, None, :, None], mine, np.nan)
-                    tables[device][name] = merge("sum", mine).astype(np.float32)
-                    continue
-                mine = np.where(counted.reshape(self.size, *[1] * (mine.ndim - 2), -1), mine, np.nan)
-                kinds = rows if name.startswith("table") else ("norm",) if name.startswith("after") else ("sum",)
-                merged = np.stack([merge(kinds[min(i, len(kinds) - 1)], mine[:, :, i]) for i in range(shape[1])], 1)
-            tables[device][name] = merged.astype(np.float32)
+            field, mine = fields[device][name], tables[device][name]
+            every = ranks[:, at : at + mine.size].reshape(self.size, *mine.shape)
+            at += mine.size
+            counts = np.ones([self.size, *[1] * (every.ndim - 1)], dtype=bool)
+            if field.along is not None:
+                shape = [self.size, *[1] * (every.ndim - 1)]
+                shape[2 + field.axis if field.axis >= 0 else field.axis] = len(field.along)
+                counts = self._counts(name, field.along).reshape(shape)
+            tables[device][name] = of_all(field.reduce, every, counts).astype(np.float32)
 
     def same_everywhere(self, count: int) -> bool:
         """Whether all ranks have this many rows left. Called by all of them at the end."""
@@ -146,27 +134,37 @@ def _first_copy(parameter: Tensor, rank: int) -> bool:
     placements = getattr(parameter, "placements", None)
     if placements is None:
         return rank == 0
+    if parameter.numel() and not parameter._local_tensor.numel():  # type: ignore[attr-defined]
+        return False  # fewer rows than ranks: an empty shard, which may have no gradient
     coordinate = parameter.device_mesh.get_coordinate()  # type: ignore[attr-defined]
     if coordinate is None:
         return False
     return all(place == 0 for place, how in zip(coordinate, placements, strict=True) if how.is_replicate())
 
 
-def merge(kind: str, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[W, …] → […]: norms add in squares, maxima compete, sums add; NaN where no rank knows."""
-    known = ~np.isnan(ranks)
-    filled = np.where(known, ranks, 0.0)
-    if kind.endswith("max"):
+def of_all(
+    reduce: Reduction | tuple[Reduction, ...], ranks: NDArray[np.float64], counts: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """[W, n, …] → [n, …], by one word or by one for each index of the first axis of an entry.
+
+    ``counts``: [W, …], of as many axes, of length 1 where all are alike.
+    """
+    if isinstance(reduce, str):
+        return merge(reduce, ranks, counts)
+    return np.stack([merge(word, ranks[:, :, i], counts[:, :, 0]) for i, word in enumerate(reduce)], 1)
+
+
+def merge(reduce: Reduction, ranks: NDArray[np.float64], counts: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[W, …] → […]. A part that is not known leaves the whole unknown; a mean is that of the ranks that know."""
+    if reduce == "mean":
+        counts = counts & ~np.isnan(ranks)
+    filled = np.where(counts, ranks, 0.0)
+    if reduce == "max":
         found = filled.max(0)
-    elif kind.endswith("norm"):
+    elif reduce == "norm":
         found = np.sqrt((filled**2).sum(0))
-    else:
+    elif reduce == "sum":
         found = filled.sum(0)
-    return np.asarray(np.where(known.any(0), found, np.nan))
-
-
-def _mean(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logged scalars and activations, of which each rank has seen its own batch."""
-    known = ~np.isnan(ranks)
-    mean = np.where(known, ranks, 0.0).sum(0) / np.maximum(known.sum(0), 1)
-    return np.asarray(np.where(known.any(0), mean, np.nan))
+    else:
+        found = filled.sum(0) / np.maximum(counts.sum(0), 1)
+    return np.asarray(np.where(counts.any(0), found, np.nan))

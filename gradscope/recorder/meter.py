@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.recorder.fields import Field
 from gradscope.recorder.hooks import EagerHook
 from gradscope.recorder.kinds import entries, is_familiar
 from gradscope.recorder.ring import Ring
+from gradscope.recorder.statistics import OF_SHARDS
 from gradscope.recorder.table import TablePlan
 
 #: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
@@ -94,7 +96,6 @@ class Meter:
         here = [local(w.detach()) for w in self.weights]
         self.plan = TablePlan(here, quantities)
         self._norms = TablePlan(here, ("gradient_norm",))
-        self.height = len(quantities)
         self._sums = [i for i, name in enumerate(quantities) if name.endswith(("_l1", "_nonzero"))]
         self._heard = heard
         self._row: int | None = None
@@ -106,10 +107,16 @@ class Meter:
         for parameter in {id(w): w for w in (*trainable[:1], *trainable[-1:])}.values():
             self._watch(parameter)
 
-    def fields(self) -> dict[str, tuple[int, ...]]:
+    def fields(self) -> dict[str, Field]:
         """What the ring keeps for it."""
         p = len(self.weights)
-        return {self.table: (self.height, p), self.after: (1, p), self.scale: (1,), self.overflow: (1,)}
+        of_shards = tuple(OF_SHARDS[name] for name in self.plan.quantities)
+        return {
+            self.table: Field((len(of_shards), p), of_shards, self.weights),
+            self.after: Field((1, p), "norm", self.weights),
+            self.scale: Field((1,), "mean"),  # the same everywhere
+            self.overflow: Field((1,), "mean"),
+        }
 
     # -- hearing of backward passes ---------------------------------------------------------------
 

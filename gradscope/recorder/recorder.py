@@ -38,6 +38,7 @@ from gradscope.recorder.blocks import Assembly
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
 from gradscope.recorder.drain import Drain
+from gradscope.recorder.fields import Field
 from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
@@ -49,7 +50,8 @@ from gradscope.recorder.presets import Preset
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import Block, HostRow
-from gradscope.recorder.scalars import CELLS, Said, Scalars, has_graph
+from gradscope.recorder.scalars import LOGGED as LOGGED_CELLS
+from gradscope.recorder.scalars import Said, Scalars, has_graph
 from gradscope.recorder.updates import SPLIT, Updates
 
 NOT_IN_GRAPHS = (
@@ -236,7 +238,7 @@ class Recorder:
 
     def _make_rings(self) -> None:
         home = next(w.device for w in self.weights if not w.is_meta)
-        fields: dict[torch.device, dict[str, tuple[int, ...]]] = {home: self._common_fields()}
+        fields: dict[torch.device, dict[str, Field]] = {home: self._common_fields()}
         for meter in self._meters:
             fields.setdefault(meter.device, {}).update(self._fields(meter))
         self.rings = {device: Ring(device, names) for device, names in fields.items()}
@@ -253,24 +255,25 @@ class Recorder:
         self._assembly = Assembly(self.probe, self.quantities, self.numel, self._meters, self._updates, names)
         self._assembly.inexact = self.inexact
 
-    def _fields(self, meter: Meter) -> dict[str, tuple[int, ...]]:
+    def _fields(self, meter: Meter) -> dict[str, Field]:
         found = meter.fields()
         if meter.number in self._updates:
-            shape = (len(meter.weights), COLUMNS)
-            found |= self._updates[meter.number].fields() | {meter.weight_bins: shape, meter.gradient_bins: shape}
+            bins = Field((len(meter.weights), COLUMNS), "sum", meter.weights, axis=0)
+            found |= self._updates[meter.number].fields() | {meter.weight_bins: bins, meter.gradient_bins: bins}
         return found
 
-    def _common_fields(self) -> dict[str, tuple[int, ...]]:
-        fields: dict[str, tuple[int, ...]] = {"cells": (CELLS,), "rates": (sum(self._groups.counts),)}
-        if self.activations is not None:
+    def _common_fields(self) -> dict[str, Field]:
+        fields = {"cells": LOGGED_CELLS, "rates": Field((sum(self._groups.counts),), "mean")}
+        if self.activations is not None:  # each rank has seen its own batch
             if self.preset.full:
-                fields["units"] = (len(self.activations.unit_names),)
-            fields["activations"] = (len(self.activations.quantities), len(self.activations.names))
+                fields["units"] = Field((len(self.activations.unit_names),), "mean")
+            shape = (len(self.activations.quantities), len(self.activations.names))
+            fields["activations"] = Field(shape, "mean")
         if self.probe.value_inside_loss is not None:
-            fields["inside"] = (1,)
+            fields["inside"] = Field((1,), "sum")
         for index, term in enumerate(self.probe.terms):
             if term.shares is None:
-                fields[f"penalty{index}"] = (len(term.columns),)
+                fields[f"penalty{index}"] = Field((len(term.columns),), "mean")
         return fields
 
     def change(self, probe: PenaltyProbe) -> None:
@@ -812,7 +815,8 @@ class Recorder:
         tables = {device: ring.read(first, stop) for device, ring in self.rings.items()}
         tables[self._home.device] |= self._scalars.read(first, stop)
         if self.ranks.sharded:
-            self.ranks.whole(tables, self._assembly.along, self.quantities)
+            fields = {device: ring.fields for device, ring in self.rings.items()}
+            self.ranks.whole(tables, fields | {self._home.device: self._home.fields | self._scalars.fields})
         if self.ranks.measures:
             block = self._assembly.block(hosts, tables)
             self._sink(block)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.fields import Field
 from gradscope.recorder.memory import CPU, full, unknown
 
 #: Bytes that one ring takes on its device at most; fewer rows are kept where they are long.
@@ -26,15 +27,16 @@ FIXED = -1
 
 
 class Ring:
-    """``fields``: name → shape of one row's entry. ``view(name, row)``: where to write it, in a row or in `FIXED`."""
+    """``fields``: by name, what a row holds. ``view(name, row)``: where to write it, in a row or in `FIXED`."""
 
-    def __init__(self, device: torch.device, fields: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, device: torch.device, fields: Mapping[str, Field]) -> None:
         self.device = device
-        self._fields: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        self.fields = dict(fields)
+        self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         width = 0
-        for name, shape in fields.items():
-            self._fields[name] = (width, width + prod(shape), shape)
-            width += prod(shape)
+        for name, field in fields.items():
+            self._places[name] = (width, width + prod(field.shape), field.shape)
+            width += prod(field.shape)
         width += -width % 4  # all rows aligned alike, so that a kernel is compiled for one kind of address
         self.rows = max(FEWEST, min(ROWS, LARGEST // (4 * max(width, 1))))
         self._flat = unknown((self.rows + 1, width), device)
@@ -42,7 +44,7 @@ class Ring:
         # Made once: indexing a tensor costs more than many a kernel on a small one.
         self._views = {
             name: [row.view(shape) for row in self._flat[:, start:stop].unbind(0)]
-            for name, (start, stop, shape) in self._fields.items()
+            for name, (start, stop, shape) in self._places.items()
         }
         self._pinned: Tensor | None = None
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -55,7 +57,7 @@ class Ring:
     def keep(self, row: int, names: Iterable[str]) -> None:
         """Copy these fields of the fixed row into a row, neighbours at once."""
         spans: list[list[int]] = []
-        for start, stop, _ in sorted(self._fields[name] for name in names if name in self._fields):
+        for start, stop, _ in sorted(self._places[name] for name in names if name in self._places):
             if spans and spans[-1][1] == start:
                 spans[-1][1] = stop
             else:
@@ -77,7 +79,7 @@ class Ring:
         else:
             table = self._through_pinned(parts, stop - first)
         n = stop - first
-        return {name: table[:, i:j].reshape(n, *shape) for name, (i, j, shape) in self._fields.items()}
+        return {name: table[:, i:j].reshape(n, *shape) for name, (i, j, shape) in self._places.items()}
 
     def _through_pinned(self, parts: list[Tensor], n: int) -> NDArray[np.float32]:
         """One bulk transfer on a side stream; only the background thread waits for it."""

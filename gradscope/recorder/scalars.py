@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.recorder.fields import Field
 from gradscope.recorder.hooks import Hook
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import HostRow
@@ -17,6 +18,8 @@ from gradscope.types import InputError
 
 #: Logged tensors that one row of the ring has room for; more get rings of their own.
 CELLS = 8
+#: Each rank logs what it has seen of its own.
+LOGGED = Field((CELLS,), "mean")
 
 
 class Scalars:
@@ -44,7 +47,7 @@ class Scalars:
                 return
             ring, place = divmod(len(self._places), CELLS)
             if ring > len(self._more):
-                self._more.append(Ring(self._home.device, {"cells": (CELLS,)}))
+                self._more.append(Ring(self._home.device, {"cells": LOGGED}))
             self._places[name] = ring, place
         ring, place = self._places[name]
         home = self._more[ring - 1] if ring else self._home
@@ -66,6 +69,11 @@ class Scalars:
         """The cells of the fixed row, by name: what a replayed graph has logged again."""
         homes = [self._home, *self._more]
         return {name: homes[ring].view("cells", FIXED)[place] for name, (ring, place) in places.items()}
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """Those of `read`."""
+        return {f"cells{n}": LOGGED for n, _ in enumerate(self._more, 1)}
 
     def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
         """The cells that did not fit into the rows themselves."""

@@ -15,11 +15,16 @@ import torch
 from torch import Tensor
 
 from gradscope.quantities import Sum
+from gradscope.recorder.fields import Reduction
 from gradscope.recorder.memory import unknown, zeros
 
 #: The rows of the table. ``l1``: Σ|x|. ``nonzero``: entries that are not exactly 0.
 QUANTITIES = tuple(name.lower() for name in Sum.__members__)
 WEIGHT_QUANTITIES = tuple(name for name in QUANTITIES if name.startswith("weight_"))
+#: How those of a tensor follow from those of its shards.
+OF_SHARDS: dict[str, Reduction] = {
+    name: "norm" if name.endswith("_norm") else "max" if name.endswith("_max") else "sum" for name in QUANTITIES
+}
 
 #: Device types without float64; their own reductions add up in trees, so that only the range is a concern.
 WITHOUT_FLOAT64 = {"mps"}

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope.optimizers.decay import torch_class
+from gradscope.recorder.fields import Field
 from gradscope.recorder.kinds import entries, is_familiar
 from gradscope.recorder.memory import zeros, zeros_like
 from gradscope.recorder.meter import local
@@ -48,10 +49,10 @@ class Updates:
         self._pulls: tuple[list[Tensor | None], list[Tensor | None]] | None = None
         self._row: int | None = None
 
-    def fields(self) -> dict[str, tuple[int, ...]]:
+    def fields(self) -> dict[str, Field]:
         """What the ring keeps for it."""
-        p = len(self._parameters)
-        return {self.size: (1, p), self.split: (2, p), self.along: (1, p)}
+        heights = {self.size: 1, self.split: 2, self.along: 1}
+        return {n: Field((h, len(self._parameters)), "sum", self._parameters) for n, h in heights.items()}
 
     def _stand_in(self, i: int, tensor: Tensor) -> Tensor:
         """Zeros in a tensor's shape; nothing, where its entries cannot be had."""
