@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from gradscope.recorder.forwards import Shares
 from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
 from gradscope.recorder.kinds import Unreadable, entries
 from gradscope.recorder.memory import unknown, zeros
@@ -138,16 +139,6 @@ def _runs_for_the_first_time() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-class Shares(Protocol):
-    """What `gradscope.recorder.forwards.Shares` is to activations."""
-
-    between: bool
-
-    def begin(self) -> None: ...
-    def settle(self) -> bool: ...
-    def forget(self) -> None: ...
 
 
 class Activations:

@@ -1,4 +1,4 @@
-"""Which forwards a step is made of: those whose gradients it uses.
+"""Tell the forwards that a step is made of, those whose gradients it uses, from others in between.
 
 Between two steps a loop may run forwards in training mode that it does not train on: a batch that is skipped, one
 that runs out of memory, a probe, an evaluation. Each outermost forward of the model is followed through its outputs:
@@ -160,8 +160,8 @@ class Shares:
         self._aside: list[Share] = []
 
     def ended(self, output: Any) -> None:
-        """A forward has put out its last."""
-        if self.between and output is None:
+        """Begin to follow an outermost forward that has ended with this output; None: it has failed."""
+        if self.between and output is None:  # it failed before any of its modules put out anything
             return
         call = Call()
         call.follow(output)
@@ -169,7 +169,11 @@ class Shares:
         self.between = True
 
     def begin(self) -> None:
-        """Another forward begins: what is known of those before it?"""
+        """Prepare the states for another forward.
+
+        Sums of forwards that no pass can reach any more are dropped, those of one that may still be reached are kept
+        apart; where all so far are known to belong to the step, what they add up to is noted (`_part` goes back to it).
+        """
         self.between = False
         self._aside = self._without_gone(self._aside)
         self._part()
@@ -210,7 +214,7 @@ class Shares:
         return clear
 
     def forget(self) -> None:
-        """A new row begins, and all sums with it."""
+        """Begin a new row: its states are zeroed by the caller."""
         self._aside, self._calls, self._before = [], [], None
 
     def _start_afresh(self) -> None:
@@ -219,7 +223,7 @@ class Shares:
             torch._foreach_zero_(states)
 
     def _part(self) -> None:
-        """Where the latest forward is not known to belong to the step, it and the others come apart again."""
+        """Separate the latest forward's sums from what was held before it, unless it is known to belong there too."""
         if self._before is None:
             return
         states, held, count = self._before
@@ -231,7 +235,7 @@ class Shares:
                 state.copy_(known[id(state)]) if id(state) in known else state.zero_()
         elif len(self._calls) == count + 1 and self._calls[-1].fate is not Fate.USED:
             for state, before in zip(states, held, strict=True):
-                take_off(state, before)
+                subtract_sums(state, before)
             self._aside.append((states, held, self._calls[0]))
             self._calls = self._calls[-1:]
         self._before = None
@@ -242,7 +246,10 @@ class Shares:
         return kept
 
     def _merge(self, shares: Sequence[Share], fate: Fate, best: Fate) -> None:
-        """A module's outputs of the best known forwards; of lesser ones where it was called in no other."""
+        """Put into each state the sums of the forwards of the best fate in which its module was called at all.
+
+        ``fate``: of what the states hold now.
+        """
         for state in self._states():
             parts = [(fate, state.clone())] if not (fate is Fate.GONE and best >= Fate.REACHED) else []
             for states, held, call in shares:
@@ -251,12 +258,12 @@ class Shares:
             for level in sorted({fate for fate, _ in parts}, reverse=True):
                 mine = torch.zeros_like(state)
                 for _, part in (p for p in parts if p[0] is level):
-                    join(mine, part)
+                    add_sums(mine, part)
                 whole = torch.where(whole[0] > 0, whole, mine)
             state.copy_(whole)
 
 
-def join(state: Tensor, other: Tensor) -> None:
+def add_sums(state: Tensor, other: Tensor) -> None:
     """Add the sums of other outputs, [STATE_ROWS, U]: entries, mean, M2, Σ|a|, non-zeros of each unit."""
     entries = state[0] + other[0]
     share = torch.where(entries > 0, other[0] / entries, 0)
@@ -267,8 +274,8 @@ def join(state: Tensor, other: Tensor) -> None:
     state[3:].add_(other[3:])
 
 
-def take_off(state: Tensor, other: Tensor) -> None:
-    """Undo `join`: what is left is the sums without these."""
+def subtract_sums(state: Tensor, other: Tensor) -> None:
+    """Undo `add_sums`, [STATE_ROWS, U]: leave the sums without these."""
     entries = state[0] - other[0]
     mean = torch.where(entries > 0, (state[0] * state[1] - other[0] * other[1]) / entries, 0)
     distance = other[1] - mean

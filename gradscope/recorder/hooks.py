@@ -1,4 +1,4 @@
-"""Hooks that nothing but their recording sees: no copy, no pickle, no script of a model, and no compiler.
+"""Attach hooks to modules that copies, pickles, scripts and compilers of the model do not see.
 
 A hook on a module is part of the module, for whoever pickles or compiles it. So while there are such hooks, modules
 are pickled and copied without them (`copyreg`), `torch.jit` is shown modules without them, and what dynamo

@@ -1,4 +1,4 @@
-"""Kinds of tensors: which a kernel may read off memory, which torch's operations read, and which are not read.
+"""Sort tensors into those that a kernel may read off memory, those that torch's operations read, and the rest.
 
 A kernel is told an address and a count, and believes them. What lies there is asked of the tensor at every call:
 its class, layout, dtype and device, and that its memory has not been given back. Everything else goes through

@@ -1,4 +1,4 @@
-"""Hearing of what a class (or module) of torch's does that has no hooks for it, or has had none for long enough."""
+"""Patch methods of a torch class (or module) to notify observers, where torch has no hooks for them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ W = TypeVar("W")
 
 
 class Watched(Generic[W]):
-    """While there are watchers, methods of a class stand in for its own: they tell, and then do as those do.
+    """Replaces methods of a class while there are watchers; the replacements notify these and call the originals.
 
-    ``kind()``: the class, or module. ``methods``: by name. ``own``: the class's own, by name. These stay known when
-    nobody watches, for a loop may have taken one of the others meanwhile.
+    ``kind()``: the class, or module, looked up when the first watcher comes. ``methods``: the replacements, by name.
+    ``own``: the originals, by name; kept when nobody watches any more, for a loop may hold a replacement still.
     """
 
     def __init__(self, kind: Callable[[], Any], **methods: Callable[..., Any]) -> None:
@@ -22,7 +22,7 @@ class Watched(Generic[W]):
         self._kind: Any = object
 
     def watch(self, watcher: W) -> None:
-        """Begin to tell ``watcher``."""
+        """Add an observer; the first one puts the replacements in."""
         if not self.watchers:
             self._kind = self._find()
             for name, method in self._methods.items():
@@ -31,7 +31,7 @@ class Watched(Generic[W]):
         self.watchers.append(watcher)
 
     def unwatch(self, watcher: W) -> None:
-        """Tell it no more; with the last one gone the methods are the class's own again."""
+        """Remove an observer; the last one puts the originals back."""
         if watcher not in self.watchers:
             return
         self.watchers.remove(watcher)
