@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.ensemble import ExtraTreesRegressor
 
 from analyses.prediction.configurations import HORIZON
@@ -30,8 +31,7 @@ TREES, LEAF = 150, 3
 #: Probes so near the level teach the second forest.
 NEAR = 0.45
 KINDS = ("direct", "coupled", "l1")
-#: An interval is told for what is held by this share of the held-out configurations, and by at least so many of them.
-CONFIDENCE, FEWEST = 0.95, 5
+CONFIDENCE = 0.95
 PLACE = Path(shipped.__file__).parent / shipped.FILE
 
 
@@ -117,16 +117,28 @@ def tried(case: Case, reader: Reader, most: int = PROBES) -> Tried:
 def held_out(known: Sequence[Case], seed: int = 0) -> list[Tried]:
     """Every configuration by a reader that has seen nothing of its family."""
     found = []
-    for family in dict.fromkeys(case.configuration.family for case in known):
-        reader = fitted([c for c in known if c.configuration.family != family], seed)
+    for family, reader in without_each(known, seed).items():
         found += [tried(case, reader) for case in known if case.configuration.family == family]
     return found
 
 
+def without_each(known: Sequence[Case], seed: int = 0) -> dict[str, Reader]:
+    """For each family the reader of all others."""
+    families = dict.fromkeys(case.configuration.family for case in known)
+    return {f: fitted([c for c in known if c.configuration.family != f], seed) for f in families}
+
+
 def interval(errors: Sequence[float]) -> float:
-    """What 95 % of further errors stay below, by those seen (conformal: the ⌈.95 (n + 1)⌉-th smallest)."""
+    """What 95 % of further errors stay below, by those seen (conformal: the ⌈.95 (n + 1)⌉-th smallest).
+
+    Fewer than 19 have no such rank: then it is the wider one of the largest and of Student's t about 0.
+    """
     ranked = sorted(abs(e) for e in errors)
-    return float(ranked[min(len(ranked), math.ceil(CONFIDENCE * (len(ranked) + 1))) - 1])
+    rank, count = math.ceil(CONFIDENCE * (len(ranked) + 1)), len(ranked)
+    if rank <= count:
+        return float(ranked[rank - 1])
+    spread = math.sqrt(sum(e * e for e in ranked) / count)
+    return float(max(ranked[-1], stats.t.ppf((1 + CONFIDENCE) / 2, count) * spread * math.sqrt(1 + 1 / count)))
 
 
 def of_kind(found: Sequence[Case], kind: str) -> list[Case]:

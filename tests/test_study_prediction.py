@@ -1,0 +1,154 @@
+"""The study of predictions: what it trains is what a record shows, and the shipped reader is what it makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+
+import gradscope
+from analyses.prediction import fit
+from analyses.prediction.collect import escape
+from analyses.prediction.configurations import FAMILIES, Configuration, benchmark, configurations
+from analyses.prediction.data import cases
+from analyses.prediction.networks import build
+from analyses.prediction.tasks import task
+from analyses.prediction.training import Ensemble, outcomes, probes, seed_of
+from gradscope.prediction.features import NAMES, features
+from gradscope.prediction.rows import probe_of
+from gradscope.store.record import Record
+
+ROWS = 16
+
+
+def a_configuration(optimizer: str = "sgd", penalty: str = "l2", **more: Any) -> Configuration:
+    given = {"kind": "mlp", "task": "digits", "layers": 4, "width": 16, "lr": 0.02, "batch": 16} | more
+    return Configuration(0, "mlp-shallow", optimizer=optimizer, penalty=penalty, **given)
+
+
+def recorded(c: Configuration, strength: float, seed: int, path: Path) -> Record:
+    """The same run by torch's own optimizer, in a plain loop under `gradscope.record`."""
+    torch.manual_seed(seed_of(c, seed))
+    model, data = build(c), task(c.task)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    decay = 2 * strength if c.penalty == "l2" else 0.0
+    groups: Any = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer: torch.optim.Optimizer
+    if c.optimizer in ("adam", "adamw"):
+        optimizer = (torch.optim.Adam if c.optimizer == "adam" else torch.optim.AdamW)(groups, lr=c.lr)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.optimizer == "nesterov")
+    if c.penalty == "l1":
+        gradscope.regularize(optimizer, gradscope.L1(), strength)
+    order = np.random.default_rng(seed_of(c, seed)).permutation(len(data.y))
+    with gradscope.record(model, optimizer, path, baseline_loss=data.baseline, on_failure="ignore") as run:
+        for step in range(ROWS):
+            batch = torch.from_numpy(order[step * c.batch : (step + 1) * c.batch])
+            loss = data.loss(model(data.x[batch]), data.y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    return Record(path)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "penalty", "strength"),
+    [("sgd", "l2", 0.05), ("nesterov", "l2", 0.05), ("plain", "l2", 0.2), ("adamw", "l2", 10.0), ("adam", "l2", 0.1),
+     ("sgd", "l1", 0.1)],
+)  # fmt: skip
+def test_runs_trained_together_are_what_a_record_shows(
+    optimizer: str, penalty: str, strength: float, tmp_path: Path
+) -> None:
+    c = a_configuration(optimizer, penalty)
+    loss, sizes = probes(c, [0.0, strength], [7, 8], ROWS)
+    with recorded(c, strength, 8, tmp_path / "run.h5") as record:
+        probe = probe_of(record)
+        assert probe.strength == pytest.approx(strength)
+        assert probe.kind == c.group
+        assert probe.loss == pytest.approx(loss[1], rel=2e-3)
+        for name, index in (("gradient", 0), ("weight", 1)):
+            assert getattr(probe, name) == pytest.approx(sizes[1, :, index], rel=5e-3)
+        assert probe.dot == pytest.approx(sizes[1, :, 2], rel=2e-2, abs=2e-3)
+        assert probe.weight_size * probe.numel == pytest.approx(sizes[1, :, 4], rel=5e-3)
+        assert np.isfinite(features(probe)).all()
+
+
+def test_outcomes() -> None:
+    c = a_configuration(lr=0.05, layers=6)
+    failed, losses = outcomes(c, [0.0, 1e-4, 1.0, 1e4], [1, 2, 3, 4])
+    assert failed.tolist() == [False, False, True, True]
+    assert np.isfinite(losses[0]).all()  # without a penalty to the end
+    assert np.isnan(losses[2]).any()  # told early
+    assert 0 < escape(losses[0], task("digits").baseline) < 200
+    assert escape(losses[2], task("digits").baseline) == np.inf
+
+
+def test_a_run_that_is_over_leaves_the_others_as_they_are() -> None:
+    c = a_configuration()
+    together, alone = Ensemble(c, [0.0, 0.01], [1, 2]), Ensemble(c, [0.01], [2])
+    for step in range(12):
+        if step == 5:
+            together.keep(np.array([1]))
+        seen = together.forward_backward()[-1], alone.forward_backward()[0]
+        assert seen[0] == pytest.approx(seen[1], rel=1e-4)
+        together.update()
+        alone.update()
+
+
+def test_configurations_are_many_and_of_many_kinds() -> None:
+    drawn = configurations()
+    assert drawn == configurations()
+    assert len(drawn) >= 150
+    assert len(FAMILIES) >= 10
+    assert {c.optimizer for c in drawn} == {"sgd", "nesterov", "plain", "adam", "adamw"}
+    assert len({c.key for c in (*drawn, *benchmark())}) == len(drawn) + len(benchmark())
+
+
+def test_the_shipped_reader_is_what_the_study_makes() -> None:
+    """The forests of the file are those of these probes; its intervals are checked by `make test-slow`."""
+    with np.load(fit.PLACE) as file:
+        held = dict(file)
+    facts = json.loads(str(held["facts"]))
+    assert facts["trees"] == fit.TREES
+    everything = cases()
+    for kind in fit.KINDS:
+        known = fit.of_kind(everything, kind)
+        assert facts["kinds"][kind]["configurations"] == len(known)
+        reader = fit.fitted(known)
+        for part in ("whole", "near", "first"):
+            for name, made in getattr(reader, part).arrays(f"{kind}.{part}").items():
+                if sklearn.__version__ == facts["sklearn"]:
+                    np.testing.assert_array_equal(made, held[name], err_msg=name)
+                else:  # another version draws other trees
+                    assert made.dtype == held[name].dtype
+
+
+@pytest.mark.slow
+def test_the_shipped_intervals_are_those_of_held_out_families() -> None:
+    with np.load(fit.PLACE) as file:
+        facts = json.loads(str(file["facts"]))
+    for kind in fit.KINDS:
+        results = fit.held_out(fit.of_kind(cases(), kind))
+        for count, error in facts["kinds"][kind]["errors"].items():
+            made = fit.interval([r.errors[min(int(count), len(r.errors)) - 1] for r in results])
+            assert made == pytest.approx(error, abs=0.02)
+
+
+def test_what_was_collected() -> None:
+    everything = cases()
+    known = [c for c in everything if c.probes]
+    assert len({c.configuration.family for c in known}) >= 10
+    for case in known:
+        assert case.low < case.level < case.high or not np.isfinite(case.level)
+        assert all(len(p.features) == len(NAMES) and np.isfinite(p.features).all() for p in (*case.probes, *case.late))
+    normalised = [c for c in everything if c.configuration.family == "normalised"]
+    assert normalised
+    assert all(c.invariant >= 0.5 for c in normalised)
+    assert all(c.invariant < 0.5 for c in known)
