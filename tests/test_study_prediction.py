@@ -27,7 +27,7 @@ ROWS = 16
 
 
 def a_configuration(optimizer: str = "sgd", penalty: str = "l2", **more: Any) -> Configuration:
-    given = {"kind": "mlp", "task": "digits", "layers": 4, "width": 16, "lr": 0.02, "batch": 16} | more
+    given: dict[str, Any] = {"kind": "mlp", "task": "digits", "layers": 4, "width": 16, "lr": 0.02, "batch": 16} | more
     return Configuration(0, "mlp-shallow", optimizer=optimizer, penalty=penalty, **given)
 
 

@@ -176,8 +176,8 @@ def tables(everything: list[Case], found: Found) -> str:
     lines += ["## What it costs", ""]
     steps = np.array([r.steps[r.ended - 1] for r in every if not r.case.is_late])
     late = np.array([r.steps[r.ended - 1] for r in every if r.case.is_late])
-    rows = [[n, *(f"{np.median(s) / n:.0%}" if len(s) else "–" for s in (steps, late))] for n in LENGTHS]
-    lines += [markdown(["steps of a run", f"share, {len(steps)} nets", f"share, {len(late)} late nets"], rows), ""]
+    costs = [[str(n), *(f"{np.median(s) / n:.0%}" if len(s) else "–" for s in (steps, late))] for n in LENGTHS]
+    lines += [markdown(["steps of a run", f"share, {len(steps)} nets", f"share, {len(late)} late nets"], costs), ""]
     lines += ["## Where it says nothing", ""]
     normalised = [c for c in everything if c.configuration.family == "normalised"]
     others = [c for c in everything if c.configuration.family != "normalised" and c.learns]
@@ -220,8 +220,8 @@ def draw(results: list[Tried], path: Path) -> None:
         left.loglog(ends, factor * ends, "-" if factor == 1 else ":", color="gray", lw=1)
     left.set(xlabel="measured level (AdamW: times the learning rate)", ylabel="predicted", title="Families held out")
     for place, family in enumerate(families):
-        own = [r.error for r in results if r.case.configuration.family == family]
-        right.plot(own, [place] * len(own), "o", color=colours[place], alpha=0.7)
+        errors = [r.error for r in results if r.case.configuration.family == family]
+        right.plot(errors, [place] * len(errors), "o", color=colours[place], alpha=0.7)
     right.set_yticks(range(len(families)), families)
     right.axvspan(-FACTORS["within 1.5x"], FACTORS["within 1.5x"], color="gray", alpha=0.15)
     right.set(xlabel="log10(predicted / measured)", title="Where it errs (grey: within 1.5x)")
