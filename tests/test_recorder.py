@@ -480,7 +480,7 @@ def test_a_recording_leaves_no_group_of_its_own_behind(tmp_path: Path, monkeypat
         own = (refused._decisions,)
         monkeypatch.setattr(Ranks, "here", lambda parameters: refused)
         with pytest.raises(InputError):
-            gradscope.record(model := mlp(), sgd(model), tmp_path)  # a folder
+            gradscope.record(model := mlp(), sgd(model), tmp_path / "first" / "r.h5")  # no folder but a file
         with pytest.raises((KeyError, ValueError)):
             dist.get_process_group_ranks(own[0])
         late, later = Ranks(0, 2, sharded=True), Ranks(0, 2, sharded=True)
