@@ -262,6 +262,22 @@ def test_mistakes(make: Any, message: str) -> None:
         make()
 
 
+def test_a_term_that_no_loss_holds_is_said(tmp_path: Path) -> None:
+    model, term = Coded(), Term("kl", 0.7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        gradscope.record(model, optimizer, tmp_path / "r.h5", penalty=term, on_failure="ignore") as run,
+        pytest.warns(UserWarning, match=r"no loss of the first 16 steps holds term:kl: add what it returns"),
+    ):
+        for x, y in batches(20):
+            data, value = data_and_term(model, x, y)
+            optimizer.zero_grad()
+            loss = data + term.strength * value  # by hand
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+
+
 def test_mistakes_in_a_loop(tmp_path: Path) -> None:
     model, term = Coded(), Term("kl", Constant(0.7))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

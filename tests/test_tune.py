@@ -127,6 +127,18 @@ def test_what_only_a_delay_reaches() -> None:
     assert weakest > 10**-3  # the curve from the start is known there
 
 
+def test_zeros_are_told_at_the_best_and_at_the_strongest_useful_strength() -> None:
+    tuning = tuned(hill)
+    trials = [replace(t, sparsity=min(1.0, 50 * t.strength)) for t in tuning.told]
+    found = concluded(tuning, trials, "l1", "accuracy", 0, None)
+    assert found.best is not None
+    assert found.best.sparsity == pytest.approx(50 * found.best.strength)
+    assert found.useful is not None
+    assert found.useful.sparsity == pytest.approx(50 * found.useful.strength, rel=0.1)  # between those that were tried
+    assert f"with {found.useful.sparsity:.0%} of the penalised weights exactly 0" in found.advice
+    assert found.as_dict()["best"]["weight_decay"] is None
+
+
 def test_a_smaller_metric_can_be_the_better_one() -> None:
     found = result_of(tuned(lambda x, d: 1 - hill(x, d), mode="min"))
     assert found.best is not None

@@ -26,6 +26,8 @@ from gradscope.regularizers.schedule import Constant, Schedule
 from gradscope.types import InputError
 
 PREFIX = "term:"
+#: Steps without a call of the term after which that is said.
+SILENT_STEPS = 16
 
 
 class Term:
@@ -112,6 +114,7 @@ class TermPenalty(Attached):
         self.amp: Callable[[], Tensor | None] = lambda: None
         self.acting = 0.0  # λ of the coming step's forward passes
         self.trouble: str | None = None  # why the gradient cannot be told
+        self._called = False
         self._pulls: dict[int, Tensor] = {}
         self._values: list[Tensor] = []
 
@@ -120,6 +123,7 @@ class TermPenalty(Attached):
     def added(self, value: Tensor) -> Tensor:
         """λ_t·value, watched."""
         strength = self.now()
+        self._called = True
         if not (torch.is_grad_enabled() and value.requires_grad):
             return strength * value
         self.acting = strength
@@ -200,3 +204,6 @@ class TermPenalty(Attached):
     def _finish(self, optimizer: Optimizer) -> None:
         self._forget()
         self.acting = 0.0
+        if not self._called and self._step == SILENT_STEPS:
+            text = f"no loss of the first {SILENT_STEPS} steps holds {self.name}: add what it returns when it is called"
+            warnings.warn(f"{text} with its value, loss = data + term(value)", stacklevel=4)

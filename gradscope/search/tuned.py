@@ -147,6 +147,8 @@ class TuneResult:
         parts = [self._recommended()]
         if self.useful is not None and self.useful.strength > self.best.strength:
             beyond = "" if self.useful.bounded else ", where the range ends"
+            if self.useful.sparsity:
+                beyond += f", with {self.useful.sparsity:.0%} of the penalised weights exactly 0"
             parts.append(
                 f"up to {self._at(self.useful.strength, self.useful.schedule)} it costs at most "
                 f"{100 * self.cost:.3g} % of the best {self.metric}{beyond}"

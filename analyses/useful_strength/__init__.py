@@ -1,0 +1,1 @@
+"""What `gradscope tune` finds, and at what price, against a dense grid."""

@@ -1,0 +1,130 @@
+"""tune against a grid on curves that are known: python -m analyses.useful_strength.simulated (about 3 core-minutes).
+
+Nothing is trained: a run at strength λ ends with the curve's metric and a scatter of .01, or fails where a normal
+curve of .03 decades says so, after a quarter of its steps. Writes simulated.csv, a line a repeat.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gradscope.search.tuned import concluded
+from gradscope.search.tuner import StrengthTuning
+
+HERE = Path(__file__).parent
+LOW, HIGH = 1e-4, 1.0
+NOISE, SLOPE, WHOLE, CUT, LEVEL = 0.01, 0.03, 400, 100, -1.6
+REPEATS, SEEDS = 12, 5
+
+
+def hill(x: float) -> float:
+    """Best at 10^-2.7, a steeper fall beyond 10^-2; .8 without a penalty."""
+    return 0.8 if math.isinf(x) else 0.9 - 0.03 * (x + 2.7) ** 2 - 0.5 * max(0.0, x + 2) ** 2
+
+
+def rising(x: float) -> float:
+    """The stronger the better, up to the level."""
+    return 0.8 if math.isinf(x) else 0.8 + 0.05 * (x + 4)
+
+
+def flat(x: float) -> float:
+    """The penalty changes nothing, until just below the level."""
+    return 0.9 if math.isinf(x) else 0.9 - 0.3 * max(0.0, x + 1.9) ** 2
+
+
+CURVES: dict[str, Callable[[float], float]] = {"hill": hill, "rising": rising, "flat": flat}
+
+
+def run(curve: Callable[[float], float], strength: float, random: np.random.Generator) -> float | None:
+    """The metric of one run, None where it fails."""
+    x = math.log10(strength) if strength else -math.inf
+    failed = x + SLOPE * random.standard_normal() > LEVEL
+    return None if failed else curve(x) + NOISE * float(random.standard_normal())
+
+
+def worth(curve: Callable[[float], float], strength: float) -> float:
+    """The expected metric, with .1 where a run fails."""
+    x = math.log10(strength)
+    fails = 0.5 * math.erfc(-(x - LEVEL) / SLOPE / math.sqrt(2))
+    return (1 - fails) * curve(x) + fails * 0.1
+
+
+def tuned(curve: Callable[[float], float], seed: int) -> dict[str, object]:
+    """One tuning: regret in deviations of a seed, cost in steps, and what it says."""
+    random = np.random.default_rng(seed)
+    tuning = StrengthTuning(LOW, HIGH, seed=seed)
+    while not tuning.done:
+        plan = tuning.ask()
+        value = run(curve, plan.strength, random)
+        failed = value is None
+        certain = 0.99 if failed else 0.5 if plan.strength == 0 else 0.0
+        tuning.tell(plan.over(certain, CUT if failed else WHOLE, stopped_early=failed, value=value))
+    found = concluded(tuning, [], "l2", "metric", 0, None)
+    best = max(worth(curve, x) for x in tuning.strengths)
+    choices = [x for x in tuning.strengths if worth(curve, x) >= best - 1e-9]
+    chosen = found.best
+    assert chosen is not None
+    gain = curve(math.log10(chosen.strength)) - curve(-math.inf)
+    return {
+        "regret": round((best - worth(curve, chosen.strength)) / NOISE, 3),
+        "strength": chosen.strength,
+        "inside": any(chosen.low <= x <= chosen.high for x in choices),
+        "steps": sum(t.steps for t in tuning.told),
+        "trials": len(tuning.told),
+        "gain": round(found.gain or 0.0, 4),
+        "gain_off": round(abs((found.gain or 0.0) - gain), 4),
+        "p": found.difference.p_value if found.difference else None,
+    }
+
+
+def grid(curve: Callable[[float], float], seed: int) -> dict[str, object]:
+    """All strengths with five seeds each, to their end; the best mean, a failed run counting .1."""
+    random = np.random.default_rng(10_000 + seed)
+    strengths = StrengthTuning(LOW, HIGH).strengths
+    seen = [[run(curve, x, random) for _ in range(SEEDS)] for x in strengths]
+    means = [float(np.mean([0.1 if v is None else v for v in values])) for values in seen]
+    chosen = strengths[int(np.argmax(means))]
+    best = max(worth(curve, x) for x in strengths)
+    return {
+        "regret": round((best - worth(curve, chosen)) / NOISE, 3), "strength": chosen, "inside": "",
+        "steps": len(strengths) * SEEDS * WHOLE, "trials": len(strengths) * SEEDS, "gain": "", "gain_off": "", "p": "",
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Every curve, both ways."""
+    about = f"# {platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, {REPEATS} repeats"
+    with (HERE / "simulated.csv").open("w", newline="") as file:
+        file.write(about + "\n")
+        table: csv.DictWriter[str] | None = None
+        for name, curve in CURVES.items():
+            for way, how in (("tune", tuned), ("grid", grid)):
+                rows = [{"curve": name, "way": way, "seed": seed, **how(curve, seed)} for seed in range(REPEATS)]
+                if table is None:
+                    table = csv.DictWriter(file, list(rows[0]))
+                    table.writeheader()
+                table.writerows(rows)
+                file.flush()
+                regret = np.array([float(str(row["regret"])) for row in rows])
+                steps = np.array([float(str(row["steps"])) for row in rows])
+                line = (
+                    f"{name:7s} {way}: regret {np.median(regret):.2f}, 90 % {np.quantile(regret, 0.9):.2f} deviations; "
+                )
+                line += f"below one half {np.mean(regret < 0.5):.0%}; {steps.mean():.0f} steps"
+                if way == "tune":
+                    inside = np.mean([bool(row["inside"]) for row in rows])
+                    told = np.mean([row["p"] is not None and float(str(row["p"])) < 0.05 for row in rows])
+                    line += f"; a best strength in the interval {inside:.0%}; gain told from chance {told:.0%}"
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
