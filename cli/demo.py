@@ -15,7 +15,7 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """Show the main job on real data, in about a minute on two idle cores.
+    """Show the main job on real data, in a minute or two.
 
     A penalty that is too strong fails, is found out early, is restarted with a delay and learns; the tolerance
     level is found; figures and a report are written.

@@ -21,9 +21,11 @@ if not torch.cuda.is_available():  # no card: Triton's kernels run on the CPU; r
 # Ranks are forked from a process that has imported what each of them needs.
 multiprocessing.set_forkserver_preload(["gradscope.recording", "gradscope.recorder.warm"])
 
-# A shell's job in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+# A shell's job in the background ignores Ctrl-C, one under nohup a hang-up, and so would all that tests start and end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -198,14 +198,6 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    output.progress("trial 3")
-    assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    output.progress("trial 3")
-    assert terminal.getvalue() == "trial 3\n"
-
-
 def test_messages_break_between_words_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())

@@ -11,4 +11,4 @@ import torch
 from gradscope.recorder.pools import host_kernel
 
 host_kernel("add_units")
-torch.optim.SGD([torch.zeros(1)], lr=1.0)
+torch.optim.SGD([torch.zeros(1, dtype=torch.float32, device="cpu")], lr=1.0)
