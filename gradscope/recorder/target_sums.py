@@ -98,9 +98,9 @@ class Classes(Sums):
     def __init__(self, kind: str, reduction: int, classes: int, device: torch.device, smoothing: float) -> None:
         super().__init__(kind, reduction)
         self.classes, self.smoothing = classes, smoothing
-        self.counts = torch.zeros(classes, device=device)
-        self.mass = torch.zeros(classes, device=device)
-        self.norm = torch.zeros((), device=device)
+        self.counts = torch.zeros(classes, dtype=torch.float32, device=device)
+        self.mass = torch.zeros(classes, dtype=torch.float32, device=device)
+        self.norm = torch.zeros((), dtype=torch.float32, device=device)
         self.soft, self.weighted, self.ignored = False, False, -100
 
     def _taken(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Taken:
