@@ -311,8 +311,13 @@ def check_strength(path: Path, asked: Strength, read_back: Strength, schedule: s
     goes elsewhere than to λ itself (a ramp cut short, a taper, a controller). Raises `InputError` where they differ.
     """
     wanted, found = asked.value, read_back.value
-    if found == 0 and schedule != "constant":
+    if found == 0 and (wanted == 0 or schedule != "constant"):
         return
+    if wanted == 0:
+        raise InputError(
+            f"{path}: no penalty was asked for (strength 0), and the record shows {read_back.penalty} of strength "
+            f"{found:g}; the script does not use what it is given, or has a penalty of its own beside it"
+        )
     if read_back.penalty != asked.penalty:
         raise InputError(
             f"{path}: the search is about {asked.penalty}, and the record shows the penalty {read_back.penalty}"

@@ -138,7 +138,7 @@ def test_tensorboard_is_given_no_links(hostile: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     assert command(["export", str(hostile), "--to", "tensorboard", "-o", str(tmp_path / "tb")]) == 0
-    (file,) = (tmp_path / "tb").iterdir()
+    (file,) = (tmp_path / "tb").glob("*/*")
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:
             if value.tag == "verdict" or value.tag.startswith("events/"):
