@@ -104,6 +104,16 @@ def test_the_pairs_have_seeds_that_the_choice_has_not_seen() -> None:
     assert all(t.seed >= PAIRED for t in tuning.told[before:])
 
 
+def test_a_delay_that_was_not_tried_is_not_called_useless() -> None:
+    few = tuned(hill, delayed=True, max_trials=12, repeats=2)
+    assert not any(t.schedule for t in few.told)
+    assert "whether a delay adds anything is not known: no delayed strength was tried" in result_of(few).advice
+    worse = tuned(lambda x, delayed: hill(x, delayed) - 0.3 * delayed, delayed=True)
+    assert any(t.schedule for t in worse.told)
+    advice = result_of(worse).advice
+    assert "the delay costs 0.3" in advice or "the delay costs 0.2" in advice, advice
+
+
 def test_a_penalty_that_changes_nothing_gains_nothing() -> None:
     gains = [result_of(tuned(flat, seed)) for seed in range(3)]
     assert all(found.determined and found.gain is not None and abs(found.gain) < 0.02 for found in gains)

@@ -16,14 +16,13 @@ from torch.nn.functional import cross_entropy
 from analyses.common import archive
 from analyses.common import tasks as common
 from analyses.common.tasks import Task
+from gradscope.types import InputError
 
 #: Characters that a text model reads at once, and modules of the standard library that it reads from.
 CONTEXT = 16
 SOURCES = ("argparse", "ast", "difflib", "dis", "doctest", "functools", "inspect", "pdb", "pickle", "tarfile", "typing")
 #: Photographs a class, in half their resolution, which is enough for a few hundred steps.
 PHOTOGRAPHS = 300
-#: Where the archive of CIFAR-10 lies, if `archive.VARIABLE` says nothing else.
-ARCHIVE = Path("/work/shared/data/cifar10-jpeg.tar.xz")
 
 
 class Text(Task):
@@ -72,7 +71,9 @@ def _text() -> Task:
 
 def _photographs() -> Task:
     """[N, 3, 16, 16], each colour standardised."""
-    x, y, _, _ = archive.decoded(Path(os.environ.get(archive.VARIABLE, ARCHIVE)))
+    if not (named := os.environ.get(archive.VARIABLE)):
+        raise InputError(f"{archive.VARIABLE} is not set; expected the path of an archive of CIFAR-10's images")
+    x, y, _, _ = archive.decoded(Path(named))
     chosen = np.concatenate([np.flatnonzero(y == kind)[:PHOTOGRAPHS] for kind in range(10)])
     images = torch.from_numpy(x[chosen].astype(np.float32))
     images = torch.nn.functional.avg_pool2d(images, 2)

@@ -221,7 +221,8 @@ def main() -> None:
         from analyses.recorder_overhead.run import machine
 
         with options.out.open("w", newline="") as file:
-            file.write(f"# {' '.join(sys.argv)}; {machine(torch.device('cpu'))}\n")
+            command = " ".join(("python -m analyses.recorder_overhead.step_cost", *sys.argv[1:]))
+            file.write(f"# {command}; {machine(torch.device('cpu'))}\n")
             writer = csv.DictWriter(file, told[0])
             writer.writeheader()
             writer.writerows(told)

@@ -161,4 +161,5 @@ def join_chunks(pointers, partials, first_chunk, rows, columns, out, count, chun
     of_weight = (quantity >= _WEIGHT_L1) & (quantity <= _WEIGHT_NONZERO)
     missing = (w_address == 0) | ((g_address == 0) & (of_weight == 0))
     value = tl.where(missing, float("nan"), value)
-    tl.store(out + row * stride + column, value, mask=row >= 0)
+    if row >= 0:  # no mask: the interpreter of Triton 3.2 passes over that of a single number
+        tl.store(out + row * stride + column, value)

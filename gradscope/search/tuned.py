@@ -108,6 +108,7 @@ class Useful:
 @dataclass(frozen=True)
 class TuneResult:
     """What a tuning found. ``delay``: the best with a delay against the best from the start, where both were compared.
+    ``no_delay``: why they were not, where a delay was asked for.
 
     ``without``: the metric without a penalty, over the same seeds as ``best``. ``cost``: the share of the best metric
     that ``useful`` may cost.
@@ -129,6 +130,7 @@ class TuneResult:
     trials: tuple[Trial, ...]
     lost: int = 0
     out: Path | None = None
+    no_delay: str = ""
 
     @property
     def steps_run(self) -> int:
@@ -154,10 +156,13 @@ class TuneResult:
                 f"{100 * self.cost:.3g} % of the best {self.metric}{beyond}"
             )
         if self.delay is not None:
-            adds = "adds" if self.delay.gain > 0 and self.delay.told else "adds nothing that is told from chance:"
-            parts.append(f"the delay {adds} {self.delay.gain:+.3g} ({self.delay.in_words})")
-        elif self.delayed_tolerance is not None:
-            parts.append("the delay adds nothing: no delayed strength came near the best one from the start")
+            gain = self.delay.gain
+            what = f"adds nothing that is told from chance: {gain:+.3g}"
+            if self.delay.told:
+                what = f"adds {gain:.3g}" if gain > 0 else f"costs {-gain:.3g}"
+            parts.append(f"the delay {what} ({self.delay.in_words})")
+        elif self.no_delay:
+            parts.append(self.no_delay)
         if self.tolerance.tolerance is not None:
             level = Strength(self.tolerance.tolerance, self.penalty)
             parts.append(f"the tolerance level, beyond which nothing is learned from the start, is {level}")
@@ -224,7 +229,17 @@ def concluded(
         best is not None and difference_there is not None, why, penalty, metric, "max" if tuning.sign > 0 else "min",
         tuning.cost, best, _without(tuning), difference_there, delay, _useful(tuning, trials, best),
         tuning.tolerance(None), delayed, tuple(trials), lost, out,
+        _no_delay(tuning) if tuning.delayed and delay is None else "",
     )  # fmt: skip
+
+
+def _no_delay(tuning: StrengthTuning) -> str:
+    """Why no delayed strength was compared with the best one from the start."""
+    if not any(t.schedule for t in tuning.told):
+        return "whether a delay adds anything is not known: no delayed strength was tried, allow more trials"
+    if len(tuning.finalists) == 2:
+        return "whether a delay adds anything is not known: no pair with and without it was finished, allow more trials"
+    return "the delay adds nothing: no delayed strength came near the best one from the start"
 
 
 def _chosen(
