@@ -74,7 +74,7 @@ def _as_dict(path: Path, diagnosis: Diagnosis, checker: Checker) -> dict[str, An
 
 def _print_findings(checker: Checker) -> None:
     for finding in checker.findings:
-        tell(f"  {finding.sentence}")
+        tell(f"  {finding.now}")
         tell(f"    {finding.suggestion}")
     for left in checker.not_checked():
         tell(f"  not checked, {left.rule}: {left.why}")

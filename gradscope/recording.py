@@ -584,8 +584,11 @@ class Recording:
         if not self._settled and (said := self._penalties.loss_below_zero(rows["loss"])) is not None:
             self._capture["declared_penalty"] = said
             self._warnings.append(f"{self.path}: {said}")
-        self._settled = True
-        if self._baseline_known or (found := self._baseline.see_rows(rows["step"], rows["loss"])) is None:
+        first, self._settled = not self._settled, True
+        found = None if self._baseline_known else self._baseline.see_rows(rows["step"], rows["loss"])
+        if first:
+            self._tell_slips()
+        if found is None:
             return
         baseline, source = found
         history = [*self._capture.get("baseline_history", []), [int(rows["step"][0]), baseline, source]]
@@ -600,11 +603,24 @@ class Recording:
             "baseline_loss": baseline,
             "baseline_source": source,
             "baseline_history": history_of(history),
+            "loss_kind": self._baseline.loss_kind,
         }
-        judge.info = replace(judge.info, **told, loss_kind=self._baseline.loss_kind)
+        judge.info = replace(judge.info, **told)
         rules.facts = replace(rules.facts, **told)
         self._writer.set_attribute("baseline_loss", baseline)
         self._writer.set_attribute("capture", self._capture)
+
+    def _tell_slips(self) -> None:
+        """With the first rows: what the script does that is hardly meant."""
+        judge, rules = self._live.judge, self._live.rules
+        if self._recorder.never_cleared:
+            self._capture["gradients_never_cleared"] = True
+            judge.info, rules.facts = (replace(info, never_cleared=True) for info in (judge.info, rules.facts))
+        if self._baseline.probabilities:
+            self._capture["loss_takes_probabilities"] = True
+            judge.info, rules.facts = (replace(info, probabilities=True) for info in (judge.info, rules.facts))
+        if judge.info.never_cleared or judge.info.probabilities:
+            self._writer.set_attribute("capture", self._capture)
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:
         """A delay that waits for the record to show learning waits for ever if no loss is logged."""

@@ -30,7 +30,7 @@ def baseline(path: Path) -> tuple[float, dict[str, Any]] | None:
     with Record(path) as earlier:
         if earlier.baseline is None:
             return None
-        names = ("baseline_loss", "baseline_history", "loss_function", "loss_kind")
+        names = ("baseline_loss", "baseline_history", "loss_function", "loss_kind", "loss_takes_probabilities")
         return earlier.baseline[0], {name: earlier.capture[name] for name in names if name in earlier.capture}
 
 

@@ -49,6 +49,8 @@ class RunInfo:
         loss_kind: the loss functions that the logged loss is made of, or why that is not known.
         unowned: in no optimizer when the recording began, [P].
         foreign: how many parameters the optimizers hold that the model does not.
+        never_cleared: gradients were not cleared between the first steps, so that they added up.
+        probabilities: a cross-entropy, which takes logits, was given probabilities.
         hidden: modules with parameters in plain lists and dictionaries, which the model does not register.
     """
 
@@ -74,6 +76,8 @@ class RunInfo:
     unowned: Mask = field(default_factory=_no_mask)
     foreign: int = 0
     hidden: tuple[str, ...] = ()
+    never_cleared: bool = False
+    probabilities: bool = False
 
     @property
     def watched(self) -> Mask:
@@ -88,6 +92,18 @@ class RunInfo:
         """
         _, loss, source = (self.baseline_history or ((0, self.baseline_loss, self.baseline_source),))[0]
         return float("nan") if source.startswith("guessed") else float(loss)
+
+    @property
+    def applied_twice(self) -> str:
+        """``softmax`` or ``sigmoid``, where the loss applies it to outputs that are probabilities; else empty."""
+        last = str(["", *self.module_types.values()][-1])
+        takes = {
+            "Softmax": ("cross_entropy",),
+            "Sigmoid": ("binary_cross_entropy_with_logits", "cross_entropy"),
+        }
+        if self.loss_kind in takes.get(last, ()):
+            return last.lower()
+        return "softmax" if self.probabilities else ""
 
     def of_groups(self, values: NDArray[Any]) -> Array:
         """A quantity of the parameter groups, [N, G] or [G], for each parameter, [N, P] or [P]; NaN for none."""
@@ -142,6 +158,8 @@ class RunInfo:
             unowned=np.array([name in _of_kind(capture, "not_recorded", dict) for name in names], dtype=bool),
             foreign=_of_kind(capture, "foreign_parameters", int),
             hidden=tuple(str(name) for name in _of_kind(capture, "unregistered_modules", list)),
+            never_cleared=_of_kind(capture, "gradients_never_cleared", bool),
+            probabilities=_of_kind(capture, "loss_takes_probabilities", bool),
         )
 
     @classmethod

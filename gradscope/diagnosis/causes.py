@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.circumstances import Facts
+from gradscope.diagnosis.circumstances import GONE, Facts
 from gradscope.diagnosis.looks import Look
 from gradscope.run_info import RunInfo
 
 PENALTY, UNKNOWN = "penalty", "not in the record"
+UNDECLARED = "a penalty that is not declared"
 #: What tells whether it is the penalty, where the record does not.
 EXPERIMENT = "try a short run without the penalty: if it learns, the penalty is the cause, and a delay may help"
 #: Steps that a training has at least, where its length is not known.
 SHORT = 2000
+#: E-folding times before which a penalty has done nothing.
+EARLY = 0.05
 #: A cause below this weight is not told.
 TOLD = 0.1
-#: Last modules, and the loss functions that do what they do once more.
-TWICE = {"Softmax": ("cross_entropy",), "Sigmoid": ("binary_cross_entropy_with_logits", "cross_entropy")}
 #: Two causes closer than this are not told apart by the record.
 APART = 0.1
 
@@ -55,15 +56,19 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
     ``learned``: the run has learned before it failed, so that nothing it began with is the cause.
     """
     if learned:
-        penalty = _penalty(look)
+        penalty = _penalty(look, facts)
         if penalty is not None and acted(look) >= 1:
             penalty = replace(penalty, weight=0.8, evidence=[*penalty.evidence, "the run had learned before"])
-        found_later = (_dead(look, facts), _faded(look, facts), penalty)
+        found_later = (
+            _added_up(look), _dead(look, facts), _faded(look, facts), _undeclared(look, facts), penalty
+        )  # fmt: skip
         later = [c for c in found_later if c is not None and c.weight >= TOLD]
         return sorted(later, key=lambda c: -c.weight) or [Cause(UNKNOWN, 0.3)]
     causes = [
         _untrained(look, facts),
         _softmax(look),
+        _added_up(look),
+        _ended_rate(facts),
         _clipping(look, facts),
         _initialisation(look, facts),
         _inputs(facts),
@@ -72,7 +77,8 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
         _high_rate(facts),
         _low_rate(look, facts),
         _unfinished(look),
-        _penalty(look),
+        _undeclared(look, facts),
+        _penalty(look, facts),
         Cause(UNKNOWN, 0.3, [], ["nothing in the record points to a cause"], "look at data, labels, loss and model"),
     ]
     found = sorted((c for c in causes if c is not None and c.weight >= TOLD), key=lambda c: -c.weight)
@@ -97,7 +103,7 @@ def _length(look: Look) -> int:
     return look.info.horizon or max(int(look.series.step[look.n - 1] + 1), SHORT)
 
 
-def _penalty(look: Look) -> Cause | None:
+def _penalty(look: Look, facts: Facts) -> Cause | None:
     s, n = look.series, look.n
     if not look.info.penalised.any() or not np.nan_to_num(s.strength[:n]).any():
         return None
@@ -108,11 +114,25 @@ def _penalty(look: Look) -> Cause | None:
     remedy = "start again with the same strength and a delay, or with a lower strength"
     if times < 0.25:
         return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
+    if facts.dead and acted(look, min(facts.dead.values())) < EARLY:
+        return Cause(PENALTY, 0.2, said, ["units were dead before it had acted"], remedy)
     if shrunk >= 0.5:
         return Cause(PENALTY, 0.8, said, [], remedy)
     return Cause(
         PENALTY, 0.4 if times >= 1 and shrunk > 0 else 0.2, said[:1], [f"{said[1]}: they did not collapse"], remedy
     )
+
+
+def _undeclared(look: Look, facts: Facts) -> Cause | None:
+    if not facts.shrunk:
+        return None
+    name, left = min(facts.shrunk.items(), key=lambda item: item[1])
+    more = f", and {len(facts.shrunk) - 1} matrices more" if len(facts.shrunk) > 1 else ""
+    said = [f"{name} fell to {left:.2g} of its largest norm{more}, and no penalty that is known acts there"]
+    free = look.info.matrices & ~look.info.penalised & ~look.info.frozen
+    weight = 0.85 if len(facts.shrunk) > 0.5 * free.sum() else 0.6
+    return Cause(UNDECLARED, weight, said, [], "look for a term of the loss or a line of the script that shrinks the "
+                 "weights: lower it, and declare it (record(penalty=…)), so that it can be judged")  # fmt: skip
 
 
 def _untrained(look: Look, facts: Facts) -> Cause | None:
@@ -154,11 +174,25 @@ def _named(info: RunInfo, mask: NDArray[np.bool_]) -> list[str]:
 
 
 def _softmax(look: Look) -> Cause | None:
-    kind = str(["", *look.info.module_types.values()][-1])
-    if look.info.loss_kind not in TWICE.get(kind, ()):
+    kind = look.info.applied_twice
+    if not kind:
         return None
-    said = [f"the model ends in {kind}, and {look.info.loss_kind} takes logits: it is applied twice"]
-    return Cause("softmax twice", 0.9, said, [], f"leave out the last {kind}, or use the loss that takes probabilities")
+    said = [f"the loss takes logits, and is given probabilities: the {kind} is applied twice"]
+    return Cause(f"{kind} twice", 0.9, said, [], f"leave out the last {kind}, or use the loss that takes probabilities")
+
+
+def _added_up(look: Look) -> Cause | None:
+    if not look.info.never_cleared:
+        return None
+    said = ["gradients are never cleared: each step uses the sum of all that there have been"]
+    return Cause("gradients never cleared", 0.95, said, [], "call optimizer.zero_grad() in every step")
+
+
+def _ended_rate(facts: Facts) -> Cause | None:
+    if not facts.rate_gone > 0.3:
+        return None
+    said = [f"for {facts.rate_gone:.0%} of the rows the learning rate was below {GONE:g} of its largest"]
+    return Cause("learning rate that went to 0", 0.92, said, [], "let the schedule last as long as the training does")
 
 
 def _clipping(look: Look, facts: Facts) -> Cause | None:
@@ -220,6 +254,9 @@ def _inputs(facts: Facts) -> Cause | None:
     if facts.signal is None or facts.size is None or not len(facts.signal) or not np.isfinite(facts.signal[0]):
         return None
     share, size = float(facts.signal[0]), float(facts.size[0])
+    if share < 1e-5:
+        said = ["the first module puts out the same for every sample from the start: the inputs are all alike"]
+        return Cause("inputs that do not vary", 0.95, said, [], "look at what the data loader and the embedding return")
     if share < 0.02:
         said = [f"of the first module's output {share:.2g} depends on the input at the start: the inputs hardly vary"]
         return Cause(
@@ -256,7 +293,7 @@ def _faded(look: Look, facts: Facts) -> Cause | None:
         "weaken what acts on these outputs (the KL term of a VAE, a penalty on a code), bring it in late, or see "
         "whether its scale goes with that of the loss (a mean beside a sum)"
     )
-    acting = look.info.penalised.any() and acted(look) >= 0.25
+    acting = bool(facts.shrunk) or (look.info.penalised.any() and acted(look) >= 0.25)
     return Cause("a code that lost the input", 0.3 if acting else 0.8, said, [], remedy)
 
 

@@ -16,6 +16,10 @@ from gradscope.run_info import RunInfo
 
 #: A share of zeros from which a module counts as dead.
 DEAD = 0.995
+#: A share of its largest norm below which a matrix has shrunk, where nothing is known that shrinks it.
+SHRUNK = 0.3
+#: A share of its largest below which a learning rate has gone.
+GONE = 1e-3
 #: A share of its largest signal below which a module's output has lost the input.
 FADED = 0.1
 
@@ -30,6 +34,8 @@ class Facts:
     size of its output, [M]. ``flow``: gradient norms of the first and the last matrix at the start. ``dead``: modules
     that put out zeros alone, and since which step. ``faded``: modules before the last whose output hardly depends on
     the input any more, with the share of what once did. ``silent``: parameters that never got a gradient.
+    ``rate_gone``: share of the rows since every learning rate fell below a thousandth of its largest, for good.
+    ``shrunk``: matrices that no known penalty acts on and that lost most of their norm, with the share that is left.
     """
 
     clip: float
@@ -42,6 +48,8 @@ class Facts:
     dead: dict[str, int]
     faded: dict[str, float]
     silent: list[str]
+    rate_gone: float
+    shrunk: dict[str, float]
 
 
 class Circumstances:
@@ -56,6 +64,9 @@ class Circumstances:
         self._dead: NDArray[np.int64] | None = None  # the step since which, -1 for alive, [M]
         self._highest: Array | None = None  # activation_std of each module, [M]
         self._last: Array | None = None
+        self._norms: tuple[Array, Array] | None = None  # the largest norm of each parameter, and the last, [P] each
+        self._rate: Array | None = None  # the largest learning rate of each group, [G]
+        self._rate_rows = 0  # since all of them have gone
         self._got: NDArray[np.bool_] | None = None
 
     def see(self, rows: Rows) -> None:
@@ -77,6 +88,8 @@ class Circumstances:
             self._moves.append(np.stack([self._moved(rows, first), np.where(known, clip, 1.0)[:first]]))
         self._see_dead(rows)
         self._see_signal(rows)
+        self._see_rate(rows)
+        self._see_norms(rows)
         if "loss_gradient_mean_abs" in rows:
             got = np.isfinite(np.asarray(rows["loss_gradient_mean_abs"])).any(0)
             self._got = got if self._got is None else self._got | got
@@ -117,6 +130,33 @@ class Circumstances:
         if len(std):
             before = std[0] if self._highest is None else self._highest
             self._highest, self._last = np.maximum(before, std.max(0)), std[-8:].mean(0)
+
+    def _see_rate(self, rows: Rows) -> None:
+        if "learning_rate" not in rows:
+            return
+        rate = np.nan_to_num(np.asarray(rows["learning_rate"], dtype=np.float64))
+        before = np.zeros((1, rate.shape[1])) if self._rate is None else self._rate[None]
+        peak = np.maximum.accumulate(np.concatenate([before, rate]))[1:]
+        self._rate = peak[-1]
+        there = np.flatnonzero((rate > GONE * peak).any(1))
+        self._rate_rows = len(rate) - 1 - int(there[-1]) if len(there) else self._rate_rows + len(rate)
+
+    def _see_norms(self, rows: Rows) -> None:
+        if "weight_norm" not in rows or not len(rows["weight_norm"]):
+            return
+        norm = np.asarray(rows["weight_norm"], dtype=np.float64)
+        largest = norm.max(0) if self._norms is None else np.fmax(self._norms[0], norm.max(0))
+        self._norms = largest, norm[-1]
+
+    def _shrunk(self) -> dict[str, float]:
+        info = self._info
+        if self._norms is None or len(info.matrices) != len(info.parameters):
+            return {}
+        largest, last = self._norms
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left = np.where(largest > 0, last / largest, np.nan)
+        free = info.matrices & ~info.frozen & ~info.penalised & (left < SHRUNK)
+        return {info.parameters[i]: float(left[i]) for i in np.flatnonzero(free)}
 
     def facts(self) -> Facts:
         """What is known now."""
@@ -159,6 +199,8 @@ class Circumstances:
             dead=dead,
             faded=self._faded(),
             silent=silent,
+            shrunk=self._shrunk(),
+            rate_gone=self._rate_rows / self._count if self._rate is not None and self._rate.any() else np.nan,
         )
 
     def _faded(self) -> dict[str, float]:

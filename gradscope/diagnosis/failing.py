@@ -142,5 +142,6 @@ def at_the_horizon(look: Look) -> Failure:
     if move < limits.vanishing:
         evidence.append(f"all loss gradients together are {move:.2g} of the size of the weights")
         return Failure(Verdict.VANISHING, look.step, int(s.step[0]), evidence)
-    evidence.append("the weights did not collapse: no progress, for another reason than the penalty")
+    if shrunk < limits.shrunk:
+        evidence.append("the weights did not collapse: no progress, for another reason than the penalty")
     return Failure(Verdict.STALLED, look.step, int(s.step[0]), evidence)

@@ -234,11 +234,33 @@ class Judge:
         if bad.all() or (judged and bad[-1]):
             return self._failed(not_finite(look))
         if not judged:
-            return self.diagnosis()
+            return self._unfinished(look)
         found = at_the_horizon(look)
         if found.verdict is Verdict.STALLED and not look.baseline.sure and not self._at_chance(look):
             return self._undecided([*self._against_baseline(look), "no better than a guess is no evidence"], GIVE)
         return replace(self._failed(self._accepted(found, look)), probability_failed=1 - LABEL_ERROR)
+
+    def _unfinished(self, look: Look) -> Diagnosis:
+        """The run has ended before its horizon, or while it went on getting better: what is known of it."""
+        said = self.diagnosis()
+        if said.verdict is not Verdict.UNDECIDED:
+            return said
+        evidence, step = list(said.evidence), int(look.series.step[-1])
+        if self.info.horizon is not None and not self._reached(look):
+            evidence.insert(0, f"it ended at step {step}, before the {self.info.horizon} steps that were planned")
+        elif self._reached(look):
+            pass
+        elif look.n < 4 * self.limits.window:
+            evidence.insert(0, f"it ended after {look.n} rows: too few to tell")
+        else:
+            share = (look.baseline.loss - look.end_level) / abs(look.baseline.loss)
+            evidence.insert(0, f"it ended while the loss was falling, {share:.1%} of the baseline below it")
+        causes = ranked(look, self._circumstances.facts(), learned=self.escaped_step is not None)
+        first = causes[0]
+        if first.name in (PENALTY, UNKNOWN) or first.weight < 0.85:
+            return replace(said, evidence=evidence)
+        evidence.append(f"{first.name}: {'; '.join(first.evidence)}")
+        return replace(said, evidence=evidence, remedy=f"{first.name} first: {first.remedy}")
 
     def _last_loss(self) -> int:
         """The last row with a loss, -1 if there is none: a loss of the first rows tells nothing of the end."""

@@ -29,12 +29,13 @@ class AssumedBaseline:
 
     First of all from the targets that the loss functions are given (``targets``); where they do not tell it, from the
     width of the first output and the first logged losses. ``loss_kind``: the loss functions that the logged loss is
-    made of, or why it is not known.
+    made of, or why it is not known. ``probabilities``: a cross-entropy was given probabilities.
     """
 
     def __init__(self, targets: TargetWatch | None = None) -> None:
         self.targets = targets
         self.loss_kind = "unknown"
+        self.probabilities = False
         self._losses: dict[int, float] = {}
         self._early: list[float] = []
         self._border = 0  # the step from which a better estimate is due
@@ -109,7 +110,9 @@ class AssumedBaseline:
     def _told(self, border: int) -> tuple[float, str]:
         why = "the targets were not looked at"
         if self.targets is not None:
-            found = estimate(self.targets.before(border), self._losses)
+            sums = self.targets.before(border)
+            self.probabilities = any(one.probabilities for one in sums)
+            found = estimate(sums, self._losses)
             if isinstance(found, Estimate):
                 self.loss_kind = "+".join(found.functions)
                 return found.loss, found.source

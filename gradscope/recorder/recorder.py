@@ -43,6 +43,7 @@ from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
 from gradscope.recorder.histograms import COLUMNS, histogram
 from gradscope.recorder.hooks import EagerHook
+from gradscope.recorder.kept_gradients import KeptGradients
 from gradscope.recorder.memory import no_grad, unknown
 from gradscope.recorder.meter import LOOK, Meter, local
 from gradscope.recorder.missed_steps import LOGGED, MissedSteps, named
@@ -207,6 +208,7 @@ class Recorder:
             meter.stepped()
         self._of = {id(o): [m for m in self._meters if m.optimizer is o] for o in self._optimizers}
         self._missed = {m.number: MissedSteps(m) for m in self._meters}
+        self._kept = {m.number: KeptGradients(m) for m in self._meters}
         columns = {id(o): {i for m in self._of[id(o)] for i in m.columns} for o in self._optimizers}
         #: The optimizers that move some of the same weights, itself among them.
         self._rivals = {a: {b for b in columns if a == b or columns[a] & columns[b]} for a in columns}
@@ -290,6 +292,11 @@ class Recorder:
         assert self.probe.inside_loss is not None
         extra = self.probe.inside_loss(weights)
         return extra if self._amp is None else [e * self._amp.to(e.device) for e in extra]
+
+    @property
+    def never_cleared(self) -> bool:
+        """Whether the gradients of an optimizer were never cleared in the first steps."""
+        return any(kept.never_cleared for kept in self._kept.values())
 
     def capture(self) -> dict[str, Any]:
         """For the record's ``capture``: who measured what, what was not seen, and why."""
@@ -379,6 +386,7 @@ class Recorder:
             if meter.fired:
                 if not self._steps[id(meter.optimizer)].running:
                     suspicious |= self._missed[meter.number].passed()
+                    self._kept[meter.number].passed()
                 if (row := self._row_to_come(meter)) is not None:
                     self._measured(meter, row, meter.after_backward, row)
         self._logged = 0
@@ -572,6 +580,7 @@ class Recorder:
         self._step_seen(optimizer)
         for meter in meters:
             meter.stepped()
+            self._kept[meter.number].stepped()
             if meter.number in self._updates:
                 with no_grad():
                     act = self._updates[meter.number].after_step

@@ -27,6 +27,8 @@ OUTPUTS = 1 << 20
 TAKEN = 1 << 17
 #: Targets kept as they are, for losses that need them all, and rows of one step.
 KEPT, ROWS = 1 << 17, 64
+#: First calls, and rows of each, whose outputs are looked at.
+LOOKED = 8
 #: Calls that wait to be added up, at most.
 QUEUE = 256
 
@@ -73,6 +75,13 @@ class Sums(ABC):
     @abstractmethod
     def _count(self, target: Tensor, share: float, weight: Tensor | None, positive: Tensor | None) -> None: ...
 
+    @property
+    def probabilities(self) -> bool:
+        """Asked in the background: whether the outputs of the first calls were shares of 1, where the loss takes
+        logits or logarithms.
+        """
+        return False
+
     @abstractmethod
     def baseline(self) -> float:
         """The result that one call has with the best constant."""
@@ -102,10 +111,16 @@ class Classes(Sums):
         self.mass = torch.zeros(classes, dtype=torch.float32, device=device)
         self.norm = torch.zeros((), dtype=torch.float32, device=device)
         self.soft, self.weighted, self.ignored = False, False, -100
+        self._outputs: deque[Tensor] = deque()  # of the first calls, some rows
+        self._looked = self._shares = 0
 
     def _taken(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Taken:
         logits, target = (t.detach() for t in arguments[:2])
         weight = _argument(arguments, named, 2, "weight")
+        if self._looked < LOOKED and self.classes > 1:
+            self._looked += 1
+            rows = logits.movedim(1 if logits.ndim > 1 else 0, -1).reshape(-1, self.classes)
+            self._outputs.append(rows[:LOOKED].clone())
         self.ignored = int(_argument(arguments, named, 4, "ignore_index", -100))
         if target.is_floating_point():
             target = target.movedim(1 if logits.ndim > 1 else 0, -1).reshape(-1, self.classes)
@@ -114,7 +129,14 @@ class Classes(Sums):
         some, share = _some(target)
         return some.clone(), share, None if weight is None else weight.detach().clone(), None
 
+    @property
+    def probabilities(self) -> bool:
+        return self._shares == LOOKED
+
     def _count(self, target: Tensor, share: float, weight: Tensor | None, positive: Tensor | None) -> None:
+        if self._outputs:
+            rows = self._outputs.popleft().float()
+            self._shares += bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-2).all())
         self.weighted |= weight is not None
         w = torch.ones_like(self.mass) if weight is None else weight.to(self.mass)
         if target.is_floating_point():

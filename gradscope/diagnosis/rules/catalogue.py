@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-from gradscope.diagnosis.rules import activations, harm, learning, ownership, parameters
+from gradscope.diagnosis.rules import activations, harm, learning, ownership, parameters, slips
 from gradscope.diagnosis.rules.options import Need, Option, Rule
 from gradscope.types import InputError
 
@@ -122,6 +122,16 @@ RULES: dict[str, Rule] = {
             "ours, after reports of layers that no optimizer moves",
         ),
         Rule(
+            "slips",
+            slips.slips,
+            {
+                "share": Option(0.5, "share of the rows so far that the learning rate may be gone", OURS),
+                **_waiting(0, 32, "ours (the rate; the rest by the first row)"),
+            },
+            (Need(("loss",), _LOSS),),
+            "ours; UMLAUT's missing softmax and multiple activations; Recipe's common mistakes",
+        ),
+        Rule(
             "poor_initialisation",
             learning.poor_initialisation,
             {
@@ -179,6 +189,16 @@ RULES: dict[str, Rule] = {
                 Need(("penalty_gradient_mean_abs",), "the record holds no penalty"),
                 Need(("baseline_loss",), "what the loss is worth is not known: give record(…, baseline_loss=…)"),
             ),
+            OURS,
+        ),
+        Rule(
+            "undeclared_penalty",
+            harm.undeclared_penalty,
+            {
+                "kept": Option(0.3, "norm of a matrix over its largest so far, below which it counts", OURS),
+                **_waiting(0, 8, OURS),
+            },
+            (Need(("weight_norm",), "the record holds no weights"),),
             OURS,
         ),
         Rule(

@@ -6,6 +6,7 @@ Every number follows from the rows up to its own, never from where blocks were c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis.rules.catalogue import RULES, Chosen, chosen
 from gradscope.diagnosis.rules.columns import Columns
-from gradscope.diagnosis.rules.derived import VALIDATION, Evaluations, Losses, Rows, Signals, Weights
+from gradscope.diagnosis.rules.derived import VALIDATION, Epochs, Evaluations, Losses, Rates, Rows, Signals, Weights
 from gradscope.diagnosis.rules.finding import Finding, NotChecked, Symptom
 from gradscope.diagnosis.rules.options import Rule
 from gradscope.diagnosis.rules.streaks import Streaks
@@ -29,11 +30,13 @@ class Checker:
         self.rules = chosen() if rules is None else rules
         self.findings: list[Finding] = []
         self._streaks: dict[tuple[str, str], Streaks] = {}
+        self._where: dict[tuple[str, str, int, int], tuple[Streaks, list[int]]] = {}  # of each finding
         self._seen: set[str] = set()
         self._count = 0
         self.of_epochs = {} if of_epochs is None else of_epochs
-        self._signals = Signals()
-        self._losses, self._weights, self._evaluations = Losses(), Weights(), Evaluations(self.of_epochs)
+        self._signals, self._rates, self._epochs = Signals(), Rates(), Epochs()
+        self._losses, self._weights = Losses(), Weights(facts.numel)
+        self._evaluations = Evaluations(self.of_epochs)
 
     def update(self, rows: Rows) -> list[Finding]:
         """Take a block of rows, in order, arrays by variable name; what is new."""
@@ -49,7 +52,14 @@ class Checker:
         ]
         new.sort(key=lambda finding: finding.found_step)
         self.findings += new
+        self._see_ends()
         return new
+
+    def _see_ends(self) -> None:
+        for at, finding in enumerate(self.findings):
+            streaks, layers = self._where[_key(finding)]
+            if (over := streaks.over_since(layers)) != finding.over_step:
+                self.findings[at] = replace(finding, over_step=over)
 
     def not_checked(self) -> list[NotChecked]:
         """What could not be looked at in the rows so far, and what to record for it."""
@@ -69,6 +79,7 @@ class Checker:
         loss = np.asarray(rows["loss"], dtype=np.float64) if "loss" in rows else np.full(n, np.nan)
         derived = self._losses.columns(loss) | self._weights.columns(rows, number)
         derived |= self._evaluations.columns(rows, loss) | self._signals.columns(rows)
+        derived |= self._rates.columns(rows) | self._epochs.columns(rows)
         if np.isfinite(derived["validation"]).any():
             self._seen.add("validation")
         return Columns({**rows, **derived}, number)
@@ -97,7 +108,12 @@ class Checker:
                     suggestion=symptom.suggestion,
                 )
             )
+            self._where[_key(found[-1])] = streaks, layers
         return found
+
+
+def _key(finding: Finding) -> tuple[str, str, int, int]:
+    return finding.rule, finding.kind, finding.since_step, finding.found_step
 
 
 def _says_something(values: Any) -> bool:

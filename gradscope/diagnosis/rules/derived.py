@@ -7,6 +7,7 @@ blocks changes no bit of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,17 @@ class Losses:
 
 class Weights:
     """`weight_same` [N, P]: 1 where every number of a tensor is that of the row before. `weight_growth` [N, P]:
-    its norm over the largest of the first 16 rows. `weight_kept` [N, P]: its norm over the largest so far.
+    its norm over the largest of the first 16 rows, and over a tenth of what entries as large as those of the largest
+    tensor would give it (biases begin at 0). `weight_kept` [N, P]: its norm over the largest so far.
+
+    ``numel``: entries of each, [P].
     """
 
     NAMES = ("weight_mean_abs", "weight_norm", "weight_max_abs")
+    SMALL = 0.1
 
-    def __init__(self) -> None:
+    def __init__(self, numel: Array) -> None:
+        self._entries = np.sqrt(np.maximum(numel, 1.0))
         self._last: dict[str, Array] = {}
         self._largest: Array | None = None
         self._peak: Array | None = None
@@ -115,6 +121,8 @@ class Weights:
         if len(early):
             largest = np.fmax(largest, np.fmax.reduce(early, axis=0))
         self._largest = largest
+        finite = np.where(np.isfinite(largest), largest, 0.0)
+        largest = np.fmax(largest, self.SMALL * self._entries * (finite / self._entries).max(initial=0.0))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             growth = np.where(largest > 0, norm / largest, np.nan)
         return np.where((number >= FIRST)[:, None], growth, np.nan)
@@ -143,6 +151,58 @@ class Signals:
         self._peak = peak[-1]
         with np.errstate(divide="ignore", invalid="ignore"):
             return {"signal_kept": np.where(peak > 0, std / peak, np.nan)}
+
+
+class Rates:
+    """`rate_gone` [N]: the rows since the learning rate of every group fell below a share of its largest; 0 above."""
+
+    GONE = 1e-3
+
+    def __init__(self) -> None:
+        self._peak: Array | None = None
+        self._since = 0
+
+    def columns(self, rows: Rows) -> dict[str, Array]:
+        """Where learning rates were recorded."""
+        if "learning_rate" not in rows or not len(rows["learning_rate"]):
+            return {}
+        rate = np.nan_to_num(np.asarray(rows["learning_rate"], dtype=np.float64))
+        before = np.zeros((1, rate.shape[1])) if self._peak is None else self._peak[None]
+        peak = np.maximum.accumulate(np.concatenate([before, rate]))[1:]
+        self._peak = peak[-1]
+        place = np.arange(len(rate))
+        there = (rate > self.GONE * peak).any(1) | ~peak.any(1)
+        last = np.maximum.accumulate(np.where(there, place, -1))
+        since = np.where(last >= 0, place - last, self._since + place + 1)
+        self._since = int(since[-1])
+        return {"rate_gone": since.astype(np.float64)}
+
+
+class Epochs:
+    """`epoch_end` [N]: 1 in the row at which the epoch before had ended: its batch may be a small rest."""
+
+    def __init__(self) -> None:
+        self._epoch: int | None = None
+        self._place, self._length = -1, 0  # of the last row in its epoch; rows of the epoch before
+
+    def columns(self, rows: Rows) -> dict[str, Array]:
+        """Where epochs are known."""
+        if "epoch" not in rows:
+            return {}
+        epoch = np.asarray(rows["epoch"], dtype=np.int64)
+        found = np.zeros(len(epoch))
+        before = epoch[:1] if self._epoch is None else np.array([self._epoch])
+        starts = {int(i) for i in np.flatnonzero(np.diff(epoch, prepend=before))}
+        for start, stop in pairwise(sorted({0, *starts, len(epoch)})):
+            if start in starts:
+                self._place, self._length = -1, self._place + 1
+            end = start + self._length - 2 - self._place
+            if start <= end < stop and self._length > 1:
+                found[end] = 1.0
+            self._place += stop - start
+        if len(epoch):
+            self._epoch = int(epoch[-1])
+        return {"epoch_end": found}
 
 
 class Evaluations:

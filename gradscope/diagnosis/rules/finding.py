@@ -40,6 +40,8 @@ class Finding:
 
     ``since_step``: the first step of that time. ``found_step``: its last, at which a live run is told.
     ``numbers``: the quantity it rests on (of the layer where it is largest), its limit, the samples it lasted.
+    ``over_step``: since when it has shown in none of these layers, for as long as it takes to find it; None while it
+    does.
     """
 
     rule: str
@@ -50,6 +52,7 @@ class Finding:
     numbers: dict[str, float] = field(default_factory=dict)
     text: str = ""
     suggestion: str = ""
+    over_step: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as ``gradscope diagnose --json`` prints them."""
@@ -67,6 +70,11 @@ class Finding:
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in self.numbers.items())
         place = f" in {self.where}" if self.layers else ""
         return f"{self.rule}: {self.text}{place} since step {self.since_step} ({numbers})"
+
+    @property
+    def now(self) -> str:
+        """The same, and whether it is over."""
+        return self.sentence + ("" if self.over_step is None else f"; over since step {self.over_step}")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from gradscope.diagnosis.rules.columns import Columns, shown
 from gradscope.diagnosis.rules.finding import Array, Symptom
 from gradscope.run_info import RunInfo
 
+#: A share of its largest norm below which a matrix is crushed, by whatever it may be.
+HIDDEN = 0.3
 #: Parts of the class names of normalisations.
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
@@ -49,6 +51,28 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
     ]
 
 
+def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
+    """Matrices that lose most of their norm where no penalty is known to act: a term of the loss, or a line of the
+    script, shrinks them, and nothing of it can be judged.
+    """
+    kept = rows.get("weight_kept")
+    if kept is None or len(info.matrices) != len(info.parameters):
+        return []
+    free = info.matrices & ~info.frozen & ~info.penalised
+    return [
+        Symptom(
+            kind="shrinks",
+            shows=shown(kept < o["kept"], ~np.isnan(kept) & free),
+            values=kept,
+            layers=info.parameters,
+            text="weights shrink, and no penalty is known that acts on them",
+            quantity="norm over its largest",
+            limit=o["kept"],
+            suggestion="if a term of the loss or the script does it, declare it: record(penalty=…), or regularize()",
+        )
+    ]
+
+
 def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Gains of normalisations that a penalty has taken down: they scale what the layers after them see."""
     kept = rows.get("weight_kept")
@@ -74,14 +98,17 @@ def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[
 def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """What a module puts out once depended on the input, and hardly does any more: a code or posterior that collapsed.
 
-    Not where a penalty has crushed the weights, which the verdict tells.
+    Not where matrices are crushed, by a penalty or by what is not declared: other rules and the verdict tell that.
     """
     kept, norm = rows.get("signal_kept"), rows.get("weight_norm")
     if kept is None:
         return []
     crushed: NDArray[Any] = np.zeros((len(rows), 1), dtype=bool)
-    if norm is not None and info.penalised.any():
-        crushed = np.asarray((rows.crushed(norm) & info.penalised & info.matrices).any(1, keepdims=True))
+    if norm is not None and len(info.matrices):
+        pushed = rows.crushed(norm) & info.penalised & info.matrices
+        crushed = np.asarray(
+            (pushed | (info.matrices & (rows.like("weight_kept", norm) < HIDDEN))).any(1, keepdims=True)
+        )
     return [
         Symptom(
             kind="lost",

@@ -16,6 +16,8 @@ WHOLE = ("",)
 DEVIATION = 1.4826
 #: mean |w| and the root mean square of w agree to this share where all entries are equal, in float32.
 EQUAL = 1e-5
+#: Shares of the baseline: a loss on other data above is at chance, a training loss below has learned.
+CHANCE, LEARNED = 0.98, 0.8
 
 
 def poor_initialisation(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
@@ -103,7 +105,10 @@ def _equal_entries(rows: Columns, facts: RunInfo) -> list[Symptom]:
 
 
 def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """A loss far above those just before it, by their own scatter and by the scale of the loss at the start."""
+    """A loss far above those just before it, by their own scatter and by the scale of the loss at the start.
+
+    Not in the last step of an epoch, as far as epochs are known: the batch there may be a rest of a few samples.
+    """
     loss, before, start = (rows.series(name) for name in ("loss", "loss_before", "initial_loss"))
     height = loss - before
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -112,7 +117,7 @@ def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[S
     return [
         Symptom(
             kind="spike",
-            shows=shown(high, ~np.isnan(share))[:, None],
+            shows=shown(high, ~np.isnan(share) & ~(rows.series("epoch_end") == 1))[:, None],
             values=share[:, None],
             layers=WHOLE,
             text="the loss has jumped",
@@ -124,7 +129,9 @@ def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[S
 
 
 def overfitting_gap(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """The loss on other data rises from its best while the training loss falls on, with a gap between the two."""
+    """The loss on other data rises from its best while the training loss falls on, with a gap between the two; or it
+    was never better than that of a constant prediction, while the training loss is clearly below it.
+    """
     other, best = rows.series("validation"), rows.series("best_validation")
     training, then = rows.series("training"), rows.series("training_at_best")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -140,5 +147,27 @@ def overfitting_gap(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> li
             quantity="(validation − training)/training",
             limit=o["gap"],
             suggestion="stop at the best validation loss, regularise more (a delayed penalty too), or get more data",
+        ),
+        *_at_chance(rows, facts),
+    ]
+
+
+def _at_chance(rows: Columns, facts: RunInfo) -> list[Symptom]:
+    if not facts.sure_baseline > 0:
+        return []
+    other, best, training = (rows.series(name) for name in ("validation", "best_validation", "training"))
+    worst: Array = np.fmin(other, best) / facts.sure_baseline
+    chance = (worst > CHANCE) & (training < LEARNED * facts.sure_baseline)
+    return [
+        Symptom(
+            kind="chance",
+            shows=shown(chance, ~np.isnan(worst + training))[:, None],
+            values=worst[:, None],
+            layers=WHOLE,
+            text="the loss on other data was never better than that of a constant prediction: what is learned is "
+            "learned by heart",
+            quantity="best validation loss/baseline",
+            limit=CHANCE,
+            suggestion="see whether labels and inputs belong together, and whether both sets are prepared alike",
         )
     ]

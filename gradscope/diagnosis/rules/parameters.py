@@ -159,12 +159,17 @@ def unchanged_parameters(rows: Columns, facts: RunInfo, o: Mapping[str, float]) 
 
 
 def all_zero_gradients(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """A loss gradient of exactly 0 in every entry of a tensor, while there is a loss left."""
+    """A loss gradient of exactly 0 in every entry of a tensor, while there is a loss left.
+
+    Not where a penalty has crushed the weights, which the verdict tells.
+    """
     largest = rows.get("loss_gradient_max_abs")
     gradient = largest if largest is not None else rows.get("loss_gradient_mean_abs")
     if gradient is None:
         return []
-    usable = ~np.isnan(gradient) & ~facts.frozen & rows.stepped & ~_learned(rows, o)
+    weight = rows.like("weight_mean_abs", gradient)
+    crushed = (rows.crushed(weight) & facts.penalised & facts.matrices).any(1, keepdims=True)
+    usable = ~np.isnan(gradient) & ~facts.frozen & rows.stepped & ~_learned(rows, o) & ~crushed
     return [
         Symptom(
             kind="zero",

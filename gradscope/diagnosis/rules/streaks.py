@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +14,12 @@ class Streaks:
     """Follows one symptom over the blocks of a run. A row that says nothing (NaN) neither counts nor breaks it."""
 
     def __init__(self, layers: int) -> None:
+        self.needed = 1
         self._length = np.zeros(layers, dtype=np.int64)
         self._since = np.zeros(layers, dtype=np.int64)
         self._told = np.zeros(layers, dtype=bool)
+        self._absent = np.zeros(layers, dtype=np.int64)  # samples since it showed last
+        self._gone = np.full(layers, -1, dtype=np.int64)  # the step of the first of them
 
     def advance(
         self, symptom: Symptom, steps: NDArray[np.int64], warm: NDArray[np.bool_], patience: int
@@ -23,7 +28,7 @@ class Streaks:
 
         ``warm``: [N], the rows that count at all.
         """
-        needed = 1 if symptom.at_once else patience
+        self.needed = needed = 1 if symptom.at_once else patience
         shows = symptom.shows if warm.all() or symptom.at_once else np.where(warm[:, None], symptom.shows, np.nan)
         with np.errstate(invalid="ignore"):
             there, clear = (shows == 1).any(0), (shows == 0).any(0)
@@ -33,7 +38,27 @@ class Streaks:
             hit = self._follow(int(column), shows[:, column], steps, needed)
             if hit is not None:
                 found.setdefault(hit, []).append(int(column))
+        for column in np.flatnonzero(self._told & (there | clear)):
+            self._follow_end(int(column), shows[:, column], steps)
         return [(row, since, layers) for (row, since), layers in sorted(found.items())]
+
+    def over_since(self, columns: Sequence[int]) -> int | None:
+        """The step since which a symptom that was told has shown in none of these columns, for as long as it takes to
+        tell it; None while it is there, and for what is told at once.
+        """
+        at = list(columns)
+        gone = self.needed > 1 and bool((self._absent[at] >= self.needed).all())
+        return int(self._gone[at].max()) if gone else None
+
+    def _follow_end(self, column: int, shows: Array, steps: NDArray[np.int64]) -> None:
+        at = np.flatnonzero(~np.isnan(shows))
+        there = np.flatnonzero(shows[at] == 1)
+        after = at if not len(there) else at[there[-1] + 1 :]
+        if len(there):
+            self._absent[column] = 0
+        if len(after) and not self._absent[column]:
+            self._gone[column] = steps[after[0]]
+        self._absent[column] += len(after)
 
     def _follow(self, column: int, shows: Array, steps: NDArray[np.int64], needed: int) -> tuple[int, int] | None:
         at = np.flatnonzero(~np.isnan(shows))

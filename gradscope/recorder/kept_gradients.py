@@ -1,0 +1,56 @@
+"""Noticing that gradients are never cleared: every step then uses the sum of all that there have been.
+
+A pass adds to a gradient that lies there, which its version counter tells; clearing makes a new tensor, or writes once
+more. An optimizer's gradients may be added to by the passes of others (a GAN), so what counts is whether the
+chain of additions from one of its steps to the next was ever broken.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gradscope.recorder.meter import Meter
+
+#: Steps at the start that are looked at, and how many there have to be.
+LOOKED, LEAST = 15, 4
+
+
+class KeptGradients:
+    """Counts the first steps of one optimizer whose gradients hold those of the step before."""
+
+    def __init__(self, meter: Meter) -> None:
+        trainable = [w for w in meter.weights if w.requires_grad and not w.is_inference()]
+        self._weight: Tensor | None = None if meter.sharded or not trainable else trainable[0]
+        self._mark: tuple[int, int] | None = None
+        self._passes, self._whole, self._steps = 0, False, 0
+        self._kept = 0
+
+    @property
+    def never_cleared(self) -> bool:
+        """Whether that was so in all of the first steps."""
+        return self._kept >= LEAST and self._kept == self._steps - 1
+
+    def passed(self) -> None:
+        """A backward pass has ended, outside of a step."""
+        if self._over:
+            return
+        state = self._state()
+        self._whole = self._whole and self._mark is not None and state == (self._mark[0], self._mark[1] + 1)
+        self._mark = state
+        self._passes += 1
+
+    def stepped(self) -> None:
+        """A step of this optimizer has ended."""
+        if self._over:
+            return
+        self._kept += self._whole and self._passes > 0
+        self._steps += 1
+        self._mark, self._whole, self._passes = self._state(), True, 0
+
+    @property
+    def _over(self) -> bool:
+        return self._weight is None or self._steps > LOOKED
+
+    def _state(self) -> tuple[int, int] | None:
+        gradient = None if self._weight is None else self._weight.grad
+        return None if gradient is None else (id(gradient), gradient._version)

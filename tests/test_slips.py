@@ -1,0 +1,211 @@
+"""What a script does that is hardly meant, what shrinks weights unseen, and findings that are over or never were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gradscope
+from gradscope import Verdict
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.rules.catalogue import RULES
+from gradscope.diagnosis.rules.checker import Checker
+from gradscope.diagnosis.rules.finding import Finding
+from gradscope.diagnosis.rules.post_hoc import check
+from gradscope.run_info import RunInfo
+from tests.test_failure_model import INFO, rows
+
+NO_PENALTY = replace(INFO, penalised=np.array([False, False]), matrices=np.array([True, True]),
+                     grids=np.array([True, True]), frozen=np.array([False, False]))  # fmt: skip
+
+
+def found(rule: str, table: dict[str, np.ndarray], info: RunInfo, losses: dict[int, float] | None = None,
+          **options: float) -> list[Finding]:  # fmt: skip
+    """What one rule finds, the rows cut into pieces."""
+    chosen = {rule: {key: option.default for key, option in RULES[rule].options.items()} | options}
+    checker = Checker(info, chosen, losses)
+    for start in range(0, len(table["step"]), 37):
+        checker.update({name: values[start : start + 37] for name, values in table.items()})
+    return checker.findings
+
+
+class SoftmaxInside(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+def record(
+    path: Path,
+    model: nn.Module,
+    clear: Callable[[torch.optim.Optimizer, int], None],
+    loss_of: Callable[..., Tensor] = F.cross_entropy,
+    steps: int = 20,
+    every: int = 1,
+) -> list[Finding]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradscope.record(model, optimizer, path, on_failure="ignore", every=every) as run:
+        for step in range(steps):
+            x = torch.randn(16, 6)
+            loss = loss_of(model(x), x[:, :3].argmax(1))
+            clear(optimizer, step)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step()
+            run.log(loss=loss)
+    again = check(gradscope.open_run(path)).findings
+    assert again == run.findings
+    return [finding for finding in again if finding.rule == "slips"]
+
+
+@pytest.mark.parametrize(
+    ("clear", "kinds"),
+    [
+        (lambda o, step: o.zero_grad(), []),
+        (lambda o, step: o.zero_grad(set_to_none=False), []),
+        (lambda o, step: step % 4 or o.zero_grad(), []),
+        (lambda o, step: None, ["not cleared"]),
+    ],
+)
+@pytest.mark.parametrize("every", [1, 3])
+def test_gradients_that_are_never_cleared_are_named(
+    clear: Callable[..., None], kinds: list[str], every: int, tmp_path: Path
+) -> None:
+    told = record(tmp_path / "r.h5", nn.Linear(6, 3), clear, every=every, steps=20 * every)
+    assert [finding.kind for finding in told] == kinds
+    assert all(finding.found_step == 0 for finding in told)
+
+
+def test_passes_of_another_optimizer_are_no_slip(tmp_path: Path) -> None:
+    """The generator's pass adds to the discriminator's gradients, which are cleared before its own."""
+    torch.manual_seed(0)
+    g, d = nn.Linear(2, 4), nn.Linear(4, 1)
+    model = nn.ModuleList([g, d])
+    both = [torch.optim.SGD(part.parameters(), lr=0.01) for part in (g, d)]
+    with gradscope.record(model, both, tmp_path / "r.h5", on_failure="ignore") as run:
+        for _ in range(20):
+            for part, sign in ((1, 1.0), (0, -1.0)):
+                loss = sign * d(g(torch.randn(8, 2))).mean()
+                both[part].zero_grad()
+                loss.backward()
+                both[part].step()
+            run.log(loss=loss)
+    assert not [finding for finding in run.findings if finding.rule == "slips"]
+
+
+@pytest.mark.parametrize(
+    ("model", "loss_of", "twice"),
+    [
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.Softmax(1)), F.cross_entropy, True),
+        (lambda: SoftmaxInside(6, 3), F.cross_entropy, True),
+        (lambda: SoftmaxInside(6, 3), F.nll_loss, True),
+        (lambda: nn.Linear(6, 3), F.cross_entropy, False),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.LogSoftmax(1)), F.nll_loss, False),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), F.cross_entropy, False),
+    ],
+)
+def test_a_softmax_before_the_loss_is_named_wherever_it_stands(
+    model: Callable[[], nn.Module], loss_of: Callable[..., Tensor], twice: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    told = record(tmp_path / "r.h5", model(), lambda o, step: o.zero_grad(), loss_of)
+    assert [finding.kind for finding in told] == (["twice"] if twice else [])
+
+
+@pytest.mark.parametrize(
+    ("field", "cause"),
+    [({"never_cleared": True}, "gradients never cleared"), ({"probabilities": True}, "softmax twice")],
+)
+def test_a_run_that_ends_undecided_is_told_what_is_known(field: dict[str, bool], cause: str) -> None:
+    """The loss still falls at the end: no verdict, and the remedy all the same."""
+    table = rows(300, strength=0.0, fall=0.0) | {"loss": 2.3 - 2e-4 * np.arange(300)}
+    judge = Judge(replace(NO_PENALTY, horizon=None, **field))
+    judge.update(table)
+    told = judge.diagnosis(finished=True)
+    assert told.verdict is Verdict.UNDECIDED
+    assert told.remedy.startswith(f"{cause} first")
+    assert "ended while the loss was falling" in told.evidence[0]
+
+
+def test_a_rate_that_went_to_0_is_the_cause() -> None:
+    table = rows(400, strength=0.0, fall=0.0)
+    table["learning_rate"] = np.where(np.arange(400) < 60, 0.1, 1e-6)[:, None]
+    assert [f.kind for f in found("slips", table, NO_PENALTY)] == ["rate gone"]
+    assert not found("slips", table | {"loss": 2.3 * np.exp(-np.arange(400) / 30)}, NO_PENALTY)
+    cosine = 0.05 * (1 + np.cos(np.pi * np.arange(400) / 399))
+    assert not found("slips", table | {"learning_rate": cosine[:, None]}, NO_PENALTY)
+    judge = Judge(replace(NO_PENALTY, horizon=400))
+    judge.update(table)
+    assert judge.diagnosis(finished=True).cause == "learning rate that went to 0"
+
+
+def test_weights_that_shrink_unseen() -> None:
+    """A term of the loss, or the script itself, crushes the weights: no penalty that is known acts."""
+    table = rows(400, strength=0.0)
+    table["penalty_gradient_mean_abs"] = np.zeros((400, 2))
+    [told] = found("undeclared_penalty", table, NO_PENALTY)
+    assert told.layers == ("0.weight", "2.weight")
+    assert not found("undeclared_penalty", table, replace(NO_PENALTY, penalised=np.array([True, True])))
+    assert not found("undeclared_penalty", rows(400, fall=0.0), NO_PENALTY)
+    judge = Judge(replace(NO_PENALTY, horizon=400))
+    judge.update(table)
+    end = judge.diagnosis(finished=True)
+    assert end.cause == "a penalty that is not declared"
+    assert not any("did not collapse" in line for line in end.evidence)
+
+
+def test_a_bias_that_begins_at_0_does_not_explode() -> None:
+    table = rows(200, fall=0.0)
+    grown = np.ones((200, 2))
+    grown[:, 1] = 1e-5 * np.arange(200) ** 1.5 + 1e-9
+    assert not found("exploding_tensor", table | {"weight_norm": grown}, INFO)
+    grown[100:, 1] = 1e4
+    assert [f.kind for f in found("exploding_tensor", table | {"weight_norm": grown}, INFO)] == ["growing"]
+
+
+@pytest.mark.parametrize("at", [59, 58])
+def test_the_last_batch_of_an_epoch_is_no_spike(at: int) -> None:
+    """Twenty steps an epoch; the last one holds a rest of two samples."""
+    table = rows(200, fall=0.0) | {"epoch": np.arange(200) // 20}
+    table["loss"] = 2.3 + 0.01 * np.sin(np.arange(200.0))
+    table["loss"][at] = 5.0
+    assert bool(found("loss_spikes", table, INFO)) == (at == 58)
+
+
+def test_a_finding_is_over_when_it_shows_no_more() -> None:
+    """Validation rises, and falls in the end: a net that groks. Training goes on falling."""
+    table = rows(200, fall=0.0) | {"epoch": np.arange(200) // 10, "loss": np.geomspace(2.3, 0.01, 200)}
+    rising = {k: 1.0 + 0.2 * k for k in range(10)}
+    [gap] = found("overfitting_gap", table, INFO, rising)
+    assert gap.over_step is None
+    assert gap.now == gap.sentence
+    groks = rising | dict.fromkeys(range(10, 20), 0.01)
+    [gap] = found("overfitting_gap", table, INFO, groks)
+    assert gap.over_step == 110
+    assert gap.now.endswith("over since step 110")
+    back = groks | dict.fromkeys(range(16, 20), 5.0)
+    [gap] = found("overfitting_gap", table, INFO, back)
+    assert gap.over_step is None
+
+
+def test_what_was_learned_by_heart_is_said() -> None:
+    table = rows(200, fall=0.0) | {"epoch": np.arange(200) // 10, "loss": np.geomspace(2.3, 0.5, 200)}
+    chance = found("overfitting_gap", table, INFO, dict.fromkeys(range(20), 2.31))
+    assert "chance" in [finding.kind for finding in chance]
+    better = found("overfitting_gap", table, INFO, {k: 2.31 if k else 1.9 for k in range(20)})
+    assert "chance" not in [finding.kind for finding in better]
+
+
+def test_gradients_that_a_collapse_has_taken_are_not_found_one_by_one() -> None:
+    table = rows(400, fall=0.02)
+    gradient = np.where(np.arange(400)[:, None] < [200, 260], 1e-3, 0.0)
+    info = replace(INFO, matrices=np.array([True, True]), frozen=np.array([False, False]))
+    assert not found("all_zero_gradients", table | {"loss_gradient_max_abs": gradient}, info)
+    dead = rows(400, fall=0.0) | {"loss_gradient_max_abs": gradient}
+    assert len(found("all_zero_gradients", dead, info)) == 2
