@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope import Verdict
+from gradscope.diagnosis.causes import ranked
+from gradscope.diagnosis.circumstances import Facts
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.rules.catalogue import RULES
 from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.rules.post_hoc import check
 from gradscope.run_info import RunInfo
-from tests.test_failure_model import INFO, rows
+from tests.test_failure_model import INFO, look, rows
 
 NO_PENALTY = replace(INFO, penalised=np.array([False, False]), matrices=np.array([True, True]),
                      grids=np.array([True, True]), frozen=np.array([False, False]))  # fmt: skip
@@ -209,3 +211,37 @@ def test_gradients_that_a_collapse_has_taken_are_not_found_one_by_one() -> None:
     assert not found("all_zero_gradients", table | {"loss_gradient_max_abs": gradient}, info)
     dead = rows(400, fall=0.0) | {"loss_gradient_max_abs": gradient}
     assert len(found("all_zero_gradients", dead, info)) == 2
+
+
+def first_cause(info: RunInfo = INFO, table: dict[str, np.ndarray] | None = None, **facts: object) -> str:
+    nothing = {"clip": 1.0, "clipped": 0.0, "moves": 0.01, "moves_clipped": 0.01, "signal": np.array([1.0, 1.0, 1.0])}
+    nothing |= {"size": np.ones(3), "flow": None, "dead": {}, "faded": {}, "silent": [], "rate_gone": 0.0}
+    given = Facts(**(nothing | {"shrunk": {}, "rate": 0.1, "zeros": 0.0} | facts))
+    return ranked(look(rows(200) if table is None else table, info), given)[0].name
+
+
+def test_what_came_first_is_the_cause() -> None:
+    """Units that die after huge steps, or by inputs of a thousand; a penalty that came when they were dead already."""
+    free = replace(INFO, penalised=np.array([False, False]))
+    still = rows(200, fall=0.0)
+    assert first_cause() == "penalty"
+    assert first_cause(dead={"0": 3}) == "dead units"
+    assert first_cause(dead={"0": 150}) == "penalty"
+    assert first_cause(free, still, dead={"0": 12}) == "dead units"
+    assert first_cause(free, still, dead={"0": 12}, moves_clipped=0.5) == "learning rate too high"
+    assert first_cause(free, still, dead={"0": 0}, moves_clipped=0.5) == "dead units"
+    assert first_cause(free, still, dead={"0": 12}, moves_clipped=5.0, size=np.array([2e4, 1.0, 1.0])) == "input scale"
+    assert first_cause(free, still, signal=np.array([1e-7, 1e-7, 1e-7])) == "inputs that do not vary"
+    assert first_cause(free, still, signal=np.array([0.01, 0.5, 1.0])) == "input scale"
+    assert first_cause(free, still, signal=np.array([1.0, 0.8, 0.0]), moves=0.0) == "an output that cannot vary"
+    assert first_cause(free, still, dead={"0": 0}, zeros=1.0, moves_clipped=np.inf) == "initialisation"
+    assert first_cause(free, still, moves=0.0, rate=0.0) == "learning rate too low"
+
+
+def test_an_output_that_never_depended_on_the_input_has_not_lost_it() -> None:
+    table = rows(300, fall=0.0) | {"activation_mean_abs": np.ones((300, 2))}
+    fades = np.exp(-np.arange(300.0) / 40)[:, None] * np.ones(2)
+    lost = table | {"activation_std": fades, "activation_zero_fraction": np.zeros((300, 2))}
+    assert len(found("lost_input", lost, INFO)) == 1
+    assert not found("lost_input", lost | {"activation_std": 1e-3 * fades}, INFO)
+    assert not found("lost_input", lost | {"activation_zero_fraction": np.ones((300, 2))}, INFO)

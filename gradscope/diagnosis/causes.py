@@ -24,8 +24,10 @@ UNDECLARED = "a penalty that is not declared"
 EXPERIMENT = "try a short run without the penalty: if it learns, the penalty is the cause, and a delay may help"
 #: Steps that a training has at least, where its length is not known.
 SHORT = 2000
+#: Share of the weights by which a step moves them, at the start, that is large.
+LARGE = 0.1
 #: E-folding times before which a penalty has done nothing.
-EARLY = 0.05
+EARLY = 0.25
 #: A cause below this weight is not told.
 TOLD = 0.1
 #: Two causes closer than this are not told apart by the record.
@@ -72,6 +74,7 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
         _clipping(look, facts),
         _initialisation(look, facts),
         _inputs(facts),
+        _fixed_output(look, facts),
         _dead(look, facts),
         _faded(look, facts),
         _high_rate(facts),
@@ -112,7 +115,7 @@ def _penalty(look: Look, facts: Facts) -> Cause | None:
     shrunk = float(np.nan_to_num(measures.fallen(s, start, n, look.limits.window)[0], nan=0.0, posinf=9.0, neginf=0.0))
     said = [f"it acted for {times:.2g} e-folding times", f"the weights fell to {np.exp(-shrunk):.2g} of what they were"]
     remedy = "start again with the same strength and a delay, or with a lower strength"
-    if times < 0.25:
+    if times < EARLY:
         return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
     if facts.dead and acted(look, min(facts.dead.values())) < EARLY:
         return Cause(PENALTY, 0.2, said, ["units were dead before it had acted"], remedy)
@@ -242,6 +245,9 @@ def _initialisation(look: Look, facts: Facts) -> Cause | None:
         elif last > 0 and first > 70 * last:
             said.append(f"at the start the gradient of the first matrix is {first / last:.3g} times that of the last")
             weight = max(weight, 0.5)
+    if facts.zeros > 0.5:
+        said = [f"{facts.zeros:.0%} of the matrices begin with all entries 0"]
+        return Cause("initialisation", 0.95, said, [], "draw the weights at random: layers of zeros stay what they are")
     if not said:
         return None
     if facts.dead:  # what is dead lets nothing through, however it was begun
@@ -253,7 +259,7 @@ def _initialisation(look: Look, facts: Facts) -> Cause | None:
 def _inputs(facts: Facts) -> Cause | None:
     if facts.signal is None or facts.size is None or not len(facts.signal) or not np.isfinite(facts.signal[0]):
         return None
-    share, size = float(facts.signal[0]), float(facts.size[0])
+    share = float(facts.signal[0])
     if share < 1e-5:
         said = ["the first module puts out the same for every sample from the start: the inputs are all alike"]
         return Cause("inputs that do not vary", 0.95, said, [], "look at what the data loader and the embedding return")
@@ -262,10 +268,20 @@ def _inputs(facts: Facts) -> Cause | None:
         return Cause(
             "input scale", 0.95 if share < 1e-3 else 0.6, said, [], "scale the inputs to mean 0 and variance 1"
         )
-    if size > 30:
-        said = [f"the first module puts out {size:.3g} on average at the start: the inputs are large"]
+    if facts.large_inputs:
+        said = [f"the first module puts out {facts.size[0]:.3g} on average at the start: the inputs are large"]
         return Cause("input scale", 0.85, said, [], "scale the inputs to mean 0 and variance 1")
     return None
+
+
+def _fixed_output(look: Look, facts: Facts) -> Cause | None:
+    """What enters the last module varies with the input, and what leaves it does not, from the start."""
+    if facts.signal is None or len(facts.signal) < 2 or not facts.signal[-1] < 1e-7 < 1e-3 < facts.signal[-2]:
+        return None
+    kind = str(["a module", *look.info.module_types.values()][-1])
+    said = [f"the last module ({kind}) puts out the same for every sample from the start, and what enters it varies"]
+    remedy = "a softmax over one output is always 1 (use a sigmoid), one unit that is off stays off: leave it out"
+    return Cause("an output that cannot vary", 0.93, said, [], remedy)
 
 
 def _dead(look: Look, facts: Facts) -> Cause | None:
@@ -280,6 +296,8 @@ def _dead(look: Look, facts: Facts) -> Cause | None:
         return Cause(
             "dead units", 0.4, said, [f"the penalty had acted for {times:.2g} e-folding times by then"], remedy
         )
+    if since > look.series.step[0] and (facts.moves_clipped > LARGE or facts.large_inputs):
+        return Cause("dead units", 0.6, said, ["they died after steps that moved the weights a lot"], remedy)
     return Cause("dead units", 0.9, said, [], remedy)
 
 
@@ -299,12 +317,12 @@ def _faded(look: Look, facts: Facts) -> Cause | None:
 
 def _high_rate(facts: Facts) -> Cause | None:
     moves = facts.moves_clipped
-    if not moves > 0.1:
+    if not LARGE < moves < np.inf:
         return None
     said = [f"a step of the loss moved the weights by {moves:.2g} of their size at the start (usual: 1e-3)"]
     return Cause(
         "learning rate too high",
-        0.88 if moves > 1 else 0.5 if moves > 0.3 else 0.3,
+        0.6 if facts.large_inputs else 0.88 if moves > 1 else 0.7 if facts.dead else 0.5 if moves > 0.3 else 0.3,
         said,
         [],
         "lower the learning rate, or warm it up",
@@ -325,6 +343,8 @@ def _unfinished(look: Look) -> Cause | None:
 def _low_rate(look: Look, facts: Facts) -> Cause | None:
     steps = _length(look)
     reach = facts.moves * steps
+    if facts.moves == 0 and facts.rate > 0:  # it is the gradients that are 0
+        return None
     if not reach < 0.1 or facts.clip < 0.5:
         return None
     said = [f"at the rate of the start all {steps} steps move the weights by {reach:.2g} of their size"]

@@ -16,6 +16,8 @@ from gradscope.run_info import RunInfo
 
 #: A share of zeros from which a module counts as dead.
 DEAD = 0.995
+#: The share of its size that an output has to depend on the input with at the start, to lose it.
+EVER = 0.01
 #: A share of its largest norm below which a matrix has shrunk, where nothing is known that shrinks it.
 SHRUNK = 0.3
 #: A share of its largest below which a learning rate has gone.
@@ -36,6 +38,7 @@ class Facts:
     the input any more, with the share of what once did. ``silent``: parameters that never got a gradient.
     ``rate_gone``: share of the rows since every learning rate fell below a thousandth of its largest, for good.
     ``shrunk``: matrices that no known penalty acts on and that lost most of their norm, with the share that is left.
+    ``rate``: the largest learning rate. ``zeros``: share of the trained matrices whose entries all begin at 0.
     """
 
     clip: float
@@ -50,6 +53,13 @@ class Facts:
     silent: list[str]
     rate_gone: float
     shrunk: dict[str, float]
+    rate: float
+    zeros: float
+
+    @property
+    def large_inputs(self) -> bool:
+        """Whether the first module puts out large numbers at the start, as from inputs that were not scaled."""
+        return self.size is not None and len(self.size) > 0 and bool(self.size[0] > 30)
 
 
 class Circumstances:
@@ -65,6 +75,7 @@ class Circumstances:
         self._highest: Array | None = None  # activation_std of each module, [M]
         self._last: Array | None = None
         self._norms: tuple[Array, Array] | None = None  # the largest norm of each parameter, and the last, [P] each
+        self._zeros = 0.0
         self._rate: Array | None = None  # the largest learning rate of each group, [G]
         self._rate_rows = 0  # since all of them have gone
         self._got: NDArray[np.bool_] | None = None
@@ -145,6 +156,10 @@ class Circumstances:
         if "weight_norm" not in rows or not len(rows["weight_norm"]):
             return
         norm = np.asarray(rows["weight_norm"], dtype=np.float64)
+        info = self._info
+        if self._norms is None and len(info.matrices) == len(info.parameters):
+            trained = info.matrices & ~info.frozen
+            self._zeros = float((norm[0][trained] == 0).mean()) if trained.any() else 0.0
         largest = norm.max(0) if self._norms is None else np.fmax(self._norms[0], norm.max(0))
         self._norms = largest, norm[-1]
 
@@ -197,16 +212,19 @@ class Circumstances:
             size=size,
             flow=flow,
             dead=dead,
-            faded=self._faded(),
+            faded=self._faded(share),
             silent=silent,
             shrunk=self._shrunk(),
+            rate=float(self._rate.max()) if self._rate is not None and self._rate.size else np.nan,
+            zeros=self._zeros,
             rate_gone=self._rate_rows / self._count if self._rate is not None and self._rate.any() else np.nan,
         )
 
-    def _faded(self) -> dict[str, float]:
+    def _faded(self, share: Array | None) -> dict[str, float]:
         if self._highest is None or self._last is None:
             return {}
+        ever = np.ones(len(self._last), dtype=bool) if share is None else ~(share < EVER)
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.where(self._highest > 0, self._last / self._highest, np.nan)
-        inner = list(zip(self._info.modules, left, strict=False))[:-1]
-        return {name: float(share) for name, share in inner if share < FADED}
+        inner = list(zip(self._info.modules, left, ever, strict=False))[:-1]
+        return {name: float(part) for name, part, once in inner if once and part < FADED}

@@ -136,10 +136,13 @@ class Weights:
 
 
 class Signals:
-    """`signal_kept` [N, M]: the spread of a module's output over samples, of its largest so far."""
+    """`signal_kept` [N, M]: the spread of a module's output over samples, of its largest so far. `signal_was` [N, M]:
+    the largest share of its mean size that this spread has been.
+    """
 
     def __init__(self) -> None:
         self._peak: Array | None = None
+        self._share: Array | None = None
 
     def columns(self, rows: Rows) -> dict[str, Array]:
         """Where activations were recorded."""
@@ -149,8 +152,15 @@ class Signals:
         before = np.full((1, std.shape[1]), np.nan) if self._peak is None else self._peak[None]
         peak = np.fmax.accumulate(np.concatenate([before, std]))[1:]
         self._peak = peak[-1]
+        found = {}
         with np.errstate(divide="ignore", invalid="ignore"):
-            return {"signal_kept": np.where(peak > 0, std / peak, np.nan)}
+            found["signal_kept"] = np.where(peak > 0, std / peak, np.nan)
+            if "activation_mean_abs" in rows:
+                share = std / np.asarray(rows["activation_mean_abs"], dtype=np.float64)
+                was = share[:1] if self._share is None else self._share[None]
+                found["signal_was"] = np.fmax.accumulate(np.concatenate([was, share]))[1:]
+                self._share = found["signal_was"][-1]
+        return found
 
 
 class Rates:

@@ -14,6 +14,10 @@ from gradscope.run_info import RunInfo
 
 #: A share of its largest norm below which a matrix is crushed, by whatever it may be.
 HIDDEN = 0.3
+#: The share of its size that an output has to have depended on the input with, to have lost it.
+EVER = 0.01
+#: A share of zeros from which all units of a module are dead.
+DEAD = 0.995
 #: Parts of the class names of normalisations.
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
@@ -98,7 +102,8 @@ def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[
 def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """What a module puts out once depended on the input, and hardly does any more: a code or posterior that collapsed.
 
-    Not where matrices are crushed, by a penalty or by what is not declared: other rules and the verdict tell that.
+    Not where matrices are crushed, by a penalty or by what is not declared, nor where all units of a module are dead:
+    other rules and the verdict tell that.
     """
     kept, norm = rows.get("signal_kept"), rows.get("weight_norm")
     if kept is None:
@@ -109,10 +114,12 @@ def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Sym
         crushed = np.asarray(
             (pushed | (info.matrices & (rows.like("weight_kept", norm) < HIDDEN))).any(1, keepdims=True)
         )
+    dead = (np.nan_to_num(rows.like("activation_zero_fraction", kept)) >= DEAD).any(1, keepdims=True)
+    never = rows.like("signal_was", kept) < EVER
     return [
         Symptom(
             kind="lost",
-            shows=shown(kept < o["kept"], ~np.isnan(kept) & ~crushed),
+            shows=shown(kept < o["kept"], ~np.isnan(kept) & ~crushed & ~dead & ~never),
             values=kept,
             layers=info.modules,
             text="the output hardly depends on the input any more",
