@@ -180,8 +180,8 @@ def _softmax(look: Look) -> Cause | None:
     kind = look.info.applied_twice
     if not kind:
         return None
-    said = [f"the loss takes logits, and is given probabilities: the {kind} is applied twice"]
-    return Cause(f"{kind} twice", 0.9, said, [], f"leave out the last {kind}, or use the loss that takes probabilities")
+    said = [f"the loss takes logits or logarithms, and is given probabilities: a {kind} too many"]
+    return Cause(f"{kind} twice", 0.9, said, [], f"leave out the last {kind}, or use the loss that takes its results")
 
 
 def _added_up(look: Look) -> Cause | None:

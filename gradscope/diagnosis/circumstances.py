@@ -76,6 +76,7 @@ class Circumstances:
         self._last: Array | None = None
         self._norms: tuple[Array, Array] | None = None  # the largest norm of each parameter, and the last, [P] each
         self._zeros = 0.0
+        self._weight: float | None = None  # Σ|w| of what is trained, at the first row
         self._rate: Array | None = None  # the largest learning rate of each group, [G]
         self._rate_rows = 0  # since all of them have gone
         self._got: NDArray[np.bool_] | None = None
@@ -118,9 +119,10 @@ class Circumstances:
         )
         size = np.where(adaptive, np.where(g > 0, 1.0, 0.0), g / (1 - np.minimum(momentum, 0.9999)))
         numel = info.numel[owned] * np.isfinite(g)
-        weight = (np.nan_to_num(w) * numel).sum(1)
+        if self._weight is None:  # what a penalty has left of them later is no measure
+            self._weight = float((np.nan_to_num(w[0]) * numel[0]).sum())
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((np.nan_to_num(lr * size) * numel).sum(1) / weight)
+            return np.asarray((np.nan_to_num(lr * size) * numel).sum(1) / np.float64(self._weight))
 
     def _see_dead(self, rows: Rows) -> None:
         if "activation_zero_fraction" not in rows:

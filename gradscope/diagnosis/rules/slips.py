@@ -26,8 +26,8 @@ def slips(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]
 
     kind = info.applied_twice
     found = [
-        at_once("twice", bool(kind), f"{kind} is applied twice: the loss takes logits, and is given probabilities",
-                f"leave the {kind} out of the model, or use the loss that takes probabilities"),
+        at_once("twice", bool(kind), f"the loss takes logits or logarithms, and gets probabilities: a {kind} too many",
+                f"leave the {kind} out of the model, or use the loss that takes its results (log_softmax before nll)"),
         at_once("not cleared", info.never_cleared, "gradients are never cleared: each step uses the sum of all so far",
                 "call optimizer.zero_grad() in every step"),
     ]  # fmt: skip
