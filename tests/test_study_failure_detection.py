@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analyses.failure_detection.baselines import thermoclaw
 from analyses.failure_detection.ceiling import EPOCHS, best, near_runs
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.coherence import measured
+from analyses.failure_detection.siblings import beside
+from analyses.failure_detection.third import CASES, figures
 from analyses.failure_detection.training import losses_beyond
+from gradscope.diagnosis.causes import PENALTY
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +42,39 @@ def test_coherence_of_one_run(row: dict[str, str]) -> None:
     assert len(found) == 16
     for name, value in found.items():
         assert (-1 <= value <= 1) if name.startswith("cosine") else value <= 1e-9, name
+
+
+def test_a_trial_is_held_against_the_nearest_of_both_kinds() -> None:
+    signal = np.array([[-4.0, -4.0], [0.0, 0.0], [-1.0, -3.0], [-2.0, np.nan]])
+    found = beside(signal, np.array([0.2, 0.05, 0.1, 0.1]), np.array([True, False, False, True]))
+    assert np.isnan(found[:2]).all()  # not both kinds yet
+    np.testing.assert_allclose(found[2], [1.0, -1.0])
+    nearest = -1.0 / (1 + np.exp(-np.log(2) / 0.15))  # of those that learned, by distance
+    np.testing.assert_allclose(found[3, 0], -2.0 - (nearest - 4.0) / 2)
+    assert np.isnan(found[3, 1])
+
+
+def test_the_rule_of_thermoclaw() -> None:
+    """Weights that shrink by a fortieth, or gradients that fade beside them; neither where nothing is penalised."""
+    fall = np.exp(-np.arange(100) / 50)[:, None] * np.ones(3)
+    flat = np.ones((100, 3))
+    held = np.array([True, True, False])
+    assert thermoclaw({"loss_gradient_norm": fall, "weight_norm": flat, "penalised": held}, 0) == 45
+    assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": held}, 0) == 19
+    assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": flat, "penalised": held}, 0) is None
+    assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": ~held}, 0) is None
+    assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": held & False}, 0) is None
+
+
+def test_cases_have_names_of_their_own_and_causes_that_are() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+    rows = [
+        {"run": "a/0", "right": "", "failed": "False", "cause": "", "verdict": "healthy", "thermoclaw": "19"},
+        {"run": "b/0", "right": PENALTY, "failed": "True", "cause": PENALTY, "verdict": "collapsed", "thermoclaw": ""},
+        {"run": "c/0", "right": "x|y", "failed": "True", "cause": PENALTY, "verdict": "collapsed", "thermoclaw": ""},
+    ]
+    said = list(figures(rows))
+    assert said[0].startswith("false alarms: 0 of 1")
+    assert "right cause, of those called: 1 of 2" in said[2]
+    assert said[3].endswith("1 of 1")
+    assert said[-1].strip().startswith("c/0")

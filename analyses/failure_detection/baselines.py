@@ -2,7 +2,8 @@
 
 Thresholds as published: Keras `EarlyStopping` and Lightning `EarlyStopping` (patience 3 epochs, min_delta 0, on
 the training loss), "mean |g| < 1e-7", AutoTrainer (shiningrain/AUTOTRAINER, `utils.py` and `monitor.py`), BTTackler
-(thuml/BTTackler, `default_config.yaml`), Optuna's `MedianPruner` (5 start-up trials).
+(thuml/BTTackler, `default_config.yaml`), Optuna's `MedianPruner` (5 start-up trials), thermoclaw
+0.1.6 (`CollapseDetector`; on the runs of `third.py`).
 """
 
 from __future__ import annotations
@@ -79,6 +80,29 @@ def bttackler(rows: Rows, batches: int) -> int | None:
         vanishing = np.median(now) < 1e-5 or not quotient >= 1e-4
         if exploding or (i < len(by_epoch) / 2 and (vanishing or flat)):
             return step
+    return None
+
+
+def thermoclaw(rows: Rows, batches: int) -> int | None:
+    """The collapse rule of thermoclaw 0.1.6, each penalised tensor a layer, all of one kind (it sorts them by name).
+
+    From the 20th step on the first quarter of the steps so far is held against the last, at least ten each. A layer
+    whose gradient norm over weight norm has more than halved, its weights not grown, collapses; two of these speak, or
+    one that lost a factor of 2.5. A layer that lost a fortieth of its norm shrinks; two of these speak.
+    """
+    held = np.asarray(rows["penalised"], dtype=bool)
+    weight = rows["weight_norm"].astype(np.float64)[:, held]
+    gradient = rows["loss_gradient_norm"].astype(np.float64)[:, held]
+    seen = np.isfinite(weight + gradient).all(0)  # not one without a gradient, nor of a run that is not finite
+    weight, ratio = weight[:, seen], gradient[:, seen] / (weight[:, seen] + 1e-30)
+    sums = [np.cumsum(np.insert(values, 0, 0.0, axis=0), axis=0) for values in (ratio, weight)]
+    for n in range(20, len(weight) + 1):
+        part = max(10, n // 4)
+        (r0, r1), (w0, w1) = ((s[part] / part, (s[n] - s[n - part]) / part) for s in sums)
+        collapse = (r0 > 2 * r1) & (w1 <= w0)
+        shrinks = (w1 < 0.975 * w0) & ~collapse
+        if collapse.sum() > 1 or (collapse & (r0 > 2.5 * r1)).any() or shrinks.sum() > 1:
+            return n - 1
     return None
 
 
