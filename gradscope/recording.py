@@ -32,6 +32,7 @@ from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import CHUNK, LiveJudge, Rows
 from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
 from gradscope.opening import begun, ended, make_room, new_file, run_info
+from gradscope.optimizers.eager import eager
 from gradscope.optimizers.wrapped import each_stepping
 from gradscope.recorder import provenance
 from gradscope.recorder.activations import Activations
@@ -337,6 +338,7 @@ class Recording:
 
     # -- what a training loop calls ---------------------------------------------------------------
 
+    @eager
     def log(self, **scalars: Tensor | float) -> None:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
         if self._closed:
@@ -351,6 +353,7 @@ class Recording:
         self._penalties.observe(named)
         self._recorder.log(named)
 
+    @eager
     def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
         """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
         if self._closed:

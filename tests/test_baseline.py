@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import pickle
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,8 +201,11 @@ def test_watching_changes_nothing_and_leaves_nothing() -> None:
     assert pickle.loads(pickle.dumps(F.cross_entropy)) is F.cross_entropy
     watch.detach()
     assert torch._C._nn.cross_entropy_loss is not before[0]  # the second one still looks
+    known = weakref.ref(torch._C._nn.cross_entropy_loss)  # to TorchScript, by its id
     second.detach()
     assert (torch._C._nn.cross_entropy_loss, torch.binary_cross_entropy_with_logits) == before
+    gc.collect()
+    assert known() is not None, "another function would have its id, and be compiled as a loss"
 
 
 def test_a_listener_that_fails_is_not_heard_of() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope.recorder import forwards
+from gradscope.recorder.meter import Meter
 from tests.loops import batches, mlp
 
 EACH = {"activations": 1}
@@ -68,6 +69,11 @@ def cleared(model: nn.Module, x: Tensor, y: Tensor) -> None:
     model.zero_grad()
 
 
+def zeroed(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    loss_of(model(x * 100), y).backward()
+    model.zero_grad(set_to_none=False)
+
+
 def inference(model: nn.Module, x: Tensor, y: Tensor) -> None:
     with torch.inference_mode():
         model(x * 100)
@@ -81,7 +87,7 @@ def probe_kept(model: nn.Module, x: Tensor, y: Tensor) -> None:
     KEPT[:] = [model(x * 100)]
 
 
-SKIPPED = (nan, memory_in_forward, memory_in_backward, evaluation, adversarial, cleared, inference, probe_kept)
+SKIPPED = (nan, memory_in_forward, memory_in_backward, evaluation, adversarial, cleared, zeroed, inference, probe_kept)
 
 
 def recorded(
@@ -228,6 +234,17 @@ def test_what_cannot_be_told_apart_is_nan_and_said(tmp_path: Path) -> None:
         assert json.loads(dataset.attrs["capture"])["forwards_not_told_apart"].startswith("1 rows have no activations")
 
 
+def test_zeros_that_a_busy_device_would_have_to_tell_are_nan_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meter, "cleared", lambda self: None)
+    got, want, capture = recorded(tmp_path / "r.h5", zeroed)
+    skipped = np.isin(np.arange(8), (0, 3, 4))
+    assert np.isnan(got[skipped]).all()
+    np.testing.assert_allclose(got[~skipped], want[~skipped], rtol=1e-5)
+    assert capture["forwards_not_told_apart"].startswith("3 rows have no activations")
+
+
 def test_a_generators_forward_for_the_other_loss_counts(tmp_path: Path) -> None:
     """Its graph waits while the discriminator steps; nothing of it is left out."""
     both = nn.ModuleDict({"g": nn.Linear(6, 6), "d": nn.Linear(6, 1)})
@@ -335,6 +352,17 @@ ORDERS = (
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_loss_joins_the_row_of_its_own_step(tmp_path: Path, order: Any) -> None:
+    got, own, _ = logged(tmp_path / "r.h5", order)
+    np.testing.assert_allclose(got, own, rtol=1e-6)
+
+
+@pytest.mark.parametrize("as_number", [True, False])
+def test_the_loss_of_a_skipped_batch_replaces_no_other(tmp_path: Path, as_number: bool) -> None:
+    def order(model: Any, optimizer: Any, run: Any, x: Tensor, y: Tensor, own: list[float]) -> None:
+        skipped = loss_of(model(x), y) * float("nan")
+        run.log(loss=skipped.item() if as_number else skipped)
+        before_backward(model, optimizer, run, x, y, own)
+
     got, own, _ = logged(tmp_path / "r.h5", order)
     np.testing.assert_allclose(got, own, rtol=1e-6)
 

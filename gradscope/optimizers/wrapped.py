@@ -24,7 +24,9 @@ def stepping(given: Any) -> list[Optimizer]:
         return found
     name = type(given).__name__
     if not _is_optimizer(given):
-        raise InputError(f"optimizer is {given!r}; expected a torch.optim.Optimizer, or several")
+        shown = repr(given)
+        shown = f"a {name}" if len(shown) > 80 or "\n" in shown else shown
+        raise InputError(f"optimizer is {shown}; expected a torch.optim.Optimizer, or several")
     raise InputError(
         f"optimizer is a {name} whose steps cannot be seen: it has no step hooks (it never called "
         f"torch.optim.Optimizer.__init__), and no single optimizer of its parameters is found inside it; pass the "

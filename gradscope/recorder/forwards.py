@@ -142,18 +142,20 @@ Share = tuple[list[Tensor], list[Tensor], Call]
 class Shares:
     """Sums of a step, apart for the forwards that are not known to belong to it.
 
-    ``states()``: the tensors that are being added to, [STATE_ROWS, U] each. ``cleared()``: whether the gradients of the
-    passes so far were thrown away. ``left_out``: forwards that belonged to no step, so far.
+    ``states()``: the tensors that are being added to, [STATE_ROWS, U] each. ``cleared()``: of each part of the model,
+    whether the gradients of the passes so far were thrown away, None where that is not known. ``left_out``: forwards
+    that belonged to no step, so far.
     """
 
     #: Forwards that wait for their backward pass and are kept apart; what follows is added to the last of them.
     MOST = 8
 
-    def __init__(self, states: Callable[[], list[Tensor]], cleared: Callable[[], bool]) -> None:
+    def __init__(self, states: Callable[[], list[Tensor]], cleared: Callable[[], list[bool | None]]) -> None:
         self.between = False  # the next output is that of another forward
         self.left_out = 0
         self.unclear = 0  # rows
-        self.cleared = cleared
+        self._cleared = cleared
+        self._doubtful = False  # whether gradients of this row were thrown away
         self._states = states
         self._calls: list[Call] = []  # in the states
         self._before: tuple[list[Tensor], list[Tensor], int] | None = None  # states, what they held, of how many
@@ -180,10 +182,13 @@ class Shares:
         fates = [call.fate for call in self._calls]
         if not fates:
             return
-        if all(fate is Fate.GONE for fate in fates) or (all(fate is Fate.USED for fate in fates) and self.cleared()):
+        used = all(fate is Fate.USED for fate in fates)
+        cleared = self._cleared() if used else []
+        self._doubtful |= None in cleared
+        if all(fate is Fate.GONE for fate in fates) or (used and all(cleared)):
             self.left_out += len(fates)
             self._start_afresh()
-        elif all(fate is Fate.USED for fate in fates):
+        elif used:
             states = self._states()
             self._before = states, [state.clone() for state in states], len(fates)
         elif len(fates) == 1 and len(self._aside) < self.MOST:
@@ -207,7 +212,8 @@ class Shares:
             shares = self._without_gone(shares)
         if best is Fate.USED:  # those were about something else
             self.left_out += sum(share[2].fate is Fate.REACHED for share in shares)
-        clear = len(fates) < 2 or best < Fate.REACHED
+        clear = (len(fates) < 2 or best < Fate.REACHED) and not self._doubtful
+        self._doubtful = False
         self.unclear += not clear
         if shares:
             self._merge(shares, min(fates, default=Fate.USED), best)
@@ -215,7 +221,7 @@ class Shares:
 
     def forget(self) -> None:
         """Begin a new row: its states are zeroed by the caller."""
-        self._aside, self._calls, self._before = [], [], None
+        self._aside, self._calls, self._before, self._doubtful = [], [], None, False
 
     def _start_afresh(self) -> None:
         self._calls, self._before = [], None

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._compile import _disable_dynamo
 from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
+from gradscope.optimizers.eager import eager, unseen
 from gradscope.recorder.watched import Watched
 
 
@@ -37,19 +37,18 @@ class Hook:
         return Hook, ()
 
 
+_apart = eager(Hook.__call__)
+
+
 class EagerHook(Hook):
-    """A hook that no compiler traces: it counts and works with addresses, which would be taken for constants."""
+    """A hook that no compiler looks at."""
 
+    @unseen
     def __call__(self, *arguments: Any) -> Any:
+        if is_compiling():
+            return _apart(self, *arguments)
         act = self._act
-        if act is None:
-            return None
-        return _outside(act, *arguments) if is_compiling() else act(*arguments)
-
-
-@_disable_dynamo
-def _outside(act: Callable[..., Any], *arguments: Any) -> Any:
-    return act(*arguments)
+        return None if act is None else act(*arguments)
 
 
 def is_traced() -> bool:

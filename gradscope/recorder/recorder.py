@@ -109,9 +109,7 @@ class Recorder:
         self.forwards = forwards
         self.shares: Shares | None = None
         if activations is not None:
-            self.shares = activations.shares = Shares(
-                activations.states, lambda: all(m.cleared() for m in self._meters)
-            )
+            self.shares = activations.shares = Shares(activations.states, lambda: [m.cleared() for m in self._meters])
         self.forwards.ended = self._forward_ended
         self.names, self.weights = list(parameters), list(parameters.values())
         self.numel = np.array([w.numel() for w in self.weights], dtype=np.float64)
@@ -774,7 +772,7 @@ class Recorder:
                 warnings.warn(
                     f"log({name}=…) was called at {MANY_LOST} steps and at none that is recorded "
                     f"(every={str(self.cadences['rows'])!r}); log it at each step, or at those that are recorded",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _join_earlier(self) -> None:
@@ -784,26 +782,19 @@ class Recorder:
             self._put(later)
         self._forwards_before = self.forwards.count
 
-    def _decide(self) -> None:
-        """A step begins: was what stands in `_undecided` logged after the last step, or before this one's backward?"""
-        if not self._undecided:
-            return
-        said, self._undecided = self._undecided, []
-        for one in said:
-            if one.belongs_to_the_coming(self.forwards.count):
-                self._later.update(one.values)
-            else:
-                self._put(one.values)
+    def _decide(self, ends: bool = False) -> None:
+        """A step begins, or none will: were the words in `_undecided` said after the last step, or of this one's loss?
 
-    def _decide_at_the_end(self) -> None:
-        """No step comes: what may have been logged before one joins the last row where that has no such name."""
+        What belongs to neither was said of a batch that was skipped: it replaces nothing that the last row has.
+        """
         said, self._undecided = self._undecided, []
+        had = () if self._row is None or not said else (*self._row.values, *self._row.cells)
         for one in said:
-            had = () if self._row is None else (*self._row.values, *self._row.cells)
-            unsure = one.belongs_to_the_coming(self.forwards.count)
-            self._put(
-                {name: v for name, v in one.values.items() if not unsure or (name not in had and not one.reached)}
-            )
+            coming = one.belongs_to_the_coming(self.forwards.count)
+            if coming and not ends:
+                self._later.update(one.values)
+            elif not one.reached:
+                self._put({name: value for name, value in one.values.items() if name not in had})
 
     # -- leaving the device -----------------------------------------------------------------------
 
@@ -835,7 +826,7 @@ class Recorder:
     def fetch(self, open_row: bool = False) -> None:
         """Returns when all finished rows have reached the sink; ``open_row``: the one of the latest step as well."""
         if open_row:
-            self._decide_at_the_end()
+            self._decide(ends=True)
             self._finished = self._begun
         self._whole = open_row
         self._wait()
@@ -878,7 +869,7 @@ class Recorder:
         if self.activations is not None:
             self.activations.detach()
         self.forwards.detach()
-        self._decide_at_the_end()
+        self._decide(ends=True)
         self._finished, self._whole = self._begun, self.together
         if self._drain is not None:
             self._drain.stop()

@@ -39,11 +39,11 @@ class Scalars:
             row.values[name] = scalar(name, value)
             row.cells.pop(name, None)
             return
-        if value.numel() != 1:
+        if value.numel() != 1 or value.is_meta:
             raise no_scalar(name, value)
         if name not in self._places:
             if number == FIXED and len(self._places) >= CELLS * (1 + len(self._more)):
-                warnings.warn(f"log({name}=…) inside a CUDA graph: log it once before the capture", stacklevel=4)
+                warnings.warn(f"log({name}=…) inside a CUDA graph: log it once before the capture", stacklevel=6)
                 return
             ring, place = divmod(len(self._places), CELLS)
             if ring > len(self._more):
@@ -61,7 +61,7 @@ class Scalars:
         """A value as it is now: the loop may change its tensor in place before the row begins."""
         if not isinstance(value, Tensor) or (value.is_cpu and not self._averaged):
             return scalar(name, value)
-        if value.numel() != 1:
+        if value.numel() != 1 or value.is_meta:
             raise no_scalar(name, value)
         return value.detach().clone()
 
@@ -116,7 +116,7 @@ def scalar(name: str, value: Any, call: str = "log") -> float:
     """A number of the host's; a tensor in its memory is read where it lies, which nothing has to wait for."""
     try:
         if isinstance(value, Tensor):
-            if value.numel() != 1:
+            if value.numel() != 1 or value.is_meta:
                 raise no_scalar(name, value, call)
             value = value.tolist() if not value.ndim else value.reshape(()).tolist()
         return float(value)
@@ -130,4 +130,6 @@ def scalar(name: str, value: Any, call: str = "log") -> float:
 
 def no_scalar(name: str, value: Tensor, call: str = "log") -> InputError:
     """The complaint about a tensor that is not one number."""
+    if value.is_meta:
+        return InputError(f"{call}({name}=…) got a tensor on the device meta, which holds no number")
     return InputError(f"{call}({name}=…) got a tensor of shape {list(value.shape)}; expected one number")

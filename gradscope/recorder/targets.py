@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +39,10 @@ _lock = threading.Lock()
 FIRST = 64
 
 
+@cache
 def _in_front_of(name: str, kind: str, function: Any) -> Callable[..., Any]:
+    """Made once and kept: TorchScript knows it by its ``id``, which a function made later would have otherwise."""
+
     def stand_in(*arguments: Any, **named: Any) -> Any:
         result = function(*arguments, **named)
         if not torch.compiler.is_compiling():
@@ -48,6 +52,8 @@ def _in_front_of(name: str, kind: str, function: Any) -> Callable[..., Any]:
 
     stand_in.__name__ = stand_in.__qualname__ = name
     stand_in.__doc__ = function.__doc__
+    with contextlib.suppress(Exception):  # so that TorchScript knows what it is
+        builtins._register_builtin(stand_in, builtins._find_builtin(function))
     return stand_in
 
 
@@ -61,8 +67,6 @@ def _listen(listener: TargetWatch) -> None:
             if function is None:
                 continue
             stand_in = _in_front_of(name, kind, function)
-            with contextlib.suppress(Exception):  # so that TorchScript knows what it is
-                builtins._register_builtin(stand_in, builtins._find_builtin(function))
             _stand_ins[name] = stand_in, function
             setattr(place, name, stand_in)
 

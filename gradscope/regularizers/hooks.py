@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.eager import eager
 from gradscope.optimizers.groups import learning_rate
 from gradscope.optimizers.one_step import OneStep
 from gradscope.regularizers import ranks
@@ -172,9 +173,11 @@ class Attached:
 
     # -- the hooks ------------------------------------------------------------------------------------
 
+    @eager
     def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         return self._before(optimizer, args, kwargs) if self._one_step.begins(optimizer) else None
 
+    @eager
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._one_step.ends(optimizer):
             self._after(optimizer, args, kwargs)
