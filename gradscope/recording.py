@@ -339,7 +339,7 @@ class Recording:
     # -- what a training loop calls ---------------------------------------------------------------
 
     @eager
-    def log(self, **scalars: Tensor | float) -> None:
+    def log(self, /, **scalars: Tensor | float) -> None:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; log before close()")
@@ -354,7 +354,7 @@ class Recording:
         self._recorder.log(named)
 
     @eager
-    def epoch(self, epoch: int, **metrics: Tensor | float) -> None:
+    def epoch(self, /, epoch: int, **metrics: Tensor | float) -> None:
         """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
         if self._closed:
             raise InputError(f"the recording {self.path} is closed; call epoch before close()")

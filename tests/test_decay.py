@@ -158,6 +158,22 @@ class Corrected(Own):
         w.mul_(1 - 100 * group["lr"] ** 2 * group["weight_decay"]).sub_(adam(g, state), alpha=group["lr"])
 
 
+class Trusting(Own):
+    """LAMB: the decay stands beside Adam's step, and both are scaled by the ratio of their norms."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        u = adam(g, state) + group["weight_decay"] * w
+        w.sub_(u * (w.norm() / u.norm()), alpha=group["lr"])
+
+
+class Cautious(Own):
+    """Decays the entries that the update makes smaller, and no others."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        u = adam(g, state)
+        w.sub_(group["weight_decay"] * w * (u * w > 0), alpha=group["lr"]).sub_(u, alpha=group["lr"])
+
+
 class NeedsClosure(Lion):
     def step(self, closure: Any) -> None:  # type: ignore[override]
         closure()
@@ -184,6 +200,8 @@ KINDS: dict[str, tuple[Any, str, bool, bool]] = {  # acts, times the rate, adapt
     "nested, momentum": (lambda p, **o: Warm(p, momentum=0.9, **o), "coupled", True, False),
     "tensor rate": (lambda p, **o: Lion(p, **(o | {"lr": torch.tensor(0.1)})), "decoupled", True, True),
     "corrected": (Corrected, "unknown", True, True),
+    "trusting": (Trusting, "unknown", True, True),
+    "cautious": (Cautious, "unknown", True, True),
 }
 
 
@@ -198,6 +216,18 @@ def test_how_a_decay_acts_is_found_out(kind: str, own: float) -> None:
     assert (found.acts, found.times_rate, found.adaptive) == (acts, times_rate, adaptive)
     assert str(optimizer.state_dict()) == str(before[1]) and not optimizer.state
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before[0].items())
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_a_scripts_defaults_do_not_reach_the_trial(default: torch.dtype) -> None:
+    optimizers = [make(mlp().parameters(), lr=0.1, weight_decay=0.1) for make in (Lion, SGDW, OwnAdam)]
+    torch.set_default_dtype(default)
+    try:
+        with torch.device("meta"):
+            found = [decay_of(optimizer, optimizer.param_groups[0]).acts for optimizer in optimizers]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == ["decoupled", "decoupled", "coupled"]
 
 
 def test_torchs_own_are_known_by_name() -> None:

@@ -31,8 +31,9 @@ LARGEST = 1 << 20
 #: A decay as good as none: at 0, some leave more out than the decay.
 LEAST = 1e-6
 #: How far the shares of a weight that a decay takes away may lie apart and still be one, for entries and for steps.
-#: Coupled, the entries of an adaptive optimizer differ by their whole size, the steps of SGD by 1 + momentum.
 ALIKE, STEADY = 0.25, 0.15
+#: Part of what a decay does within which a gradient that holds it has to do the same.
+SAME = 0.02
 
 
 @dataclass(frozen=True)
@@ -56,33 +57,34 @@ def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
 
 
 def _seen(optimizer: Optimizer, group: Group) -> Behaviour | None:
-    def path(decay: float, rate: float = RATE, scale: float = 1.0, until: int = STEPS) -> Tensor:
-        return _path(optimizer, group, decay, rate, scale, until)
+    def path(decay: float, rate: float = RATE, scale: float = 1.0, until: int = STEPS, given: float = 0.0) -> Tensor:
+        return _path(optimizer, group, decay, rate, scale, until, given)
 
     without, big = path(LEAST), path(LEAST, scale=8.0)
     size, grown = (without[-1] - without[-2]).norm(), (big[-1] - big[-2]).norm()
     if not size > 0 or not without.isfinite().all():
         return None
     adaptive = not bool(grown > 4 * size)
-    shares = _shares(path(DECAY), without)
+    unknown = Behaviour("unknown", True, adaptive)
+    decayed, through = path(DECAY), path(LEAST, given=DECAY)
+    if (decayed - through).norm() < SAME * (decayed - without).norm():
+        return Behaviour("coupled", True, adaptive)
+    shares = _shares(decayed, without)
     if shares is None:
-        still = path(DECAY, scale=0.0)
-        acts = bool((path(DECAY) != without).any()) or bool((still[-1] != still[0]).any())
-        return Behaviour("coupled" if acts else "unknown", True, adaptive)
+        return unknown
     if max(shares) > (1 + STEADY) * shares[0]:  # does it gather in a momentum, or does the rate grow?
         last = _shares(path(DECAY, until=STEPS - 1), without, STEPS - 1)
         if last is None or last[-1] > STEADY * shares[-2]:
-            return Behaviour("coupled", True, adaptive)
-    half = _shares(path(DECAY, RATE / 2), path(LEAST, RATE / 2))
-    ratio = shares[0] / half[0] if half else 0.0
+            return unknown
     if number(group.get("lr")) != number(group.get("lr")):  # no rate to go by
         return Behaviour("decoupled", True, adaptive)
-    times_rate = abs(ratio - 2) < 0.1
-    if times_rate and not adaptive and "momentum" not in group:  # nothing to be coupled with: both are the same
-        return Behaviour("coupled", True, adaptive)
-    if times_rate or abs(ratio - 1) < 0.1:  # in the latter case either of its own size, or times a rate of its own
-        return Behaviour("decoupled", times_rate or abs(shares[0] - DECAY) > 0.1 * DECAY, adaptive)
-    return Behaviour("unknown", True, adaptive)
+    half = _shares(path(DECAY, RATE / 2), path(LEAST, RATE / 2))
+    ratio = shares[0] / half[0] if half else 0.0
+    if abs(ratio - 2) < 0.1:
+        return Behaviour("decoupled", True, adaptive)
+    if abs(ratio - 1) < 0.1:  # either of its own size, or times a rate of its own
+        return Behaviour("decoupled", abs(shares[0] - DECAY) > 0.1 * DECAY, adaptive)
+    return unknown
 
 
 def _shares(decayed: Tensor, without: Tensor, alike: int = STEPS) -> list[float] | None:
@@ -118,14 +120,20 @@ def _seed(device: torch.device) -> None:
             torch.cuda.manual_seed(0)
 
 
-def _path(optimizer: Optimizer, group: Group, decay: float, rate: float, scale: float, until: int) -> Tensor:
-    """The weight before and after each step, [STEPS + 1, entries] in float64."""
+def _path(
+    optimizer: Optimizer, group: Group, decay: float, rate: float, scale: float, until: int, given: float
+) -> Tensor:
+    """The weight before and after each step, [STEPS + 1, entries] in float64.
+
+    ``scale``: of the gradients. ``until``: steps with the decay. ``given``: a decay that the gradients hold already.
+    """
     like = _like(group)
     _seed(like.device)
     shape = [min(n, 4) for n in like.shape]
     generator = torch.Generator().manual_seed(5)
-    size = torch.empty(shape).uniform_(0.5, 1.5, generator=generator)
-    weight = nn.Parameter((size * torch.randn(shape, generator=generator).sign()).to(like.device))
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # a script may have set other defaults
+    size = torch.empty(shape, **kind).uniform_(0.5, 1.5, generator=generator)
+    weight = nn.Parameter((size * torch.randn(shape, generator=generator, **kind).sign()).to(like.device))
     vars(weight).update(vars(like))
     twin = _copy(optimizer, group, like, weight)
     settings = twin.param_groups[0]
@@ -144,7 +152,8 @@ def _path(optimizer: Optimizer, group: Group, decay: float, rate: float, scale: 
     for taken in range(STEPS):
         if taken == until:
             settings["weight_decay"] = LEAST
-        weight.grad = (scale * torch.randn(shape, generator=generator)).to(like.device)
+        gradient = (scale * torch.randn(shape, generator=generator, **kind)).to(like.device)
+        weight.grad = gradient + given * weight.detach()
         step(twin)
         path.append(weight.detach().double().flatten().clone())
     return torch.stack(path)
