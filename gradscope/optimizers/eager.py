@@ -9,7 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 from torch._compile import _disable_dynamo
 from torch.compiler import is_compiling
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def eager(function: Callable[P, T]) -> Callable[P, T]:
@@ -18,16 +20,13 @@ def eager(function: Callable[P, T]) -> Callable[P, T]:
     A trace that comes to it is left for the call. Where dynamo follows code that it could not trace, it would try
     each frame on its way, and take what the frame holds for constants; of this one and all below it sees nothing.
     """
-    outside = _disable_dynamo(function)
+    outside: Callable[P, T] = _disable_dynamo(function)
 
     @wraps(function)
     def called(*arguments: P.args, **named: P.kwargs) -> T:
         return outside(*arguments, **named) if is_compiling() else function(*arguments, **named)
 
     return unseen(called)
-
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def unseen(function: F) -> F:
