@@ -12,9 +12,14 @@ from gradscope.store.writer import Writer
 BLOCK = 4096
 
 
-def handmade(path: Path, layers: int, steps: int, *, prefix: str = "blocks.", spike: float = 7.0) -> Path:
-    """A run that collapses, deeper layers faster; one gradient of ``spike`` in the middle layer at the middle step."""
-    names = [f"{prefix}{i}.weight" for i in range(layers)]
+def handmade(
+    path: Path, layers: int, steps: int, *, prefix: str = "blocks.", spike: float = 7.0, names: list[str] | None = None
+) -> Path:
+    """A run that collapses, deeper layers faster; one gradient of ``spike`` in the middle layer at the middle step.
+
+    ``names``: of the layers; a penalty acts on those that are no biases.
+    """
+    names = names or [f"{prefix}{i}.weight" for i in range(layers)]
     attributes = {
         "gradscope_version": "0", "penalty": "l2", "baseline_loss": 2.3, "horizon": steps,
         "config": {"groups": [{"class": "SGD", "lr": 0.1, "momentum": 0.9}], "schedule": "constant"},
@@ -22,7 +27,7 @@ def handmade(path: Path, layers: int, steps: int, *, prefix: str = "blocks.", sp
     }  # fmt: skip
     static = {
         "numel": np.full(layers, 64),
-        "penalised": np.ones(layers, dtype=bool),
+        "penalised": np.array([not name.endswith("bias") for name in names]),
         "group": np.zeros(layers, dtype=np.int64),
     }
     modules = [f"{prefix}{i}" for i in range(layers)]

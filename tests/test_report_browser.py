@@ -74,7 +74,16 @@ def painted(page: Any, name: str) -> int:
 
 def test_it_renders_without_an_error_or_a_request(wide: Any) -> None:
     assert "collapsed.h5 does not learn" in wide.locator(".verdict").first.inner_text()
-    for name in ("run-loss", "loss", "strength", "metrics", "layer-gradient", "layer-penalty", "layer-balance", "map"):
+    for name in (
+        "run-loss",
+        "loss",
+        "strength",
+        "metrics-0",
+        "layer-gradient",
+        "layer-penalty",
+        "layer-balance",
+        "map",
+    ):
         wide.wait_for_function('(name) => document.querySelector(`[data-name="${name}"]`).clientHeight > 200', arg=name)
         assert painted(wide, name) > 1000, name
     assert wide.trouble == []
@@ -101,14 +110,22 @@ def test_hover_tells_layer_and_value(wide: Any) -> None:
 
 
 def shown(page: Any, name: str) -> int:
-    return page.evaluate("(name) => Bokeh.documents[0].get_model_by_name(`${name}-shown`).indices.length", name)
+    return len(data(page, name)["name"])
+
+
+def data(page: Any, name: str) -> dict[str, Any]:
+    """What a figure of lines is made of."""
+    found: dict[str, Any] = page.evaluate(
+        "(name) => ({...Bokeh.documents[0].get_model_by_name(`${name}-source`).data})", name
+    )
+    return found
 
 
 def test_layers_can_be_chosen_with_the_keyboard(wide: Any) -> None:
     assert shown(wide, "layer-gradient") == 6  # the penalised ones
     wide.locator("[data-choose=none]").focus()
     wide.keyboard.press("Enter")
-    assert shown(wide, "layer-gradient") == 0
+    assert data(wide, "layer-gradient")["name"] == [""]
     wide.locator("#names input").first.focus()
     wide.keyboard.press("Space")
     assert shown(wide, "layer-gradient") == 1
@@ -130,7 +147,7 @@ ACTIVE = "(({id, dataset, tagName}) => id || dataset.choose || tagName)(document
 
 def test_every_control_is_on_the_way_of_the_tab_key(wide: Any) -> None:
     wide.evaluate("document.activeElement.blur()")
-    wanted = {"run", "penalised", "none", "filter", "from", "to", "whole", "mapped", "SUMMARY"}
+    wanted = {"run", "penalised", "none", "filter", "from", "to", "whole", "mapped", "rows", "SUMMARY"}
     seen: set[str] = set()
     for _ in range(400):
         wide.keyboard.press("Tab")
@@ -143,10 +160,42 @@ def test_every_control_is_on_the_way_of_the_tab_key(wide: Any) -> None:
 def test_another_run_can_be_shown(wide: Any) -> None:
     wide.locator("#run").select_option(label="healthy.h5")
     assert wide.locator("#events caption:visible").inner_text() == "Events of healthy.h5"
-    assert wide.evaluate("Bokeh.documents[0].get_model_by_name('strength-source').data.ys[0][0]") == pytest.approx(
-        0.002
-    )
+    strength = data(wide, "strength")
+    assert strength["name"] == ["weight_decay (2λ)"]
+    assert strength["ys"][0][0] == pytest.approx(0.004)
     wide.locator("#run").select_option(index=0)
+
+
+def test_many_layers_are_drawn_by_block_and_what_is_left_out_is_said(browser: Any, tmp_path: Path) -> None:
+    out, path = tmp_path / "page.html", tmp_path / "run.h5"
+    weights = ["embed", *(f"blocks.{i}.{name}" for i in range(28) for name in "ab")]
+    handmade(
+        path, 113, 256, names=[f"{weights[0]}.weight", *(f"{w}.{n}" for w in weights[1:] for n in ("weight", "bias"))]
+    )
+    [shown] = report([path], out).runs
+    named = [name for name in shown.named if name in shown.parameters][:5]
+    assert named  # the layers in which the collapse shows
+    page = opened(browser, out, viewport={"width": 1280, "height": 900})
+    drawn = data(page, "layer-weight")
+    assert drawn["name"] == ["embed", *(f"blocks.{i}–{i + 2}" for i in range(0, 27, 3)), "blocks.27", *named]
+    assert drawn["width"][-1] > drawn["width"][0]  # in front
+    told = page.locator("#told").inner_text()
+    assert told.startswith("57 layers as 11 blocks of neighbours")
+    assert "56 of the 113 layers are not drawn" in told
+    assert "The 40 worst of 57 layers" in page.locator("#map-told").inner_text()
+    rows = "[...Bokeh.documents[0].get_model_by_name('map').left[0].major_label_overrides.values()]"
+    assert page.evaluate(rows)[0] == "blocks.27.b.weight"  # fades fastest
+    assert f"{named[0]} (verdict" in page.locator("#key").inner_text()
+    page.locator("#rows").select_option("model")
+    assert page.evaluate(rows)[0] == "embed.weight"
+    page.locator("#filter").fill("blocks.12")
+    assert page.locator("#names label:visible").count() == 4
+    page.locator("[data-choose=none]").click()
+    page.locator("#names label:visible input").first.check()
+    assert data(page, "layer-weight")["name"] == ["blocks.12.a.weight"]
+    assert page.locator("#told").inner_text().startswith("Each line is a layer")
+    assert page.trouble == []
+    page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -51,9 +51,7 @@ def underflow(run: RunPage, steps_per_second: float | None) -> Underflow | None:
         if name not in run.quantities:
             continue
         quantity = run.quantities[name]
-        steps = steps_left(
-            (run.begin + run.end) / 2, (quantity.envelope.low.astype(np.float64) + quantity.envelope.high) / 2
-        )
+        steps = steps_left((run.begin + run.end) / 2, quantity.envelope.mean.astype(np.float64))
         soonest = int(np.argmin(steps)) if len(steps) else 0
         if len(steps) and np.isfinite(steps[soonest]) and (first is None or steps[soonest] < first.steps):
             left = float(steps[soonest])

@@ -26,19 +26,24 @@ from gradscope.report.page import plots as charts
 from gradscope.report.page.colours import RUNS, THEMES, layer_palette
 from gradscope.report.page.encode import payload
 from gradscope.report.page.plots import embedded, figures
-from gradscope.report.page.summary import Page, page_of
+from gradscope.report.page.summary import FRONT, LINES, Page, page_of
 from gradscope.types import InputError
 
 #: The quantities of the map of layers, and what the script draws of each kind; shares are not held against their start.
 MAPPED = tuple(q for q in BY_LAYER.values() if q.stored)
 DRAWN = {
+    "lines": LINES,
+    "front": FRONT,
+    "metrics": charts.METRICS,
     "layer": list(BY_LAYER),
     "module": list(BY_MODULE),
     "run": [q.word for q in COMPARED],
     "shares": [q.word for q in MAPPED if not q.log],
 }
 #: Blocks of the template that a live page replaces.
-LIVE_BLOCKS = ("verdicts", "comparison", "events", "findings", "tables", "capture")
+LIVE_BLOCKS = ("verdicts", "comparison", "events", "tables", "capture")
+#: The script of the page, in one piece.
+SCRIPTS = ("numbers.js", "layers.js", "page.js")
 
 
 def report(paths: Sequence[Path], out: Path) -> Page:
@@ -61,7 +66,7 @@ def report(paths: Sequence[Path], out: Path) -> Page:
 def document(page: Page, live: bool = False) -> str:
     """The HTML of a page. ``live``: it asks its server for news (`news`)."""
     plots = embedded(figures(len(page.runs) > 1))
-    script, library = _asset("page.js"), _library()
+    script, library = _script(), _library()
     sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, library))
     asks = "'self'" if live else "'none'"
     policy = (
@@ -93,7 +98,8 @@ def news(page: Page) -> dict[str, Any]:
 
 
 def _context(page: Page) -> dict[str, Any]:
-    return {"page": page, "charts": charts, "mapped": MAPPED}
+    many = max(len(run.parameters) for run in page.runs) > LINES
+    return {"page": page, "charts": charts, "mapped": MAPPED, "many": many}
 
 
 @cache
@@ -113,6 +119,12 @@ def _shown(value: Any) -> Any:
 @cache
 def _asset(name: str) -> str:
     return (files("gradscope.report.page") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    """Our own scripts in a scope of their own."""
+    return "\n".join(['"use strict";\n(() => {', *map(_asset, SCRIPTS), "begin();\n})();"])
 
 
 @cache

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.card import inert
-from gradscope.report.page.summary import Page, RunPage
+from gradscope.quantities import is_l2
+from gradscope.report.page.summary import Page, Quantity, RunPage
 from gradscope.report.page.windows import Envelope
 
 Array = NDArray[np.floating]
@@ -34,51 +35,44 @@ def packed(values: Array) -> str:
     return base64.b64encode(half.tobytes()).decode("ascii")
 
 
-def points(envelope: Envelope, window_rows: int) -> Array:
-    """Both ends of every window in the order in which a line passes them, [2W, K]; [W, K] where a window is a row."""
-    if window_rows == 1:
-        return envelope.low
-    pair = (
-        np.where(envelope.rising, envelope.low, envelope.high),
-        np.where(envelope.rising, envelope.high, envelope.low),
-    )
-    return np.stack(pair, axis=1).reshape(-1, envelope.low.shape[1])
-
-
-def positions(run: RunPage) -> Array:
-    """The steps at which `points` are drawn."""
-    if run.window_rows == 1:
-        return run.begin
-    span = run.end - run.begin
-    return np.stack((run.begin + span / 4, run.begin + 3 * span / 4), axis=1).ravel()
+def _series(envelope: Envelope, window_rows: int) -> dict[str, Array]:
+    """The parts of an envelope, [W, K] each; where a window is a row they are one."""
+    mean = {"mean": envelope.mean}
+    return mean if window_rows == 1 else {**mean, "low": envelope.low, "high": envelope.high}
 
 
 def _run(run: RunPage, detailed: bool) -> dict[str, Any]:
-    network = {name: points(envelope, run.window_rows)[:, 0] for name, envelope in run.network.items()}
+    series = {name: _series(envelope, run.window_rows) for name, envelope in run.network.items()}
     found: dict[str, Any] = {
         "label": inert(run.label),
+        "verdict": str(run.diagnosis.verdict),
         "failed": run.diagnosis.failed,
-        "x": _numbers(positions(run)),
-        "network": {name: _numbers(values) for name, values in network.items()},
+        "baseline": _number(run.baseline),
+        "decay": is_l2(run.penalty),
+        "x": _numbers((run.begin + run.end) / 2),
+        "end": _number(float(run.end[-1])),
+        "pass": run.windows_per_pass,
+        "network": {name: {part: _numbers(v[:, 0]) for part, v in parts.items()} for name, parts in series.items()},
         "marks": inert([{"step": m.step, "kind": m.kind, "text": m.text} for m in run.marks]),
         "metrics": {inert(name): _numbers(values) for name, values in run.metrics.items()},
         "detailed": detailed,
     }
     if detailed:
-        found["layers"] = inert(run.parameters)
+        found["layers"], found["layersTotal"] = inert(run.parameters), run.layers_total
         found["modules"] = inert(run.quantities["signal"].names) if "signal" in run.quantities else []
+        found["numel"] = _numbers(run.numel)
         found["penalised"] = [row.penalised for row in run.table]
-        found["named"] = inert(run.diagnosis.layers)
-        found["begin"], found["end"] = _numbers(run.begin), _numbers(run.end)
-        found["tables"] = {
-            name: {"names": inert(q.names), "y": packed(points(q.envelope, run.window_rows).T)}
-            for name, q in run.quantities.items()
-        }
-        seen = np.asarray(np.isfinite(run.balance).any(0))
-        if seen.any():
-            names = [name for name, s in zip(run.parameters, seen, strict=True) if s]
-            found["tables"]["balance"] = {"names": inert(names), "y": packed(run.balance[:, seen].T)}
+        found["blocks"], found["moduleBlocks"] = (inert(list(b)) for b in (run.blocks, run.module_blocks))
+        found["named"] = inert([[name, source] for name, source in run.named.items()])
+        found["tables"] = {name: _table(q, run.window_rows) for name, q in run.quantities.items()}
     return found
+
+
+def _table(q: Quantity, window_rows: int) -> dict[str, Any]:
+    parts = _series(q.envelope, window_rows) | ({} if q.weight is None else {"weight": q.weight})
+    if np.array_equal(q.envelope.low, q.envelope.high, equal_nan=True):
+        parts = {name: values for name, values in parts.items() if name not in ("low", "high")}
+    return {"names": inert(q.names), **{name: packed(values.T) for name, values in parts.items()}}
 
 
 def _numbers(values: Array) -> list[float | int | None]:

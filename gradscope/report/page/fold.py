@@ -13,18 +13,21 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import layer_push, network_series
-from gradscope.quantities import BY_LAYER, BY_MODULE, JUDGED, OF_NETWORK, PROPORTION
+from gradscope.quantities import BALANCE, BY_LAYER, BY_MODULE, JUDGED, OF_NETWORK, PENALTY, PROPORTION
 from gradscope.report.page.windows import Windows
 from gradscope.run_info import RunInfo
 
 Rows = Mapping[str, NDArray[Any]]
 
 #: The variables a page is made of.
-NAMES = (*JUDGED, PROPORTION.name, "time")
-#: Layers that are drawn; a page of more would be neither small nor readable.
-MOST_LAYERS = 240
+NAMES = (*JUDGED, PROPORTION.name, "time", "epoch")
+#: Layers that are in a page; one of more would not be small.
+MOST_LAYERS = 2000
 #: Windows of a page: at least for a short budget, at most where there are few layers.
 FEWEST, MOST = 32, 512
+#: What there is of penalised layers alone, and into how many stretches a run is smoothed that knows no epochs.
+OF_PENALTY = {PENALTY.word, PROPORTION.word, BALANCE.word}
+GUESSED_PASSES = 50
 
 #: The step rate is that of so many seconds and rows.
 PACE_SECONDS, PACE_ROWS = 15.0, 4096
@@ -45,11 +48,14 @@ class Fold:
         self.parameters = _evenly(len(info.parameters), info.watched)
         self.modules = _evenly(len(info.modules), np.zeros(len(info.modules), dtype=bool))
         self.module_names = tuple(info.modules[i] for i in self.modules)
-        columns = len(self.parameters) * len(BY_LAYER) + len(self.modules) * len(BY_MODULE)
-        least = int(np.clip(values // (4 * max(columns, 1)), FEWEST // 2, MOST // 2))
+        self.penalised = self.parameters[info.penalised[self.parameters]]
+        columns = 2 * len(self.parameters) + 3 * len(self.penalised) + len(self.modules) * len(BY_MODULE)
+        least = int(np.clip(values // (6 * max(columns, 1)), FEWEST // 2, MOST // 2))
         size = 1 if rows is None else max(1, -(-rows // (2 * least)))
         self.windows = Windows(least, size)
         self._pace = np.empty((2, 0))  # steps and seconds of the latest rows
+        self._epochs: set[int] = set()
+        self._in_epochs = 0  # rows that know theirs
 
     def update(self, rows: Rows) -> None:
         """Take a block of rows, in order."""
@@ -57,13 +63,29 @@ class Fold:
         network = network_series(rows, self.info)
         envelopes = {f"network {word}": getattr(network, word)[:, None] for word in OF_NETWORK}
         envelopes["step"] = network.step[:, None]
-        for shown, columns in ((BY_LAYER, self.parameters), (BY_MODULE, self.modules)):
-            envelopes |= {word: _columns(rows[q.name], columns) for word, q in shown.items() if q.name in rows}
+        for word, q in (*BY_LAYER.items(), *BY_MODULE.items()):
+            if q.name in rows:
+                envelopes[word] = np.asarray(rows[q.name], dtype=np.float32)[:, self.columns(word)]
         self.windows.add(envelopes, self._sums(rows))
+        if "epoch" in rows:
+            known = rows["epoch"][rows["epoch"] >= 0]
+            self._epochs.update(np.unique(known).tolist())
+            self._in_epochs += len(known)
         if "time" in rows:
             times = np.stack((network.step, np.asarray(rows["time"], dtype=np.float64)))
             pace = np.concatenate((self._pace, times), axis=1)[:, -PACE_ROWS:]
             self._pace = pace[:, pace[1] >= pace[1, -1] - PACE_SECONDS]
+
+    def columns(self, word: str) -> NDArray[np.int64]:
+        """Which columns of the record are kept of this quantity."""
+        return self.modules if word in BY_MODULE else self.penalised if word in OF_PENALTY else self.parameters
+
+    @property
+    def windows_per_pass(self) -> int:
+        """How many windows a pass over the data takes, for lines that are smoothed; a guess where none is known."""
+        most = max(1, self.windows.count // 8)
+        rows = self._in_epochs / len(self._epochs) if self._epochs else self.windows.rows / GUESSED_PASSES
+        return int(np.clip(round(rows / self.windows.size), 1, most))
 
     @property
     def steps_per_second(self) -> float | None:
@@ -79,11 +101,7 @@ class Fold:
         if push is None or "weight_gradient_dot" not in rows:
             return {}
         pull = -np.asarray(rows["weight_gradient_dot"], dtype=np.float64)
-        return {"pull": pull[:, self.parameters], "push": push[:, self.parameters]}
-
-
-def _columns(values: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.floating]:
-    return np.asarray(values, dtype=np.float32)[:, columns]
+        return {"pull": pull[:, self.penalised], "push": push[:, self.penalised]}
 
 
 def _evenly(count: int, first: NDArray[np.bool_]) -> NDArray[np.int64]:

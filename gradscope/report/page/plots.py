@@ -15,12 +15,10 @@ from bokeh.models import (
     BasicTicker,
     BasicTickFormatter,
     BoxZoomTool,
-    CDSView,
     ColumnDataSource,
     DataRange1d,
     FixedTicker,
     HoverTool,
-    IndexFilter,
     LinearColorMapper,
     PanTool,
     Range1d,
@@ -53,11 +51,10 @@ LAYERS = tuple(Chart(q, q.note) for q in BY_LAYER.values())
 MODULES = tuple(Chart(q, q.note) for q in BY_MODULE.values())
 RUNS = tuple(Chart(q, q.whole) for q in COMPARED)
 LOSS_OVER_TIME = Chart(LOSS, "Vertical lines: events, told in the table below.")
+METRIC = Quantity("metric", (), "", word="metric", title="Metric", axis="value")
 STRENGTH_OVER_TIME = Chart(STRENGTH, STRENGTH.whole)
-METRICS = Chart(
-    Quantity("metrics", (), "", word="metrics", title="Metrics of the epochs", axis="value"),
-    "As given to Recording.epoch.",
-)
+#: Figures for metrics of the epochs, one a kind; what is beyond shares the last one.
+METRICS = 6
 #: The axis of a share, and of a ratio of two small numbers, whose tails are kept out.
 Y_RANGES = {"proportion": (-0.02, 1.02), "balance": (-0.5, 2.0)}
 
@@ -69,7 +66,9 @@ def figures(several: bool) -> dict[str, Any]:
         "loss": _lines("loss", LOSS_OVER_TIME, time, marks=True),
         "strength": _lines("strength", STRENGTH_OVER_TIME, time),
     }
-    found["metrics"] = _lines("metrics", METRICS, Range1d(start=0, end=1), x_label="epoch")
+    epochs = Range1d(start=0, end=1)
+    kinds = [f"metrics-{i}" for i in range(METRICS)]
+    found |= {name: _lines(name, Chart(METRIC, ""), epochs, x_label="epoch") for name in kinds}
     found |= {f"layer-{c.name}": _lines(f"layer-{c.name}", c, layer_time) for c in LAYERS}
     found |= {f"module-{c.name}": _lines(f"module-{c.name}", c, layer_time) for c in MODULES}
     if several:
@@ -124,13 +123,15 @@ def _lines(name: str, chart: Chart, x_range: Range1d, *, marks: bool = False, x_
     elif chart.of is STRENGTH:
         y["y_range"] = DataRange1d(start=0, range_padding=0.1)
     else:
-        y["y_range"] = DataRange1d(range_padding=0.06)
+        y["y_range"] = DataRange1d(range_padding=0.06, **({"default_span": 0.2} if chart.of is METRIC else {}))
     plot = _figure(name, x_range, x_label, y_axis_label=chart.of.axis, **y)
-    empty: dict[str, list[Any]] = {key: [] for key in ("xs", "ys", "name", "colour", "dash")}
-    source = ColumnDataSource(empty, name=f"{name}-source")
-    view = CDSView(filter=IndexFilter(indices=[], name=f"{name}-shown"))
-    look = {"line_color": field("colour"), "line_dash": field("dash"), "line_width": 1.6}
-    drawn = plot.multi_line("xs", "ys", source=source, view=view, hover_line_width=3.5, **look)
+    ranges = ColumnDataSource({key: [] for key in ("xs", "ys", "colour")}, name=f"{name}-ranges")
+    plot.patches("xs", "ys", source=ranges, fill_color=field("colour"), fill_alpha=0.14, line_color=None)
+    source = ColumnDataSource(
+        {key: [] for key in ("xs", "ys", "name", "colour", "dash", "width")}, name=f"{name}-source"
+    )
+    look = {"line_color": field("colour"), "line_dash": field("dash"), "line_width": field("width")}
+    drawn = plot.multi_line("xs", "ys", source=source, hover_line_width=4, **look)
     value = "$snap_y{%.3g}"
     tips = [("", "@name"), (x_label.split()[-1], "$snap_x{0,0}"), (chart.of.axis, value)]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"$snap_y": "printf"}, line_policy="nearest"))
@@ -149,7 +150,7 @@ def _marks(plot: Any, name: str) -> None:
 
 
 def _map(x_range: Range1d) -> Any:
-    plot = _figure("map", x_range, "optimizer step", y_range=Range1d(start=1, end=0), height=320)
+    plot = _figure("map", x_range, "optimizer step", y_range=Range1d(start=1, end=0), height=300)
     plot.yaxis.ticker = FixedTicker(ticks=[])
     keys = ("left", "right", "top", "bottom", "name", "value", "shown")
     source = ColumnDataSource({key: [] for key in keys}, name="map-source")

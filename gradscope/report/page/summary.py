@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis.post_hoc import feed
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
-from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.quantities import BY_LAYER, BY_MODULE, OF_NETWORK, Strength
+from gradscope.quantities import BALANCE, BY_LAYER, BY_MODULE, GRADIENT, OF_NETWORK, PENALTY, PROPORTION, Strength
+from gradscope.report.page.blocks import blocks
 from gradscope.report.page.fold import NAMES, Fold
 from gradscope.report.page.windows import Envelope
 from gradscope.report.settings import differing, settings_of, table
@@ -24,13 +24,17 @@ from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
 
 Array = NDArray[np.floating]
+#: Labels, and for each layer the place of its own.
+Blocks = tuple[tuple[str, ...], tuple[int, ...]]
 
 #: Numbers of the layers in one page, all runs together; two bytes each, and a third more in base64.
-VALUES = 400_000
+VALUES = 600_000
 #: Runs whose layers are shown; the others are in the comparison.
 DETAILED = 8
 #: Lines of the table over time.
 MOMENTS = 12
+#: More layers than this are drawn by block, in at most so many of them; and layers that are drawn in front.
+LINES, FRONT = 12, 5
 #: A gradient that stays below this share of where it began has faded.
 FADED = 0.1
 
@@ -46,10 +50,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One quantity by layer: an envelope [W, K] and the names of its K columns."""
+    """One quantity by layer: an envelope [W, K] and the names of its K columns.
+
+    ``weight`` [W, K]: what a mean over several layers weighs them by; None: by their entries.
+    """
 
     names: tuple[str, ...]
     envelope: Envelope
+    weight: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -90,33 +98,52 @@ class RunPage:
     baseline: float
     diagnosis: Diagnosis
     parameters: tuple[str, ...]
+    numel: NDArray[np.float64]
     layers_total: int
+    blocks: Blocks
+    module_blocks: Blocks
     begin: Array
     end: Array
     window_rows: int
+    windows_per_pass: int
     network: dict[str, Envelope]
     quantities: dict[str, Quantity]
-    balance: Array
     table: tuple[LayerRow, ...]
     marks: tuple[Mark, ...]
     metrics: dict[str, NDArray[np.float64]]
     capture: tuple[tuple[str, str], ...]
-    findings: tuple[Finding, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As ``gradscope report --json`` prints it."""
-        return {"path": self.path, "sentence": self.sentence, "rows": self.rows, **self.diagnosis.as_dict()}
+        found = [finding.as_dict() for finding in self.diagnosis.findings]
+        own = {"path": self.path, "sentence": self.sentence, "rows": self.rows}
+        return {**own, **self.diagnosis.as_dict(), "findings": found}
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Layers and modules that verdict and rules name, in that order, and which did. A module names its weights."""
+        told = [("verdict", self.diagnosis.layers), *((f.rule, f.layers) for f in self.diagnosis.findings)]
+        weights: dict[str, list[str]] = {}
+        for row in self.table:
+            if row.penalised:
+                weights.setdefault(row.name.rpartition(".")[0], []).append(row.name)
+        found: dict[str, list[str]] = {}
+        for source, layers in told:
+            for layer in layers:
+                for name in (layer, *weights.get(layer, ())):
+                    found.setdefault(name, []).append(source)
+        return {layer: ", ".join(dict.fromkeys(sources)) for layer, sources in found.items()}
 
     @property
     def last_loss(self) -> float:
         """The loss of the last window that holds one."""
-        return _ends(_middle(self.network["loss"])[:, 0])[1]
+        return _ends(self.network["loss"].mean[:, 0])[1]
 
     @property
     def moments(self) -> tuple[Moment, ...]:
         """The run in at most `MOMENTS` stretches, for a table."""
         edges = np.linspace(0, len(self.begin), min(MOMENTS, len(self.begin)) + 1).astype(int)
-        series = {name: _middle(envelope)[:, 0] for name, envelope in self.network.items()}
+        series = {name: envelope.mean[:, 0] for name, envelope in self.network.items()}
         return tuple(
             Moment(int(self.begin[a]), int(self.end[b - 1]), {name: _mean(y[a:b]) for name, y in series.items()})
             for a, b in pairwise(edges)
@@ -135,8 +162,8 @@ class RunPage:
 
     @property
     def decay(self) -> str:
-        """The strength in words, an L2 strength with its weight decay beside it."""
-        return f"λ = {Strength(self.strength, self.penalty)}"
+        """The strength in words, an L2 strength with its weight decay first."""
+        return str(Strength(self.strength, self.penalty))
 
 
 @dataclass(frozen=True)
@@ -198,9 +225,9 @@ def run_page(label: str, record: Record, fold: Fold, rules: Checker, whole: bool
     """
     windows = fold.windows
     steps = windows.envelope("step")
-    diagnosis = fold.judge.diagnosis(finished=whole and record.finished)
+    judged = fold.judge.diagnosis(finished=whole and record.finished)
+    diagnosis = replace(judged, findings=tuple(rules.findings))
     quantities = _quantities(fold)
-    balance = _balance(fold)
     strength = windows.envelope("network strength").high
     return RunPage(
         label=label,
@@ -215,64 +242,69 @@ def run_page(label: str, record: Record, fold: Fold, rules: Checker, whole: bool
         baseline=fold.judge.baseline,
         diagnosis=diagnosis,
         parameters=tuple(fold.info.parameters[i] for i in fold.parameters),
+        numel=fold.info.numel[fold.parameters],
         layers_total=len(fold.info.parameters),
+        blocks=blocks([fold.info.parameters[i].split(".")[:-1] for i in fold.parameters], LINES),
+        module_blocks=blocks([name.split(".") for name in fold.module_names], LINES),
         begin=steps.low[:, 0],
         end=steps.high[:, 0],
         window_rows=windows.size,
+        windows_per_pass=fold.windows_per_pass,
         network={name: windows.envelope(f"network {name}") for name in OF_NETWORK},
         quantities=quantities,
-        balance=balance,
-        table=_table(fold, quantities, balance, steps.low[:, 0]),
+        table=_table(fold, quantities, steps.low[:, 0]),
         marks=_marks(record, diagnosis),
         metrics={name: np.asarray(v, dtype=np.float64) for name, v in record.metrics.items()},
         capture=tuple((name, _text(value)) for name, value in record.capture.items()),
-        findings=tuple(rules.findings),
     )
 
 
 def _quantities(fold: Fold) -> dict[str, Quantity]:
     found = {}
-    names = tuple(fold.info.parameters[i] for i in fold.parameters)
-    for name in BY_LAYER:
-        if name not in fold.windows:
-            continue
-        envelope = fold.windows.envelope(name)
-        penalised = fold.info.penalised[fold.parameters]
-        kept = penalised if name in ("penalty", "proportion") else np.ones_like(penalised)
-        if kept.any():
-            part = Envelope(envelope.low[:, kept], envelope.high[:, kept], envelope.rising[:, kept])
-            found[name] = Quantity(tuple(n for n, k in zip(names, kept, strict=True) if k), part)
-    for name in BY_MODULE:
-        if name in fold.windows:
-            found[name] = Quantity(fold.module_names, fold.windows.envelope(name))
+    for word in (*BY_LAYER, *BY_MODULE):
+        names = fold.info.modules if word in BY_MODULE else fold.info.parameters
+        columns = tuple(names[i] for i in fold.columns(word))
+        if word in fold.windows and columns:
+            found[word] = Quantity(columns, fold.windows.envelope(word))
+    if {PENALTY.word, GRADIENT.word, PROPORTION.word} <= set(found):
+        # The network's proportion is Σ|∂L/∂w| over the sum of both: so is a block's.
+        both = found[PENALTY.word].envelope.mean + fold.windows.envelope(GRADIENT.word).mean[:, _penalised(fold)]
+        entries = fold.info.numel[fold.penalised]
+        found[PROPORTION.word] = replace(found[PROPORTION.word], weight=both * entries)
+    if (balance := _balance(fold)) is not None:
+        found[BALANCE.word] = balance
     return found
 
 
-def _balance(fold: Fold) -> Array:
-    """B = Σ⟨w, −∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ over each window, [W, P]; NaN where no penalty pushes."""
+def _penalised(fold: Fold) -> NDArray[np.bool_]:
+    return np.isin(fold.parameters, fold.penalised)
+
+
+def _balance(fold: Fold) -> Quantity | None:
+    """B = Σ⟨w, −∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ over each window, where a penalty pushes; None where none does."""
     if "push" not in fold.windows:
-        return np.full((fold.windows.count, len(fold.parameters)), np.nan)
+        return None
     push = fold.windows.sum("push")
-    return np.divide(fold.windows.sum("pull"), push, out=np.full_like(push, np.nan), where=push > 0)
+    seen = (push > 0).any(0)
+    b = np.divide(fold.windows.sum("pull"), push, out=np.full_like(push, np.nan), where=push > 0)[:, seen]
+    names = tuple(fold.info.parameters[i] for i in fold.penalised[seen])
+    return Quantity(names, Envelope(b, b, b), np.where(push > 0, push, 0.0)[:, seen]) if seen.any() else None
 
 
-def _table(fold: Fold, quantities: dict[str, Quantity], balance: Array, begin: Array) -> tuple[LayerRow, ...]:
-    """One line a layer that is drawn."""
-    columns = {name: dict(zip(q.names, _middle(q.envelope).T, strict=True)) for name, q in quantities.items()}
+def _table(fold: Fold, quantities: dict[str, Quantity], begin: Array) -> tuple[LayerRow, ...]:
+    """One line a layer of the page."""
+    columns = {name: dict(zip(q.names, q.envelope.mean.T, strict=True)) for name, q in quantities.items()}
     lines = []
-    for place, index in enumerate(fold.parameters):
+    for index in fold.parameters:
         name = fold.info.parameters[index]
-        seen = {key: columns.get(key, {}).get(name, np.array([])) for key in ("gradient", "weight", "proportion")}
+        wanted = ("gradient", "weight", "proportion", "balance")
+        seen = {key: columns.get(key, {}).get(name, np.array([])) for key in wanted}
         ends = {key: _ends(values) for key, values in seen.items()}
         faded = faded_at(seen["gradient"], begin)
-        b = _ends(balance[:, place])[1]
         penalised = bool(fold.info.penalised[index])
-        lines.append(LayerRow(name, penalised, ends["gradient"], ends["weight"], ends["proportion"], b, faded))
+        sizes = ends["gradient"], ends["weight"], ends["proportion"]
+        lines.append(LayerRow(name, penalised, *sizes, ends["balance"][1], faded))
     return tuple(lines)
-
-
-def _middle(envelope: Envelope) -> Array:
-    return (envelope.low.astype(np.float64) + envelope.high) / 2
 
 
 def _ends(values: Array) -> tuple[float, float]:
@@ -302,7 +334,7 @@ def _marks(record: Record, diagnosis: Diagnosis) -> tuple[Mark, ...]:
     if diagnosis.failed:
         named = [
             (diagnosis.onset_step, "onset", f"{verdict} from here"),
-            (diagnosis.decided_step, "decidable", f"{verdict} can be told from the record"),
+            (diagnosis.decided_step, "could be known", f"from here on it could have been known to be {verdict}"),
         ]
     judged = [Mark(step, kind, text) for step, kind, text in named if step is not None]
     told = [Mark(event["step"], event["kind"], event["text"]) for event in record.events]

@@ -15,29 +15,22 @@ from numpy.typing import NDArray
 Values = NDArray[np.floating]
 Join = Callable[[Values, Values], Values]
 
-
-def _first(earlier: Values, later: Values) -> Values:
-    return np.where(np.isnan(earlier), later, earlier)
-
-
-def _last(earlier: Values, later: Values) -> Values:
-    return np.where(np.isnan(later), earlier, later)
-
-
 #: What is kept of a window, and how two neighbours are joined.
-JOIN: dict[str, Join] = {"low": np.fmin, "high": np.fmax, "first": _first, "last": _last, "sum": np.add}
+JOIN: dict[str, Join] = {"low": np.fmin, "high": np.fmax, "sum": np.add, "count": np.add}
+_EMPTY = {"low": np.nan, "high": np.nan, "sum": 0.0, "count": 0.0}
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The smallest and the largest value of every window, [W, K]; NaN where a window holds none.
-
-    ``rising``: whether the window ends above where it begins, so that its two values can be drawn in order.
-    """
+    """The smallest value of every window, the largest and the mean, [W, K]; NaN where a window holds none."""
 
     low: Values
     high: Values
-    rising: NDArray[np.bool_]
+    mean: Values
+
+    def of(self, columns: NDArray[np.bool_]) -> Envelope:
+        """These columns alone."""
+        return Envelope(self.low[:, columns], self.high[:, columns], self.mean[:, columns])
 
 
 @dataclass
@@ -67,22 +60,21 @@ class Windows:
             self._double()
         index = (self.rows + np.arange(n)) // self.size
         edges = np.flatnonzero(np.diff(index, prepend=index[0] - 1))
-        ends = np.append(edges[1:], n) - 1
         for name, values in envelopes.items():
             v = np.where(np.isinf(values), np.nan, values)
             self._put(name, "low", index[edges], np.fmin.reduceat(v, edges, axis=0))
             self._put(name, "high", index[edges], np.fmax.reduceat(v, edges, axis=0))
-            self._put(name, "first", index[edges], v[edges])
-            self._put(name, "last", index[edges], v[ends])
+            self._add(name, v, index[edges], edges)
         for name, values in sums.items():
-            v = np.where(np.isfinite(values), values, 0.0)
-            self._put(name, "sum", index[edges], np.add.reduceat(v, edges, axis=0))
+            self._add(name, np.where(np.isinf(values), np.nan, values), index[edges], edges)
         self.rows += n
 
     def envelope(self, name: str) -> Envelope:
         """What was kept of the rows of this name."""
-        low, high, first, last = (self._kept[name, kind][: self.count] for kind in ("low", "high", "first", "last"))
-        return Envelope(low, high, last >= first)
+        low, high, count = (self._kept[name, kind][: self.count] for kind in ("low", "high", "count"))
+        mean = np.divide(self.sum(name), count, out=np.full(count.shape, np.nan), where=count > 0)
+        # A mean of float32 may round beyond its own extremes.
+        return Envelope(low, high, np.clip(mean, low, high).astype(low.dtype))
 
     def sum(self, name: str) -> Values:
         """The sums a window, [W, K]."""
@@ -91,12 +83,17 @@ class Windows:
     def __contains__(self, name: object) -> bool:
         return any(kept == name for kept, _ in self._kept)
 
+    def _add(self, name: str, values: Values, index: NDArray[np.int64], edges: NDArray[np.int64]) -> None:
+        """The sum of what is known of each window, and how many values that are."""
+        known = np.isfinite(values)
+        self._put(name, "sum", index, np.add.reduceat(np.where(known, values, 0.0), edges, axis=0, dtype=np.float64))
+        self._put(name, "count", index, np.add.reduceat(known, edges, axis=0, dtype=np.float32))
+
     def _put(self, name: str, kind: str, index: NDArray[np.int64], values: Values) -> None:
         """Join the windows of a block to what is there; only the first of them can have begun before."""
         key = name, kind
         if key not in self._kept:
-            empty = 0.0 if kind == "sum" else np.nan
-            self._kept[key] = np.full((2 * self.least, values.shape[1]), empty, dtype=values.dtype)
+            self._kept[key] = np.full((2 * self.least, values.shape[1]), _EMPTY[kind], dtype=values.dtype)
         table = self._kept[key]
         values[0] = JOIN[kind](table[index[0]], values[0])
         table[index] = values
@@ -106,4 +103,4 @@ class Windows:
         for (_, kind), table in self._kept.items():
             joined = JOIN[kind](table[0::2], table[1::2])
             table[: self.least] = joined
-            table[self.least :] = 0.0 if kind == "sum" else np.nan
+            table[self.least :] = _EMPTY[kind]
