@@ -44,19 +44,26 @@ def diagnose(
         raise InputError("no record was given; expected at least one, such as gradscope diagnose run.h5")
     from gradscope.diagnosis.cost import costs
     from gradscope.reading import finished, judged
+    from gradscope.store.record import Record
 
     if follow:
         if len(runs) != 1:
             raise InputError(f"{len(runs)} records were given; --follow takes one")
         _follow(runs[0])
-    found = [(path, *judged(path, wanted)) for path in runs]
+    found = []
+    for path in runs:
+        with Record(path) as record:
+            found.append((path, *judged(record, wanted)))
     told = costs([finished(path, d.failed) for path, d, _ in found]) if len(found) > 1 else []
     if as_json:
         print_json({"runs": [_as_dict(path, diagnosis, checker) for path, diagnosis, checker in found], "costs": told})
     else:
         for path, diagnosis, checker in found:
-            _print(path, diagnosis)
-            _print_findings(checker)
+            first, *rest = diagnosis.lines
+            for line in (f"{path}: {first}", *rest):
+                tell(line)
+            for left in checker.not_checked():
+                tell(f"  not checked, {left.rule}: {left.why}")
         for line in told:
             tell(line)
     if any(diagnosis.failed for _, diagnosis, _ in found):
@@ -67,17 +74,9 @@ def _as_dict(path: Path, diagnosis: Diagnosis, checker: Checker) -> dict[str, An
     return {
         "path": str(path),
         **diagnosis.as_dict(),
-        "findings": [finding.as_dict() for finding in checker.findings],
+        "findings": [finding.as_dict() for finding in diagnosis.findings],
         "not_checked": [left.as_dict() for left in checker.not_checked()],
     }
-
-
-def _print_findings(checker: Checker) -> None:
-    for finding in checker.findings:
-        tell(f"  {finding.now}")
-        tell(f"    {finding.suggestion}")
-    for left in checker.not_checked():
-        tell(f"  not checked, {left.rule}: {left.why}")
 
 
 def _list_rules(as_json: bool) -> None:
@@ -109,13 +108,3 @@ def _follow(path: Path) -> None:
         if diagnosis.verdict != told:
             told = diagnosis.verdict
             say(f"step {int(block['step'][-1])}: {diagnosis.sentence}")
-
-
-def _print(path: Path, diagnosis: Diagnosis) -> None:
-    tell(f"{path}: {diagnosis.sentence}")
-    for line in diagnosis.evidence:
-        tell(f"  {line}")
-    if diagnosis.layers:
-        tell(f"  it shows most in {', '.join(diagnosis.layers)}")
-    if diagnosis.remedy:
-        tell(f"  remedy: {diagnosis.remedy}")

@@ -6,13 +6,27 @@ import math
 import operator
 import os
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
+from gradscope.plugins import plugged
 from gradscope.types import InputError
 
 T = TypeVar("T")
+
+
+#: Packages whose frames lie between a warning and the line of its user.
+BETWEEN = {"gradscope", "torch", "contextlib", "lightning", "lightning_fabric", "transformers", "accelerate"}
+
+
+def users_line() -> int:
+    """The ``stacklevel`` at which a warning of the caller points at the user's own line, through torch's hooks."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in BETWEEN:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def finite(value: float, name: str) -> float:
@@ -110,6 +124,8 @@ def penalty_word(text: str) -> str:
     known = rf"l1l2(?::{number},{number})?|linf|group:(?:filter|neuron|input)"
     if re.fullmatch(known, word) or (power and 1 <= float(power[1]) < math.inf):
         return word
+    if text.strip() in plugged("penalties"):
+        return text.strip()
     raise InputError(
         f"penalty is {text!r}; expected one of l1, l2, l1l2, linf, or lP with P ≥ 1 such as l3, l1l2:0.3,0.7, "
         f"group:filter, group:neuron, group:input, term:NAME"

@@ -93,7 +93,7 @@ class LiveJudge:
                 self.judge.info = replace(self.judge.info, penalised=self._masks.pop(0)[1])
             self.judge.update(rows)
             judge = self.judge
-            diagnosis = judge.diagnosis() if judge.failure is not None else None
+            diagnosis = self._with_findings(judge.diagnosis()) if judge.failure is not None else None
             self.latest = Decisions(judge.active_step, judge.settled_step, judge.failure, diagnosis)
         if new := self.rules.update(rows):  # beside the lock: nothing that the training thread does hangs on it
             self._found(new)
@@ -140,6 +140,9 @@ class LiveJudge:
         self._masks.append((row, mask))
 
     def diagnosis(self, finished: bool = False) -> Diagnosis:
-        """The verdict so far."""
+        """The verdict so far, with what the rules have found."""
         with self._lock:
-            return self.judge.diagnosis(finished=finished)
+            return self._with_findings(self.judge.diagnosis(finished=finished))
+
+    def _with_findings(self, diagnosis: Diagnosis) -> Diagnosis:
+        return replace(diagnosis, findings=tuple(self.rules.findings))

@@ -17,8 +17,9 @@ import numpy as np
 
 from gradscope import checks, quantities
 from gradscope.diagnosis.series import network_series
+from gradscope.plugins import plugged
 from gradscope.run_info import RunInfo
-from gradscope.types import InputError
+from gradscope.types import InputError, Verdict
 
 #: Blocks that may wait for a sink (four a second are made), and seconds that it has to finish at the end.
 WAITING, PATIENCE = 240, 10.0
@@ -51,19 +52,30 @@ class Sink(ABC):
     def text(self, step: int, name: str, text: str) -> None:
         """An event: ``gradscope/verdict``, ``gradscope/events/strength``, ``gradscope/events/stopped`` …"""
 
+    def alert(self, step: int, title: str, text: str) -> None:  # noqa: B027 (many have nothing to do here)
+        """The run was found not to learn: told once, with the verdict in a line."""
+
     def close(self) -> None:  # noqa: B027 (many have nothing to do here)
         """The recording is over; everything has been shown."""
 
 
-def checked_sinks(sinks: Sequence[Sink]) -> list[Sink]:
-    """The sinks given to `gradscope.record`."""
-    for sink in sinks:
+def checked_sinks(sinks: Sequence[Sink | str]) -> list[Sink]:
+    """The sinks given to `gradscope.record`; a name is that of a plug-in."""
+    found = [_plugged_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
+    for sink in found:
         if not isinstance(sink, Sink):
             raise InputError(
                 f"sinks holds a {type(sink).__name__}; expected a gradscope.Sink, such as "
                 "gradscope.integrations.sinks.TensorBoardSink('logs')"
             )
-    return list(sinks)
+    return found
+
+
+def _plugged_sink(name: str) -> Any:
+    known = plugged("sinks")
+    if name not in known:
+        raise InputError(f"sinks holds {name!r}, which no installed package provides; known are {[*known]}")
+    return known[name]()
 
 
 class Mirror:
@@ -106,6 +118,8 @@ class Mirror:
         """Something that happened; ``strength`` is the name of a number as well."""
         name = kind if kind == "verdict" else f"events/{kind}"
         self._put(self._sink.text, step, f"gradscope/{name}", text)
+        if kind == "verdict" and Verdict(text.split()[0].rstrip(":,")).failed:
+            self._put(self._sink.alert, step, "the training does not learn", text)
 
     def epoch(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of an epoch, told after this step."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradscope.diagnosis.cost import Finished
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.post_hoc import feed, judge_record
+from gradscope.diagnosis.post_hoc import feed, refuse_empty
+from gradscope.diagnosis.recorded import Recorded, recorded
 from gradscope.diagnosis.rules.catalogue import Chosen
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.post_hoc import validation_losses
@@ -21,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def diagnose(record: str | os.PathLike[str] | xr.Dataset, thresholds: Thresholds | None = None) -> Diagnosis:
-    """The diagnosis of a recorded run, as `gradscope diagnose` prints it.
+    """The diagnosis of a recorded run, with what the rules found, as `gradscope diagnose` prints it.
 
     Args:
         record: the path of a record, or the dataset that `gradscope.open_run` returns.
         thresholds: of the judge; its own by default.
 
     Returns:
-        Verdict, onset, evidence, remedy.
+        Verdict, onset, evidence, remedy, findings; ``print`` shows all of it.
 
     Raises:
         RecordNotFoundError: there is no such file.
@@ -36,20 +38,19 @@ def diagnose(record: str | os.PathLike[str] | xr.Dataset, thresholds: Thresholds
     """
     if isinstance(record, str | os.PathLike):
         with Record(record) as opened:
-            return judge_record(opened, thresholds).diagnosis(finished=opened.finished)
-    judge = judge_record(record, thresholds)
-    return judge.diagnosis(finished=record.attrs["status"] == "finished")
+            return judged(opened, thresholds=thresholds)[0]
+    return judged(recorded(record), thresholds=thresholds)[0]
 
 
-def judged(path: str | os.PathLike[str], rules: Chosen | None = None) -> tuple[Diagnosis, Checker]:
-    """The verdict and what the rules found, the record read once. Raises as `diagnose` does."""
-    with Record(path) as record:
-        if not record.rows:
-            judge_record(record)  # says so
-        judge = Judge(record.info)
-        checker = Checker(record.info, rules, validation_losses(record.metrics))
-        feed({judge: JUDGED, checker: NEEDED}, record)
-        return judge.diagnosis(finished=record.finished), checker
+def judged(
+    record: Recorded, rules: Chosen | None = None, thresholds: Thresholds | None = None
+) -> tuple[Diagnosis, Checker]:
+    """The verdict with what the rules found, and who found it; the record is read once. Raises as `diagnose` does."""
+    refuse_empty(record)
+    judge = Judge(record.info, thresholds)
+    checker = Checker(record.info, rules, validation_losses(record.metrics))
+    feed({judge: JUDGED, checker: NEEDED}, record)
+    return replace(judge.diagnosis(finished=record.finished), findings=tuple(checker.findings)), checker
 
 
 def finished(path: str | os.PathLike[str], failed: bool) -> Finished:

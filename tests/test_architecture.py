@@ -12,10 +12,11 @@ import pytest
 from tests.handmade import handmade
 
 ROOT = Path(__file__).parent.parent
-BASE = {"types", "checks", "card", "extras", "quantities", "run_info"}
+BASE = {"types", "checks", "card", "extras", "plugins", "quantities", "run_info"}
 ROOMS = {
     "types": set(),
-    "checks": {"types"},
+    "checks": {"plugins", "types"},
+    "plugins": set(),
     "card": set(),
     "extras": set(),
     "quantities": set(),

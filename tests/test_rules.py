@@ -213,8 +213,33 @@ def test_a_live_run_warns_once(tmp_path: Path) -> None:
             loss.backward()
             optimizer.step()
             recording.log(loss=loss)
-    assert [finding.rule for finding in recording.findings] == ["all_zero_gradients"]
+    [finding] = recording.findings
+    assert finding.rule == "all_zero_gradients"
     assert len(caught) == 1
+    found = gradscope.diagnose(tmp_path / "r.h5")
+    assert found.findings == recording.verdict.findings == (finding,)
+    for text in (str(found), found.explanation, found._repr_html_(), recording._repr_html_()):
+        assert "all_zero_gradients: " in text
+    assert str(found).splitlines()[0] == found.sentence
+    assert f"    {finding.suggestion}" in str(found).splitlines()
+    assert "findings" not in found.as_dict()
+
+
+def test_a_function_for_failures_is_told_what_the_rules_found(tmp_path: Path) -> None:
+    """As the callbacks of Lightning and Transformers are, which hand their users' ``stop`` on as a function."""
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"body": mlp(), "forgotten": torch.nn.Linear(3, 3)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=2.0)
+    told: list[gradscope.Diagnosis] = []
+    with (
+        pytest.warns(FindingWarning),
+        gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure=told.append) as recording,
+    ):
+        train(model["body"], optimizer, 400, recording)
+    [found] = told
+    assert found.failed
+    assert "Besides: " in found.explanation
+    assert found.findings[0].sentence in found.explanation
 
 
 def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -245,7 +270,7 @@ def test_a_live_page_lists_the_same_findings(runs: dict[str, Any]) -> None:
         with urllib.request.urlopen(f"{address}live.json") as answer:
             news = json.loads(answer.read())
     assert live
-    assert all(finding.sentence in unescape(news["blocks"]["findings"]) for finding in live)
+    assert all(finding.sentence in unescape(news["blocks"]["verdicts"]) for finding in live)
 
 
 # -- the command line -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fcntl import ioctl
 from html import unescape
 from io import StringIO
@@ -29,7 +30,8 @@ from rich.console import Console
 
 from gradscope.report.live.follower import Follower, run_now
 from gradscope.report.live.frame import Frame
-from gradscope.report.live.terminal import drawn, looks, plain
+from gradscope.report.live.keys import Keys
+from gradscope.report.live.terminal import _scrolled, drawn, looks, plain
 from gradscope.report.live.underflow import SMALLEST, Underflow, duration, steps_left
 from gradscope.report.live.web import served
 from gradscope.store.writer import Writer
@@ -100,6 +102,44 @@ def test_no_line_is_wider_than_the_terminal(shown: Frame, width: int) -> None:
     assert any("▁" in line for line in lines)
     assert "COLLAPSED" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_findings_stand_under_the_verdict_and_a_long_view_scrolls(shown: Frame) -> None:
+    long = replace(shown, findings=tuple(f"dead_units: number {i}" for i in range(30)))
+    out = StringIO()
+    console, keys = Console(file=out, width=80, height=24, highlight=False), Keys()
+    console.print(_scrolled(console, drawn(long, 80), keys))
+    first = out.getvalue().splitlines()
+    assert len(first) <= 23
+    assert "rule: dead_units: number 0" in first[3:6]
+    assert first[-1].startswith("0 lines above, ")
+    keys.press(b"\x1b[6~jj\x1b[A?")  # a page, two lines down, one up, and a key that means nothing
+    assert keys.top == 11
+    keys.press(b" " * 50)
+    console.print(_scrolled(console, drawn(long, 80), keys))
+    last = out.getvalue().splitlines()[len(first) :]
+    assert len(last) <= 23
+    assert last[-1].endswith(" 0 below")
+    keys.press(b"k" * 200)
+    assert keys.top == 0
+
+
+def test_keys_are_read_from_a_terminal_which_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as terminal, os.fdopen(ours, "wb", buffering=0) as keyboard:
+        before = termios.tcgetattr(terminal)
+        monkeypatch.setattr("sys.stdin", terminal)
+        with Keys() as keys:
+            assert keys.read
+            keyboard.write(b"jj")
+            keys.wait(60)
+            assert keys.top > 0
+            keys.wait(0)
+        assert termios.tcgetattr(terminal) == before
+    monkeypatch.setattr("sys.stdin", StringIO())
+    with Keys() as keys:
+        assert not keys.read
+        keys.wait(0)
 
 
 def test_a_record_cannot_command_the_terminal(tmp_path: Path) -> None:

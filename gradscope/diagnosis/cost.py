@@ -43,7 +43,7 @@ def costs(runs: Sequence[Finished]) -> list[str]:
         for name in run.metrics:
             here, there = run.last(name), bare.last(name)
             if name != "epoch" and here is not None and there is not None:
-                under = f"{here:.4g} in {run.label}, with strength {run.strength}"
+                under = f"{here:.4g} in {run.label}, with {run.strength}"
                 free = f"{there:.4g} without a penalty, in {bare.label}"
                 said.append(f"{name} ends at {under}, and at {free}: {here - there:+.3g}")
     if said:

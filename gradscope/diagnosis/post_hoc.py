@@ -23,11 +23,16 @@ class TakesRows(Protocol):
 def judge_record(source: Recorded | xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
     """A judge that has seen every row of the record. Raises `InputError` for what is none, and for one without rows."""
     record = recorded(source)
-    if not record.rows:
-        raise InputError("the record is empty: no training step was recorded, so there is nothing to diagnose")
+    refuse_empty(record)
     judge = Judge(record.info, thresholds)
     feed({judge: JUDGED}, record)
     return judge
+
+
+def refuse_empty(record: Recorded) -> None:
+    """Raise `InputError` for a record without rows."""
+    if not record.rows:
+        raise InputError("the record is empty: no training step was recorded, so there is nothing to diagnose")
 
 
 def feed(who: dict[TakesRows, tuple[str, ...]], record: Recorded, before: int | None = None) -> None:

@@ -85,6 +85,6 @@ def in_words(strength: float | None, penalty: str) -> str:
     if strength is None:
         return ""
     return (
-        f"; a strength to begin with is λ ≈ {Strength(strength, penalty)}, at which both gradients were equal at the "
+        f"; a strength to begin with is about {Strength(strength, penalty)}, at which both gradients were equal at the "
         "start: lower than need be, as a rule"
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from gradscope.card import card
+from gradscope.card import LONG, card, plain
 from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNKNOWN, Cause
+from gradscope.diagnosis.rules.finding import Finding
 from gradscope.types import Verdict
+
+#: Findings of the rules that a paragraph names.
+NAMED = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Diagnosis:
 
     ``cause``: of a failure, the best founded of ``causes``, each with what speaks for and against it.
     ``baseline_guessed``: the loss of a constant predictor is not known, and the verdict rests on a guess of it.
+    ``findings``: what the rules found besides, where they looked.
     """
 
     verdict: Verdict
@@ -45,10 +50,13 @@ class Diagnosis:
     cause: str = ""
     causes: list[dict[str, Any]] = field(default_factory=list)
     baseline_guessed: bool = False
+    findings: tuple[Finding, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as ``gradscope diagnose --json`` prints them."""
-        return {**asdict(self), "verdict": str(self.verdict)}
+        """Plain values of the verdict, without what the rules found."""
+        found = asdict(replace(self, findings=()))
+        del found["findings"]
+        return {**found, "verdict": str(self.verdict)}
 
     @property
     def asks_without_penalty(self) -> bool:
@@ -57,8 +65,24 @@ class Diagnosis:
 
     @property
     def explanation(self) -> str:
-        """The verdict, what it rests on and what to do, in a paragraph."""
-        return ". ".join([self.sentence, "; ".join(self.evidence), f"Remedy: {self.remedy}"])
+        """The verdict, what it rests on, what to do and what the rules found besides, in a paragraph."""
+        parts = [self.sentence, "; ".join(self.evidence), f"Remedy: {self.remedy}"]
+        if self.findings:
+            more = len(self.findings) - NAMED
+            told = [finding.sentence for finding in self.findings[:NAMED]]
+            parts.append("Besides: " + "; ".join([*told, *([f"{more} more"] if more > 0 else [])]))
+        return ". ".join(parts)
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it, as ``gradscope diagnose`` prints it: under the sentence what it rests on, and what to do."""
+        where = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
+        what = [f"remedy: {self.remedy}"] if self.remedy else []
+        besides = [line for finding in self.findings for line in (finding.sentence, f"  {finding.suggestion}")]
+        return [self.sentence, *(f"  {line}" for line in (*self.evidence, *where, *what, *besides))]
+
+    def __str__(self) -> str:
+        return "\n".join(plain(line, LONG) for line in self.lines)
 
     @property
     def sentence(self) -> str:
@@ -71,11 +95,12 @@ class Diagnosis:
             return f"healthy: the run learns{since}{guess}"
         onset = "" if self.onset_step is None else f" from step {self.onset_step}"
         cause = f", most likely by {self.cause}" if self.cause not in ("", PENALTY, UNKNOWN) else ""
-        return f"{self.verdict}{onset}, decidable at step {self.decided_step}{cause}"
+        return f"{self.verdict}{onset}, could have been known at step {self.decided_step}{cause}"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
         tone = "failed" if self.failed else str(self.verdict)
         layers = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         todo = [f"what to do: {self.remedy}"] if self.remedy else []
-        return card(self.sentence, tone, [*self.evidence, *layers, *todo])
+        besides = [f"{finding.sentence}: {finding.suggestion}" for finding in self.findings]
+        return card(self.sentence, tone, [*self.evidence, *layers, *todo, *besides])

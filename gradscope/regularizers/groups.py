@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradscope import checks
+from gradscope.plugins import plugged
 from gradscope.regularizers.penalties import L1, L1L2, L2, LInf, Lp, Penalty
 from gradscope.types import InputError
 
@@ -74,7 +75,10 @@ def parse_penalty(text: str) -> Penalty:
     >>> parse_penalty("l1"), parse_penalty("l3"), parse_penalty("group:filter")
     (L1(), Lp(3), GroupLasso('filter'))
     """
-    word, _, arguments = checks.penalty_word(text).partition(":")
+    whole = checks.penalty_word(text)
+    if (own := plugged("penalties").get(whole)) is not None:
+        return _penalty_of(whole, own)
+    word, _, arguments = whole.partition(":")
     if word == "term":
         raise InputError(f"{text} is a term that a script adds to its loss (gradscope.Term), and no penalty by itself")
     if word == "group":
@@ -83,3 +87,11 @@ def parse_penalty(text: str) -> Penalty:
         return L1L2(*(float(share) for share in arguments.split(","))) if arguments else L1L2()
     simple: dict[str, type[Penalty]] = {"l1": L1, "l2": L2, "linf": LInf}
     return simple[word]() if word in simple else Lp(float(word[1:]))
+
+
+def _penalty_of(name: str, own: object) -> Penalty:
+    """What a plug-in gives under this name: a penalty, or what makes one."""
+    made = own if isinstance(own, Penalty) else own() if callable(own) else own
+    if not isinstance(made, Penalty):
+        raise InputError(f"the plug-in {name} of gradscope.penalties is a {type(made).__name__}; expected a Penalty")
+    return made

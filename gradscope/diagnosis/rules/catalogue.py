@@ -12,11 +12,13 @@ Schoop et al., CHI 2021. *ours*: chosen here, see docs/decisions/0025-rules-row-
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from gradscope.diagnosis.rules import activations, harm, learning, ownership, parameters, slips
 from gradscope.diagnosis.rules.options import Need, Option, Rule
+from gradscope.plugins import plugged
 from gradscope.types import InputError
 
 #: Rules by name with the options they are to use.
@@ -258,6 +260,17 @@ def chosen(names: Iterable[str] | None = None, changes: Mapping[str, float] | No
     return found
 
 
+def _plug_in() -> None:
+    """Add the rules of other packages; a name that is taken stays ours."""
+    for name, rule in plugged("rules").items():
+        if not isinstance(rule, Rule) or rule.name in RULES:
+            why = f"there is a rule {rule.name!r}" if isinstance(rule, Rule) else f"it is a {type(rule).__name__}"
+            text = f"the plug-in {name} of gradscope.rules is left out: {why}; expected a Rule with a name of its own"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            continue
+        RULES[rule.name] = rule
+
+
 def _checked(key: str, option: str, value: float) -> float:
     if option in ("warm_up", "patience", "rows"):
         least = 0 if option == "warm_up" else 1
@@ -295,3 +308,6 @@ def parse_names(text: str) -> list[str] | None:
     if word == "all":
         return None
     return [] if word == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+_plug_in()

@@ -51,6 +51,7 @@ class Frame:
     horizon: int | None
     steps_per_second: float | None
     seconds_left: float | None
+    findings: tuple[str, ...]
     lines: tuple[Line, ...]
     worst: tuple[Worst, ...]
     underflow: Underflow | None
@@ -91,6 +92,7 @@ def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
         horizon=run.horizon,
         steps_per_second=steps_per_second,
         seconds_left=left,
+        findings=tuple(finding.sentence for finding in run.diagnosis.findings),
         lines=tuple(_line(run, q) for q in LINES),
         worst=worst_off(run.table),
         underflow=underflow(run, steps_per_second if going else None),
@@ -113,7 +115,6 @@ def _share(ends: tuple[float, float]) -> float:
 
 
 def _line(run: RunPage, q: Quantity) -> Line:
-    envelope = run.network[q.word]
-    values = ((envelope.low.astype(np.float64) + envelope.high) / 2)[:, 0]
+    values = run.network[q.word].mean[:, 0]
     known = values[np.isfinite(values)]
     return Line(q.symbol, tuple(values.tolist()), float(known[-1]) if len(known) else float("nan"), q.log)

@@ -1,13 +1,14 @@
-"""Draws a frame with rich, for any width; and shows a run until it ends."""
+"""Draws a frame with rich, for any width; shows a run until it ends, and scrolls where it is longer than a terminal."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from gradscope.card import plain
 from gradscope.quantities import GRADIENT, PROPORTION, WEIGHT
 from gradscope.report.live.follower import Follower
 from gradscope.report.live.frame import Frame, frame
+from gradscope.report.live.keys import Keys
 from gradscope.report.sparkline import sparkline
 from gradscope.store.interrupts import held_back
 
@@ -34,6 +36,7 @@ def drawn(shown: Frame, width: int) -> RenderableType:
         f"  probability of failure {100 * shown.probability_failed:.0f} %",
     )
     parts: list[RenderableType] = [Text(plain(shown.head), style="bold"), verdict, Text(plain(shown.sentence))]
+    parts += [Text(plain(f"rule: {finding}"), style="yellow") for finding in shown.findings]
     parts += [Text(), _lines(shown, width)]
     if shown.worst:
         parts += [Text(), _worst(shown, width)]
@@ -84,10 +87,11 @@ def watch(path: Path, console: Console) -> Frame | None:
     last = None
     with Follower(path) as follower:
         if console.is_terminal:
-            with Live(console=console, auto_refresh=False, transient=True) as live:
-                for look in looks(follower):
+            with Live(console=console, auto_refresh=False, transient=True) as live, Keys() as keys:
+                for look in looks(follower, keys.wait):
                     last = look or last
-                    live.update(drawn(last, console.width) if last else _waiting(path), refresh=True)
+                    shown = drawn(last, console.width) if last else _waiting(path)
+                    live.update(_scrolled(console, shown, keys), refresh=True)
         else:
             last = _told(follower, path)
     if last is not None:
@@ -95,10 +99,25 @@ def watch(path: Path, console: Console) -> Frame | None:
     return last
 
 
-def looks(follower: Follower) -> Iterator[Frame | None]:
+def _scrolled(console: Console, shown: RenderableType, keys: Keys) -> RenderableType:
+    """As much as fits on the terminal, from where the keys have moved to."""
+    lines = console.render_lines(shown, pad=False)
+    room = console.height - 1
+    if len(lines) <= room:
+        return shown
+    keys.top = max(0, min(keys.top, len(lines) - room + 1))
+    part = lines[keys.top : keys.top + room - 1]
+    below = len(lines) - keys.top - len(part)
+    text = Text.assemble(*((segment.text, segment.style or "") for line in part for segment in [*line, Segment.line()]))
+    how = f"{keys.top} lines above, {below} below" + (": ↑ ↓ page keys scroll" if keys.read else "")
+    return Group(text, Text(how, style="dim"))
+
+
+def looks(follower: Follower, pause: Callable[[float], None] | None = None) -> Iterator[Frame | None]:
     """One look after the other, until the run is over; None while there is nothing to see. Raises `InputError`.
 
     Ctrl-C arrives between two looks, when the last one has been drawn: HDF5 would make another error of it.
+    ``pause``: called with the seconds between two of them, to wait elsewhere than at the follower.
     """
     while True:
         with held_back():
@@ -109,7 +128,7 @@ def looks(follower: Follower) -> Iterator[Frame | None]:
             yield frame(*found, over=over) if found else None
         if over:
             return
-        follower.wait(LOOK)
+        (pause or follower.wait)(LOOK)
 
 
 def _waiting(path: Path) -> Text:
