@@ -12,7 +12,7 @@ from gradscope_cli.output import Json, print_json, say
 from gradscope.types import InputError
 
 if TYPE_CHECKING:
-    from gradscope.report.curves import Curves
+    from gradscope.report.curves import Curves, Panel
 
 
 def plot(
@@ -27,7 +27,12 @@ def plot(
     against: Annotated[
         str | None, typer.Option(help="The axis of figures over time: step, epoch or strength (how the runs end).")
     ] = None,
-    parameter: Annotated[str | None, typer.Option(help="histogram: of this parameter only.")] = None,
+    parameter: Annotated[
+        str | None, typer.Option(metavar="NAME|REGEX", help="Of these parameters only; figures over time, by layer.")
+    ] = None,
+    group: Annotated[int | None, typer.Option(help="Of this parameter group of the optimizer only.")] = None,
+    quantity: Annotated[str, typer.Option(help="layers-map: gradient, penalty, proportion or weight.")] = "gradient",
+    steps: Annotated[str, typer.Option(metavar="STEP,...", help="depth: the steps that are shown.")] = "",
     list_them: Annotated[bool, typer.Option("--list", help="List the figures and leave.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +57,7 @@ def plot(
     chosen = look(style, dark=dark)
     path = out or Path(f"{figure}.png")
     check_target(path)
-    panels = _panels(runs or [], figure, metric, against, parameter)
+    panels = _panels(runs or [], figure, metric, against, (parameter, group), quantity, steps)
     save(figure_of(panels, chosen), path, chosen)
     if as_json:
         more = {"panels": [panel.as_dict() for panel in panels[1:]]} if len(panels) > 1 else {}
@@ -63,8 +68,18 @@ def plot(
     say(f"wrote {path}")
 
 
-def _panels(runs: Sequence[Path], figure: str, metric: str, against: str | None, parameter: str | None) -> list[Curves]:
+def _panels(
+    runs: Sequence[Path],
+    figure: str,
+    metric: str,
+    against: str | None,
+    chosen: tuple[str | None, int | None],
+    quantity: str,
+    steps: str,
+) -> Sequence[Panel]:
+    from gradscope import checks
     from gradscope.report.kinds import SHAPES, Wanted, panels_of
+    from gradscope.report.layers import SHOWN, Choice
 
     if figure == SHAPES:
         return _shapes(runs)
@@ -73,7 +88,17 @@ def _panels(runs: Sequence[Path], figure: str, metric: str, against: str | None,
     from gradscope.report.summary import load_run
 
     axis = cast('Literal["step", "epoch", "strength"] | None', against)
-    return panels_of([load_run(run) for run in runs], figure, Wanted(metric, axis, parameter))
+    checks.one_of(quantity, [q.word for q in SHOWN], "--quantity")
+    choice, wanted_steps = Choice(*chosen), tuple(_step(word) for word in steps.split(",") if word.strip())
+    found = [load_run(run, choice=choice) for run in runs]
+    return panels_of(found, figure, Wanted(metric, axis, choice, quantity, wanted_steps))
+
+
+def _step(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise InputError(f"--steps holds {word.strip()!r}; expected optimizer steps, such as 0,100,1000") from None
 
 
 def _shapes(runs: Sequence[Path]) -> list[Curves]:

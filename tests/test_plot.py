@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 from gradscope_cli.main import run as command
-from scipy import stats
+from scipy import special, stats
 
 import gradscope
 from gradscope.report.figures import draw_curves, figure_of, save
 from gradscope.report.kinds import FIGURES, KINDS, Wanted, panels_of
+from gradscope.report.layers import Choice
 from gradscope.report.strengths import Sample, accuracy_against_sparsity, accuracy_against_strength
 from gradscope.report.style import COLOURS, STYLES, style
 from gradscope.report.summary import RunSeries, load_run
 from gradscope.types import InputError
+from tests.handmade import handmade
 from tests.loops import mlp, train
 
 
@@ -51,16 +54,18 @@ def cheap(tmp_path_factory: pytest.TempPathFactory) -> RunSeries:
 # -- plain arrays -----------------------------------------------------------------------------------
 
 
-def test_accuracy_against_strength_has_t_intervals() -> None:
+def test_accuracy_against_strength_has_t_intervals_of_the_log_odds() -> None:
     values = np.array([[0.9, 0.92, 0.94], [0.5, 0.9, 0.1], [0.1, np.nan, np.nan]])
     shown = accuracy_against_strength([Sample.of("ours", [0.1, 0.01, 1.0], values)], penalty="l2")
     (curve,) = shown.curves
     np.testing.assert_allclose(curve.x, [0.01, 0.1, 1.0])
     np.testing.assert_allclose(curve.y, [0.5, 0.92, 0.1])
-    expected = stats.t.interval(0.95, 2, loc=0.92, scale=stats.sem([0.9, 0.92, 0.94]))
+    odds = special.logit([0.9, 0.92, 0.94])
+    expected = special.expit(stats.t.interval(0.95, 2, loc=odds.mean(), scale=stats.sem(odds)))
     np.testing.assert_allclose([curve.low[1], curve.high[1]], expected)
+    assert 0 <= curve.low[0] < curve.y[0] < curve.high[0] <= 1  # .5, .9 and .1
     assert np.isnan(curve.low[2])  # one run has no interval
-    assert shown.notes == ("where a strength has one run, there is no interval: record more seeds",)
+    assert shown.notes == ("where a strength has fewer than 3 runs, there is no interval: record more seeds",)
     assert len(curve.dots_x) == 7
     assert shown.x_label == "strength λ (weight_decay is 2λ)"
     flat = accuracy_against_strength([Sample.of("ours", np.repeat([0.1, 0.01, 1.0], 3), values.ravel())])
@@ -103,9 +108,9 @@ def test_every_figure_is_drawn_in_every_style(full: RunSeries, name: str) -> Non
     panels = panels_of([full], name, Wanted())
     for chosen in (style("paper"), style("screen", dark=True)):
         figure = figure_of(panels, chosen)
-        assert len(figure.axes) == len(panels)
+        assert len(figure.axes) == len(panels) + (name == "layers-map")  # and its colour bar
         assert figure.get_facecolor()[:3] == pytest.approx(matplotlib.colors.to_rgb(chosen.paper))
-        assert all(axes.get_title(loc="left") for axes in figure.axes)
+        assert all(axes.get_title(loc="left") for axes in figure.axes[: len(panels)])
         assert figure.get_size_inches()[0] <= STYLES[chosen.name].widest
 
 
@@ -134,7 +139,7 @@ def test_histograms_are_shares_of_the_penalised_weights(full: RunSeries) -> None
     for curve in panel.curves:
         assert curve.y.sum() == pytest.approx(1)
     with pytest.raises(InputError, match=r"no parameter '9\.bias'; expected one of 0\.weight"):
-        panels_of([full], "histogram", Wanted(parameter="9.bias"))
+        panels_of([full], "histogram", Wanted(choice=Choice("9.bias")))
 
 
 def test_many_runs_are_shaded_and_then_set_against_the_strength(full: RunSeries) -> None:
@@ -154,8 +159,8 @@ def test_many_runs_are_shaded_and_then_set_against_the_strength(full: RunSeries)
 
 def test_runs_are_labelled_by_what_tells_them_apart(full: RunSeries, cheap: RunSeries) -> None:
     (panel,) = panels_of([full, cheap], "loss", Wanted())
-    assert [c.label for c in panel.curves] == ["λ = 0.005", "λ = 0.01"]  # both are delayed
-    assert panel.legend == "L2: weight_decay is 2λ"
+    assert [c.label for c in panel.curves] == ["weight_decay 0.01", "weight_decay 0.02"]  # both are delayed
+    assert panel.legend == "L2: λ is half of it"
 
 
 def test_a_failed_run_ends_in_a_cross(full: RunSeries) -> None:
@@ -289,3 +294,85 @@ def test_penalty_shapes(cheap: RunSeries, tmp_path: Path, capsys: pytest.Capture
     assert out.stat().st_size > 10_000
     assert command(["plot", str(cheap.path), "--figure", "penalty-shapes", "-o", str(out), "--json"]) == 0
     assert [c["label"] for c in json.loads(capsys.readouterr().out)["curves"]] == ["l2"]
+
+
+# -- by layer -----------------------------------------------------------------------------------------
+
+
+def test_figures_by_layer_hold_what_was_recorded(full: RunSeries) -> None:
+    with gradscope.open_run(full.path) as dataset:
+        gradient = dataset["loss_gradient_mean_abs"].values
+        names = [str(name) for name in dataset["parameter"].values]
+    panels = panels_of([full], "layers", Wanted())
+    assert [panel.title for panel in panels] == ["Loss gradient", "Penalty gradient", "Proportion", "Weights"]
+    weights = [name for name in names if name.endswith("weight")]
+    assert [curve.label for curve in panels[0].curves] == weights
+    np.testing.assert_allclose(panels[0].curves[0].y, gradient[:, names.index(weights[0])], rtol=1e-6)
+    biases = panels_of([full], "layers", Wanted(choice=Choice("bias$")))[-1]
+    assert [curve.label for curve in biases.curves] == [name for name in names if name.endswith("bias")]
+    (grid,) = panels_of([full], "layers-map", Wanted())
+    assert grid.rows == tuple(weights)
+    np.testing.assert_allclose(grid.values[1], np.log10(gradient[:, 2] / gradient[0, 2]), atol=1e-6)
+    profile = panels_of([full], "depth", Wanted(steps=(0, 30)))[0]
+    assert [curve.label for curve in profile.curves] == ["step 0", "step 30"]
+    np.testing.assert_allclose(profile.curves[1].y, gradient[30, [names.index(name) for name in weights]], rtol=1e-6)
+    with pytest.raises(InputError, match=r"--steps has 900; .* holds steps 0 to 59"):
+        panels_of([full], "depth", Wanted(steps=(900,)))
+    with pytest.raises(InputError, match="2 records were given; a figure by layer is of one"):
+        panels_of([full, full], "layers", Wanted())
+
+
+def test_figures_of_the_network_can_be_of_chosen_layers(full: RunSeries) -> None:
+    chosen = load_run(full.path, choice=Choice("2.weight", group=0))
+    with gradscope.open_run(full.path) as dataset:
+        expected = dataset["loss_gradient_mean_abs"].sel(parameter="2.weight").values
+    np.testing.assert_allclose(chosen.series.gradient, expected, rtol=1e-6)
+    assert chosen.diagnosis == full.diagnosis
+    panels = panels_of([chosen], "figure-2", Wanted())
+    assert [panel.title for panel in panels] == [
+        "Loss gradient of 2.weight, group 0", "Loss gradient, log scale of 2.weight, group 0",
+        "Proportion of 2.weight, group 0",
+    ]  # fmt: skip
+    assert len(panels_of([chosen], "figure-5", Wanted(against="epoch"))) == 2
+    with pytest.raises(InputError, match=r"has no group 7; expected one of 0\.weight"):
+        load_run(full.path, choice=Choice(group=7))
+
+
+def test_many_layers_are_drawn_by_block(tmp_path: Path) -> None:
+    run = load_run(handmade(tmp_path / "run.h5", 40, 100))
+    panel = panels_of([run], "layers", Wanted())[0]
+    assert [curve.label for curve in panel.curves] == [f"blocks.{i}–{i + 3}" for i in range(0, 40, 4)]
+    assert panel.notes == ("40 layers as 10 blocks: a line is the mean over a block's entries",)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("look", ["screen", "paper"])
+def test_nothing_stands_where_it_cannot_be_read(full: RunSeries, name: str, look: str) -> None:
+    """No text beyond the figure, no title or label longer than its axes, no legend over a curve."""
+    from dataclasses import replace
+
+    long = replace(full, label="a run with a rather long name, from the start", failed=True, of="")
+    runs = [full] if name.startswith(("layers", "depth")) else [long, replace(full, strength=0.05)]
+    figure = figure_of(panels_of(runs, name, Wanted()), style(look))
+    figure.draw_without_rendering()
+    whole = figure.bbox.padded(1)
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        for text in (axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels()):
+            extent = text.get_window_extent()
+            assert not text.get_text() or whole.contains(extent.x0, extent.y0), text
+            assert not text.get_text() or whole.contains(extent.x1, extent.y1), text
+        assert axes._left_title.get_window_extent().width <= box.width + 1
+        assert axes.yaxis.label.get_window_extent().height <= box.height + 1
+        legend = axes.get_legend()
+        if legend is None:
+            continue
+        frame = legend.get_window_extent()
+        assert whole.contains(frame.x0, frame.y0)
+        assert whole.contains(frame.x1, frame.y1)
+        for line in axes.lines:
+            points = line.get_transform().transform(line.get_xydata())
+            points = points[np.isfinite(points).all(1)]
+            if len(points) > 1:
+                dense = np.concatenate([np.linspace(a, b, 20) for a, b in pairwise(points)])
+                assert not any(frame.contains(x, y) for x, y in dense), line.get_label()

@@ -57,7 +57,8 @@ class Curves:
 
     ``scale``: what the shades stand for, from the lightest to the darkest, for a colour bar. ``notes``: what a
     reader has to know and the picture does not show. ``square``: a unit of x is as long as one of y. ``keyed``: a
-    legend where there is something to tell apart (empty), ``always``, ``never``, or ``outside`` the axes.
+    legend where there is something to tell apart (empty), ``always``, ``never``, or ``outside`` the axes. ``names``:
+    what stands at x = 0, 1, 2 …, in place of numbers.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Curves:
     band: Band | None = None
     legend: str = ""
     scale: tuple[str, float, float] | None = None
+    names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
@@ -88,6 +90,33 @@ class Curves:
             "levels": {level.label: level.y for level in self.levels},
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A panel of coloured cells: ``values`` [K, W] of K rows called ``rows``, between ``edges`` [W + 1] along x.
+
+    ``label``: what the colours stand for; ``limits``: of their scale, None: those of the values.
+    """
+
+    title: str
+    x_label: str
+    label: str
+    edges: Array
+    rows: tuple[str, ...]
+    values: Array
+    limits: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values; None where nothing is known."""
+        values = [[None if v != v else v for v in row] for row in self.values.tolist()]
+        named = {"title": self.title, "x_label": self.x_label, "label": self.label, "notes": list(self.notes)}
+        return {**named, "edges": self.edges.tolist(), "rows": list(self.rows), "values": values}
+
+
+#: What a figure is made of.
+Panel = Curves | Grid
 
 
 def _plain(curve: Curve) -> dict[str, Any]:

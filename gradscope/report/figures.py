@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.path import Path as DrawnPath
+from matplotlib.text import Text
 
 from gradscope.card import SHORT, plain
-from gradscope.report.curves import Curve, Curves
+from gradscope.report.curves import Curve, Curves, Grid, Panel
 from gradscope.report.style import COLOURS as COLOURS  # other figures of this room take it from here
 from gradscope.report.style import DASHES, MARKERS, SCALE, STYLES, Style
 from gradscope.types import InputError
 
 FORMATS = (".png", ".svg", ".pdf")
+#: Names along an axis, and the letters of one, that there is room for.
+MOST_NAMES, NAME = 30, 36
 #: From the weakest to the strongest, dark on light and light on dark; the far end of the scale would not be seen.
 SHADES = {False: (0.88, 0.0), True: (0.2, 1.0)}
 
 
-def figure_of(panels: Sequence[Curves], style: Style = STYLES["screen"]) -> Figure:
-    """A figure with up to three panels side by side, more in two rows."""
+def figure_of(panels: Sequence[Panel], style: Style = STYLES["screen"]) -> Figure:
+    """A figure with up to three panels side by side, more in two rows; no legend covers a curve."""
     rows = 1 if len(panels) <= 3 else 2
     columns = -(-len(panels) // rows)
     with rc_context(style.settings()):
@@ -33,9 +41,13 @@ def figure_of(panels: Sequence[Curves], style: Style = STYLES["screen"]) -> Figu
         FigureCanvasAgg(figure)
         places = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, panel in zip(places, panels, strict=False):
-            draw_curves(axes, panel, style)
+            if isinstance(panel, Grid):
+                _draw_grid(axes, panel, style)
+            else:
+                draw_curves(axes, panel, style)
         for axes in places[len(panels) :]:
             axes.remove()
+        tidy(figure)
     return figure
 
 
@@ -56,12 +68,39 @@ def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) ->
     if summary.band is not None:
         band = summary.band
         axes.axvspan(band.low, band.high, color="#888888", alpha=0.35, linewidth=0, label=band.label)
+    if summary.names:
+        _name(axes.xaxis, summary.names, MOST_NAMES // 2)
     for number, curve in enumerate(summary.curves):
         _draw(axes, summary, curve, number, style)
     for number, level in enumerate(summary.levels):
         colour = style.colours[number % len(style.colours)] if len(summary.levels) > 1 else style.ink
         axes.axhline(level.y, color=colour, linestyle=":", linewidth=style.line, label=level.label)
     _frame(axes, summary, style)
+
+
+def _draw_grid(axes: Axes, grid: Grid, style: Style) -> None:
+    axes.set_title(grid.title, loc="left")
+    axes.set_xlabel(grid.x_label)
+    low, high = grid.limits or (None, None)
+    shades = colormaps[SCALE].with_extremes(bad="#888888")
+    cells = axes.pcolormesh(
+        grid.edges, np.arange(len(grid.rows) + 1) - 0.5, grid.values, cmap=shades, vmin=low, vmax=high, rasterized=True
+    )
+    axes.invert_yaxis()
+    _name(axes.yaxis, grid.rows, MOST_NAMES)
+    _figure(axes).colorbar(cells, ax=axes, label=grid.label, fraction=0.06, pad=0.02)
+
+
+def _name(axis: Axis, names: Sequence[str], most: int) -> None:
+    """Names at 0, 1, 2 …, as many of them as there is room for."""
+    every = max(1, -(-len(names) // most))
+    shown = range(0, len(names), every)
+    short = [plain(names[i], NAME) for i in shown]
+    axis.set_ticks(list(shown), short, rotation=60 if axis.axis_name == "x" else 0, fontsize="x-small")
+    if axis.axis_name == "x":
+        for label in axis.get_ticklabels():
+            label.set_horizontalalignment("right")
+            label.set_rotation_mode("anchor")
 
 
 def _draw(axes: Axes, summary: Curves, curve: Curve, number: int, style: Style) -> None:
@@ -97,8 +136,7 @@ def _frame(axes: Axes, summary: Curves, style: Style) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if summary.square:
         axes.set_aspect("equal")
-    if any(curve.failed for curve in summary.curves):
-        axes.plot([], [], "x", color=style.ink, markersize=style.marker * 1.4, label="does not learn")
+    _explain_marks(axes, summary, style)
     if summary.scale is not None:
         _colour_bar(axes, summary.scale, style)
     handles, labels = axes.get_legend_handles_labels()
@@ -111,6 +149,62 @@ def _frame(axes: Axes, summary: Curves, style: Style) -> None:
         _figure(axes).legend(handles, labels, loc="outside right upper", frameon=False, title=title, alignment="left")
     else:
         axes.legend(frameon=False, title=title, alignment="left")
+
+
+def _explain_marks(axes: Axes, summary: Curves, style: Style) -> None:
+    """A line in the legend for every mark that is no line."""
+    if any(curve.failed for curve in summary.curves):
+        axes.plot([], [], "x", color=style.ink, markersize=style.marker * 1.4, label="does not learn")
+    if any(curve.dots_x is not None and len(curve.dots_x) for curve in summary.curves):
+        axes.plot([], [], "o", color=style.ink, markersize=style.marker * 0.6, alpha=0.3, mew=0, label="a single run")
+    if any(curve.low is not None and np.isfinite(curve.low).any() for curve in summary.curves):
+        nothing: list[float] = []
+        axes.errorbar(
+            nothing, nothing, nothing, fmt="none", ecolor=style.ink, capsize=2, label="95 % interval of the mean"
+        )
+
+
+def tidy(figure: Figure) -> None:
+    """Legends that cover a curve move beside the axes; titles and labels are broken to the length of their axes."""
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        if legend is not None and _covers(legend, axes):
+            legend.set_loc("upper left")
+            legend.set_bbox_to_anchor((1.01, 1.0), transform=axes.transAxes)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        _break(axes._left_title, box.width)  # type: ignore[attr-defined]
+        _break(axes.yaxis.label, box.height)
+        _break(axes.xaxis.label, box.width)
+
+
+def _covers(legend: Legend, axes: Axes) -> bool:
+    """Whether a legend lies over a line or a mark."""
+    box = legend.get_window_extent()
+    for line in axes.lines:
+        points = np.asarray(line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float)))
+        points = points[np.isfinite(points).all(1)]
+        if len(points) and DrawnPath(points).intersects_bbox(box, filled=False):
+            return True
+        if any(box.contains(x, y) for x, y in points):
+            return True
+    return any(
+        DrawnPath(np.asarray(collection.get_transform().transform(part.vertices))).intersects_bbox(box, filled=False)
+        for collection in axes.collections
+        if isinstance(collection, LineCollection)
+        for part in collection.get_paths()
+        if len(part.vertices)
+    )
+
+
+def _break(text: Text, room: float) -> None:
+    """Break a text at its spaces until it is no longer than this, in pixels."""
+    extent = text.get_window_extent()
+    length = max(extent.width, extent.height)
+    if text.get_text() and length > room:
+        text.set_text("\n".join(wrap(text.get_text(), max(8, int(len(text.get_text()) * room / length) - 1))))
 
 
 def _figure(axes: Axes) -> Figure:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gradscope import checks
-from gradscope.report.curves import Curves
+from gradscope import checks, quantities
+from gradscope.report.curves import Curves, Panel
+from gradscope.report.layers import ALL, Choice, by_layer, over_steps, profiles
 from gradscope.report.strengths import accuracy_against_sparsity
 from gradscope.report.summary import (
     OVER_TIME,
@@ -21,6 +22,7 @@ from gradscope.report.summary import (
 )
 from gradscope.report.traces import learning_curves, strength_traces
 from gradscope.report.weights import weight_histograms
+from gradscope.store.record import Record
 from gradscope.types import InputError
 
 #: More runs than this are no longer told apart over time, so their ends are drawn against the strength.
@@ -33,7 +35,9 @@ class Wanted:
 
     metric: str = "accuracy"
     against: Literal["step", "epoch", "strength"] | None = None
-    parameter: str | None = None
+    choice: Choice = ALL
+    quantity: str = quantities.GRADIENT.word
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class Kind:
     """``shows``: in a line. ``against``: the axes it may have, the usual one first; empty where it has its own."""
 
     shows: str
-    build: Callable[[Sequence[RunSeries], Wanted], list[Curves]]
+    build: Callable[[Sequence[RunSeries], Wanted], Sequence[Panel]]
     against: tuple[str, ...] = ()
 
 
 def _accuracy(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
+    if len(runs) == 1:  # one run is a curve, and no dot
+        return learning_curves(runs, wanted.metric)[-1:]
     return [accuracy_by_strength(by_setting(runs), wanted.metric)]
 
 
@@ -69,6 +75,30 @@ def _over_time(quantity: str) -> Callable[[Sequence[RunSeries], Wanted], list[Cu
     return build
 
 
+def _several(*figures: str) -> Callable[[Sequence[RunSeries], Wanted], list[Curves]]:
+    """Panels side by side, of which the first explains the lines."""
+
+    def build(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
+        panels = [panel for name in figures for panel in _over_time(name)(runs, wanted)]
+        return [panels[0], *(replace(panel, keyed="never") for panel in panels[1:])]
+
+    return build
+
+
+def _of_one(build: Callable[[Record, Wanted], Sequence[Panel]]) -> Callable[[Sequence[RunSeries], Wanted], list[Panel]]:
+    """Figures by layer are of one run."""
+
+    def of(runs: Sequence[RunSeries], wanted: Wanted) -> list[Panel]:
+        if len(runs) > 1:
+            raise InputError(f"{len(runs)} records were given; a figure by layer is of one")
+        with Record(runs[0].path) as record:
+            if panels := list(build(record, wanted)):
+                return panels
+            raise InputError(f"{record.path} holds nothing of these layers")
+
+    return of
+
+
 def _strength(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
     return [strength_traces(runs, "epoch" if wanted.against == "epoch" else "step")]
 
@@ -87,7 +117,29 @@ KINDS: dict[str, Kind] = {
     ),
     "histogram": Kind(
         "sizes of the weights at the first, middle and last sample (preset full)",
-        lambda r, w: [weight_histograms(r, w.parameter)],
+        lambda r, w: [weight_histograms(r, w.choice)],
+    ),
+    "layers": Kind(
+        "gradients, proportion and weights of each layer over time; of many layers by block",
+        _of_one(lambda record, w: by_layer(record, w.choice)),
+    ),
+    "layers-map": Kind(
+        "layers x steps, as a map of one --quantity",
+        _of_one(lambda record, w: [over_steps(record, w.choice, w.quantity)]),
+    ),
+    "depth": Kind(
+        "gradients, proportion and weights over the depth of the network, at --steps",
+        _of_one(lambda record, w: profiles(record, w.choice, w.steps)),
+    ),
+    "figure-2": Kind(
+        "Figure 2 of Park et al.: mean |∂L/∂w|, its logarithm and its share; of chosen layers, too",
+        _several(quantities.GRADIENT.word, f"{quantities.GRADIENT.word}-closeup", quantities.PROPORTION.word),
+        ("step", "epoch"),
+    ),
+    "figure-5": Kind(
+        "Figure 5 of Park et al.: mean |∂L/∂w| on a logarithmic scale and mean |w|; of chosen layers, too",
+        _several(f"{quantities.GRADIENT.word}-closeup", quantities.WEIGHT.word),
+        ("step", "epoch"),
     ),
 }
 #: Drawn from the words of penalties alone; needs no record.
@@ -95,7 +147,7 @@ SHAPES = "penalty-shapes"
 FIGURES = {**{name: kind.shows for name, kind in KINDS.items()}, SHAPES: "Ω, ∂Ω/∂w and the ball Ω = 1 of penalties"}
 
 
-def panels_of(runs: Sequence[RunSeries], name: str, wanted: Wanted) -> list[Curves]:
+def panels_of(runs: Sequence[RunSeries], name: str, wanted: Wanted) -> list[Panel]:
     """The panels of the figure of this name.
 
     Raises `InputError` for an unknown figure, an axis that it cannot have, and a record that does not hold what it
@@ -113,4 +165,4 @@ def panels_of(runs: Sequence[RunSeries], name: str, wanted: Wanted) -> list[Curv
             )
         )
     named = [replace(run, label=label) for run, label in zip(runs, labelled(runs), strict=True)]
-    return kind.build(named, wanted)
+    return list(kind.build(named, wanted))

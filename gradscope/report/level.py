@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from gradscope.report.figures import COLOURS, save
 #: Draws from the posterior behind the band.
 DRAWS = 400
 GREY = "#555555"
+#: The kinds of trials: as the legend calls them, which they are, their mark, and whether it is filled.
+TRIALS: tuple[tuple[str, Callable[[Outcome], bool], str, bool], ...] = (
+    ("trials, stopped early", lambda o: o.early and o.failed != 0.5, "o", True),
+    ("trials, run to the end", lambda o: not o.early and o.failed != 0.5, "o", False),
+    ("trials that told nothing, at ½", lambda o: o.failed == 0.5, "D", False),
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,14 @@ def draw_level(axes: Axes, summary: LevelSummary, colour: str) -> None:
         axes.plot(summary.strength, summary.failing, color=colour, linewidth=1.6, label=text)
     else:
         axes.plot([], [], color=colour, label=f"{summary.label} not determined")
-    for early, face in ((True, colour), (False, "none")):
-        chosen = [o for o in summary.outcomes if o.early == early]
-        if chosen:
+    for _, belongs, marker, filled in TRIALS:
+        if chosen := [o for o in summary.outcomes if belongs(o)]:
             # A little apart, so that trials at one strength can be counted.
             apart = [0.012 * (k % 5) * (1 if o.failed < 0.5 else -1) for k, o in enumerate(chosen)]
             at = [round(o.failed) if o.failed != 0.5 else 0.5 for o in chosen]
             axes.scatter(
-                [o.strength for o in chosen], np.add(at, apart), s=22, facecolors=face, edgecolors=colour, alpha=0.85,
-                linewidths=1.0, zorder=3,
+                [o.strength for o in chosen], np.add(at, apart), s=22, facecolors=colour if filled else "none",
+                marker=marker, edgecolors=colour, alpha=0.85, linewidths=1.0, zorder=3,
             )  # fmt: skip
 
 
@@ -78,8 +83,12 @@ def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> 
     axes = figure.subplots()
     for summary, colour in zip(summaries, COLOURS, strict=False):
         draw_level(axes, summary, colour)
-    for face, name in ((GREY, "trials, stopped early"), ("none", "trials, run to the end")):
-        axes.scatter([], [], s=22, facecolors=face, edgecolors=GREY, label=name)
+    for name, belongs, marker, filled in TRIALS:
+        if any(belongs(o) for summary in summaries for o in summary.outcomes):
+            face = GREY if filled else "none"
+            axes.scatter([], [], s=22, facecolors=face, edgecolors=GREY, marker=marker, label=name)
+    if any(summary.estimate.low is not None for summary in summaries):
+        axes.fill_between([], [], [], color=GREY, alpha=0.25, linewidth=0, label="95 % of level and of curve")
     axes.set_xscale("log")
     axes.set_xlim(*_shown_range(summaries))
     _plain_ticks(axes.xaxis)

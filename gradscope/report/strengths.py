@@ -13,6 +13,8 @@ from gradscope.report.curves import Array, Curve, Curves, Level
 from gradscope.types import InputError
 
 CONFIDENCE = 0.95
+#: Values that an interval takes at least, and how near a share may be to 0 or 1 (log odds of those are infinite).
+FEWEST, SURE = 3, 1e-3
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,24 @@ class Sample:
 
 
 def mean_interval(values: Array) -> tuple[float, float, float]:
-    """The mean over seeds and the ends of its 95 % interval by Student's t; NaN ends for fewer than two values.
+    """The mean over seeds and the ends of its 95 % interval by Student's t; NaN ends for fewer than `FEWEST` values.
 
-    Near the tolerance level some seeds learn and some fail; there the interval is wide and no normal one: a figure
-    shows the single runs too.
+    Of shares (all within [0, 1]) on the scale of their log odds, so that no end lies beyond 0 or 1. Near the tolerance
+    level some seeds learn and some fail; there the interval is wide and no normal one: a figure shows the single runs
+    too.
     """
     mean, count = float(np.mean(values)), len(values)
-    if count < 2:
+    if count < FEWEST:
         return mean, np.nan, np.nan
-    from scipy.stats import t as student  # here, for a table of runs needs no intervals
+    from scipy.special import expit, logit  # here, for a table of runs needs no intervals
+    from scipy.stats import t as student
 
-    half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-    return mean, mean - half, mean + half
+    share = bool((values >= 0).all() and (values <= 1).all())
+    y = logit(np.clip(values, SURE, 1 - SURE)) if share else values
+    half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(y, ddof=1) / np.sqrt(count))
+    low, high = np.mean(y) - half, np.mean(y) + half
+    ends = (expit(low), expit(high)) if share else (low, high)
+    return mean, min(mean, float(ends[0])), max(mean, float(ends[1]))
 
 
 def accuracy_against_strength(
@@ -84,7 +92,6 @@ def accuracy_against_strength(
         log_y=log_y,
         points=True,
         x_range=_decade_around(curves),
-        y_range=_bounds(curves),
         levels=tuple(levels),
         notes=_interval_note(curves),
     )
@@ -108,7 +115,6 @@ def accuracy_against_sparsity(samples: Sequence[Sample], *, quantity: str = "acc
         quantity,
         tuple(curves),
         points=True,
-        y_range=_bounds(curves),
         notes=_interval_note(curves),
     )
 
@@ -119,20 +125,8 @@ def _decade_around(curves: Sequence[Curve]) -> tuple[float, float] | None:
     return (float(strengths[0]) / 10**0.5, float(strengths[0]) * 10**0.5) if len(strengths) == 1 else None
 
 
-def _bounds(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """The axis of a share ends at 0 and 1, where an interval of few seeds reaches beyond what can be."""
-    single = np.concatenate([curve.dots_y for curve in curves if curve.dots_y is not None])
-    ends = np.concatenate([end for curve in curves for end in (curve.low, curve.high) if end is not None])
-    ends = ends[np.isfinite(ends)]
-    if single.min() < 0 or single.max() > 1 or not len(ends) or (ends.min() >= 0 and ends.max() <= 1):
-        return None
-    low, high = max(0.0, min(ends.min(), single.min())), min(1.0, max(ends.max(), single.max()))
-    room = 0.03 * (high - low)
-    return low - room, high + room
-
-
 def _interval_note(curves: Sequence[Curve]) -> tuple[str, ...]:
     alone: list[NDArray[np.bool_]] = [np.isnan(curve.low) for curve in curves if curve.low is not None]
     if any(one.any() for one in alone):
-        return ("where a strength has one run, there is no interval: record more seeds",)
+        return (f"where a strength has fewer than {FEWEST} runs, there is no interval: record more seeds",)
     return ()

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from gradscope import quantities
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.diagnosis.series import Series
+from gradscope.diagnosis.series import GrowingSeries, Series, network_series
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.quantities import strength_axis
+from gradscope.quantities import Strength, strength_axis
 from gradscope.report.curves import Array, Curve, Curves
+from gradscope.report.layers import ALL, Choice
 from gradscope.report.settings import settings_of
 from gradscope.report.strengths import Sample, accuracy_against_strength
 from gradscope.store.record import Record
@@ -30,7 +31,7 @@ class RunSeries:
     """One record, ready for figures. ``sparsity``: the share of penalised weights that are 0 at the end, or NaN.
 
     ``epoch`` [N]: the epoch of each row with its fraction, NaN where epochs are unknown. ``settings``: as one flat
-    table.
+    table. ``of``: the layers that the series are of, where some were chosen.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class RunSeries:
     diagnosis: Diagnosis
     settings: Mapping[str, str]
     baseline: float = float("nan")
+    of: str = ""
 
 
 #: What is drawn over steps, by the name of its figure.
@@ -55,18 +57,30 @@ OVER_TIME = {
 }
 
 
-def load_run(path: Path, label: str | None = None) -> RunSeries:
-    """The network's series of one record."""
+def load_run(path: Path, label: str | None = None, choice: Choice = ALL) -> RunSeries:
+    """The series of one record: of the whole network or of chosen layers; the verdict is of the whole."""
     with Record(path) as record:
         judge = judge_record(record)
         diagnosis = judge.diagnosis(finished=record.finished)
-        label = label or f"λ = {record.strength.value:.{quantities.DIGITS}g} ({path.stem})"
+        label = label or f"{record.strength.short} ({path.stem})"
         return RunSeries(
-            path, label, record.strength.value, diagnosis.failed, judge.series,
+            path, label, record.strength.value, diagnosis.failed, _series_of(record, choice) or judge.series,
             {name: np.asarray(v, dtype=np.float64) for name, v in record.metrics.items()},
             record.penalty, record.schedule, record.sparsity, _fractional_epoch(record.column("epoch")), diagnosis,
-            settings_of(record), record.info.baseline_loss,
+            settings_of(record), record.info.baseline_loss, str(choice),
         )  # fmt: skip
+
+
+def _series_of(record: Record, choice: Choice) -> Series | None:
+    """The series of the layers that were chosen; None where none were."""
+    if not choice.anything:
+        return None
+    mask = np.zeros(len(record.info.parameters), dtype=bool)
+    mask[choice.of(record)] = True
+    info, found = replace(record.info, penalised=mask), GrowingSeries()
+    for block in record.blocks(quantities.JUDGED):
+        found.extend(network_series(block, info))
+    return found.view()
 
 
 def _fractional_epoch(epoch: NDArray[Any]) -> Array:
@@ -82,7 +96,7 @@ def _fractional_epoch(epoch: NDArray[Any]) -> Array:
 
 def labelled(runs: Sequence[RunSeries]) -> list[str]:
     """Short names: the strength, and as much more as it takes to tell the runs apart."""
-    parts = [[f"λ = {run.strength:.{quantities.DIGITS}g}" if run.strength > 0 else "no penalty"] for run in runs]
+    parts = [[Strength(r.strength, r.penalty).short if r.strength > 0 else "no penalty"] for r in runs]
     for more in ("penalty", "schedule"):
         if len({getattr(run, more) for run in runs}) > 1:
             for part, run in zip(parts, runs, strict=True):
@@ -106,6 +120,7 @@ def over_time(
         x, y = _thinned(_axis(run, against), values_of(run, quantity), points)
         curves.append(Curve(run.label, x, y, run.failed, shade=shade))
     x_label = "epoch" if against == "epoch" else "optimizer step"
+    title += f" of {runs[0].of}" if runs[0].of else ""
     return Curves(title, x_label, what.axis, tuple(curves), log_y=log_y, scale=scale, legend=_legend(runs))
 
 
@@ -132,7 +147,7 @@ def _axis(run: RunSeries, against: str) -> Array:
 
 
 def _legend(runs: Sequence[RunSeries]) -> str:
-    return "L2: weight_decay is 2λ" if len(runs) > 1 and all(quantities.is_l2(run.penalty) for run in runs) else ""
+    return "L2: λ is half of it" if len(runs) > 1 and all(quantities.is_l2(run.penalty) for run in runs) else ""
 
 
 def _shades(runs: Sequence[RunSeries]) -> tuple[list[float | None], tuple[str, float, float] | None]:

@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.report.curves import Array, Curve, Curves
+from gradscope.report.layers import ALL, Choice
 from gradscope.report.summary import RunSeries
 from gradscope.store.record import Record
 from gradscope.types import InputError
 
 
-def weight_histograms(runs: Sequence[RunSeries], parameter: str | None = None) -> Curves:
+def weight_histograms(runs: Sequence[RunSeries], choice: Choice = ALL) -> Curves:
     """The share of weights of each size: of one run at its first, middle and last sample; of several, at the last.
 
-    Of the penalised weights, or of one ``parameter``. The share of exact zeros, which has no place on a
+    Of the penalised weights, or of the layers that were chosen. The share of exact zeros, which has no place on a
     logarithmic axis, stands in the label.
     """
     curves = []
     for run in runs:
         with Record(run.path) as record:
-            steps, counts = _counts(record, parameter)
+            steps, counts = _counts(record, choice)
             edges = np.asarray(record.bins, dtype=np.float64)
         samples = [0, len(counts) // 2, -1] if len(runs) == 1 else [-1]
         for k in dict.fromkeys(i % len(counts) for i in samples):
@@ -33,22 +34,19 @@ def weight_histograms(runs: Sequence[RunSeries], parameter: str | None = None) -
             curves.append(Curve(label, edges[2:], share[2:]))
     first, last = _filled(curves)
     cut = tuple(Curve(c.label, c.x[first:last], c.y[first:last], c.failed) for c in curves)
-    where = parameter or "penalised weights"
+    where = str(choice) or "penalised weights"
     return Curves(
         f"Sizes of the weights ({where})", "|w|", "share of the weights, per factor of 4", cut,
         log_x=True, stairs=True, notes=("weights below 9e-13 are counted, and not drawn",),
     )  # fmt: skip
 
 
-def _counts(record: Record, parameter: str | None) -> tuple[NDArray[np.int64], Array]:
+def _counts(record: Record, choice: Choice) -> tuple[NDArray[np.int64], Array]:
     """Steps [K] and counts [K, bin]: sums over the parameters that count, in the rows that hold a sample."""
     name = "weight_histogram"
     if name not in record:
         raise InputError(f"{record.path} holds no weight histograms: record with preset='full'")
-    names = record.info.parameters
-    if parameter is not None and parameter not in names:
-        raise InputError(f"{record.path} has no parameter {parameter!r}; expected one of {', '.join(names)}")
-    chosen = record.info.watched if parameter is None else np.array([n == parameter for n in names])
+    chosen = choice.of(record)
     steps, counts = [], []
     for block in record.blocks((name,)):
         values = block[name][:, chosen].astype(np.float64)
