@@ -25,6 +25,7 @@ EXTRA_OF = {
     "accelerate": "transformers",
     "wandb": "wandb",
     "trackio": "trackio",
+    "mlflow": "mlflow",
 }
 
 

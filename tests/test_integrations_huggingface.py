@@ -186,3 +186,32 @@ def test_another_loss_than_the_models(tmp_path: Path) -> None:
     logged = [log["loss"] for log in made.state.log_history if "loss" in log]
     assert np.flatnonzero(np.isfinite(loss)).tolist() == [2, 5, 8, 11]
     np.testing.assert_allclose(loss[2::3], logged, rtol=1e-6)
+
+
+def test_the_trainers_own_log_holds_the_main_quantities(tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    from gradscope.integrations.huggingface import GradscopeCallback
+
+    class Reports(TrainerCallback):
+        """As those that the Trainer reports to."""
+
+        def __init__(self) -> None:
+            self.seen: dict[int, dict[str, float]] = {}
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if "gradscope/loss" in logs:
+                self.seen[state.global_step] = logs
+
+    reports = Reports()
+    callback = GradscopeCallback(tmp_path / "run.h5", on_failure="ignore", log_every=4)
+    made = trainer(Plain(), 320, [reports, callback], tmp_path)
+    made.train()
+    kept = read(tmp_path / "run.h5")
+    assert list(reports.seen) == [1, 5, 9, 13, 17]
+    losses = [logs["gradscope/loss"] for logs in reports.seen.values()]
+    np.testing.assert_allclose(losses, kept["loss"][::4], rtol=1e-6)
+    history = [entry["step"] for entry in made.state.log_history if "gradscope/loss" in entry]
+    assert history == list(reports.seen)
+    assert not any("gradscope" in name for name in kept.variables)
+    assert len([entry for entry in made.state.log_history if "loss" in entry]) == 6  # its own, every third step

@@ -210,3 +210,20 @@ def test_without_the_package(name: str, package: str, monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, f"gradscope.integrations.{name}", raising=False)
     with pytest.raises(ImportError, match=rf"the package {package}, .* pip install 'gradscope-dynamics\[{package}\]'"):
         importlib.import_module(f"gradscope.integrations.{name}")
+
+
+def test_the_trainers_own_logger_holds_the_main_quantities(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    from gradscope.integrations.lightning import GradscopeCallback
+
+    logger = CSVLogger(tmp_path / "csv", flush_logs_every_n_steps=1)
+    callback = GradscopeCallback(tmp_path / "run.h5", on_failure="ignore", log_every=4)
+    trainer = fit(module(), data(320), [callback], 2, tmp_path, logger=logger)
+    kept = read(tmp_path / "run.h5")
+    logged = {int(row["step"]): row for row in logger.experiment.metrics if "gradscope/loss" in row}
+    assert list(logged) == [0, 4, 8, 12, 16]
+    np.testing.assert_allclose([row["gradscope/loss"] for row in logged.values()], kept["loss"][::4], rtol=1e-6)
+    assert all(0 < row["gradscope/proportion"] < 1 for row in logged.values())
+    assert trainer.global_step == kept.sizes["step"] == 20
+    assert not any("gradscope" in name for name in Record(tmp_path / "run.h5").metrics)

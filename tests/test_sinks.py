@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import xarray as xr
 
 import gradscope
 from gradscope import mirror
-from gradscope.integrations.sinks import TensorBoardSink, TrackioSink, WandbSink
+from gradscope.integrations.sinks import AlertSink, MlflowSink, TensorBoardSink, TrackioSink, WandbSink, webhook
 from gradscope.mirror import Sink
 from tests.loops import mlp, train
 
@@ -127,7 +128,20 @@ def trackio(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]
     return TrackioSink(run, every=5, layers=True), run.finish, read
 
 
-TOOLS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
+def mlflow(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
+    tool = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'gradscope-dynamics[mlflow]'")
+    client = tool.MlflowClient(f"sqlite:///{folder}.db")
+    run = client.create_run(client.create_experiment("gradscope-tests", artifact_location=folder.as_uri()))
+
+    def read() -> Shown:
+        found = client.get_run(run.info.run_id).data
+        scalars = {m: {p.step: p.value for p in client.get_metric_history(run.info.run_id, m)} for m in found.metrics}
+        return Shown(scalars, {name: [text] for name, text in found.tags.items() if name.startswith("gradscope/")})
+
+    return MlflowSink(run.info.run_id, client=client, every=5, layers=True), lambda: None, read
+
+
+TOOLS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio, "mlflow": mlflow}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,6 +190,61 @@ def test_a_tool_is_shown_what_the_record_holds(name: str, tmp_path: Path) -> Non
     assert list(shown.scalars["gradscope/accuracy"].values()) == [0.75]
     (verdict,) = shown.texts["gradscope/verdict"]
     assert verdict.startswith("stalled from step 0")  # random labels
+
+
+# -- alerts ---------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_an_alert_and_a_run_that_learns_is_none(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    record_with(AlertSink(lambda *words: told.append(words)), tmp_path / "run.h5")
+    [(title, text)] = told
+    assert title == "the training does not learn"
+    assert text.startswith("stalled from step 0")
+    one = mirror.Mirror(AlertSink(lambda *words: told.append(words)), print)
+    one.event(9, "verdict", "healthy: the run learns")
+    one.event(9, "verdict", "undecided: the record does not tell")
+    one.event(9, "finding", "dead_units: …")
+    one.close()
+    assert len(told) == 1
+    with pytest.raises(gradscope.InputError, match="AlertSink got a str"):
+        AlertSink("https://example.org")  # type: ignore[arg-type]
+
+
+def test_alerts_of_the_tools_and_of_a_webhook() -> None:
+    class Run:
+        """As wandb's and trackio's."""
+
+        alerts: ClassVar[list[dict[str, Any]]] = []
+
+        def define_metric(self, *words: Any, **more: Any) -> None: ...
+        def log(self, *words: Any, **more: Any) -> None: ...
+        def log_system(self) -> None: ...
+        def alert(self, **given: Any) -> None:
+            self.alerts.append(given)
+
+    for sink in (WandbSink(Run()), TrackioSink(Run())):
+        sink.alert(7, "the training does not learn", "stalled")
+    assert Run.alerts == [
+        {"title": "gradscope: the training does not learn", "text": "stalled"},
+        {"title": "gradscope: the training does not learn", "text": "stalled", "step": 7},
+    ]
+    posted: list[dict[str, str]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        webhook(f"http://127.0.0.1:{server.server_port}/")("it fails", "stalled from step 0")
+    assert posted == [{"title": "it fails", "text": "it fails: stalled from step 0"}]
+    with pytest.raises(gradscope.InputError, match="begins with https://"):
+        webhook("file:///etc/passwd")
 
 
 # -- what a bad sink may not do -------------------------------------------------------------------

@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradscope import checks
 from gradscope.extras import missing
-from gradscope.integrations.session import Session, free_names
+from gradscope.integrations.session import PREFIX, Session, free_names
 from gradscope.recorder.hooks import Hook, ModuleHooks
 from gradscope.recording import OnFailure, Recording
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import CallbackHandler
 except ImportError:
     raise ImportError(missing("gradscope.integrations.huggingface", "transformers")) from None
 
@@ -41,14 +45,24 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
     Args:
         path: the record to write. A resumed training goes on in it.
         on_failure: as in `gradscope.record`; ``"stop"`` sets ``control.should_training_stop``.
+        log_every: log the main quantities of every n-th step, and the verdict as ``gradscope/failed``, as the Trainer
+            logs its own: into its history, and to whatever it reports to.
         options: whatever else `gradscope.record` takes.
 
     The loss of a step is that of the model's own output. Where the Trainer computes another one (label smoothing,
     ``compute_loss_func``), its logged average is recorded instead, at the steps at which it logs.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = "run.h5", *, on_failure: OnFailure = "warn", **options: Any):
-        self._session = Session(path, on_failure, options)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "run.h5",
+        *,
+        on_failure: OnFailure = "warn",
+        log_every: int | None = None,
+        **options: Any,
+    ):
+        self._session = Session(path, on_failure, options, log_every)
+        self._handler: CallbackHandler | None = None
         self._hook: Any = None
         self._own_loss = True
         self._kind_seen = False
@@ -71,6 +85,8 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Model, optimizer and state are as they will be used."""
         assert model is not None
+        caller = sys._getframe(1).f_locals.get("self")  # who calls all callbacks; they are not given it
+        self._handler = caller if isinstance(caller, CallbackHandler) else None
         self._detach()
         self._session.open(
             model,
@@ -108,6 +124,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         loss = self._session.log_loss(self._world if self._scaled else None) if self._own_loss else None
         if loss is not None:
             self._since_log.append(loss)
+        self._log_news(args, state, control)
         if self._session.stop:
             control.should_training_stop = True
 
@@ -127,7 +144,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
             self._compare(float(logs["loss"]))
             if not self._own_loss:
                 self.recording.log(loss=float(logs["loss"]))
-        others = {n: v for n, v in logs.items() if n not in _KNOWN and not n.startswith("eval_")}
+        others = {n: v for n, v in logs.items() if n not in _KNOWN and not n.startswith(("eval_", PREFIX))}
         if others:
             self.recording.log(**free_names(others))
 
@@ -143,7 +160,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
             f"the Trainer's loss is {logged:.6g}, and the model's own {why}: from here on the Trainer's average is "
             "recorded, at the steps at which it logs; logging_steps=1 has it at every step"
         )
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=checks.users_line())
 
     def on_evaluate(
         self,
@@ -163,6 +180,18 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         """The end, also after ``control.should_training_stop``."""
         self._detach()
         self._session.close()
+        self._log_news(args, state, control)
+
+    def _log_news(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """What is new, as `Trainer.log` does it: into the history and to all callbacks, at the steps it is of."""
+        for step, values in self._session.news():
+            at = copy(state)
+            at.global_step = step + 1  # the Trainer counts the steps that are done
+            state.log_history.append({**values, "step": at.global_step})
+            if self._handler is not None:
+                wanted = control.should_log  # of the Trainer's own log, which is to come
+                self._handler.on_log(args, at, control, dict(values))
+                control.should_log = wanted
 
     def _detach(self) -> None:
         if self._hook is not None:

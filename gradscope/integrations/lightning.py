@@ -31,11 +31,20 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
     Args:
         path: the record to write. A resumed training goes on in it.
         on_failure: as in `gradscope.record`; ``"stop"`` sets ``trainer.should_stop``.
+        log_every: log the main quantities of every n-th step, and the verdict as ``gradscope/failed``, to the
+            trainer's loggers; other callbacks see the latest ones among its metrics.
         options: whatever else `gradscope.record` takes.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = "run.h5", *, on_failure: OnFailure = "warn", **options: Any):
-        self._session = Session(path, on_failure, options)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "run.h5",
+        *,
+        on_failure: OnFailure = "warn",
+        log_every: int | None = None,
+        **options: Any,
+    ):
+        self._session = Session(path, on_failure, options, log_every)
         self._resume_step = 0
 
     @property
@@ -85,6 +94,8 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
             self._session.add_loss(loss if parts == 1 else loss * parts)
         if self._session.step_is_over():
             self._session.log_loss()
+        if latest := self._log(trainer):
+            pl_module.log_dict(latest, logger=False)
         if self._session.stop:
             trainer.should_stop = True
 
@@ -99,10 +110,20 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end, also after ``trainer.should_stop``."""
         self._end(failed=False)
+        self._log(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The end, by an error or Ctrl-C."""
         self._end(failed=True)
+
+    def _log(self, trainer: Trainer) -> dict[str, float]:
+        """What is new, to the trainer's loggers, at the steps it is of; the latest of each."""
+        latest: dict[str, float] = {}
+        for step, values in self._session.news():
+            latest |= values
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=step)
+        return latest
 
     def _end(self, failed: bool) -> None:
         self._resume_step = self.state_dict()["next_step"]  # for checkpoints made after this, and another fit

@@ -6,6 +6,7 @@ import inspect
 import math
 import os
 import warnings
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,31 @@ from gradscope import checks
 from gradscope.recording import LearningFailureWarning, OnFailure, Recording
 from gradscope.store import schema
 
+#: What the callbacks log themselves; it is none of the metrics of an epoch.
+PREFIX = "gradscope/"
 ON_FAILURE = ("ignore", "warn", "raise", "stop")
+
+
+class Relay(gradscope.Sink):
+    """Keeps what is shown until the training thread logs it by the trainer's own means."""
+
+    def __init__(self, *, every: int) -> None:
+        super().__init__(every=every)
+        self._kept: deque[tuple[int, dict[str, float]]] = deque()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step."""
+        self._kept.append((step, dict(values)))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """The verdict as a number: whether the run fails."""
+        if name == f"{PREFIX}verdict":
+            failed = not text.startswith(("healthy", "undecided"))
+            self._kept.append((step, {f"{PREFIX}failed": float(failed)}))
+
+    def taken(self) -> list[tuple[int, dict[str, float]]]:
+        """What was kept, which is no longer kept."""
+        return [self._kept.popleft() for _ in range(len(self._kept))]
 
 
 class Session:
@@ -26,7 +51,10 @@ class Session:
     ``stop``: the run was found not to learn, and the trainer has to be told.
     """
 
-    def __init__(self, path: str | os.PathLike[str], on_failure: OnFailure, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], on_failure: OnFailure, options: Mapping[str, Any], log_every: int | None
+    ) -> None:
+        self._relay = None if log_every is None else Relay(every=log_every)
         self.path, self.options = checks.absolute_path(path, "path"), dict(options)
         self.on_failure = on_failure
         if not callable(on_failure):
@@ -51,12 +79,15 @@ class Session:
             given |= {"mode": "append", "resume_step": resume_step}
         elif resume_step:
             text = f"{self.path} is not there: it begins at the checkpoint, and counts its step {resume_step} as 0"
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=checks.users_line())
         elif self._trainings and self.options.get("mode") != "overwrite":
             self._move_on()
         self._trainings += 1
         # What the user has said stands, but not against going on after a checkpoint.
         mode = {n: v for n, v in given.items() if n in ("mode", "resume_step")}
+        if self._relay is not None:
+            given["sinks"] = [*self.options.get("sinks", ()), self._relay]
+            mode["sinks"] = given["sinks"]
         self.recording = gradscope.record(model, optimizers, self.path, **{**given, **self.options, **mode})
         self._steps_seen = self.recording.next_step
         return self.recording
@@ -68,12 +99,15 @@ class Session:
             if not path.exists():
                 break
             self._trainings += 1
-        warnings.warn(f"the trainer begins again: {self.path} stays, {path} is written", stacklevel=5)
+        warnings.warn(f"the trainer begins again: {self.path} stays, {path} is written", stacklevel=checks.users_line())
         self.path = path
 
     def _failed(self, diagnosis: gradscope.Diagnosis) -> None:
         self.stop = True
-        warnings.warn(LearningFailureWarning(f"{diagnosis.explanation}. The trainer is told to stop"), stacklevel=2)
+        warnings.warn(
+            LearningFailureWarning(f"{diagnosis.explanation}. The trainer is told to stop"),
+            stacklevel=checks.users_line(),
+        )
 
     def add_loss(self, loss: Tensor) -> None:
         """The loss of one micro-batch."""
@@ -95,6 +129,10 @@ class Session:
         self.recording.log(loss=loss)
         return loss
 
+    def news(self) -> list[tuple[int, dict[str, float]]]:
+        """What there is to log since the last time: steps, and numbers by name."""
+        return [] if self._relay is None else self._relay.taken()
+
     def epoch(self, epoch: int, metrics: Mapping[str, Any] | None = None) -> None:
         """An epoch begins, or has metrics."""
         if self.recording is not None:
@@ -110,7 +148,7 @@ class Session:
 def free_names(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Those metrics that are numbers; a name that the record uses itself gets ``metric_`` before it."""
     taken = {*schema.BY_NAME, *schema.COORDINATES, "epochs", "events"}
-    numbers = {name: value for name, value in metrics.items() if _is_number(value)}
+    numbers = {name: value for name, value in metrics.items() if _is_number(value) and not name.startswith(PREFIX)}
     return {f"metric_{n}" if n.replace("/", "_") in taken else n: float(v) for n, v in numbers.items()}
 
 

@@ -1,4 +1,4 @@
-"""Sinks for `gradscope.record(…, sinks=[…])`: TensorBoard, Weights & Biases, trackio.
+"""Sinks for `gradscope.record(…, sinks=[…])`: TensorBoard, Weights & Biases, trackio, MLflow, alerts.
 
 A sink shows what the record holds in full: the sizes of the whole network's gradients, penalty gradients and
 weights, the proportion, strength, learning rate, what was logged, the metrics of epochs, and events, the verdict above
@@ -7,8 +7,11 @@ all. Names begin with ``gradscope/``. For another tool, subclass `gradscope.Sink
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradscope import checks
@@ -16,7 +19,10 @@ from gradscope.extras import missing
 from gradscope.mirror import Sink
 from gradscope.types import InputError
 
-__all__ = ["Sink", "TensorBoardSink", "TrackioSink", "WandbSink"]
+__all__ = ["AlertSink", "MlflowSink", "Sink", "TensorBoardSink", "TrackioSink", "WandbSink", "webhook"]
+
+#: Seconds that a webhook has to answer.
+ANSWER = 10.0
 
 
 class TensorBoardSink(Sink):
@@ -67,6 +73,10 @@ class WandbSink(Sink):
         """In the history, and so in the summary."""
         self._run.log({"gradscope/step": step, name: text})
 
+    def alert(self, step: int, title: str, text: str) -> None:
+        """An alert of the run, which W&B sends on as its user has set."""
+        self._run.alert(title=f"gradscope: {title}", text=text)
+
 
 class TrackioSink(Sink):
     """A run of trackio, as ``trackio.init()`` returns it. It is not finished by the sink."""
@@ -84,3 +94,72 @@ class TrackioSink(Sink):
     def text(self, step: int, name: str, text: str) -> None:
         """A row that holds the text."""
         self._run.log({name: text}, step=step)
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """An alert of the run, where this trackio knows of them."""
+        if hasattr(self._run, "alert"):
+            self._run.alert(title=f"gradscope: {title}", text=text, step=step)
+
+
+class MlflowSink(Sink):
+    """A run of MLflow, by its identifier (``mlflow.active_run().info.run_id``). It is not ended by the sink.
+
+    Numbers are metrics, the last text of a kind is a tag: ``gradscope/verdict``. ``client``: one that is set up
+    already. Raises ImportError without mlflow.
+    """
+
+    def __init__(self, run_id: str, *, client: Any = None, every: int = 10, layers: bool = False) -> None:
+        super().__init__(every=every, layers=layers)
+        if not isinstance(run_id, str):
+            raise InputError(f"MlflowSink got a {type(run_id).__name__}; expected mlflow.active_run().info.run_id")
+        try:
+            from mlflow import MlflowClient
+            from mlflow.entities import Metric
+        except ImportError:
+            raise ImportError(missing("MlflowSink", "mlflow")) from None
+        self._run_id, self._client, self._metric = run_id, client or MlflowClient(), Metric
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One request for all metrics of the step."""
+        now = int(1000 * time.time())
+        self._client.log_batch(self._run_id, metrics=[self._metric(n, v, now, step) for n, v in values.items()])
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A tag of the run."""
+        self._client.set_tag(self._run_id, name, text)
+
+
+class AlertSink(Sink):
+    """Calls a function when the run is found not to learn: ``function(title, text)``, in a thread of its own.
+
+    sinks=[AlertSink(print), AlertSink(webhook("https://…"))]
+    """
+
+    def __init__(self, function: Callable[[str, str], object]) -> None:
+        super().__init__(every=10**9)
+        if not callable(function):
+            raise InputError(f"AlertSink got a {type(function).__name__}; expected a function of a title and a text")
+        self._function = function
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Not shown."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Not shown."""
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """Calls the function."""
+        self._function(title, text)
+
+
+def webhook(url: str) -> Callable[[str, str], None]:
+    """A function for `AlertSink` that posts ``{"title": …, "text": …}`` as JSON, as Slack and others take it."""
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"url is {url!r}; expected an address that begins with https://")
+
+    def post(title: str, text: str) -> None:
+        body = json.dumps({"title": title, "text": f"{title}: {text}"}).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=ANSWER).close()
+
+    return post
