@@ -55,7 +55,7 @@ def _head(run: Path, seen: dict[str, Any]) -> None:
     pace = f", {seconds:.3g} s ({rows / seconds:.3g} rows a second)" if seconds > 0 else ""
     tell(f"{run}: {seen['status']}, {rows} rows, steps {seen['first_step']} to {seen['last_step']}{epochs}{pace}")
     tell(f"  {seen['optimizer']}, penalty {seen['penalty']}, schedule {seen['schedule']}, preset {seen['preset']}")
-    tell(f"  strength {Strength(seen['strength'], seen['penalty'])}, baseline loss {shorter(seen['baseline_loss'], 4)}")
+    tell(f"  {Strength(seen['strength'], seen['penalty'])}, baseline loss {shorter(seen['baseline_loss'], 4)}")
 
 
 def _parameters(seen: dict[str, Any]) -> Iterator[list[str]]:

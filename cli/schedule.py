@@ -42,5 +42,5 @@ def schedule(
             }
         )
         return
-    print(f"{made.text}, {word}, strength {shown}" + (f"; {found.note}" if found.note else ""))
+    print(f"{made.text}, {word}, {shown}" + (f"; {found.note}" if found.note else ""))
     print(drawn(found))

@@ -46,7 +46,7 @@ def suggest(
         tell(f"tolerance level not predicted: {result.reason}")
     else:
         level = Strength(result.tolerance or 0.0, result.penalty)
-        tell(f"tolerance level about {level}, 95 % interval {shorter(result.low)} … {shorter(result.high)}")
+        tell(f"tolerance level about {level}, 95 % interval of λ {shorter(result.low)} … {shorter(result.high)}")
         tell(f"({result.reason})")
     whole = "" if result.share is None else f", {result.share:.0%} of a run of {result.horizon}"
     tell(f"{result.steps_run} steps{whole}")

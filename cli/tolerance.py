@@ -37,7 +37,7 @@ def tolerance(
             continue
         tell(
             f"{name}tolerance level {Strength(level['tolerance'], level['penalty'])}, "
-            f"95 % interval {shorter(level['low'])} … {shorter(level['high'])}, "
+            f"95 % interval of λ {shorter(level['low'])} … {shorter(level['high'])}, "
             f"{level['penalty']}, {level['trials']} runs: {level['reason']}; {level['advice']}"
         )
 

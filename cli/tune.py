@@ -44,6 +44,7 @@ def tune(
     gradscope.record in it obeys the environment. Beyond which strength nothing is learned: gradscope search.
     """
     from gradscope.child import Command
+    from gradscope.quantities import Strength
     from gradscope.search.executors import checked
     from gradscope.search.tuning import tune_command
 
@@ -58,7 +59,8 @@ def tune(
         return
     if result.best is not None:
         b = result.best
-        tell(f"best strength {shorter(b.strength)} (95 % interval {shorter(b.low)} … {shorter(b.high)})")
+        found = Strength(b.strength, result.penalty)
+        tell(f"best strength {found}, 95 % interval of λ {shorter(b.low)} … {shorter(b.high)}")
     tell(result.advice)
     if figure is not None:
         tell(f"{metric} against strength: {figure}")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gradscope import checks
 from gradscope.recorder.activations import Activations
 from gradscope.recorder.histograms import BIN_EDGES
 from gradscope.run_info import RunInfo
@@ -42,7 +43,8 @@ def begun(recording: Open, parameters: Iterable[Tensor]) -> None:
             f"{MANY} recordings of this process are open ({', '.join(loose)}), each with a thread and files of its own"
         )
         warnings.warn(
-            f"{text}; close each when its training is over, or all: gradscope.close_recordings()", stacklevel=4
+            f"{text}; close each when its training is over, or all: gradscope.close_recordings()",
+            stacklevel=checks.users_line(),
         )
 
 
@@ -67,7 +69,8 @@ def make_room(path: Path, parameters: Iterable[Tensor]) -> None:
         if same_path or (not other.owned and not mine.isdisjoint(watched)):
             what = "the same path" if same_path else "the same parameters"
             warnings.warn(
-                f"{other.path} was still being recorded, and is closed: a recording of {what} begins", stacklevel=4
+                f"{other.path} was still being recorded, and is closed: a recording of {what} begins",
+                stacklevel=checks.users_line(),
             )
             other.close()
 

@@ -226,10 +226,16 @@ class Strength:
         """2λ for L2 (Ω = ‖w‖²); None for another penalty."""
         return weight_decay(self.value, self.penalty)
 
-    def __str__(self) -> str:
-        """λ as a number, for L2 with its ``weight_decay``: ``0.04 (weight_decay 0.08)``."""
+    @property
+    def short(self) -> str:
+        """One number, as people call it: ``weight_decay 0.08``, ``λ = 0.04``."""
         decay = self.weight_decay
-        return f"{self.value:.{DIGITS}g}" + ("" if decay is None else f" (weight_decay {decay:.{DIGITS}g})")
+        return f"λ = {self.value:.{DIGITS}g}" if decay is None else f"weight_decay {decay:.{DIGITS}g}"
+
+    def __str__(self) -> str:
+        """For L2 what PyTorch calls it comes first: ``weight_decay 0.08 (λ 0.04)``; else ``λ 0.04``."""
+        own, decay = f"λ {self.value:.{DIGITS}g}", self.weight_decay
+        return own if decay is None else f"weight_decay {decay:.{DIGITS}g} ({own})"
 
 
 def weight_decay(strength: float | None, penalty: str) -> float | None:

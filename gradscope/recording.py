@@ -89,7 +89,7 @@ def record(
     resume_step: int | None = None,
     later_rows: str = "drop",
     checkpoint: Callable[[Path], object] | None = None,
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[Sink | str] = (),
     storage: Storage = DEFAULT,
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
@@ -118,7 +118,8 @@ def record(
         checkpoint: writes all that training goes on from to the path it is given, such as a `gradscope.Checkpoint`.
             Called where epochs begin, now and then, if ``gradscope run`` restarts from checkpoints; and, with a path
             beside the record (``run.stopped.pt``), before gradscope ends a run on a failure.
-        sinks: where else to show the main quantities and the verdict; see `gradscope.integrations.sinks`.
+        sinks: where else to show the main quantities and the verdict: objects of `gradscope.integrations.sinks`, or the
+            names of plug-ins.
         storage: how soon a row is safe, and how it is compressed or rounded: a `Storage`.
 
     Raises:
@@ -380,7 +381,8 @@ class Recording:
         found = self.verdict
         tone = "failed" if found.failed else str(found.verdict)
         facts = {"record": self.path, "status": self._status, "rows judged": len(self._live.judge.series)}
-        return card(found.sentence, tone, found.evidence, facts)
+        besides = [f"{finding.sentence}: {finding.suggestion}" for finding in found.findings]
+        return card(found.sentence, tone, [*found.evidence, *besides], facts)
 
     @property
     def findings(self) -> list[Finding]:
@@ -498,7 +500,7 @@ class Recording:
 
     def _give_warnings(self) -> None:
         while self._warnings:
-            warnings.warn(self._warnings.popleft(), stacklevel=2)
+            warnings.warn(self._warnings.popleft(), stacklevel=checks.users_line())
 
     def _tell_error(self) -> None:
         """An error of our own behind the training: one warning, no more rows, and the training goes on."""
@@ -515,7 +517,7 @@ class Recording:
         """Trouble with the file, met by whichever thread writes: one warning, and the training goes on."""
         if self._writer.problem != self._problem:
             self._problem = self._writer.problem
-            warnings.warn(RuntimeWarning(self._problem), stacklevel=2)
+            warnings.warn(RuntimeWarning(self._problem), stacklevel=checks.users_line())
 
     def _failed(self, step: int, diagnosis: Diagnosis) -> None:
         self._writer.event(step, "verdict", diagnosis.sentence)
@@ -523,7 +525,7 @@ class Recording:
         if callable(self._on_failure):
             self._on_failure(diagnosis)
         elif self._on_failure == "warn":
-            warnings.warn(LearningFailureWarning(text), stacklevel=2)
+            warnings.warn(LearningFailureWarning(text), stacklevel=checks.users_line())
         elif self._on_failure == "raise":
             self._close("failed")
             raise LearningFailure(text, diagnosis)
@@ -575,7 +577,8 @@ class Recording:
         """Each is an event in the file; the first ones are warned about."""
         for finding in new:
             self._writer.event(finding.found_step, "finding", f"{finding.sentence}: {finding.suggestion}")
-        if self._on_failure in ("warn", "raise") and self._ranks.writes and not self._warned_of_findings:
+        told = self._on_failure in ("warn", "raise") or callable(self._on_failure)
+        if told and self._ranks.writes and not self._warned_of_findings:
             self._warned_of_findings = True
             text = "; ".join(f"{finding.sentence}: {finding.suggestion}" for finding in new)
             self._warnings.append(FindingWarning(f"{text}. Recording.findings and gradscope diagnose tell all"))

@@ -97,7 +97,7 @@ class Restarts:
         if self.result is None:  # the last call was killed between the last attempt and the end
             self.result = history.close(status_of(history.attempts[-1]), decision.reason)
         if self.result.status in ("failed", "never penalised"):
-            warnings.warn(LearningFailureWarning(f"{self._path}: {self.result.reason}"), stacklevel=2)
+            warnings.warn(LearningFailureWarning(f"{self._path}: {self.result.reason}"), stacklevel=checks.users_line())
 
     def _next(self, history: History, decision: Decision) -> Running:
         path = history.free_path()

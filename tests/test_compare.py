@@ -26,7 +26,7 @@ def test_compare(collapsed_run: Path, healthy_run: Path, tmp_path: Path, capsys:
     assert failed["numbers"]["accuracy, last"] < 0.2 < 0.8 < healthy["numbers"]["accuracy, last"]
     assert failed["numbers"]["mean |w| at the end"] < 1e-3 < healthy["numbers"]["mean |w| at the end"]
     assert set(found["curves"]) == {"loss", "gradient-closeup", "proportion", "weight"}
-    assert [c["label"] for c in found["curves"]["loss"]["curves"]] == ["λ = 0.04", "λ = 0.002"]
+    assert [c["label"] for c in found["curves"]["loss"]["curves"]] == ["weight_decay 0.08", "weight_decay 0.004"]
     assert out.read_bytes()[:4] == b"\x89PNG"
 
 

@@ -24,7 +24,7 @@ def test_the_last_value_of_each_metric_that_both_hold() -> None:
     mild = Finished("mild.h5", Strength(0.01, "l2"), False, {"epoch": [0], "accuracy": [0.7, float("nan")]})
     dead = Finished("dead.h5", Strength(1.0, "l2"), True, {"accuracy": [0.1]})
     assert costs([bare, mild, dead]) == [
-        "accuracy ends at 0.7 in mild.h5, with strength 0.01 (weight_decay 0.02), and at 0.9 without a penalty, in "
+        "accuracy ends at 0.7 in mild.h5, with weight_decay 0.02 (λ 0.01), and at 0.9 without a penalty, in "
         "bare.h5: -0.2",
         CHANCE,
     ]
@@ -51,7 +51,7 @@ def test_commands_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert run([command, str(bare), str(mild), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)["costs"]
         assert len(found) == 2
-        assert "with strength 0.01 (weight_decay 0.02), and at 0.5 without a penalty" in found[0]
+        assert "with weight_decay 0.02 (λ 0.01), and at 0.5 without a penalty" in found[0]
         assert found[0].endswith(": +0.25")
         assert run([command, str(bare), str(mild)]) == 0
         assert CHANCE in capsys.readouterr().out

@@ -36,7 +36,7 @@ def test_inspect_reads_well(healthy_run: Path, capsys: pytest.CaptureFixture[str
     assert run(["inspect", str(healthy_run)]) == 0
     text = capsys.readouterr().out
     assert "finished, 1150 rows, steps 0 to 1149, 50 epochs" in text
-    assert "strength 0.002 (weight_decay 0.004)" in text
+    assert "weight_decay 0.004 (λ 0.002)" in text
     assert "12 parameters" in text
     assert "115 of 1150 rows" in text
     assert "epochs: accuracy from" in text

@@ -52,11 +52,11 @@ def test_every_variable_is_that_of_the_dataset(full: Path) -> None:
         assert (record.rows, record.steps_run, record.epochs, record.horizon) == (120, 120, 2, 120)
         assert (record.status, record.penalty, record.preset, record.schedule) == ("finished", "l2", "full", "constant")
         assert (record.optimizer, record.learning_rate) == ("SGD", 0.1)
-        assert str(record.strength) == "0.01 (weight_decay 0.02)"
+        assert str(record.strength) == "weight_decay 0.02 (λ 0.01)"
         assert record.switched_on == 0
         assert record.shapes["0.weight"] == (8, 6)
         assert record.metrics["accuracy"].tolist() == [0.0, 0.1]
-        assert record.events[0] == {"step": 0, "kind": "strength", "text": "l2: strength 0.01 (weight_decay 0.02)"}
+        assert record.events[0] == {"step": 0, "kind": "strength", "text": "l2: weight_decay 0.02 (λ 0.01)"}
         assert record.sparsity == 0
 
 

@@ -203,9 +203,9 @@ def test_events_of_a_gradual_change(tmp_path: Path) -> None:
     recorded(tmp_path / "r.h5", model, optimizer, 20)
     changes = [(e["step"], e["text"]) for e in Record(tmp_path / "r.h5").events if e["kind"] == "strength"]
     assert changes == [
-        (0, "l2: strength 0 (weight_decay 0)"),
-        (1, "l2: strength 0.02 (weight_decay 0.04)"),
-        (6, "l2: strength stays at 0.1 (weight_decay 0.2)"),
+        (0, "l2: weight_decay 0 (λ 0)"),
+        (1, "l2: weight_decay 0.04 (λ 0.02)"),
+        (6, "l2: stays at weight_decay 0.2 (λ 0.1)"),
     ]
 
 
@@ -904,3 +904,21 @@ def test_weights_that_explode_are_recorded_without_a_warning(
         train(model, optimizer, 40, run, lambda step: step == 20 and nn.init.constant_(model[2].weight, value))
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert gradscope.diagnose(dataset).failed
+
+
+def test_warnings_point_at_the_line_of_the_user(tmp_path: Path) -> None:
+    """Through torch's hooks, from whichever depth: a failure is told in `optimizer.step()`, trouble in `log`."""
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1.0)
+    with pytest.warns(UserWarning) as told, gradscope.record(model, optimizer, tmp_path / "run.h5") as run:
+        for x, y in batches(400):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+            run.log(**{"a/b": 1.0, "a_b": 2.0})
+    assert any("collapsed" in str(warning.message) for warning in told)
+    assert any("one name in a file" in str(warning.message) for warning in told)
+    assert {Path(warning.filename).name for warning in told} == {"test_recording.py"}

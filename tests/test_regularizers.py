@@ -249,7 +249,7 @@ def test_a_number_is_a_constant_strength(number: float) -> None:
     handle = regularize(optimizer, L2(), number)
     assert handle.now() == float(number)
     assert handle.schedule.text == "constant"
-    assert f"strength {float(number):g} (weight_decay {2 * float(number):g})" in repr(handle)
+    assert f"weight_decay {2 * float(number):g} (λ {float(number):g})" in repr(handle)
 
 
 def test_mistakes_are_named() -> None:

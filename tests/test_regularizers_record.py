@@ -49,7 +49,7 @@ def test_two_measured_penalties_on_one_tensor_share_no_row(tmp_path: Path) -> No
         assert dataset["strength"].values[:, 0] == pytest.approx(0.3)
     assert dict(strength_events(path)) == {0: strength_events(path)[-1][1]}
     assert [text for _, text in strength_events(path)] == [
-        "l3: strength 0.3", "linf: strength 0.5", "l2: strength 0.1 (weight_decay 0.2)",
+        "l3: λ 0.3", "linf: λ 0.5", "l2: weight_decay 0.2 (λ 0.1)",
     ]  # fmt: skip
 
 
@@ -105,8 +105,8 @@ def test_a_controller_hears_what_is_logged(tmp_path: Path) -> None:
     # Logged before the step: step 0 hears the loss of step 1 … at step 4 both 3 and 3 lie above the minimum 1.
     assert handle.now() < 0.1
     changes = strength_events(path)
-    assert changes[0] == (0, "l2: strength 0.1 (weight_decay 0.2)")
-    assert changes[1][1].startswith("l2: strength 0.01")
+    assert changes[0] == (0, "l2: weight_decay 0.2 (λ 0.1)")
+    assert changes[1][1].startswith("l2: weight_decay 0.02")
 
 
 def test_gradual_changes_make_two_events_and_sudden_ones_one_each() -> None:
@@ -114,11 +114,11 @@ def test_gradual_changes_make_two_events_and_sudden_ones_one_each() -> None:
     for step, value in enumerate([0.0, 0.0, 0.1, 0.2, 0.3, 0.3, 0.3, 0.5, 0.5]):
         changes.see(step, {"l1": value, "l2 in group 1": 1.0})
     assert changes.take() == [
-        (0, "l1: strength 0"),
-        (0, "l2 in group 1: strength 1 (weight_decay 2)"),
-        (2, "l1: strength 0.1"),
-        (5, "l1: strength stays at 0.3"),
-        (7, "l1: strength 0.5"),
+        (0, "l1: λ 0"),
+        (0, "l2 in group 1: weight_decay 2 (λ 1)"),
+        (2, "l1: λ 0.1"),
+        (5, "l1: stays at λ 0.3"),
+        (7, "l1: λ 0.5"),
     ]
     assert changes.take() == []
 

@@ -256,7 +256,7 @@ def test_the_command_draws_every_schedule_or_says_why_not(text: str, capsys: pyt
     out, err = capsys.readouterr()
     if parse_schedule(text).stands == "anywhere":
         assert code == 0
-        assert f"{text}, l2, strength 0.01 (weight_decay 0.02)" in out
+        assert f"{text}, l2, weight_decay 0.02 (λ 0.01)" in out
         assert "█" in out
         assert max(len(line) for line in out.splitlines()[1:]) < 80
     else:

@@ -95,7 +95,7 @@ def test_a_delay_is_kl_annealing(tmp_path: Path) -> None:
     assert [twin["strength"] for twin in told] == [0.0] * 5 + [0.7] * 3
     check(tmp_path / "r.h5", told)
     with Record(tmp_path / "r.h5") as record:
-        assert (5, "term:kl: strength 0.7") in {(e["step"], e["text"]) for e in record.events}
+        assert (5, "term:kl: λ 0.7") in {(e["step"], e["text"]) for e in record.events}
 
 
 def test_only_recorded_steps_take_the_extra_backward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

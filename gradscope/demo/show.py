@@ -24,7 +24,7 @@ from gradscope.control.history import RunResult
 from gradscope.demo import training
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.quantities import DIGITS, Strength
+from gradscope.quantities import Strength
 from gradscope.report.figures import figure_of, save
 from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
@@ -64,7 +64,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
         def begin(line: str) -> None:
             progress.update(task, description=line)
 
-        begin(f"1/{STEPS} training with λ = {STRENGTH:.{DIGITS}g}, too strong")
+        begin(f"1/{STEPS} training with {TOO_STRONG}, too strong")
         full = folder / "too-strong.h5"
         sweep = _to_the_end(trainings, [(2 * STRENGTH, 0, full), *_sweep(folder)])
         with Record(full) as record:
@@ -84,7 +84,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
         progress.advance(task)
 
         begin(f"4/{STEPS} drawing")
-        _figures(folder, load_run(full, f"λ = {STRENGTH:.{DIGITS}g}, from the start"), runs, sweep, level)
+        _figures(folder, load_run(full, f"{TOO_STRONG.short}, from the start"), runs, sweep, level)
         _report(folder, full, runs)
         progress.advance(task)
     summary = _summary(folder, found, steps, runs, level, time.monotonic() - started)
@@ -141,7 +141,7 @@ def last_accuracy(path: Path) -> float:
 
 def _first_words(path: Path, found: Diagnosis, steps: int) -> str:
     return (
-        f"λ = {TOO_STRONG} ends at accuracy {last_accuracy(path):.2f} after "
+        f"{TOO_STRONG} ends at accuracy {last_accuracy(path):.2f} after "
         f"{steps} steps; the record shows: {found.sentence}"
     )
 
@@ -167,7 +167,7 @@ def _figures(
     from_start = sorted([*swept, failed], key=lambda run: run.strength)
     delayed = [load_run(run.attempts[-1].path) for run in runs if len(run.attempts) > 1]
     featured = [run for run in from_start if np.isclose(run.strength, FEATURED).any()]
-    shown = [replace(run, label=f"λ = {run.strength:.{DIGITS}g}") for run in featured]
+    shown = [replace(run, label=Strength(run.strength, "l2").short) for run in featured]
     groups: dict[str, Sequence[RunSeries]] = {"from the start": from_start}
     if delayed:
         groups["delayed:auto"] = delayed
@@ -181,7 +181,7 @@ def _figures(
     save(one, folder / "figure-1-accuracy-and-loss.png")
     panels = [over_time(shown, name) for name in ("gradient", "gradient-closeup", "proportion")]
     save(figure_of(panels), folder / "figure-2-gradients.png")
-    pair = [failed, *(replace(run, label=f"λ = {STRENGTH:.{DIGITS}g}, delayed:auto") for run in delayed[:1])]
+    pair = [failed, *(replace(run, label=f"{TOO_STRONG.short}, delayed:auto") for run in delayed[:1])]
     save(
         figure_of([over_time(pair, "gradient-closeup"), over_time(pair, "weight")]),
         folder / "figure-5-failed-against-delayed.png",
@@ -229,7 +229,7 @@ def _summary(
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:
-    table = Table(title=f"λ = {TOO_STRONG}", title_justify="left")
+    table = Table(title=str(TOO_STRONG), title_justify="left")
     for heading in ("seed", "from the start", "stopped at", "delayed:auto", "penalty on at"):
         table.add_column(heading, justify="right")
     for run in summary["restarts"]:
@@ -246,7 +246,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     found = summary["too_strong"]["diagnosis"]
     share = found["decided_step"] / summary["too_strong"]["steps"]
     console.print(
-        f"The failure was decidable at step {found['decided_step']} of {summary['too_strong']['steps']} "
+        f"The failure could have been known at step {found['decided_step']} of {summary['too_strong']['steps']} "
         f"({share:.0%} of the run).\n{summary['tolerance']['advice']}.\n"
         f"Records, figures and report.html: {summary['folder']} ({summary['seconds']:.0f} s)",
         highlight=False,

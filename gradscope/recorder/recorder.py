@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.optim import Optimizer
 
+from gradscope import checks
 from gradscope.optimizers.groups import Groups, number
 from gradscope.optimizers.one_step import OneStep
 from gradscope.optimizers.wrapped import inside
@@ -600,7 +601,7 @@ class Recorder:
     def _not_in_graphs(self) -> None:
         if not self.not_in_graphs:
             self.graphed = self.not_in_graphs = True
-            warnings.warn(f"{NOT_IN_GRAPHS}; train a step or more before a capture", stacklevel=2)
+            warnings.warn(f"{NOT_IN_GRAPHS}; train a step or more before a capture", stacklevel=checks.users_line())
 
     def capture_begins(self) -> None:
         """The hooks write the fixed row until `capture_ends`; the background thread leaves the device alone."""
@@ -772,7 +773,7 @@ class Recorder:
                 warnings.warn(
                     f"log({name}=…) was called at {MANY_LOST} steps and at none that is recorded "
                     f"(every={str(self.cadences['rows'])!r}); log it at each step, or at those that are recorded",
-                    stacklevel=5,
+                    stacklevel=checks.users_line(),
                 )
 
     def _join_earlier(self) -> None:

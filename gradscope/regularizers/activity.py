@@ -111,7 +111,7 @@ class ActivityRegularization(Attached):
             hook.remove()
 
     def __repr__(self) -> str:
-        return f"<{self.name} of strength {Strength(self.schedule.strength, self.name)}, {self.schedule.text}>"
+        return f"<{self.name} of {Strength(self.schedule.strength, self.name)}, {self.schedule.text}>"
 
 
 def regularize_activity(

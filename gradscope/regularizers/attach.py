@@ -213,7 +213,7 @@ class Regularization(Attached):
 
     def __repr__(self) -> str:
         return (
-            f"<{self.penalty.name} of strength {Strength(self.schedule.strength, self.penalty.name)}, "
+            f"<{self.penalty.name} of {Strength(self.schedule.strength, self.penalty.name)}, "
             f"{self.schedule.text}, "
             f"on {len(self.parameters)} parameters>"
         )

@@ -26,11 +26,11 @@ class StrengthChanges:
             before = self._last.get(name)
             if strength == before:
                 if self._running.get(name, 0) > 1:
-                    self._events.append((step, f"{name}: strength stays at {Strength(strength, name)}"))
+                    self._events.append((step, f"{name}: stays at {Strength(strength, name)}"))
                 self._running[name] = 0
                 continue
             if not self._running.get(name):
-                self._events.append((step, f"{name}: strength {Strength(strength, name)}"))
+                self._events.append((step, f"{name}: {Strength(strength, name)}"))
             self._last[name] = strength
             self._running[name] = self._running.get(name, 0) + 1 if before is not None else 0
 

@@ -98,7 +98,7 @@ class Term:
         return self._handle
 
     def __repr__(self) -> str:
-        return f"<{self.name} of strength {Strength(self.schedule.strength, self.name)}, {self.schedule.text}>"
+        return f"<{self.name} of {Strength(self.schedule.strength, self.name)}, {self.schedule.text}>"
 
 
 class TermPenalty(Attached):

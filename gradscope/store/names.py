@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from gradscope import checks
 from gradscope.store import schema
 from gradscope.types import InputError
 
@@ -42,7 +43,7 @@ class Names:
                 number += 1
             stored = f"{stored}_{number}"
             text = f"{self._call} got {first!r} and {name!r}, one name in a file: {name!r} is recorded as {stored!r}"
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=checks.users_line())
         self._stored[name] = stored
         if stored == name:
             self._plain.add(name)
