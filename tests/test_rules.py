@@ -28,6 +28,8 @@ from gradscope.diagnosis.rules.post_hoc import check, validation_losses
 from gradscope.recording import FindingWarning
 from gradscope.report.live.web import served
 from gradscope.store.record import Record
+from tests.loops import mlp as small
+from tests.loops import train as trained
 from tests.rule_runs import RUNS, load, mlp, train
 from tests.rules_page import PAGE, whole
 
@@ -228,14 +230,14 @@ def test_a_live_run_warns_once(tmp_path: Path) -> None:
 def test_a_function_for_failures_is_told_what_the_rules_found(tmp_path: Path) -> None:
     """As the callbacks of Lightning and Transformers are, which hand their users' ``stop`` on as a function."""
     torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"body": mlp(), "forgotten": torch.nn.Linear(3, 3)})
+    model = torch.nn.ModuleDict({"body": small(), "forgotten": torch.nn.Linear(3, 3)})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=2.0)
     told: list[gradscope.Diagnosis] = []
     with (
         pytest.warns(FindingWarning),
         gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure=told.append) as recording,
     ):
-        train(model["body"], optimizer, 400, recording)
+        trained(model["body"], optimizer, 400, recording)
     [found] = told
     assert found.failed
     assert "Besides: " in found.explanation

@@ -109,6 +109,7 @@ def _scrolled(console: Console, shown: RenderableType, keys: Keys) -> Renderable
     part = lines[keys.top : keys.top + room - 1]
     below = len(lines) - keys.top - len(part)
     text = Text.assemble(*((segment.text, segment.style or "") for line in part for segment in [*line, Segment.line()]))
+    text.right_crop()  # the last line ends by itself
     how = f"{keys.top} lines above, {below} below" + (": ↑ ↓ page keys scroll" if keys.read else "")
     return Group(text, Text(how, style="dim"))
 
