@@ -17,6 +17,7 @@ from gradscope.report.summary import (
     by_setting,
     ends_by_strength,
     labelled,
+    last_metric,
     over_time,
     sample,
 )
@@ -51,6 +52,7 @@ class Kind:
 
 def _accuracy(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
     if len(runs) == 1:  # one run is a curve, and no dot
+        last_metric(runs[0], wanted.metric)  # says what is missing
         return learning_curves(runs, wanted.metric)[-1:]
     return [accuracy_by_strength(by_setting(runs), wanted.metric)]
 

@@ -28,7 +28,7 @@ Array = NDArray[np.floating]
 Blocks = tuple[tuple[str, ...], tuple[int, ...]]
 
 #: Numbers of the layers in one page, all runs together; two bytes each, and a third more in base64.
-VALUES = 600_000
+VALUES = 520_000
 #: Runs whose layers are shown; the others are in the comparison.
 DETAILED = 8
 #: Lines of the table over time.
