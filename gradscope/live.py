@@ -92,10 +92,12 @@ class LiveJudge:
             while self._masks and self._masks[0][0] < self._judged:
                 self.judge.info = replace(self.judge.info, penalised=self._masks.pop(0)[1])
             self.judge.update(rows)
+        new = self.rules.update(rows)  # beside the lock: nothing that the training thread does hangs on it
+        with self._lock:
             judge = self.judge
             diagnosis = self._with_findings(judge.diagnosis()) if judge.failure is not None else None
             self.latest = Decisions(judge.active_step, judge.settled_step, judge.failure, diagnosis)
-        if new := self.rules.update(rows):  # beside the lock: nothing that the training thread does hangs on it
+        if new:
             self._found(new)
 
     def _cut(self, n: int) -> Rows:

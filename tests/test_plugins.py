@@ -16,11 +16,12 @@ from gradscope.diagnosis.rules.finding import Symptom
 from gradscope.diagnosis.rules.options import Option, Rule
 
 def look(columns, facts, options):
-    n = len(columns["step"])
+    n = len(columns.number)
     return [Symptom("loud", np.ones((n, 1)), np.full((n, 1), 7.0), ("",), "it is loud", "level", 1.0, "whisper")]
 
 waits = {name: Option(value, name, "mine") for name, value in (("warm_up", 0), ("patience", 3))}
 LOUD = Rule("loud", look, waits, (), "mine")
+BAD = Rule("bad", lambda columns, facts, options: 1 / 0, waits, (), "mine")
 
 class Quartic(gradscope.Lp):
     def __init__(self):
@@ -37,6 +38,7 @@ class Prints(gradscope.Sink):
 POINTS = """
 [gradscope.rules]
 loud = other.tools:LOUD
+bad = other.tools:BAD
 broken = other.nowhere:RULE
 
 [gradscope.penalties]
@@ -81,6 +83,7 @@ def test_a_package_adds_a_rule_a_penalty_and_a_sink(installed: dict[str, str], t
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["shown 0", "shown 2", "shown 4", "['loud'] l4"]
+    assert "the rule bad of a plug-in looks no more: ZeroDivisionError" in done.stderr
     assert "the plug-in broken of gradscope.rules cannot be loaded: ModuleNotFoundError" in done.stderr
 
 

@@ -14,11 +14,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 
 from gradscope.diagnosis.rules import activations, harm, learning, ownership, parameters, slips
-from gradscope.diagnosis.rules.options import Need, Option, Rule
+from gradscope.diagnosis.rules.columns import Columns
+from gradscope.diagnosis.rules.finding import Symptom
+from gradscope.diagnosis.rules.options import Look, Need, Option, Rule
 from gradscope.plugins import plugged
+from gradscope.run_info import RunInfo
 from gradscope.types import InputError
 
 #: Rules by name with the options they are to use.
@@ -268,7 +272,25 @@ def _plug_in() -> None:
             text = f"the plug-in {name} of gradscope.rules is left out: {why}; expected a Rule with a name of its own"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             continue
-        RULES[rule.name] = rule
+        RULES[rule.name] = replace(rule, look=_guarded(rule))
+
+
+def _guarded(rule: Rule) -> Look:
+    """The function of a rule that is not ours: what it raises ends the rule, with a warning, and nothing else."""
+    ended: list[Exception] = []
+
+    def look(columns: Columns, facts: RunInfo, options: Mapping[str, float]) -> list[Symptom]:
+        if ended:
+            return []
+        try:
+            return rule.look(columns, facts, options)
+        except Exception as error:
+            ended.append(error)
+            text = f"the rule {rule.name} of a plug-in looks no more: {type(error).__name__}: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            return []
+
+    return look
 
 
 def _checked(key: str, option: str, value: float) -> float:
