@@ -9,7 +9,7 @@ from textwrap import wrap
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -96,8 +96,9 @@ def _name(axis: Axis, names: Sequence[str], most: int) -> None:
     every = max(1, -(-len(names) // most))
     shown = range(0, len(names), every)
     short = [plain(names[i], NAME) for i in shown]
-    axis.set_ticks(list(shown), short, rotation=60 if axis.axis_name == "x" else 0, fontsize="x-small")
-    if axis.axis_name == "x":
+    along_x = isinstance(axis, XAxis)
+    axis.set_ticks(list(shown), short, rotation=60 if along_x else 0, fontsize="x-small")
+    if along_x:
         for label in axis.get_ticklabels():
             label.set_horizontalalignment("right")
             label.set_rotation_mode("anchor")
@@ -195,7 +196,7 @@ def _covers(legend: Legend, axes: Axes) -> bool:
         for collection in axes.collections
         if isinstance(collection, LineCollection)
         for part in collection.get_paths()
-        if len(part.vertices)
+        if np.size(part.vertices)
     )
 
 

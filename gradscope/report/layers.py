@@ -79,12 +79,12 @@ def by_layer(record: Record, choice: Choice) -> list[Curves]:
     for block in record.blocks(names):
         sizes = dict(_of_groups(block, record.info.numel, [columns[part] for part in members]))
         windows.add({"step": np.asarray(block["step"], dtype=np.float64)[:, None], **sizes}, {})
-    steps = windows.envelope("step").mean[:, 0]
-    panels = []
+    steps = windows.envelope("step").mean[:, 0].astype(np.float64)
+    panels: list[Curves] = []
     for q in SHOWN:
         if q.word not in windows:
             continue
-        mean = windows.envelope(q.word).mean
+        mean = windows.envelope(q.word).mean.astype(np.float64)
         if not np.isfinite(mean).any():
             continue
         shades = np.linspace(0, 1, len(labels)) if len(labels) > 1 else np.zeros(1)
@@ -136,10 +136,10 @@ def over_steps(record: Record, choice: Choice, quantity: str) -> Grid:
     q, columns = _quantity(record, quantity), choice.of(record)
     windows = Windows(WINDOWS // 2, max(1, -(-record.rows // WINDOWS)))
     for block in record.blocks((q.name,)):
-        steps = np.asarray(block["step"], dtype=np.float64)[:, None]
-        windows.add({"step": steps, "y": np.asarray(block[q.name], dtype=np.float64)[:, columns]}, {})
-    y, steps = windows.envelope("y").mean.T, windows.envelope("step")
-    edges = np.append(steps.low[:, 0], steps.high[-1, 0] + 1)
+        at = np.asarray(block["step"], dtype=np.float64)[:, None]
+        windows.add({"step": at, "y": np.asarray(block[q.name], dtype=np.float64)[:, columns]}, {})
+    y, steps = windows.envelope("y").mean.T.astype(np.float64), windows.envelope("step")
+    edges = np.append(steps.low[:, 0], steps.high[-1, 0] + 1).astype(np.float64)
     label = q.axis
     if q.log:
         first = np.array([next((v for v in row if v > 0), np.nan) for row in y])
