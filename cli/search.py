@@ -41,6 +41,7 @@ def search(
     obeys the environment.
     """
     from gradscope.child import Command
+    from gradscope.quantities import Strength
     from gradscope.search.executors import checked
     from gradscope.search.search import search_command
 
@@ -54,7 +55,8 @@ def search(
         return
     for name, level in (("tolerance level", result.estimate), ("delayed tolerance level", result.delayed)):
         if level is not None and level.determined:
-            tell(f"{name} {shorter(level.tolerance)} (95 % interval {shorter(level.low)} … {shorter(level.high)})")
+            found = Strength(level.tolerance or 0.0, result.penalty)
+            tell(f"{name} {found}, 95 % interval of λ {shorter(level.low)} … {shorter(level.high)}")
         elif level is not None:
             tell(f"{name} not determined: {level.reason}")
     tell(result.advice)

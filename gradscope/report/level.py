@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate, normal_cdf
-from gradscope.quantities import is_l2
+from gradscope.quantities import Strength, is_l2
 from gradscope.report.figures import COLOURS, save
 
 #: Draws from the posterior behind the band.
@@ -55,13 +55,14 @@ def level_summary(
     return LevelSummary(label, tuple(outcomes), estimate, 10**x, curves.mean(0), bounds[0], bounds[1])
 
 
-def draw_level(axes: Axes, summary: LevelSummary, colour: str) -> None:
+def draw_level(axes: Axes, summary: LevelSummary, colour: str, penalty: str) -> None:
     """One level into one set of axes."""
     e = summary.estimate
     if e.low is not None and e.high is not None:
         axes.axvspan(e.low, e.high, color=colour, alpha=0.15, linewidth=0)
         axes.fill_between(summary.strength, summary.low, summary.high, color=colour, alpha=0.18, linewidth=0)
-        text = f"{summary.label} {e.tolerance:.3g} ({e.low:.3g} … {e.high:.3g})"
+        level = Strength(e.tolerance or 0.0, penalty)
+        text = f"{summary.label} {level}, λ within {e.low:.3g} … {e.high:.3g}"
         axes.plot(summary.strength, summary.failing, color=colour, linewidth=1.6, label=text)
     else:
         axes.plot([], [], color=colour, label=f"{summary.label} not determined")
@@ -82,7 +83,7 @@ def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> 
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for summary, colour in zip(summaries, COLOURS, strict=False):
-        draw_level(axes, summary, colour)
+        draw_level(axes, summary, colour, penalty)
     for name, belongs, marker, filled in TRIALS:
         if any(belongs(o) for summary in summaries for o in summary.outcomes):
             face = GREY if filled else "none"
