@@ -24,6 +24,7 @@ from gradscope.types import InputError, Verdict
 #: Blocks that may wait for a sink (four a second are made), and seconds that it has to finish at the end.
 WAITING, PATIENCE = 240, 10.0
 
+EXPECTED = "a gradscope.Sink, such as gradscope.integrations.sinks.TensorBoardSink('logs')"
 #: What is shown of every layer and of the whole network, and of the parameter groups; and what is not, of a row.
 LAYERS = (quantities.GRADIENT, quantities.PENALTY, quantities.WEIGHT, quantities.PROPORTION)
 _GROUPS = tuple(q.name for q in quantities.QUANTITIES if q.dims == (quantities.STEP, quantities.GROUP))
@@ -64,17 +65,17 @@ def checked_sinks(sinks: Sequence[Sink | str]) -> list[Sink]:
     found = [_plugged_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
     for sink in found:
         if not isinstance(sink, Sink):
-            raise InputError(
-                f"sinks holds a {type(sink).__name__}; expected a gradscope.Sink, such as "
-                "gradscope.integrations.sinks.TensorBoardSink('logs')"
-            )
+            raise InputError(f"sinks holds a {type(sink).__name__}; expected {EXPECTED}")
     return found
 
 
 def _plugged_sink(name: str) -> Any:
     known = plugged("sinks")
     if name not in known:
-        raise InputError(f"sinks holds {name!r}, which no installed package provides; known are {[*known]}")
+        raise InputError(
+            f"sinks holds {name!r}, and no installed package provides a sink of that name ({', '.join(known) or 'none'}); "
+            f"expected {EXPECTED}"
+        )
     return known[name]()
 
 

@@ -68,9 +68,9 @@ def fit(
     import lightning
 
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=callbacks, default_root_dir=root, logger=False,
+        max_epochs=epochs, accelerator="cpu", callbacks=callbacks, default_root_dir=root,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
-        **{"enable_checkpointing": False, **options},
+        **{"enable_checkpointing": False, "logger": False, **options},
     )  # fmt: skip
     loaders = [DataLoader(part, batch_size=None) for part in (batches, batches[:2])]
     trainer.fit(model, *loaders, ckpt_path=ckpt)

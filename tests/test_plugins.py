@@ -91,5 +91,7 @@ def test_a_sink_that_nobody_provides() -> None:
     from gradscope import InputError
     from gradscope.mirror import checked_sinks
 
-    with pytest.raises(InputError, match="sinks holds 'nowhere', which no installed package provides"):
+    with pytest.raises(
+        InputError, match="sinks holds 'nowhere', and no installed package provides a sink of that name"
+    ):
         checked_sinks(["nowhere"])

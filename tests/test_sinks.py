@@ -328,7 +328,10 @@ def test_weights_do_not_depend_on_sinks(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(gradscope.InputError, match=r"sinks holds a str; expected a gradscope.Sink, such as"):
+    with pytest.raises(
+        gradscope.InputError,
+        match=r"sinks holds 'logs', and no .* of that name .none.; expected a gradscope.Sink, such as",
+    ):
         gradscope.record(model, optimizer, tmp_path / "run.h5", sinks=["logs"])  # type: ignore[list-item]
     assert not (tmp_path / "run.h5").exists()
     with pytest.raises(gradscope.InputError, match=r"WandbSink got a str; expected the run that wandb.init"):
