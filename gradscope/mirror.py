@@ -73,7 +73,7 @@ def _plugged_sink(name: str) -> Any:
     known = plugged("sinks")
     if name not in known:
         raise InputError(
-            f"sinks holds {name!r}, and no installed package provides a sink of that name ({', '.join(known) or 'none'}); "
+            f"sinks holds {name!r}, and no installed package provides that ({', '.join(known) or 'none'} known); "
             f"expected {EXPECTED}"
         )
     return known[name]()

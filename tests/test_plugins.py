@@ -91,7 +91,5 @@ def test_a_sink_that_nobody_provides() -> None:
     from gradscope import InputError
     from gradscope.mirror import checked_sinks
 
-    with pytest.raises(
-        InputError, match="sinks holds 'nowhere', and no installed package provides a sink of that name"
-    ):
+    with pytest.raises(InputError, match="sinks holds 'nowhere', and no installed package provides that"):
         checked_sinks(["nowhere"])
