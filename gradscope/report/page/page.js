@@ -192,6 +192,7 @@ function select(number) {
   state.run = number;
   state.span = null;
   state.shown = new Set(usual());
+  document.getElementById("rows").value = few(run().layers) ? "model" : "worst";
   listLayers();
   drawSpan();
   draw();
