@@ -381,7 +381,7 @@ class Recording:
         found = self.verdict
         tone = "failed" if found.failed else str(found.verdict)
         facts = {"record": self.path, "status": self._status, "rows judged": len(self._live.judge.series)}
-        besides = [f"{finding.sentence}: {finding.suggestion}" for finding in found.findings]
+        besides = [f"{finding.now}: {finding.suggestion}" for finding in found.findings]
         return card(found.sentence, tone, [*found.evidence, *besides], facts)
 
     @property

@@ -69,7 +69,7 @@ class Diagnosis:
         parts = [self.sentence, "; ".join(self.evidence), f"Remedy: {self.remedy}"]
         if self.findings:
             more = len(self.findings) - NAMED
-            told = [finding.sentence for finding in self.findings[:NAMED]]
+            told = [finding.now for finding in self.findings[:NAMED]]
             parts.append("Besides: " + "; ".join([*told, *([f"{more} more"] if more > 0 else [])]))
         return ". ".join(parts)
 
@@ -78,7 +78,7 @@ class Diagnosis:
         """All of it, as ``gradscope diagnose`` prints it: under the sentence what it rests on, and what to do."""
         where = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         what = [f"remedy: {self.remedy}"] if self.remedy else []
-        besides = [line for finding in self.findings for line in (finding.sentence, f"  {finding.suggestion}")]
+        besides = [line for finding in self.findings for line in (finding.now, f"  {finding.suggestion}")]
         return [self.sentence, *(f"  {line}" for line in (*self.evidence, *where, *what, *besides))]
 
     def __str__(self) -> str:
@@ -102,5 +102,5 @@ class Diagnosis:
         tone = "failed" if self.failed else str(self.verdict)
         layers = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         todo = [f"what to do: {self.remedy}"] if self.remedy else []
-        besides = [f"{finding.sentence}: {finding.suggestion}" for finding in self.findings]
+        besides = [f"{finding.now}: {finding.suggestion}" for finding in self.findings]
         return card(self.sentence, tone, [*self.evidence, *layers, *todo, *besides])
