@@ -149,7 +149,7 @@ def test_a_hundred_layers_fit_into_three_megabytes(tmp_path: Path, steps: int) -
     for name, table in run_data["tables"].items():
         values = len(base64.b64decode(table["mean"], validate=True)) // 2
         assert values % len(table["names"]) == 0, name
-        assert values >= len(table["names"]) * len(run_data["begin"]), name
+        assert values >= len(table["names"]) * len(run_data["x"]), name
 
 
 def test_memory_does_not_grow_with_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,12 +168,13 @@ def _explain_marks(axes: Axes, summary: Curves, style: Style) -> None:
 def tidy(figure: Figure) -> None:
     """Legends that cover a curve move beside the axes; titles and labels are broken to the length of their axes."""
     figure.draw_without_rendering()
-    for axes in figure.axes:
-        legend = axes.get_legend()
-        if legend is not None and _covers(legend, axes):
+    while covering := [axes for axes in figure.axes if _covers(axes.get_legend(), axes)]:
+        for axes in covering:
+            legend = axes.get_legend()
+            assert legend is not None
             legend.set_loc("upper left")
             legend.set_bbox_to_anchor((1.01, 1.0), transform=axes.transAxes)
-    figure.draw_without_rendering()
+        figure.draw_without_rendering()  # which leaves less room to the others
     for axes in figure.axes:
         box = axes.get_window_extent()
         _break(axes._left_title, box.width)  # type: ignore[attr-defined]
@@ -181,8 +182,10 @@ def tidy(figure: Figure) -> None:
         _break(axes.xaxis.label, box.width)
 
 
-def _covers(legend: Legend, axes: Axes) -> bool:
-    """Whether a legend lies over a line or a mark."""
+def _covers(legend: Legend | None, axes: Axes) -> bool:
+    """Whether a legend inside the axes lies over a line or a mark."""
+    if legend is None or legend.get_window_extent().x0 >= axes.get_window_extent().x1:
+        return False
     box = legend.get_window_extent()
     for line in axes.lines:
         points = np.asarray(line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float)))
