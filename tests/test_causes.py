@@ -313,6 +313,7 @@ def test_harm_without_failure_is_found() -> None:
     table["penalty_gradient_mean_abs"] = 0.3 * table["loss_gradient_mean_abs"]
     assert told("penalty_dominates", table, info) == ["dominates"]
     assert not told("penalty_dominates", table | {"loss": np.full(n, 0.2)}, info)
+    assert not told("penalty_dominates", table | {"loss": np.geomspace(1.9, 0.6, n)}, info)  # not at rest
     assert not told("penalty_dominates", table, replace(info, baseline_source="guessed: x"))
     weak = {"penalty_gradient_mean_abs": 0.05 * table["loss_gradient_mean_abs"]}
     assert not told("penalty_dominates", table | weak, info)

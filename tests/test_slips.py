@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import gradscope
 from gradscope import Verdict
 from gradscope.diagnosis.causes import ranked
-from gradscope.diagnosis.circumstances import Facts
+from gradscope.diagnosis.circumstances import Circumstances, Facts
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.rules.catalogue import RULES
 from gradscope.diagnosis.rules.checker import Checker
@@ -233,9 +233,20 @@ def test_what_came_first_is_the_cause() -> None:
     assert first_cause(free, still, dead={"0": 12}, moves_clipped=5.0, size=np.array([2e4, 1.0, 1.0])) == "input scale"
     assert first_cause(free, still, signal=np.array([1e-7, 1e-7, 1e-7])) == "inputs that do not vary"
     assert first_cause(free, still, signal=np.array([0.01, 0.5, 1.0])) == "input scale"
+    assert first_cause(free, still, signal=np.array([0.04, 0.5, 1.0])) == "input scale"
+    assert first_cause(free, still, signal=np.array([0.2, 0.5, 1.0])) != "input scale"
     assert first_cause(free, still, signal=np.array([1.0, 0.8, 0.0]), moves=0.0) == "an output that cannot vary"
     assert first_cause(free, still, dead={"0": 0}, zeros=1.0, moves_clipped=np.inf) == "initialisation"
     assert first_cause(free, still, moves=0.0, rate=0.0) == "learning rate too low"
+
+
+def test_outputs_that_the_steps_made_large_are_no_large_inputs() -> None:
+    grows = 1e4 * (np.arange(40.0) > 5)[:, None] * np.ones(2) + 1
+    for size, large in ((grows, False), (grows + 100, True)):
+        seen = Circumstances(INFO, 16)
+        for start in range(0, 40, 7):
+            seen.see({k: v[start : start + 7] for k, v in (rows(40) | {"activation_mean_abs": size}).items()})
+        assert seen.facts().large_inputs == large
 
 
 def test_an_output_that_never_depended_on_the_input_has_not_lost_it() -> None:

@@ -68,13 +68,17 @@ def test_the_rule_of_thermoclaw() -> None:
 
 def test_cases_have_names_of_their_own_and_causes_that_are() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
+    fails = {"failed": "True", "cause": PENALTY, "verdict": "collapsed", "thermoclaw": "", "called": "31"}
+    learns = {"failed": "False", "cause": "", "verdict": "healthy", "thermoclaw": "19", "called": ""}
     rows = [
-        {"run": "a/0", "right": "", "failed": "False", "cause": "", "verdict": "healthy", "thermoclaw": "19"},
-        {"run": "b/0", "right": PENALTY, "failed": "True", "cause": PENALTY, "verdict": "collapsed", "thermoclaw": ""},
-        {"run": "c/0", "right": "x|y", "failed": "True", "cause": PENALTY, "verdict": "collapsed", "thermoclaw": ""},
+        {"run": "a/0", "right": "", **learns},
+        {"run": "b/0", "right": PENALTY, **fails},
+        {"run": "c/0", "right": "x|y", **fails},
+        {"run": "d/0", "right": PENALTY, **learns},
     ]
-    said = list(figures(rows))
-    assert said[0].startswith("false alarms: 0 of 1")
-    assert "right cause, of those called: 1 of 2" in said[2]
-    assert said[3].endswith("1 of 1")
-    assert said[-1].strip().startswith("c/0")
+    said = dict(line.rsplit(": ", 1) for line in figures(rows) if not line.startswith(" "))
+    assert said["runs that were meant to fail and do, by the label"] == "2 of 3"
+    assert said["false alarms, taken back or not"] == "0 of 1 runs that learn"
+    assert said["right cause"] == "1 of 2"
+    assert said["the penalty blamed where it is innocent"] == "1 of 1"
+    assert said["thermoclaw"] == "1 of 1 false alarms, 0 of 1 of the penalty's failures"

@@ -26,11 +26,14 @@ from analyses.failure_detection.baselines import thermoclaw
 from analyses.failure_detection.run import Table
 from gradscope.demo.data import digits
 from gradscope.diagnosis.causes import PENALTY, UNDECLARED, UNKNOWN
-from gradscope.reading import judged
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.post_hoc import feed
+from gradscope.diagnosis.rules.checker import NEEDED, Checker
+from gradscope.quantities import JUDGED
 from gradscope.store.record import Record
 
 HERE = Path(__file__).parent
-FIELDS = ("run", "kind", "optimizer", "right", "failed", "verdict", "cause", "decided", "steps", "findings",
+FIELDS = ("run", "kind", "optimizer", "right", "failed", "verdict", "cause", "called", "steps", "findings",
           "thermoclaw", "seconds")  # fmt: skip
 STEPS, BATCH = 360, 64
 Batch = tuple[Tensor, Tensor]
@@ -360,14 +363,18 @@ def line(case: Case, seed: int, path: Path) -> dict[str, Any]:
     """Train and judge one case."""
     began = time.monotonic()
     case.train(path, seed)
-    told, checker = judged(path)
     with Record(path) as record:
+        judge, checker = Judge(record.info), Checker(record.info)
+        feed({judge: JUDGED, checker: NEEDED}, record)
+        told = judge.diagnosis(finished=True)
+        live = judge.failure or (judge.withdrawn[0] if judge.withdrawn else None)
+        called = "" if live is None or live.decided >= case.steps - 1 else live.decided
         names = ("loss_gradient_norm", "weight_norm", "penalised")
         rows = {name: np.concatenate([block[name] for block in record.blocks(names[:2])]) for name in names[:2]}
         stops = thermoclaw({**rows, "names": record.info.parameters, "penalised": record.info.penalised}, 0)
     return {
         "run": f"{case.name}/{seed}", "kind": case.name, "optimizer": case.optimizer, "right": "|".join(case.right),
-        "failed": told.failed, "verdict": str(told.verdict), "cause": told.cause, "decided": told.decided_step,
+        "failed": told.failed, "verdict": str(told.verdict), "cause": told.cause, "called": called,
         "steps": case.steps, "findings": "|".join(sorted({f.rule for f in checker.findings})), "thermoclaw": stops,
         "seconds": f"{time.monotonic() - began:.1f}",
     }  # fmt: skip
@@ -379,21 +386,20 @@ def figures(rows: list[dict[str, str]]) -> Iterator[str]:
     def share(hits: list[bool]) -> str:
         return f"{sum(hits)} of {len(hits)}"
 
-    learn = [row for row in rows if not row["right"]]
-    fail = [row for row in rows if row["right"]]
-    other = [row for row in fail if PENALTY not in row["right"].split("|")]
-    called = [row for row in fail if row["failed"] == "True"]
-    yield f"false alarms: {share([row['failed'] == 'True' for row in learn])} runs that learn"
-    yield f"failures called: {share([row['failed'] == 'True' for row in fail])}"
-    yield f"right cause, of those called: {share([row['cause'] in row['right'].split('|') for row in called])}"
-    yield f"penalty blamed where it is innocent: {share([row['cause'] == PENALTY for row in other])}"
-    yield (
-        f"thermoclaw: {share([row['thermoclaw'] not in ('', 'None') for row in learn])} false alarms, "
-        + share([row["thermoclaw"] not in ("", "None") for row in fail if PENALTY in row["right"].split("|")])
-        + " of the penalty's failures"
-    )
+    meant = [row for row in rows if row["right"]]
+    fail = [row for row in meant if row["failed"] == "True"]
+    learn = [row for row in rows if row["failed"] != "True" and row not in meant]
+    crushed, other = ([row for row in fail if (PENALTY in row["right"].split("|")) == by] for by in (True, False))
+    stopped = [[row["thermoclaw"] not in ("", "None") for row in some] for some in (learn, crushed)]
+    yield f"runs that were meant to fail and do, by the label: {len(fail)} of {len(meant)}"
+    yield f"called before their end: {share([row['called'] != '' for row in fail])}"
+    yield f"false alarms, taken back or not: {share([row['called'] != '' for row in learn])} runs that learn"
+    yield f"right cause: {share([row['cause'] in row['right'].split('|') for row in fail])}"
+    yield f"the penalty's failures: {share([row['cause'] == PENALTY for row in crushed])} told as such"
+    yield f"the penalty blamed where it is innocent: {share([row['cause'] == PENALTY for row in other])}"
+    yield f"thermoclaw: {share(stopped[0])} false alarms, {share(stopped[1])} of the penalty's failures"
     for row in rows:
-        wrong = row["failed"] == "True" if not row["right"] else row["cause"] not in row["right"].split("|")
+        wrong = row["cause"] not in row["right"].split("|") if row["right"] else row["failed"] == "True"
         if wrong:
             said, right = row["cause"] or "no cause", row["right"] or "it learns"
             yield f"  {row['run']}: {row['verdict']}, {said}; right: {right}"

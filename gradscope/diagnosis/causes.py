@@ -263,11 +263,10 @@ def _inputs(facts: Facts) -> Cause | None:
     if share < 1e-5:
         said = ["the first module puts out the same for every sample from the start: the inputs are all alike"]
         return Cause("inputs that do not vary", 0.95, said, [], "look at what the data loader and the embedding return")
-    if share < 0.02:
+    if share < 0.05:  # of a healthy net .2 and more
         said = [f"of the first module's output {share:.2g} depends on the input at the start: the inputs hardly vary"]
-        return Cause(
-            "input scale", 0.95 if share < 1e-3 else 0.6, said, [], "scale the inputs to mean 0 and variance 1"
-        )
+        weight = 0.95 if share < 1e-3 else 0.85 if share < 0.02 else 0.7
+        return Cause("input scale", weight, said, [], "scale the inputs to mean 0 and variance 1")
     if facts.large_inputs:
         said = [f"the first module puts out {facts.size[0]:.3g} on average at the start: the inputs are large"]
         return Cause("input scale", 0.85, said, [], "scale the inputs to mean 0 and variance 1")

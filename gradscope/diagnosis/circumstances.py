@@ -30,15 +30,16 @@ FADED = 0.1
 class Facts:
     """What is known so far; NaN or None where it was not recorded.
 
-    ``clip``: geometric mean of the clip coefficient, ``clipped``: share of the rows that were clipped. ``moves``: the
-    share of the weights by which an unclipped step of the loss moved them in the first window, ``moves_clipped``: as it
-    was. ``signal``: of each module at the start, the share of its output that depends on the input, [M]; ``size``: mean
-    size of its output, [M]. ``flow``: gradient norms of the first and the last matrix at the start. ``dead``: modules
-    that put out zeros alone, and since which step. ``faded``: modules before the last whose output hardly depends on
-    the input any more, with the share of what once did. ``silent``: parameters that never got a gradient.
-    ``rate_gone``: share of the rows since every learning rate fell below a thousandth of its largest, for good.
-    ``shrunk``: matrices that no known penalty acts on and that lost most of their norm, with the share that is left.
-    ``rate``: the largest learning rate. ``zeros``: share of the trained matrices whose entries all begin at 0.
+    ``clip``: geometric mean of the clip coefficient, ``clipped``: share of the rows that were clipped. ``moves``:
+    the share of the weights by which an unclipped step of the loss moved them in the first window,
+    ``moves_clipped``: as it was. ``signal``: of each module at the start, the share of its output that depends on
+    the input, [M]; ``size``: mean size of its output before the first step, [M]. ``flow``: gradient norms of the
+    first and the last matrix at the start. ``dead``: modules that put out zeros alone, and since which step.
+    ``faded``: modules before the last whose output hardly depends on the input any more, with the share of what
+    once did. ``silent``: parameters that never got a gradient. ``rate_gone``: share of the rows since every
+    learning rate fell below a thousandth of its largest, for good. ``shrunk``: matrices that no known penalty acts
+    on and that lost most of their norm, with the share that is left. ``rate``: the largest learning rate.
+    ``zeros``: share of the trained matrices whose entries all begin at 0.
     """
 
     clip: float
@@ -211,7 +212,7 @@ class Circumstances:
             moves=free,
             moves_clipped=as_it_was,
             signal=share,
-            size=size,
+            size=self._first_size(),
             flow=flow,
             dead=dead,
             faded=self._faded(share),
@@ -221,6 +222,11 @@ class Circumstances:
             zeros=self._zeros,
             rate_gone=self._rate_rows / self._count if self._rate is not None and self._rate.any() else np.nan,
         )
+
+    def _first_size(self) -> Array | None:
+        """Of the first rows in which activations were sampled: later ones are what the steps made of it."""
+        sampled = [part[np.isfinite(part).any(1)] for part in self._early.get("activation_mean_abs", ())]
+        return next((part[0] for part in sampled if len(part)), None)
 
     def _faded(self, share: Array | None) -> dict[str, float]:
         if self._highest is None or self._last is None:

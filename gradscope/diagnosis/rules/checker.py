@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis.rules.catalogue import RULES, Chosen, chosen
 from gradscope.diagnosis.rules.columns import Columns
-from gradscope.diagnosis.rules.derived import VALIDATION, Epochs, Evaluations, Losses, Rates, Rows, Signals, Weights
+from gradscope.diagnosis.rules.derived import (
+    VALIDATION,
+    Epochs,
+    Evaluations,
+    Losses,
+    Past,
+    Rates,
+    Rows,
+    Signals,
+    Weights,
+)
 from gradscope.diagnosis.rules.finding import Finding, NotChecked, Symptom
 from gradscope.diagnosis.rules.options import Rule
 from gradscope.diagnosis.rules.streaks import Streaks
@@ -35,6 +45,7 @@ class Checker:
         self._count = 0
         self.of_epochs = {} if of_epochs is None else of_epochs
         self._signals, self._rates, self._epochs = Signals(), Rates(), Epochs()
+        self._past = Past()
         self._losses, self._weights = Losses(), Weights(facts.numel)
         self._evaluations = Evaluations(self.of_epochs)
 
@@ -78,6 +89,7 @@ class Checker:
                 self._seen.add(name)
         loss = np.asarray(rows["loss"], dtype=np.float64) if "loss" in rows else np.full(n, np.nan)
         derived = self._losses.columns(loss) | self._weights.columns(rows, number)
+        derived |= self._past.columns(derived["loss_level"], number)
         derived |= self._evaluations.columns(rows, loss) | self._signals.columns(rows)
         derived |= self._rates.columns(rows) | self._epochs.columns(rows)
         if np.isfinite(derived["validation"]).any():

@@ -78,6 +78,29 @@ class Losses:
         return np.asarray(whole[at][1:])
 
 
+class Past:
+    """`loss_then` [N]: the loss level of some time ago, at the last of the row numbers 16, 24, 36, … that lies at two
+    thirds of the rows so far or before; NaN until there is one.
+    """
+
+    GROWTH = 1.5
+
+    def __init__(self) -> None:
+        self._numbers, self._levels = [FIRST], [np.nan]
+
+    def columns(self, level: Array, number: NDArray[np.int64]) -> dict[str, Array]:
+        """``level``: `loss_level`; ``number``: of each row, counted from 0."""
+        if not len(number):
+            return {"loss_then": np.empty(0)}
+        while self._numbers[-1] <= number[-1]:
+            if self._numbers[-1] >= number[0]:
+                self._levels[-1] = float(level[self._numbers[-1] - number[0]])
+            self._numbers.append(int(self.GROWTH * self._numbers[-1]))
+            self._levels.append(np.nan)
+        at = np.searchsorted(self._numbers, number / self.GROWTH, side="right") - 1
+        return {"loss_then": np.where(at >= 0, np.array(self._levels)[at], np.nan)}
+
+
 class Weights:
     """`weight_same` [N, P]: 1 where every number of a tensor is that of the row before. `weight_growth` [N, P]:
     its norm over the largest of the first 16 rows, and over a tenth of what entries as large as those of the largest

@@ -18,6 +18,8 @@ HIDDEN = 0.3
 EVER = 0.01
 #: A share of zeros from which all units of a module are dead.
 DEAD = 0.995
+#: A loss above this share of what it was some time ago is at rest.
+REST = 0.93
 #: Parts of the class names of normalisations.
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
@@ -27,7 +29,8 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
 
     Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised; where an adaptive optimizer decays beside its step,
     of the two steps, whatever the size of the gradient. The loss has left the baseline, which the user gave or the
-    targets told. Whether the metric gains what the loss pays is another question, which ``gradscope tune`` answers.
+    targets told, and is at rest: it was hardly higher at two thirds of the rows so far. Whether the metric gains what
+    the loss pays is another question, which ``gradscope tune`` answers.
     """
     penalty = rows.get("penalty_gradient_mean_abs")
     if penalty is None or not info.sure_baseline > 0 or not info.penalised.any():
@@ -40,7 +43,9 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
     with np.errstate(divide="ignore", invalid="ignore"):
         share: Array = held / (held + pulled)
     level = rows.series("loss_level")[:, None] / info.sure_baseline
-    there = (share > o["share"]) & (level > o["floor"]) & (level < 0.95)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = (rows.series("loss_level") / rows.series("loss_then"))[:, None] > REST
+    there = (share > o["share"]) & (level > o["floor"]) & (level < 0.95) & rest
     return [
         Symptom(
             kind="dominates",
