@@ -155,6 +155,9 @@ def test_weights_that_shrink_unseen() -> None:
     assert told.layers == ("0.weight", "2.weight")
     assert not found("undeclared_penalty", table, replace(NO_PENALTY, penalised=np.array([True, True])))
     assert not found("undeclared_penalty", rows(400, fall=0.0), NO_PENALTY)
+    norms = {"module_types": {"0": "Linear", "2": "BatchNorm1d"}, "matrices": np.array([True, False])}
+    [gains] = found("undeclared_penalty", table, replace(NO_PENALTY, **norms))
+    assert "2.weight" in gains.layers
     judge = Judge(replace(NO_PENALTY, horizon=400))
     judge.update(table)
     end = judge.diagnosis(finished=True)
@@ -238,6 +241,18 @@ def test_what_came_first_is_the_cause() -> None:
     assert first_cause(free, still, signal=np.array([1.0, 0.8, 0.0]), moves=0.0) == "an output that cannot vary"
     assert first_cause(free, still, dead={"0": 0}, zeros=1.0, moves_clipped=np.inf) == "initialisation"
     assert first_cause(free, still, moves=0.0, rate=0.0) == "learning rate too low"
+
+
+def test_a_run_that_may_learn_late_is_not_called_before_its_end() -> None:
+    """Inputs on a tiny scale: the weights fall, and the loss is at its baseline for a long time."""
+    for share, called in ((0.5, True), (0.01, False)):
+        table = rows(300) | {"activation_std": share * np.exp(-0.005 * np.arange(300.0))[:, None] * np.ones(2)}
+        judge = Judge(replace(INFO, horizon=1000))
+        judge.update(table)
+        assert judge.diagnosis().failed == called
+        judge = Judge(replace(INFO, horizon=300))
+        judge.update(table)
+        assert judge.diagnosis(finished=True).cause == ("penalty" if called else "input scale")
 
 
 def test_outputs_that_the_steps_made_large_are_no_large_inputs() -> None:

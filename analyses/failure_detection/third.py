@@ -345,7 +345,7 @@ CASES = [
          schedule=lambda step: max(0.0, 1 - step / 12), decay=1e-3),
     Case("left out", ("untrained parameters",), lambda: changed(mlp(64, 64, 64, 10), spoiled(weight=0.02)),
          lr=1e-3, owned=lambda model: list(model.parameters())[1:2]),
-    Case("stale", ("untrained parameters",), lr=1e-3, owned=lambda model: list(model[:3].parameters())),
+    Case("stale", ("untrained parameters",), lr=1e-3, owned=lambda model: [*model[:3].parameters(), model[4].bias]),
     Case("frozen", ("untrained parameters",), lambda: frozen(mlp(64, 64, 64, 10)), decay=1e-3),
     Case("in a list", ("untrained parameters",), lambda: hide(mlp(64, 64, 64, 10)), lr=1e-3),
     Case("detached", ("untrained parameters",), lambda: Through(mlp(64, 64, 64), lambda h: 1e-3 * h.detach()), lr=1e-3),

@@ -20,6 +20,8 @@ from gradscope.run_info import RunInfo
 
 PENALTY, UNKNOWN = "penalty", "not in the record"
 UNDECLARED = "a penalty that is not declared"
+#: Causes with which a run may learn late: no verdict before its end.
+SLOW = ("input scale", "learning rate too low")
 #: What tells whether it is the penalty, where the record does not.
 EXPERIMENT = "try a short run without the penalty: if it learns, the penalty is the cause, and a delay may help"
 #: Steps that a training has at least, where its length is not known.

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.causes import PENALTY, UNKNOWN, ranked
+from gradscope.diagnosis.causes import PENALTY, SLOW, UNKNOWN, ranked
 from gradscope.diagnosis.circumstances import Circumstances
 from gradscope.diagnosis.failing import (
     at_the_horizon,
@@ -148,7 +148,9 @@ class Judge:
         found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.escaped_step)
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
-            self.failure = self._accepted(found, look)
+            failure = self._accepted(found, look)
+            late = failure.verdict is Verdict.STALLED and failure.causes[0].name in SLOW
+            self.failure = None if late else failure
 
     def _look_again(self) -> None:
         """A failure was called: does the run disprove it? It is taken back once, and said so."""

@@ -19,7 +19,7 @@ EVER = 0.01
 #: A share of zeros from which all units of a module are dead.
 DEAD = 0.995
 #: A loss above this share of what it was some time ago is at rest.
-REST = 0.93
+REST = 0.85
 #: Parts of the class names of normalisations.
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
@@ -61,13 +61,13 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
 
 
 def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Matrices that lose most of their norm where no penalty is known to act: a term of the loss, or a line of the
-    script, shrinks them, and nothing of it can be judged.
+    """Matrices and gains of normalisations that lose most of their norm where no penalty is known to act: a term of
+    the loss, or a line of the script, shrinks them, and nothing of it can be judged.
     """
     kept = rows.get("weight_kept")
     if kept is None or len(info.matrices) != len(info.parameters):
         return []
-    free = info.matrices & ~info.frozen & ~info.penalised
+    free = (info.matrices | _gains(info)) & ~info.frozen & ~info.penalised
     return [
         Symptom(
             kind="shrinks",
@@ -82,14 +82,19 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
     ]
 
 
+def _gains(info: RunInfo) -> NDArray[np.bool_]:
+    """The gains of normalisations, [P]."""
+    types = [info.module_types.get(name.rpartition(".")[0], "") for name in info.parameters]
+    norm = [any(part in kind for part in NORMS) for kind in types]
+    return np.array([n and name.endswith("weight") for n, name in zip(norm, info.parameters, strict=True)], dtype=bool)
+
+
 def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Gains of normalisations that a penalty has taken down: they scale what the layers after them see."""
     kept = rows.get("weight_kept")
     if kept is None or not info.module_types:
         return []
-    types = [info.module_types.get(name.rpartition(".")[0], "") for name in info.parameters]
-    norm = np.array([any(part in kind for part in NORMS) for kind in types], dtype=bool)
-    gains = norm & info.penalised & np.array([name.endswith("weight") for name in info.parameters], dtype=bool)
+    gains = _gains(info) & info.penalised
     return [
         Symptom(
             kind="decayed",
