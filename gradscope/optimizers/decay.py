@@ -19,22 +19,22 @@ from gradscope.optimizers.groups import Group
 _DECOUPLED = ("AdamW", "Adafactor", "Muon")
 #: Settings by which public optimizers let a user choose: torch and pytorch-optimizer; AdaBelief; timm; Prodigy.
 _FLAGS = ("decoupled_weight_decay", "weight_decouple", "decoupled_decay", "decouple")
-#: By package and class, read in their sources on 2026-11-29: whether the decay is decoupled.
+#: Public ones whose decay is decoupled and times the rate, by package and class; read in their sources on 2026-11-29.
 _PUBLIC = {
-    ("lion_pytorch", "Lion"): True,  # lion-pytorch 0.2: w ← w·(1 − lr·decay)
-    ("timm", "Lion"): True,  # timm 1.0, optim/lion.py
-    ("timm", "Adan"): True,  # optim/adan.py: w ← w/(1 + lr·decay), or w·(1 − lr·decay) with no_prox
-    ("adan_pytorch", "Adan"): True,  # adan-pytorch 0.1: w ← w/(1 + lr·decay)
-    ("transformers", "Adafactor"): True,  # optimization.py: w ← w − lr·decay·w, with the rate of its own
-    ("bitsandbytes", "Adam"): True,  # bitsandbytes 0.4x, backends: w ← w·(1 − lr·decay), for Adam as for AdamW
-    ("bitsandbytes", "Adam8bit"): True,
-    ("bitsandbytes", "AdamW"): True,
-    ("bitsandbytes", "AdamW8bit"): True,
-    ("bitsandbytes", "Lion"): True,
-    ("bitsandbytes", "Lion8bit"): True,
-    ("schedulefree", "AdamWScheduleFree"): True,  # schedulefree 1.4: beside the denominator, at y
-    ("schedulefree", "RAdamScheduleFree"): True,
-    ("dadaptation", "DAdaptLion"): True,  # dadaptation 3.2: w ← w·(1 − d·lr·decay)
+    ("lion_pytorch", "Lion"),  # lion-pytorch 0.2: w ← w·(1 − lr·decay)
+    ("timm", "Lion"),  # timm 1.0, optim/lion.py
+    ("timm", "Adan"),  # optim/adan.py: w ← w/(1 + lr·decay), or w·(1 − lr·decay) with no_prox
+    ("adan_pytorch", "Adan"),  # adan-pytorch 0.1: w ← w/(1 + lr·decay)
+    ("transformers", "Adafactor"),  # optimization.py: w ← w − lr·decay·w, with the rate of its own
+    ("bitsandbytes", "Adam"),  # bitsandbytes 0.4x, backends: w ← w·(1 − lr·decay), for Adam as for AdamW
+    ("bitsandbytes", "Adam8bit"),
+    ("bitsandbytes", "AdamW"),
+    ("bitsandbytes", "AdamW8bit"),
+    ("bitsandbytes", "Lion"),
+    ("bitsandbytes", "Lion8bit"),
+    ("schedulefree", "AdamWScheduleFree"),  # schedulefree 1.4: beside the denominator, at y
+    ("schedulefree", "RAdamScheduleFree"),
+    ("dadaptation", "DAdaptLion"),  # dadaptation 3.2: w ← w·(1 − d·lr·decay)
 }
 
 
@@ -77,8 +77,7 @@ def decay_of(optimizer: Optimizer, group: Group) -> Decay:
         return Decay("decoupled" if decoupled else "coupled", adaptive=name not in ("SGD", "ASGD"), known_by="torch")
     package, name = type(optimizer).__module__.partition(".")[0], type(optimizer).__name__
     if (package, name) in _PUBLIC:
-        acts = "decoupled" if _PUBLIC[package, name] else "coupled"
-        return Decay(acts, known_by=f"the source of {package}")
+        return Decay("decoupled", known_by=f"the source of {package}")
     found = _FOUND.setdefault(optimizer, {})
     flags = {name: value for name, value in group.items() if value is None or isinstance(value, bool | str)}
     kind = (*sorted(flags.items(), key=str), max((p.ndim for p in group["params"]), default=0))

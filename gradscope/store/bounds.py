@@ -11,22 +11,24 @@ import numpy as np
 
 from gradscope.store.chunks import filters
 
-#: The largest single structure of HDF5's that is read: an attribute, a heap of texts, a list of names.
+#: Bytes of the largest single structure of HDF5's that is read: an attribute, a heap of texts, a list of names.
 LARGEST_READ = 8 << 20
-#: All texts of a table, or all attributes, together.
-MOST_TEXT = 64 << 20
-MOST_TEXTS = 1_000_000
+#: Bytes of all texts of a table, or of all attributes, together; texts of a table.
+MOST_TEXT, MOST_TEXTS = 64 << 20, 1_000_000
+#: Members of a group; attributes of one; axes of an array, and so the texts in an attribute, which name them.
 MOST_LINKS, MOST_ATTRIBUTES, MOST_AXES = 2000, 256, 3
 #: Values in a JSON attribute, and how deep they may lie.
 MOST_VALUES, DEEPEST = 1_000_000, 32
-#: gzip's best is about 1:1032; a megabyte is there for what is stored without any chunk.
+#: Bytes in memory a byte of the file: gzip's best is about 1032; a megabyte is there for what has no chunk.
 MOST_PER_BYTE, SLACK = 1100, 1 << 20
-#: A row takes a byte at the very least (its time is a float64 of random bits); short files are not worth the question.
+#: A row takes a byte at the very least (its time is a float64 of random bits), and is granted half of one; short
+#: files are not worth the question.
 MOST_ROWS_PER_BYTE, FEW_ROWS = 2, 1_000_000
+#: Bytes of a chunk, inflated: of one that is read past HDF5, and of one that HDF5 itself reads.
 CHUNK_BYTES, STEP_CHUNK_BYTES = 32 << 20, 1 << 16
 
 _DESCRIPTOR = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])  # of a text, in its chunk
-_FIXED = 1 << 20  # of an attribute without texts
+_FIXED = 1 << 20  # values of an attribute without texts
 
 
 class View(Protocol):
@@ -59,7 +61,7 @@ def check_claims(total: int, held: int) -> None:
 
 
 def check_chunk(item: h5py.Dataset, name: str, held: int) -> None:
-    """Refuse chunks that are too large to be read one at a time."""
+    """Refuse chunks that are too large to be read one at a time, and larger than the file."""
     if item.chunks is None:
         return
     size = math.prod(item.chunks) * item.dtype.itemsize
