@@ -405,3 +405,29 @@ def test_the_same_parameters_under_two_optimizers_keep_their_groups(tmp_path: Pa
         steps(model, two[1], 2, run)
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         np.testing.assert_allclose(dataset["learning_rate"].values, [[0.1, 0.2]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["standard", "full"])
+def test_a_head_that_is_replaced_is_not_recorded_as_the_old_one(tmp_path: Path, preset: str) -> None:
+    """The old one keeps the gradient it had: nobody clears it any more."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", preset=preset, on_failure="ignore") as run:
+        for step, (x, y) in enumerate(batches(6)):
+            if step == 3:
+                model[4] = nn.Linear(8, 3)
+                optimizer.param_groups[0]["params"][4:] = list(model[4].parameters())
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        capture = json.loads(dataset.attrs["capture"])
+        norms = dataset["loss_gradient_norm"]
+        assert np.isnan(norms.sel(parameter=["4.weight", "4.bias"])[3:]).all()
+        assert np.isfinite(norms[:3]).all() and np.isfinite(norms.sel(parameter="0.weight")).all()
+    assert capture["not_read"] == dict.fromkeys(
+        ["4.weight", "4.bias"], "no more among the optimizer's parameters at step 3"
+    )
+    assert capture["joined_later"].startswith("2 parameters")

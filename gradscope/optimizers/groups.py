@@ -42,16 +42,27 @@ def learning_rate(group: Group, who: str) -> float:
     return rate
 
 
+def _same(now: Any, before: list[Any]) -> bool:
+    """Whether these are the same tensors: `==` of lists asks for identity, and only where it differs for more."""
+    try:
+        return bool(now == before)
+    except RuntimeError:  # several numbers were compared
+        return False
+
+
 class Groups:
     """The groups that some optimizers have at first, found again by their parameters when they have been replaced.
 
     ``counts``: how many each optimizer has at first. ``places``: per optimizer, for each group that it has
-    now, its number among all the first ones, or `LATER`. ``generation`` counts the changes of ``places``.
+    now, its number among all the first ones, or `LATER`. ``generation`` counts the changes of ``places``. ``left``: the
+    parameters (their ids) that were in these groups and are in none of their optimizer's any more; ``joined``: how many
+    have come into those that were there.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._optimizers = list(optimizers)
         self._seen = [group for o in optimizers for group in o.param_groups]
+        self._members = [list(group["params"]) for group in self._seen]
         self._now: list[Group | None] = list(self._seen)
         self.counts = [len(o.param_groups) for o in optimizers]
         starts = [sum(self.counts[:n]) for n in range(len(self.counts))]
@@ -61,6 +72,8 @@ class Groups:
             for o, places in zip(optimizers, self.places, strict=True)
         ]
         self.generation = 0
+        self.left: frozenset[int] = frozenset()
+        self.joined = 0
 
     def now(self) -> list[Group | None]:
         """The first groups as they are now, None for those that are gone."""
@@ -68,6 +81,8 @@ class Groups:
         seen = self._seen
         if len(current) != len(seen) or not all(map(is_, current, seen)):
             self._find(current)
+        elif not all(map(_same, (group["params"] for group in current), self._members)):
+            self._count(current)
         return self._now
 
     def _find(self, current: list[Group]) -> None:
@@ -78,6 +93,18 @@ class Groups:
         ]
         if places != self.places:
             self.places, self.generation = places, self.generation + 1
+        self._count(current)
+
+    def _count(self, current: list[Group]) -> None:
+        """Who has left, and who has joined."""
+        self._members = [list(group["params"]) for group in current]
+        left: set[int] = set()
+        self.joined = 0
+        for optimizer, known, places in zip(self._optimizers, self._of, self.places, strict=True):
+            left |= known.keys() - {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for place, group in zip(places, optimizer.param_groups, strict=True):
+                self.joined += sum(id(p) not in known for p in group["params"]) if place != LATER else 0
+        self.left = frozenset(left)
 
     def _place(self, number: int, index: int, group: Group) -> int:
         known = self._of[number]

@@ -89,6 +89,7 @@ class Meter:
         self.by_hand = False  # ranks reduce what the backward pass leaves: only the step shows it
         self.past_counters: int | None = None  # the first row in which gradients were seen to change uncounted
         self._taken = 0
+        self.gone: dict[int, int] = {}  # weights that are no more among the optimizer's, and the step that showed it
         self.late = 0  # steps at which only ``step()`` showed the gradients
         self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
         self.measured: Callable[[list[Tensor | None], int], None] = lambda gradients, row: None
@@ -193,6 +194,8 @@ class Meter:
         if modified or looked:
             weights = [local(w) for w in self.weights] if self.sharded else self.weights
             self._norms(weights, gradients, self.ring.view(self.after, row))
+        for column in self.gone:  # what lies in its ``.grad`` is of some earlier step
+            self.ring.view(self.table, row)[:, column] = float("nan")
         # Set by GradScaler on a fused optimizer only: what it has to divide by, and whether to skip.
         told = self.optimizer.__dict__
         still, overflow = told.get("grad_scale"), told.get("found_inf")
@@ -247,6 +250,7 @@ class Meter:
     def unread(self) -> dict[int, str]:
         """By place among all parameters: what of a parameter is not known, and why."""
         found = dict.fromkeys(self.plan.resized, "its number of entries changed: no means") | self.plan.unread
+        found |= {i: f"no more among the optimizer's parameters at step {step}" for i, step in self.gone.items()}
         return {self.columns[i]: why for i, why in found.items()}
 
     def detach(self) -> None:

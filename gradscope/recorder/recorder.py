@@ -129,7 +129,7 @@ class Recorder:
         self._trouble: dict[str, str] = {}  # by step, what went wrong in measuring
         self._optimizers = list(optimizers)
         self._steps = {id(o): OneStep() for o in optimizers}
-        self._groups = groups
+        self._groups, self._left = groups, groups.left
         self._sink, self._before_step, self._warn = sink, before_step, warn
         self._steps_missed = steps_missed
         self.missing: set[int] = set()  # optimizers of which steps are missed at the moment
@@ -311,6 +311,8 @@ class Recorder:
             found["logged_between_rows"] = {"not_recorded": dict(self.lost), "rows": str(self.cadences["rows"])}
         if self.inexact:
             found["kept_as_float32"] = dict(self.inexact)
+        if self._groups.joined:
+            found["joined_later"] = f"{self._groups.joined} parameters that joined the optimizer's groups: not recorded"
         if unread := self._unread():
             found["not_read"] = unread
         if self.graphed:
@@ -550,7 +552,10 @@ class Recorder:
 
     def _rates(self, row: int) -> list[float | None]:
         rates: list[float | None] = []
-        for index, group in enumerate(self._groups.now()):
+        groups = self._groups.now()
+        if self._groups.left is not self._left:
+            self._members_changed()
+        for index, group in enumerate(groups):
             lr = None if group is None else group.get("lr")
             if isinstance(lr, Tensor) and lr.numel() == 1 and lr.is_cpu == (self._home.device.type == "cpu"):
                 self._home.view("rates", row)[index].copy_(lr.reshape(()))  # `capturable`: it stays on the device
@@ -558,6 +563,15 @@ class Recorder:
             else:
                 rates.append(number(lr))
         return rates
+
+    def _members_changed(self) -> None:
+        """Parameters have left the optimizers' groups, or are back: of those that are gone nothing is known."""
+        self._left = self._groups.left
+        for meter in self._meters:
+            gone = [i for i, w in enumerate(meter.weights) if id(w) in self._left]
+            meter.gone = {i: meter.gone.get(i, self.step) for i in gone}
+            if meter.number in self._updates:
+                self._updates[meter.number].forget(gone)
 
     def _sample_next(self) -> None:
         if self.activations is not None:

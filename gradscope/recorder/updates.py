@@ -8,7 +8,7 @@ but for their denominator, so Δw_R follows a first moment of its own, kept besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,10 @@ class Updates:
         """What the ring keeps for it."""
         heights = {self.size: 1, self.split: 2, self.along: 1}
         return {n: Field((h, len(self._parameters)), "sum", self._parameters) for n, h in heights.items()}
+
+    def forget(self, lost: Iterable[int]) -> None:
+        """These weights are no more the optimizer's."""
+        self._lost.update(lost)
 
     def _stand_in(self, i: int, tensor: Tensor) -> Tensor:
         """Zeros in a tensor's shape; nothing, where its entries cannot be had."""
