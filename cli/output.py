@@ -11,8 +11,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +20,8 @@ from gradscope.card import LONG, plain
 
 #: What a terminal or an eye would obey; JSON has another way to write it.
 _OBEYED = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+T = TypeVar("T")
 
 _said = [0.0]  # when the latest message was
 
@@ -41,6 +43,20 @@ def say(line: str) -> None:
     """A message on standard error, broken between words where a terminal is narrower."""
     print(_fitted(plain(line, LONG)), file=sys.stderr, flush=True)
     _said[0] = time.monotonic()
+
+
+def showing(show: Callable[[T], None], command: Sequence[str], what: str) -> Callable[[T], None]:
+    """``show``; before its first call one line where each run of the command imports torch by itself, and why."""
+    from gradscope.search.script import why_cold
+
+    lines = [f"each {what} imports torch anew: {why}"] if (why := why_cold(command)) is not None else []
+
+    def shown(news: T) -> None:
+        if lines:
+            say(lines.pop())
+        show(news)
+
+    return shown
 
 
 def on_terminal() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, on_terminal, print_json, say, shorter, tell
+from gradscope_cli.output import Json, on_terminal, print_json, say, shorter, showing, tell
 
 if TYPE_CHECKING:
     from gradscope.search.result import Progress, ToleranceResult
@@ -47,7 +47,7 @@ def search(
 
     result = search_command(
         Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, executor=checked(executor),
-        out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout, on_trial=_show,
+        out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout, on_trial=showing(_show, command, "trial"),
     )  # fmt: skip
     figure = _draw(result, out / "tolerance.png")
     if as_json:

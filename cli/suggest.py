@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, say, shorter, tell
+from gradscope_cli.output import Json, print_json, say, shorter, showing, tell
 
 if TYPE_CHECKING:
     from gradscope.prediction.probing import ProbeResult
@@ -37,7 +37,12 @@ def suggest(
     from gradscope.quantities import Strength
 
     result = suggest_command(
-        Command.parse(command, penalty), start=start, probes=probes, out=out, seed=seed, on_probe=_show
+        Command.parse(command, penalty),
+        start=start,
+        probes=probes,
+        out=out,
+        seed=seed,
+        on_probe=showing(_show, command, "probe"),
     )
     if as_json:
         print_json({**result.as_dict(), "search": search_line(result, command)})

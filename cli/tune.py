@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from gradscope_cli.output import Json, print_json, say, shorter, tell
+from gradscope_cli.output import Json, print_json, say, shorter, showing, tell
 
 if TYPE_CHECKING:
     from gradscope.search.tuned import TuneProgress, TuneResult
@@ -51,7 +51,7 @@ def tune(
     result = tune_command(
         Command.parse(command, penalty), low, high, metric=metric, mode=mode, delayed=delayed, workers=workers,
         executor=checked(executor), out=out, cost=cost, repeats=repeats, max_trials=max_trials, seed=seed,
-        timeout=timeout, on_trial=_show,
+        timeout=timeout, on_trial=showing(_show, command, "trial"),
     )  # fmt: skip
     figure = _draw(result, out / "tune.png")
     if as_json:

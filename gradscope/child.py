@@ -12,13 +12,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import IO, NoReturn, Protocol
 
 from gradscope import checks
 from gradscope.quantities import Strength
@@ -264,32 +263,51 @@ class Outcome:
         return f"the command {' '.join(words)!r} {how}: {last}"
 
 
-def run_child(
-    words: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    show: bool,
-    timeout: float | None = None,
-    on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
-) -> Outcome:
-    """Run a child to its end. ``show``: its output goes through live, all of it to standard error."""
+class Child(Protocol):
+    """A process that was started: as much of `subprocess.Popen` as is needed here."""
+
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+#: Starts a command in an environment, with its output in a file.
+Start = Callable[[Sequence[str], Mapping[str, str], IO[bytes]], Child]
+
+
+def started(words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Child:
+    """Start a command. Raises `InputError` where there is no such program."""
+    try:
+        return subprocess.Popen(
+            words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+    except OSError as error:
+        raise InputError(f"cannot start {words[0]!r}: {error.strerror}") from None
+
+
+_START: ContextVar[Start] = ContextVar("gradscope_start", default=started)
+
+
+@contextlib.contextmanager
+def starting(start: Start) -> Iterator[None]:
+    """Children are started in this way meanwhile."""
+    token = _START.set(start)
+    try:
+        yield
+    finally:
+        _START.reset(token)
+
+
+def run_child(words: Sequence[str], environment: Mapping[str, str]) -> Outcome:
+    """Run a child to its end; an exception meanwhile (a signal's) ends it."""
     with tempfile.TemporaryFile() as log:
-        sink = subprocess.PIPE if show else log
+        child = _START.get()(words, environment, log)
         try:
-            child = subprocess.Popen(
-                words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
-            )
-        except OSError as error:
-            raise InputError(f"cannot start {words[0]!r}: {error.strerror}") from None
-        if on_start is not None:
-            on_start(child)
-        try:
-            if show and child.stdout is not None:
-                for line in child.stdout:
-                    sys.stderr.buffer.write(line)
-                    sys.stderr.flush()
-                    log.write(line)
-            child.wait(timeout)
+            code = child.wait()
         except BaseException:
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -297,11 +315,8 @@ def run_child(
             child.kill()
             child.wait()
             raise
-        finally:
-            if child.stdout is not None:
-                child.stdout.close()
         log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
-        return Outcome(child.returncode, log.read().decode(errors="replace"))
+        return Outcome(code, log.read().decode(errors="replace"))
 
 
 def check_strength(path: Path, asked: Strength, read_back: Strength, schedule: str) -> None:

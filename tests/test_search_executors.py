@@ -87,10 +87,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 LIMIT = 8.0
 
 
-@pytest.fixture(params=["local", pytest.param("dask", marks=pytest.mark.slow)])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    name = "local" if request.param == "local" else f"dask://{request.getfixturevalue('cluster').address}"
-    made, count = open_executor(name, 2, LIMIT)
+@pytest.fixture(params=["local", "warm", pytest.param("dask", marks=pytest.mark.slow)])
+def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    name = f"dask://{request.getfixturevalue('cluster').address}" if request.param == "dask" else "local"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)]))
+    made, count = open_executor(name, 2, LIMIT, scripts=request.param == "warm")
     assert count == 2
     yield made
     made.shutdown(wait=True, cancel_futures=True)

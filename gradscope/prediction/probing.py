@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,11 @@ def _asked(plan: Plan) -> Instructions:
     return Instructions(on_failure="ignore", on_success="ignore", probe_steps=plan.steps, probe_escape=plan.to_escape)
 
 
-def of_command(command: Command) -> Run:
-    """Probes of a training command, each a child of this process that ends once it has its rows."""
+def of_command(command: Command, where: Executor | None = None) -> Run:
+    """Probes of a training command, each a process that ends once it has its rows.
+
+    ``where``: they are run there; None: each as a child of this process.
+    """
 
     def run(plan: Plan, path: Path) -> str:
         asked = Instructions(
@@ -42,7 +46,8 @@ def of_command(command: Command) -> Run:
             | {"strength": plan.strength, "penalty": command.penalty, "seed": plan.seed, "out": str(path)}
         )
         words = command.filled(asked)
-        outcome = run_child(words, command.environment(asked), show=False)
+        call = (run_child, words, command.environment(asked))
+        outcome = run_child(*call[1:]) if where is None else where.submit(*call).result()
         if not outcome.ended_itself:
             raise InputError(f"a probe could not be run: {outcome.complaint(words)}")
         return " ".join(words)

@@ -15,6 +15,8 @@ from gradscope.prediction.asker import PROBES, Prediction, Prober
 from gradscope.prediction.probing import ProbeResult, Run, Train, of_command, of_function, probed
 from gradscope.prediction.reader import Reader, shipped
 from gradscope.quantities import Strength, weight_decay
+from gradscope.search.local import LocalExecutor
+from gradscope.search.script import why_cold
 from gradscope.types import InputError
 
 #: Penalties that a reader has been made for.
@@ -139,7 +141,12 @@ def suggest_command(
     on_probe: Callable[[ProbeResult], None] | None = None,
 ) -> Suggestion:
     """`suggest_strength` for a training command; each probe is a process of its own."""
-    return _suggest(of_command(command), command.penalty, start, probes, out, seed, on_probe)
+    where = None if why_cold(command.words) else LocalExecutor(1, scripts=True)
+    try:
+        return _suggest(of_command(command, where), command.penalty, start, probes, out, seed, on_probe)
+    finally:
+        if where is not None:
+            where.shutdown(cancel_futures=True)
 
 
 def _suggest(

@@ -35,7 +35,11 @@ def checked(name: str) -> str:
 
 
 def open_executor(
-    asked: str | Executor, workers: int | None, limit: float | None, preload: Sequence[str] = ()
+    asked: str | Executor,
+    workers: int | None,
+    limit: float | None,
+    preload: Sequence[str] = (),
+    scripts: bool = False,
 ) -> tuple[Executor, int]:
     """The executor, and how many trials to have under way. ``workers`` None: one here, all there are on a cluster."""
     if workers is not None:
@@ -47,7 +51,7 @@ def open_executor(
             raise InputError("timeout is for our own executors; set the limit in the executor that you give")
         return asked, workers or 1
     if checked(asked) == "local":
-        return LocalExecutor(workers or 1, limit=limit, preload=preload), workers or 1
+        return LocalExecutor(workers or 1, limit=limit, preload=preload, scripts=scripts), workers or 1
     from gradscope.search.cluster import DaskExecutor
 
     cluster = DaskExecutor(asked.removeprefix("dask://"), limit=limit)

@@ -8,10 +8,11 @@ import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from gradscope import checks
+from gradscope.search.script import devices_here
+from gradscope.search.warm import Warm
 from gradscope.search.worker import Running, TrialLostError, follow, packed, serve
 from gradscope.types import InputError
 
@@ -19,20 +20,13 @@ from gradscope.types import InputError
 RECORDING = ("gradscope.recording", "gradscope.recorder.warm")
 
 
-def devices_here() -> list[str]:
-    """The CUDA devices of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
-    return [str(k) for k, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-
-
 class LocalExecutor(Executor):
     """An executor whose calls run in processes of their own and can be cancelled while they run.
 
     A process that dies, hangs for more than ``limit`` seconds or runs out of memory costs its own call
     alone, which raises `TrialLostError`. ``devices``: handed out one a slot through ``CUDA_VISIBLE_DEVICES``
-    (default: those of the machine). ``preload``: modules that are imported once, for all processes.
+    (default: those of the machine). ``preload``: modules that are imported once, for all processes. ``scripts``: the
+    calls run Python scripts, which begin with everything imported that a recording needs (`gradscope.search.warm`).
     """
 
     def __init__(
@@ -42,6 +36,7 @@ class LocalExecutor(Executor):
         limit: float | None = None,
         devices: Sequence[str] | None = None,
         preload: Sequence[str] = (),
+        scripts: bool = False,
     ) -> None:
         checks.positive_int(workers, "workers")
         self._limit = limit
@@ -57,6 +52,7 @@ class LocalExecutor(Executor):
         self._context: Any = multiprocessing.get_context("spawn" if found else "forkserver")
         if not found:
             self._context.set_forkserver_preload(["__main__", "gradscope.search.trials", *preload])
+        self._warm = Warm(self._environment(None)) if scripts and not found else None
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run ``function(*args)`` in a process of its own. The future stays pending while it runs."""
@@ -85,6 +81,8 @@ class LocalExecutor(Executor):
             self._slots.put(slot)
 
     def _start(self) -> Running:
+        if self._warm is not None and (trial := self._warm.start()) is not None:
+            return trial
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs,))
         process.start()
@@ -111,3 +109,5 @@ class LocalExecutor(Executor):
             for future in list(self._futures):
                 future.cancel()
         self._threads.shutdown(wait=wait)
+        if wait and self._warm is not None:
+            self._warm.close()

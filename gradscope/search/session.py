@@ -18,17 +18,22 @@ from gradscope.search.campaign import Campaign, Start
 from gradscope.search.executors import HereExecutor, open_executor
 from gradscope.search.ledger import Ledger
 from gradscope.search.local import RECORDING
+from gradscope.search.script import why_cold
 from gradscope.search.trial import Trial
 from gradscope.search.trials import Train, run_command_trial, run_function_trial
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained: how a trial of it starts, what a ledger knows it by, and what its processes import once."""
+    """What is trained: how a trial of it starts, what a ledger knows it by, and what its processes import once.
+
+    ``scripts``: each trial runs a Python script, which can be forked from a process that is warm.
+    """
 
     start: Start
     settings: dict[str, Any]
     preload: Sequence[str] = ()
+    scripts: bool = False
 
     @classmethod
     def of_function(cls, train: Train, penalty: str, metric: str | None = None) -> Training:
@@ -48,7 +53,8 @@ class Training:
         def start(where: Executor, plan: Trial, path: Path) -> Future[Trial]:
             return where.submit(run_command_trial, command, plan, path, metric)
 
-        return cls(start, {"command": list(command.words), "penalty": command.penalty})
+        settings = {"command": list(command.words), "penalty": command.penalty}
+        return cls(start, settings, scripts=why_cold(command.words) is None)
 
 
 def name_of(train: Callable[..., object]) -> str:
@@ -77,7 +83,7 @@ def session(
     out: str | Path | None,
 ) -> Iterator[Campaign]:
     """A campaign in its folder, which ends what it started. ``settings``: what another search there would differ in."""
-    where, count = open_executor(executor, workers, timeout, training.preload)
+    where, count = open_executor(executor, workers, timeout, training.preload, training.scripts)
     try:
         given = tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out
         folder = checks.writable_folder(checks.absolute_path(given, "out"))

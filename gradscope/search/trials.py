@@ -50,7 +50,7 @@ def run_command_trial(command: Command, plan: Trial, path: Path, metric: str | N
     asked = _asked(plan, strength=plan.strength, penalty=command.penalty, seed=plan.seed, out=str(path.resolve()))
     words = command.filled(asked)
     path.unlink(missing_ok=True)  # of a worker that died
-    outcome = run_child(words, command.environment(asked), show=False)
+    outcome = run_child(words, command.environment(asked))
     if not outcome.ended_itself:
         raise TrialCrashedError(outcome.complaint(words), exits=outcome.code > 0)
     return _read(plan, path, outcome.code == child.EXIT_STOPPED, command.penalty, " ".join(words), metric)

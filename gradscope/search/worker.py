@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gradscope.search.script import Stem
 from gradscope.types import InputError
 
 #: Seconds between asking a trial to end and killing it.
@@ -59,23 +60,25 @@ def packed(function: Callable[..., Any], *args: Any) -> bytes:
 # -- inside the process ---------------------------------------------------------------------------
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, scripts: bool = False) -> None:
     """The life of a trial's process: be told what to do, do it, answer.
 
-    Whatever ends it, it ends without a word of its own: the search tells what was lost.
+    Whatever ends it, it ends without a word of its own: the search tells what was lost. ``scripts``: a Python script
+    that the trial starts is forked from here, in which case `BecomesError` comes out of this in the fork.
     """
     os.setsid()  # a group of its own: ends together, and hears no interrupt meant for the search
     with contextlib.suppress(EOFError, OSError, SystemExit):
-        _serve(connection)
+        _serve(connection, scripts)
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, scripts: bool) -> None:
     surroundings = pickle.loads(connection.recv_bytes())
     os.environ.clear()
     os.environ.update(surroundings["environment"])
     _use_threads(os.environ.get("OMP_NUM_THREADS", ""))
     os.chdir(surroundings["folder"])
     call = connection.recv_bytes()
+    stem = Stem(connection) if scripts else None  # while there is one thread
     signal.signal(signal.SIGTERM, _asked_to_end)
     orphaned = threading.Event()
     watch = threading.Thread(target=_end_with_the_search, args=(connection, orphaned), daemon=True)
@@ -83,7 +86,8 @@ def _serve(connection: Connection) -> None:
     answer: tuple[bool, Any]
     try:
         function, args = pickle.loads(call)
-        answer = True, function(*args)
+        with contextlib.nullcontext() if stem is None else stem:
+            answer = True, function(*args)
     except Exception as error:
         answer = False, error
     except BaseException as error:  # an exit of the training is none of whoever waits for it

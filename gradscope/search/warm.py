@@ -1,0 +1,167 @@
+"""A process that has imported what a training of a script imports, and forks each trial: nobody waits for imports.
+
+It has one thread and touches no device. It ends with the search that started it, whatever ended that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from gradscope.search.script import BecomesError
+from gradscope.search.worker import Running, TrialLostError, serve
+
+#: What is loaded before the first fork: the recording, what the first one of a process spends seconds on, and trials.
+LOADED = ("gradscope.recording", "gradscope.recorder.warm", "gradscope.search.trials")
+#: Seconds between two looks at a process.
+LOOK = 0.02
+
+
+class Warm:
+    """The process, seen from the search. ``environment``: that of the trials, as far as it is one for all."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="gradscope-warm-")
+        self._address = str(Path(self._folder.name) / "socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._address)
+            listener.listen(128)
+            ends, self._lifeline = os.pipe()
+            # -P: nothing of the folder that happens to be the current one is imported
+            words = [sys.executable, "-P", "-m", "gradscope.search.warm", str(listener.fileno()), str(ends)]
+            self._process = subprocess.Popen(
+                words, env=dict(environment), pass_fds=(listener.fileno(), ends), stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            os.close(ends)
+        self._closing = threading.Lock()
+
+    def start(self) -> Running | None:
+        """A process for a trial; None where there is nobody to fork it any more."""
+        with socket.socket(socket.AF_UNIX) as ours:
+            try:
+                ours.connect(self._address)
+            except OSError:
+                return None
+            connection = Connection(ours.detach())
+        try:
+            while not connection.poll(LOOK):
+                if self._process.poll() is not None:
+                    connection.close()
+                    return None
+            pid = int(connection.recv_bytes())
+        except (EOFError, OSError):
+            connection.close()
+            return None
+        return Running(pid, connection, lambda seconds: _joined(pid, seconds))
+
+    def close(self) -> None:
+        """No more trials. Those under way are their owners'."""
+        with self._closing:
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
+        self._process.wait()
+        self._folder.cleanup()
+
+
+def _joined(pid: int, seconds: float | None) -> int | None:
+    """0 once the process is gone; its parent, which is the warm process, tells how it ended."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while deadline is None or time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return 0
+        time.sleep(LOOK)
+    return None
+
+
+# -- the process itself ---------------------------------------------------------------------------
+
+
+def _fork_trials(listener: socket.socket, lifeline: int) -> Connection:
+    """Fork a process for each that connects, until the lifeline is let go. Returns in the forks: their connection."""
+    ended, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    trials: dict[int, Connection] = {}
+    with selectors.DefaultSelector() as selector:
+        for file in (listener, lifeline, ended):
+            selector.register(file, selectors.EVENT_READ)
+        while True:
+            ready = {key.fd for key, _ in selector.select()}
+            if lifeline in ready:
+                os._exit(0)
+            if ended in ready:
+                with contextlib.suppress(BlockingIOError):
+                    while os.read(ended, 512):
+                        pass
+                _say_how_they_ended(trials)
+            if listener.fileno() not in ready:
+                continue
+            connection = Connection(listener.accept()[0].detach())
+            if pid := os.fork():
+                trials[pid] = connection
+                with contextlib.suppress(OSError):
+                    connection.send_bytes(str(pid).encode())
+                continue
+            break
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    listener.close()
+    for file in (lifeline, ended, wakes):
+        os.close(file)
+    for other in trials.values():
+        other.close()
+    return connection
+
+
+def _say_how_they_ended(trials: dict[int, Connection]) -> None:
+    """In the place of a trial that could not: who has had its answer does not hear this."""
+    while trials:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} and no answer"
+        with trials.pop(pid) as connection, contextlib.suppress(OSError):
+            connection.send_bytes(pickle.dumps((False, TrialLostError(f"its process {how}"))))
+
+
+def main() -> None:
+    """``python -P -m gradscope.search.warm LISTENER LIFELINE``: two inherited descriptors."""
+    listener, lifeline = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    for name in LOADED:
+        import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page
+    connection = _fork_trials(listener, lifeline)
+    try:
+        serve(connection, scripts=True)
+        os._exit(0)  # there is nothing of a script's to be ended in order
+    except BecomesError as found:
+        script = found.script
+    gc.unfreeze()  # what the interpreter's end takes apart
+    script.run()
+
+
+if __name__ == "__main__":
+    main()
