@@ -47,7 +47,8 @@ def search(
 
     result = search_command(
         Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, executor=checked(executor),
-        out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout, on_trial=showing(_show, command, "trial"),
+        out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout,
+        on_trial=showing(_show, command, "trial"),
     )  # fmt: skip
     figure = _draw(result, out / "tolerance.png")
     if as_json:

@@ -46,8 +46,8 @@ def of_command(command: Command, where: Executor | None = None) -> Run:
             | {"strength": plan.strength, "penalty": command.penalty, "seed": plan.seed, "out": str(path)}
         )
         words = command.filled(asked)
-        call = (run_child, words, command.environment(asked))
-        outcome = run_child(*call[1:]) if where is None else where.submit(*call).result()
+        told = command.environment(asked)
+        outcome = run_child(words, told) if where is None else where.submit(run_child, words, told).result()
         if not outcome.ended_itself:
             raise InputError(f"a probe could not be run: {outcome.complaint(words)}")
         return " ".join(words)

@@ -6,8 +6,10 @@ environment, output, signals and end. Where that would differ from a fresh start
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import contextlib
+import gc
 import io
 import os
 import pickle
@@ -17,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, SourceFileL
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import IO
+from typing import IO, NoReturn
 
 from gradscope.child import Child, started, starting
 from gradscope.types import InputError
@@ -79,32 +82,50 @@ class Script:
                 return found.name
         return None
 
-    def run(self) -> None:
-        """Run it as ``__main__`` in this process. Ends as it ends: the interpreter's own end is the caller's."""
+    def run(self) -> NoReturn:
+        """Run it as ``__main__`` in this process, and end the process as its interpreter would end."""
+        before = set(sys.modules)
+        code = self._code()
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
+        atexit._run_exitfuncs()
+        _take_apart([sys.modules["__main__"], *(sys.modules[name] for name in set(sys.modules) - before)])
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        os._exit(code & 0xFF)
+
+    def _code(self) -> int:
+        """What comes of it: its exit code, below 0 for the signal that it ends by."""
         sys.orig_argv = list(self.words)
         sys.argv = [self.name, *self.arguments]
         if "-u" in self.words[:2]:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         if not os.environ.get("PYTHONSAFEPATH"):
             sys.path.insert(0, os.getcwd() if self.is_module else os.path.dirname(os.path.realpath(self.name)))  # noqa: PTH109, PTH120
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        main.__dict__.update(__builtins__=builtins, __annotations__={})
         try:
             if self.is_module:
-                runpy.run_module(self.name, run_name="__main__", alter_sys=True)
+                runpy._run_module_as_main(self.name)  # type: ignore[attr-defined]  # what ``python -m`` calls
             else:
-                self._run_file()
-        except Exception as error:  # told by the interpreter's own words, without the frames of ours
+                self._run_file(main)
+        except SystemExit as error:
+            if error.code is None or isinstance(error.code, int):
+                return error.code or 0
+            print(error.code, file=sys.stderr)
+            return 1
+        except BaseException as error:  # told by the interpreter's own words, without the frames of ours
             trace = _below(error.__traceback__)
             sys.excepthook(type(error), error.with_traceback(trace), trace)
-            sys.exit(1)
+            return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        return 0
 
-    def _run_file(self) -> None:
+    def _run_file(self, main: ModuleType) -> None:
         path = os.path.abspath(self.name)  # noqa: PTH100 (links stay as they are)
-        main = ModuleType("__main__")
-        main.__dict__.update(
-            __file__=path, __builtins__=builtins, __loader__=SourceFileLoader("__main__", path), __cached__=None,
-            __annotations__={},
-        )  # fmt: skip
-        sys.modules["__main__"] = main
+        main.__dict__.update(__file__=path, __loader__=SourceFileLoader("__main__", path), __cached__=None)
         with io.open_code(path) as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)
         exec(code, main.__dict__)
@@ -133,6 +154,14 @@ def _is_this_python(word: str) -> bool:
         return False
     here = Path(sys.executable)
     return Path(os.path.abspath(found)).parent == here.parent and os.path.samefile(found, here)  # noqa: PTH100, PTH121
+
+
+def _take_apart(modules: Sequence[ModuleType]) -> None:
+    """Let go of what the script holds: files are flushed by their end. What was there before stays, to save seconds."""
+    for module in modules:
+        for name in [name for name in vars(module) if name != "__builtins__"]:
+            vars(module)[name] = None
+    gc.collect()
 
 
 def _below(trace: TracebackType | None) -> TracebackType | None:

@@ -159,7 +159,6 @@ def main() -> None:
         os._exit(0)  # there is nothing of a script's to be ended in order
     except BecomesError as found:
         script = found.script
-    gc.unfreeze()  # what the interpreter's end takes apart
     script.run()
 
 
