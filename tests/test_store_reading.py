@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import shutil
 import subprocess
@@ -197,18 +198,21 @@ def test_no_reader_ever_sees_half_a_commit(tmp_path: Path) -> None:
 
 def test_follow_waits_for_the_file_and_ends_with_the_run(tmp_path: Path) -> None:
     path = tmp_path / "r.h5"
-    blocks: list[dict[str, np.ndarray]] = []
-    reader = threading.Thread(target=lambda: blocks.extend(follow(path, ("weight_norm",), poll_seconds=0.02)))
-    reader.start()
-    time.sleep(0.1)
-    w = scenario.writer(path)
-    for start in range(0, 10000, 2500):
-        w.append(scenario.block(start, 2500))
-        w.flush()
+
+    def life() -> None:  # in a process of its own, as a training is for whoever follows it
         time.sleep(0.1)
-    w.close("finished")
-    reader.join(30)
-    assert not reader.is_alive()
+        w = scenario.writer(path)
+        for start in range(0, 10000, 2500):
+            w.append(scenario.block(start, 2500))
+            w.flush()
+            time.sleep(0.1)
+        w.close("finished")
+
+    training = multiprocessing.get_context("fork").Process(target=life)
+    training.start()
+    blocks = list(follow(path, ("weight_norm",), poll_seconds=0.02))
+    training.join(30)
+    assert training.exitcode == 0
     assert set(blocks[0]) == {"step", "weight_norm"}
     assert max(len(block["step"]) for block in blocks) <= 4096
     assert len(blocks) > 2

@@ -130,23 +130,24 @@ def counted(found: list[fuzz.Finding], commands: Sequence[str]) -> dict[str, Any
     return {"tried": tried, "commands": sorted(commands), "wrong": wrong, "classes": classes, "bad": bad[:50]}
 
 
-def fuzzed(folder: Path, count: int, minutes: float, commands: Sequence[str]) -> dict[str, Any]:
+def fuzzed(folder: Path, seeds: range, minutes: float, commands: Sequence[str]) -> dict[str, Any]:
     good, crashed = records.good_and_crashed(folder)
     for command in commands:  # loads here what each forked worker would load again
         fuzz.judge(good, command, fuzz.options_of(folder, good)[command])
     found: list[fuzz.Finding] = []
     end = time.monotonic() + 60 * minutes
-    for start in range(0, count, 50):
+    for start in range(0, len(seeds), 50):
         if time.monotonic() < end:
-            found += fuzz.campaign(list(range(start, min(count, start + 50))), good, crashed, commands)
-            print(start + 50, collections.Counter(finding.outcome for finding in found), flush=True)
-    return counted(found, commands)
+            found += fuzz.campaign(list(seeds[start : start + 50]), good, crashed, commands)
+            print(found[-1].seed + 1, collections.Counter(finding.outcome for finding in found), flush=True)
+    return {"first": seeds[0]} | counted(found, commands)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full numbers")
     parser.add_argument("--minutes", type=float, default=60.0, help="the fuzz ends after them")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first fuzzed file; one that ended goes on so")
     parser.add_argument("--commands", nargs="+", choices=fuzz.COMMANDS, default=fuzz.COMMANDS, help="that are fuzzed")
     parser.add_argument("--only", default="", help="one fault, by its name")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
@@ -160,7 +161,9 @@ def main() -> None:
         "kill within every write of a recovery": lambda f: recoveries(f, torn=True),
         "power loss": lambda f: power_losses(f, many),
         "SIGKILL of a training at a random moment": lambda f: kills(f, many),
-        "fuzzed files": lambda f: fuzzed(f, 10 * many, options.minutes, options.commands),
+        "fuzzed files": lambda f: fuzzed(
+            f, range(options.first, options.first + 10 * many), options.minutes, options.commands
+        ),
         "records made to hurt": hurt,
     }
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
