@@ -192,7 +192,8 @@ class _Salvage:
         lengths = [len(d) for d in self._growing.values()]
         rows = len(self._growing[schema.STEP]) if schema.STEP in self._growing else max(lengths)
         with contextlib.suppress(*DAMAGE):
-            rows = min(rows, int(self._file.attrs["rows"]))
+            if (published := int(self._file.attrs["rows"])) >= 0:
+                rows = min(rows, published)
         row = sum(claimed(dataset) // max(1, len(dataset)) for dataset in self._growing.values())
         check_rows(rows, self._view.held)
         check_claims(rows * row, self._view.held)

@@ -128,6 +128,8 @@ def _check_attributes(path: Path, file: h5py.File) -> None:
             value = value.item()
         if not isinstance(value, kinds):
             raise _wrong(path, f"its {name} is {str(value)[:40]!r}")
+    if file.attrs["rows"] < 0:
+        raise _wrong(path, f"it claims {file.attrs['rows']} rows")
     found = {name: bounds.parsed(file.attrs[name], name) for name in ("config", "capture")}
     groups = found["config"].get("groups")
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):

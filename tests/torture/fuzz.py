@@ -26,8 +26,8 @@ LIMIT_SECONDS = 20
 LIMIT_BYTES = 1 << 30  # above what the worker has when it begins
 
 
-#: What no command may do: fall, end the process, take too long, say more or less than one clear line.
-WRONG = ("traceback", "crash", "slow", "unclear")
+#: What no command may do: fall, end the process, take too long or too much, say more or less than one clear line.
+WRONG = ("traceback", "crash", "slow", "large", "unclear")
 
 
 @dataclass
@@ -254,6 +254,12 @@ def judge(path: Path, command: str, options: list[str]) -> tuple[str, str]:
     return "ok", ""
 
 
+def _kilobytes(name: str) -> int:
+    """A line of this process's status: what it holds (``VmRSS``), or held at most (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
 def worker(
     seeds: list[int], good: Path, crashed: tuple[bytes, bytes], report: int, commands: Sequence[str], memory: int
 ) -> None:
@@ -266,11 +272,16 @@ def worker(
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             kind = make(path, seed, good, crashed)
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
+            # The machine is spared more than twice what is allowed; within that, what was taken is measured.
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2 * memory + (1 << 30), resource.RLIM_INFINITY))
             for command in commands:
                 os.write(report, f"{json.dumps(['begin', kind, seed, command])}\n".encode())
                 signal.alarm(3 * LIMIT_SECONDS)
+                Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+                before = _kilobytes("VmRSS")
                 outcome = judge(path, command, options_of(folder, good)[command])
+                if (taken := (_kilobytes("VmHWM") - before) << 10) > memory:
+                    outcome = "large", f"{taken >> 20} MB; {outcome[0]}: {outcome[1]}"
                 signal.alarm(0)
                 os.write(report, f"{json.dumps(['end', kind, seed, command, *outcome])}\n".encode())
 

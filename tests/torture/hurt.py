@@ -56,6 +56,15 @@ def texts_that_were_never_written(path: Path) -> None:
         h5py.h5d.create(file["events"].id, b"text", kind, space, properties)
 
 
+def more_texts_than_are_read(path: Path) -> None:
+    """Every one of them empty, and there."""
+    with h5py.File(path, "r+") as file:
+        events = file["events"]
+        for name in ("event", "step", "kind", "text"):
+            events[name].resize(1_000_001, axis=0)
+            events[name][:] = "" if name in ("kind", "text") else 0
+
+
 def steps_of_terabytes(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["step"].resize(1 << 37, axis=0)
@@ -70,6 +79,11 @@ def steps_of_gigabytes_in_a_sparse_file(path: Path) -> None:
                 item.resize(1 << 30, axis=0)
         file.attrs["rows"] = 1 << 30
     os.truncate(path, 1 << 40)
+
+
+def fewer_rows_than_none(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["rows"] = -1
 
 
 def many_attributes(path: Path) -> None:
@@ -143,6 +157,21 @@ def a_step_that_inflates_to_gigabytes(path: Path) -> None:
         file["step"].id.write_direct_chunk((0,), stored, file["step"].fletcher32 << 2)
 
 
+def events_that_inflate_to_gigabytes(path: Path) -> None:
+    """HDF5 itself reads them."""
+    with h5py.File(path, "r+") as file:
+        events, rows = file["events"], len(file["events/event"])
+        del events["step"]
+        made = events.create_dataset("step", (rows,), "i8", chunks=(64,), maxshape=(None,), compression="gzip")
+        made.id.write_direct_chunk((0,), a_gigabyte_of_zeros())
+
+
+def events_that_were_never_written(path: Path) -> None:
+    """As many as a file of that size could hold."""
+    with h5py.File(path, "r+") as file:
+        file["events/step"].resize(path.stat().st_size * 1000 // 8, axis=0)
+
+
 def chunks_of_gigabytes(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         rows = len(file["step"])
@@ -192,11 +221,13 @@ def a_variable_stored_elsewhere(path: Path) -> None:
 RECORDS: dict[str, Callable[[Path], None]] = {
     f.__name__: f
     for f in (
-        one_text_many_times, one_text_for_every_name, texts_that_were_never_written, steps_of_terabytes,
-        steps_of_gigabytes_in_a_sparse_file, many_attributes, many_attributes_of_a_variable, many_members,
+        one_text_many_times, one_text_for_every_name, texts_that_were_never_written, more_texts_than_are_read,
+        steps_of_terabytes, steps_of_gigabytes_in_a_sparse_file, fewer_rows_than_none, many_attributes,
+        many_attributes_of_a_variable, many_members,
         many_metrics, an_attribute_of_hundreds_of_megabytes, attributes_that_share_a_long_text, many_values_in_json,
         deep_json, json_just_as_deep_as_it_can_be_read, a_chunk_that_inflates_to_gigabytes,
-        a_step_that_inflates_to_gigabytes, chunks_of_gigabytes, a_wide_variable, a_link_to_another_file, a_soft_link,
+        a_step_that_inflates_to_gigabytes, events_that_inflate_to_gigabytes, events_that_were_never_written,
+        chunks_of_gigabytes, a_wide_variable, a_link_to_another_file, a_soft_link,
         a_virtual_variable, a_variable_stored_elsewhere,
     )
 }  # fmt: skip
