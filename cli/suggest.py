@@ -35,15 +35,19 @@ def suggest(
     from gradscope.child import Command
     from gradscope.prediction.suggest import suggest_command
     from gradscope.quantities import Strength
+    from gradscope.search.local import LocalExecutor
+    from gradscope.search.script import why_cold
 
-    result = suggest_command(
-        Command.parse(command, penalty),
-        start=start,
-        probes=probes,
-        out=out,
-        seed=seed,
-        on_probe=showing(_show, command, "probe"),
-    )
+    parsed = Command.parse(command, penalty)
+    where = None if why_cold(command) else LocalExecutor(1, scripts=True)
+    try:
+        result = suggest_command(
+            parsed, start=start, probes=probes, out=out, seed=seed, on_probe=showing(_show, command, "probe"),
+            executor=where,
+        )  # fmt: skip
+    finally:
+        if where is not None:
+            where.shutdown(cancel_futures=True)
     if as_json:
         print_json({**result.as_dict(), "search": search_line(result, command)})
         return

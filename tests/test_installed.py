@@ -170,7 +170,7 @@ def test_the_sdist_installs(built: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_every_extra_that_is_named_is_there_and_brings_its_package() -> None:
-    imports = {"sklearn": "scikit-learn", "google_crc32c": "google-crc32c"}
+    imports = {"sklearn": "scikit-learn", "google_crc32c": "google-crc32c", "mlflow": "mlflow-skinny"}
     for package, extra in EXTRA_OF.items():
         assert imports.get(package, package) in {Requirement(r).name for r in EXTRAS[extra]}, package
     asked = {Requirement(r).name for extra in EXTRAS.values() for r in extra}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ from gradscope.prediction.asker import PROBES, Prediction, Prober
 from gradscope.prediction.probing import ProbeResult, Run, Train, of_command, of_function, probed
 from gradscope.prediction.reader import Reader, shipped
 from gradscope.quantities import Strength, weight_decay
-from gradscope.search.local import LocalExecutor
-from gradscope.search.script import why_cold
 from gradscope.types import InputError
 
 #: Penalties that a reader has been made for.
@@ -139,14 +138,10 @@ def suggest_command(
     out: str | Path | None = None,
     seed: int = 0,
     on_probe: Callable[[ProbeResult], None] | None = None,
+    executor: Executor | None = None,
 ) -> Suggestion:
-    """`suggest_strength` for a training command; each probe is a process of its own."""
-    where = None if why_cold(command.words) else LocalExecutor(1, scripts=True)
-    try:
-        return _suggest(of_command(command, where), command.penalty, start, probes, out, seed, on_probe)
-    finally:
-        if where is not None:
-            where.shutdown(cancel_futures=True)
+    """`suggest_strength` for a training command; each probe is a process of its own, started by the executor."""
+    return _suggest(of_command(command, executor), command.penalty, start, probes, out, seed, on_probe)
 
 
 def _suggest(
