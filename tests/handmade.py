@@ -71,6 +71,6 @@ def _rows(start: int, n: int, steps: int, noise: np.ndarray, spike: float) -> di
         "weight_mean_abs": weight,
         "weight_norm": 8 * weight,
         "weight_gradient_dot": -64 * gradient * weight,
-        "activation_std": gradient,
+        "activation_std": 20 * gradient,
         "activation_mean_abs": weight,
     }

@@ -240,7 +240,7 @@ def test_no_parameter_gets_one_penalty_twice() -> None:
         with pytest.raises(InputError, match=r"would act twice on 3 parameters: the optimizer's weight_decay is 0.02"):
             regularize(optimizer, penalty, Constant(0.1))
     first = regularize(optimizer, L1(), Constant(0.1))
-    with pytest.raises(InputError, match=r"l1l2 would act twice|l1 would act twice on 3 parameters: <l1 of strength"):
+    with pytest.raises(InputError, match=r"l1l2 would act twice|l1 would act twice on 3 parameters: <l1 of λ"):
         regularize(optimizer, L1(), Constant(0.2))
     optimizer.param_groups[0]["weight_decay"] = 0.0
     regularize(optimizer, L2(), Constant(0.1))  # another penalty beside L1 is all right

@@ -52,7 +52,11 @@ class Session:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], on_failure: OnFailure, options: Mapping[str, Any], log_every: int | None
+        self,
+        path: str | os.PathLike[str],
+        on_failure: OnFailure,
+        options: Mapping[str, Any],
+        log_every: int | None = None,
     ) -> None:
         self._relay = None if log_every is None else Relay(every=log_every)
         self.path, self.options = checks.absolute_path(path, "path"), dict(options)

@@ -98,7 +98,10 @@ class Past:
             self._numbers.append(int(self.GROWTH * self._numbers[-1]))
             self._levels.append(np.nan)
         at = np.searchsorted(self._numbers, number / self.GROWTH, side="right") - 1
-        return {"loss_then": np.where(at >= 0, np.array(self._levels)[at], np.nan)}
+        then = np.where(at >= 0, np.array(self._levels)[at], np.nan)
+        past = max(int(at[-1]), 0)  # nobody asks for what lies before
+        del self._numbers[:past], self._levels[:past]
+        return {"loss_then": then}
 
 
 class Weights:
