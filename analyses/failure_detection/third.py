@@ -81,9 +81,11 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.enter(x if self.words else x.view(-1, 8, 8)) + self.place
         if not self.words:
-            return self.leave(self.blocks(h).mean(1))
+            plain: Tensor = self.leave(self.blocks(h).mean(1))
+            return plain
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
-        return self.leave(self.blocks(h, mask=mask, is_causal=True)).flatten(0, 1)
+        out: Tensor = self.leave(self.blocks(h, mask=mask, is_causal=True))
+        return out.flatten(0, 1)
 
 
 class Vae(nn.Module):
@@ -98,7 +100,8 @@ class Vae(nn.Module):
         h = torch.relu(self.encode(x))
         m, v = self.mu(h), self.log_variance(h)
         self.term = -0.5 * (1 + v - m.square() - v.exp()).sum(1).mean()
-        return self.decode(m + torch.randn_like(m) * (v / 2).exp())
+        out: Tensor = self.decode(m + torch.randn_like(m) * (v / 2).exp())
+        return out
 
 
 class Sparse(nn.Module):
@@ -111,7 +114,8 @@ class Sparse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         code = self.act(self.encode(x))
         self.term = code.abs().sum() / len(x)
-        return self.decode(code)
+        out: Tensor = self.decode(code)
+        return out
 
 
 class LowRank(nn.Module):
@@ -124,7 +128,8 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_features, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + x @ self.down.T @ self.up.T
+        out: Tensor = self.base(x) + x @ self.down.T @ self.up.T
+        return out
 
 
 def lora() -> nn.Module:
@@ -146,7 +151,8 @@ class Through(nn.Module):
         self.body, self.head, self.then = body, nn.Linear(64, 10), then
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.then(torch.relu(self.body(x))))
+        out: Tensor = self.head(self.then(torch.relu(self.body(x))))
+        return out
 
 
 DIGITS, TEXT = cache(digits), Path(sysconfig.get_paths()["stdlib"], "argparse.py")
@@ -217,20 +223,20 @@ class Case:
     term: float = 0.0
     crush: float = 0.0
     schedule: Callable[[int], float] = lambda step: 1.0
-    owned: Callable[[nn.Module], Any] = lambda model: list(model.parameters())
+    owned: Callable[[Any], Any] = lambda model: list(model.parameters())
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
     def train(self, path: Path, seed: int) -> None:
         """Train, recorded."""
         torch.manual_seed(1000 + seed)
-        model = self.model()
+        model: Any = self.model()
         owned = [p for p in self.owned(model) if p.requires_grad or "frozen" in self.name]
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         make: Any = kinds.get(self.optimizer, torch.optim.SGD)
         more = {} if self.optimizer in kinds else {"momentum": 0.9}
         optimizer = make(owned, lr=self.lr, weight_decay=self.decay, **more)
         if "stale" in self.name:
-            model[0], model[2] = nn.Linear(64, 64), nn.Linear(64, 64)  # type: ignore[index,operator]
+            model[0], model[2] = nn.Linear(64, 64), nn.Linear(64, 64)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         with gradscope.record(model, optimizer, path, horizon=self.steps, on_failure="ignore", mode="overwrite") as run:
             for step in range(self.steps):
@@ -263,7 +269,8 @@ def hide(model: nn.Sequential) -> nn.Module:
         def forward(self, x: Tensor) -> Tensor:
             for part in self.hidden:
                 x = part(x)
-            return self.head(x)
+            out: Tensor = self.head(x)
+            return out
 
     changed(model, lambda layer: layer.weight.mul_(0.05))
     return Listed()
@@ -292,8 +299,8 @@ def one_sigmoid(output: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy(output, (y == 8).float()[:, None])
 
 
-LM = {"model": lambda: Transformer(words=96), "data": text, "optimizer": "adamw", "lr": 3e-3}
-ATTENTION = {"model": Transformer, "optimizer": "adamw", "lr": 2e-3}
+LM: dict[str, Any] = {"model": lambda: Transformer(words=96), "data": text, "optimizer": "adamw", "lr": 3e-3}
+ATTENTION: dict[str, Any] = {"model": Transformer, "optimizer": "adamw", "lr": 2e-3}
 CASES = [
     # what learns
     Case("transformer, decay .01", decay=0.01, **ATTENTION),
