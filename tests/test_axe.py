@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -91,17 +92,44 @@ def listens(pid: int) -> bool:
 SEARCH = "search --low 1e-3 --high 1 --workers 2 --out {out} --"
 
 
-@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGSTOP, signal.SIGKILL)])
-def test_a_search_that_is_ended_leaves_no_traceback_and_no_orphan(tmp_path: Path, signals: tuple[int, ...]) -> None:
-    """Its trials do not listen, either."""
-    marks = tmp_path / "marks"
+def deaf(folder: Path, forked: bool) -> tuple[list[str], Path]:
+    """A training that does not listen, ``forked``: from a warm process; and where each writes its number."""
+    marks = folder / "marks"
     marks.mkdir()
-    deaf = "import os, pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    body = deaf + f"pathlib.Path({str(marks)!r}, str(os.getpid())).write_text(str(os.getpid())); time.sleep(600)"
+    body = (
+        "import os, pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"pathlib.Path({str(marks)!r}, str(os.getpid())).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    if not forked:
+        return [PYTHON, "-c", body], marks
+    (folder / "deaf.py").write_text(body)
+    return [PYTHON, str(folder / "deaf.py")], marks
+
+
+def left(temporary: Path) -> list[str]:
+    """Processes that were told to put their temporary files there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={temporary}".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.parametrize("forked", [True, False])
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGSTOP, signal.SIGKILL)])
+def test_a_search_that_is_ended_leaves_no_traceback_and_no_orphan(
+    tmp_path: Path, signals: tuple[int, ...], forked: bool
+) -> None:
+    """Its trials do not listen, either."""
+    command, marks = deaf(tmp_path, forked)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     with (tmp_path / "log").open("wb") as log:
         search = subprocess.Popen(
-            [PYTHON, "-m", "gradscope_cli.main", *SEARCH.format(out=tmp_path / "s").split(), PYTHON, "-c", body],
+            [PYTHON, "-m", "gradscope_cli.main", *SEARCH.format(out=tmp_path / "s").split(), *command],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
         )  # fmt: skip
         until(lambda: len(list(marks.iterdir())) == 2, search)
         began = [mark for mark in marks.iterdir() if mark.read_text()]
@@ -115,21 +143,20 @@ def test_a_search_that_is_ended_leaves_no_traceback_and_no_orphan(tmp_path: Path
         took = time.monotonic() - ended
         print(f"the trials ended {took:.2f} s after their search")
         assert not any(alive(mark) for mark in began)
-    time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while left(temporary) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left(temporary) == []
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said
     assert "Error" not in said
 
 
-def test_a_search_that_is_interrupted_twice_says_so_once(tmp_path: Path) -> None:
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    body = (
-        "import os, pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        f"pathlib.Path({str(marks)!r}, str(os.getpid())).write_text(str(os.getpid())); time.sleep(600)"
-    )
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_search_that_is_interrupted_twice_says_so_once(tmp_path: Path, forked: bool) -> None:
+    command, marks = deaf(tmp_path, forked)
     search = subprocess.Popen(
-        [sys.executable, "-m", "gradscope_cli.main", *SEARCH.format(out=tmp_path / "s").split(), PYTHON, "-c", body],
+        [sys.executable, "-m", "gradscope_cli.main", *SEARCH.format(out=tmp_path / "s").split(), *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     until(lambda: len(list(marks.iterdir())) == 2, search)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def outcome(words: list[str], environment: dict[str, str]) -> Outcome:
     return run_child(words, environment)
 
 
-def drawn() -> int:
+def number() -> int:
     return os.getpid()
 
 
@@ -206,18 +207,20 @@ def test_the_warm_process_has_one_thread_and_ends_with_its_search() -> None:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
         executor = LocalExecutor(1, devices=(), scripts=True)
-        executor.submit(drawn).result()
+        executor.submit(number).result()
     assert executor._warm is not None
     process = executor._warm._process
     assert len([*Path(f"/proc/{process.pid}/task").iterdir()]) == 1
     process.kill()  # by whatever: trials go on, from interpreters of their own
     process.wait()
-    assert executor.submit(drawn).result() > 0
+    assert executor.submit(number).result() > 0
     executor.shutdown()
     with LocalExecutor(1, devices=(), scripts=True) as executor:
+        assert executor._warm is None  # nothing was asked for
+        executor.submit(number).result()
         assert executor._warm is not None
         process = executor._warm._process
-    assert process.returncode == 0
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_a_script_ends_with_its_trial(warm: LocalExecutor, tmp_path: Path) -> None:

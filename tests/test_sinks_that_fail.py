@@ -64,9 +64,20 @@ def test_what_a_sink_raises_ends_the_sink(tmp_path: Path, error: type[BaseExcept
 
 def test_sinks_that_never_return_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradscope.mirror.PATIENCE", 0.2)
+    waits: list[float] = []
+    joined = threading.Thread.join
+
+    def join(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "gradscope-sink":
+            assert timeout is not None
+            waits.append(timeout)
+        joined(thread, timeout)
+
+    monkeypatch.setattr("threading.Thread.join", join)
     sinks = [Hangs(), Hangs(), Hangs()]
     told = recorded(tmp_path / "r.h5", *sinks)
     assert told == ["Hangs has not finished in 0.2 s; what it did not show is in the record"] * 3
+    assert sum(waits) < 0.3
     for sink in sinks:
         sink.released.set()
 

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any
@@ -52,7 +53,8 @@ class LocalExecutor(Executor):
         self._context: Any = multiprocessing.get_context("spawn" if found else "forkserver")
         if not found:
             self._context.set_forkserver_preload(["__main__", "gradscope.search.trials", *preload])
-        self._warm = Warm(self._environment(None)) if scripts and not found else None
+        self._scripts, self._warming = scripts and not found, threading.Lock()
+        self._warm: Warm | None = None
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run ``function(*args)`` in a process of its own. The future stays pending while it runs."""
@@ -81,8 +83,11 @@ class LocalExecutor(Executor):
             self._slots.put(slot)
 
     def _start(self) -> Running:
-        if self._warm is not None and (trial := self._warm.start()) is not None:
-            return trial
+        if self._scripts:
+            with self._warming:  # by the first call: a search that is refused starts nothing
+                self._warm = self._warm or Warm(self._environment(None))
+            if (trial := self._warm.start()) is not None:
+                return trial
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs,))
         process.start()

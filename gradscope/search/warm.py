@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -48,7 +47,6 @@ class Warm:
                 stdout=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
             os.close(ends)
-        self._closing = threading.Lock()
 
     def start(self) -> Running | None:
         """A process for a trial; None where there is nobody to fork it any more."""
@@ -70,12 +68,12 @@ class Warm:
         return Running(pid, connection, lambda seconds: _joined(pid, seconds))
 
     def close(self) -> None:
-        """No more trials. Those under way are their owners'."""
-        with self._closing:
-            if self._lifeline >= 0:
-                os.close(self._lifeline)
-                self._lifeline = -1
+        """No more trials, whether or not it has come to importing all. Those under way are their owners'."""
+        self._process.terminate()
         self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         self._folder.cleanup()
 
 

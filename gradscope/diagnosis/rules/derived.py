@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from gradscope.diagnosis.circumstances import GONE
 from gradscope.diagnosis.rules.finding import Array
 
 Rows = Mapping[str, NDArray[Any]]
@@ -192,8 +193,6 @@ class Signals:
 class Rates:
     """`rate_gone` [N]: the rows since the learning rate of every group fell below a share of its largest; 0 above."""
 
-    GONE = 1e-3
-
     def __init__(self) -> None:
         self._peak: Array | None = None
         self._since = 0
@@ -207,7 +206,7 @@ class Rates:
         peak = np.maximum.accumulate(np.concatenate([before, rate]))[1:]
         self._peak = peak[-1]
         place = np.arange(len(rate))
-        there = (rate > self.GONE * peak).any(1) | ~peak.any(1)
+        there = (rate > GONE * peak).any(1) | ~peak.any(1)
         last = np.maximum.accumulate(np.where(there, place, -1))
         since = np.where(last >= 0, place - last, self._since + place + 1)
         self._since = int(since[-1])

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.diagnosis.circumstances import DEAD, EVER, SHRUNK
 from gradscope.diagnosis.rules.columns import Columns, shown
 from gradscope.diagnosis.rules.finding import Array, Symptom
 from gradscope.run_info import RunInfo
 
-#: A share of its largest norm below which a matrix is crushed, by whatever it may be.
-HIDDEN = 0.3
-#: The share of its size that an output has to have depended on the input with, to have lost it.
-EVER = 0.01
-#: A share of zeros from which all units of a module are dead.
-DEAD = 0.995
 #: A loss above this share of what it was some time ago is at rest.
 REST = 0.85
 #: Parts of the class names of normalisations.
@@ -64,22 +59,12 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
     """Matrices and gains of normalisations that lose most of their norm where no penalty is known to act: a term of
     the loss, or a line of the script, shrinks them, and nothing of it can be judged.
     """
-    kept = rows.get("weight_kept")
-    if kept is None or len(info.matrices) != len(info.parameters):
+    if len(info.matrices) != len(info.parameters):
         return []
     free = (info.matrices | _gains(info)) & ~info.frozen & ~info.penalised
-    return [
-        Symptom(
-            kind="shrinks",
-            shows=shown(kept < o["kept"], ~np.isnan(kept) & free),
-            values=kept,
-            layers=info.parameters,
-            text="weights shrink, and no penalty is known that acts on them",
-            quantity="norm over its largest",
-            limit=o["kept"],
-            suggestion="if a term of the loss or the script does it, declare it: record(penalty=…), or regularize()",
-        )
-    ]
+    text = "weights shrink, and no penalty is known that acts on them"
+    advice = "if a term of the loss or the script does it, declare it: record(penalty=…), or regularize()"
+    return _shrunk(rows, info, o, free, "shrinks", text, advice)
 
 
 def _gains(info: RunInfo) -> NDArray[np.bool_]:
@@ -91,20 +76,28 @@ def _gains(info: RunInfo) -> NDArray[np.bool_]:
 
 def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Gains of normalisations that a penalty has taken down: they scale what the layers after them see."""
+    text = "a penalty has taken gains of normalisation down"
+    advice = "exclude gains and biases from it: a parameter group with weight_decay=0, as regularize does"
+    return _shrunk(rows, info, o, _gains(info) & info.penalised, "decayed", text, advice) if info.module_types else []
+
+
+def _shrunk(
+    rows: Columns, info: RunInfo, o: Mapping[str, float], which: NDArray[np.bool_], kind: str, text: str, advice: str
+) -> list[Symptom]:
+    """Of these parameters, [P], those whose norm is below a share of its largest."""
     kept = rows.get("weight_kept")
-    if kept is None or not info.module_types:
+    if kept is None:
         return []
-    gains = _gains(info) & info.penalised
     return [
         Symptom(
-            kind="decayed",
-            shows=shown(kept < o["kept"], ~np.isnan(kept) & gains),
+            kind=kind,
+            shows=shown(kept < o["kept"], ~np.isnan(kept) & which),
             values=kept,
             layers=info.parameters,
-            text="a penalty has taken gains of normalisation down",
+            text=text,
             quantity="norm over its largest",
             limit=o["kept"],
-            suggestion="exclude gains and biases from it: a parameter group with weight_decay=0, as regularize does",
+            suggestion=advice,
         )
     ]
 
@@ -122,7 +115,7 @@ def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Sym
     if norm is not None and len(info.matrices):
         pushed = rows.crushed(norm) & info.penalised & info.matrices
         crushed = np.asarray(
-            (pushed | (info.matrices & (rows.like("weight_kept", norm) < HIDDEN))).any(1, keepdims=True)
+            (pushed | (info.matrices & (rows.like("weight_kept", norm) < SHRUNK))).any(1, keepdims=True)
         )
     dead = (np.nan_to_num(rows.like("activation_zero_fraction", kept)) >= DEAD).any(1, keepdims=True)
     never = rows.like("signal_was", kept) < EVER

@@ -1,0 +1,93 @@
+"""What the start-ups of a search's trials cost: python -m analyses.tolerance_search.startups [--trials 8] [--rounds 2].
+
+One search of a small script, its trials forked from a warm process and each in an interpreter of its own, in turn.
+The same seed, so the same trials. Writes startups.csv: processor seconds of all processes, wall seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import datetime
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PR_SET_CHILD_SUBREAPER = 36
+SCRIPT = """
+import os
+import torch
+from torch import nn
+import gradscope
+
+torch.manual_seed(int(os.environ["GRADSCOPE_SEED"]))
+x = torch.randn(2048, 64)
+y = (x[:, :10] + 0.3 * torch.randn(2048, 10)).argmax(1)
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+with gradscope.record(model, optimizer, "run.h5", horizon=600) as run:
+    for _ in range(600):
+        batch = torch.randint(0, 2048, (64,))
+        loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss=loss)
+"""
+
+
+def searched(folder: Path, trials: int, warm: bool) -> tuple[float, float, int, int]:
+    """(processor seconds, wall seconds, trials, steps) of a search whose trials are forked, or start by themselves."""
+    script = folder / "train.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    python = [sys.executable] if warm else [sys.executable, "-B"]  # an option asks for an interpreter of its own
+    words = ["search", "--low", "1e-3", "--high", "1", "--workers", "2", "--max-trials", str(trials), "--precision",
+             "0.01", "--json", "--out", str(folder / "search"), "--", *python, str(script)]  # fmt: skip
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "gradscope", *words], capture_output=True, text=True, check=True)
+    wall = time.monotonic() - began
+    while True:  # what outlived the search
+        try:
+            os.wait()
+        except ChildProcessError:
+            break
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = json.loads(done.stdout)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, wall, told["trials"], told["steps_run"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only-warm", action="store_true")
+    parser.add_argument("--out", type=Path, default=HERE / "startups.csv")
+    options = parser.parse_args()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    rows = []
+    for _ in range(options.rounds):
+        for warm in (True,) if options.only_warm else (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                spent, wall, trials, steps = searched(Path(folder), options.trials, warm)
+            rows.append(["forked" if warm else "started", trials, steps, round(spent, 1), round(wall, 1)])
+            print(*rows[-1], flush=True)
+    fresh = not options.out.exists()
+    with options.out.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(["date", "machine", "load", "how", "trials", "steps", "processor_seconds", "wall_seconds"])
+        where = [datetime.date.today(), f"{platform.machine()} {os.cpu_count()} cores", round(os.getloadavg()[0], 1)]
+        writer.writerows([*where, *row] for row in rows)
+
+
+if __name__ == "__main__":
+    main()
