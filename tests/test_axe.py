@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,15 +117,20 @@ def left(temporary: Path) -> list[str]:
     return found
 
 
+@pytest.fixture(params=["short", "long"])
+def temporary(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for temporary files; in a long one there is no room for the address of a socket."""
+    with tempfile.TemporaryDirectory(prefix="" if request.param == "short" else "t" * 100, dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("forked", [True, False])
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGSTOP, signal.SIGKILL)])
 def test_a_search_that_is_ended_leaves_no_traceback_and_no_orphan(
-    tmp_path: Path, signals: tuple[int, ...], forked: bool
+    tmp_path: Path, temporary: Path, signals: tuple[int, ...], forked: bool
 ) -> None:
     """Its trials do not listen, either."""
     command, marks = deaf(tmp_path, forked)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     with (tmp_path / "log").open("wb") as log:
         search = subprocess.Popen(
             [PYTHON, "-m", "gradscope_cli.main", *SEARCH.format(out=tmp_path / "s").split(), *command],

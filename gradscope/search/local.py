@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
@@ -49,9 +50,11 @@ class LocalExecutor(Executor):
             self._slots.put(found[slot % len(found)] if found else None)
         self._threads_each = max(1, (os.cpu_count() or 1) // workers)
         # Forking a process that has only imported saves seconds a trial; but CUDA does not survive a fork, and
-        # a module may look for cards when it is imported: there, fresh interpreters.
-        self._context: Any = multiprocessing.get_context("spawn" if found else "forkserver")
-        if not found:
+        # a module may look for cards when it is imported: there, fresh interpreters. Nor where the fork server's
+        # address finds no room: TMPDIR, the library's folder and file in it, at most 107 bytes.
+        forks = not found and len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678") < 108
+        self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
             self._context.set_forkserver_preload(["__main__", "gradscope.search.trials", *preload])
         self._scripts, self._warming = scripts and not found, threading.Lock()
         self._warm: Warm | None = None

@@ -14,12 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from importlib import import_module
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from gradscope.search.script import BecomesError
 from gradscope.search.worker import Running, TrialLostError, serve
@@ -34,29 +32,23 @@ class Warm:
     """The process, seen from the search. ``environment``: that of the trials, as far as it is one for all."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="gradscope-warm-")
-        self._address = str(Path(self._folder.name) / "socket")
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self._address)
-            listener.listen(128)
-            ends, self._lifeline = os.pipe()
+        # no address in a folder: a long TMPDIR has no room for one
+        self._asking, asked = socket.socketpair()
+        with asked:
             # -P: nothing of the folder that happens to be the current one is imported
-            words = [sys.executable, "-P", "-m", "gradscope.search.warm", str(listener.fileno()), str(ends)]
+            words = [sys.executable, "-P", "-m", "gradscope.search.warm", str(asked.fileno())]
             self._process = subprocess.Popen(
-                words, env=dict(environment), pass_fds=(listener.fileno(), ends), stdin=subprocess.DEVNULL,
+                words, env=dict(environment), pass_fds=(asked.fileno(),), stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-            os.close(ends)
 
     def start(self) -> Running | None:
         """A process for a trial; None where there is nobody to fork it any more."""
-        with socket.socket(socket.AF_UNIX) as ours:
-            try:
-                ours.connect(self._address)
-            except OSError:
-                return None
-            connection = Connection(ours.detach())
+        ours, theirs = socket.socketpair()
+        connection = Connection(ours.detach())
         try:
+            with theirs:
+                socket.send_fds(self._asking, [b"1"], [theirs.fileno()])
             while not connection.poll(LOOK):
                 if self._process.poll() is not None:
                     connection.close()
@@ -71,10 +63,7 @@ class Warm:
         """No more trials, whether or not it has come to importing all. Those under way are their owners'."""
         self._process.terminate()
         self._process.wait()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        self._folder.cleanup()
+        self._asking.close()
 
 
 def _joined(pid: int, seconds: float | None) -> int | None:
@@ -92,27 +81,29 @@ def _joined(pid: int, seconds: float | None) -> int | None:
 # -- the process itself ---------------------------------------------------------------------------
 
 
-def _fork_trials(listener: socket.socket, lifeline: int) -> Connection:
-    """Fork a process for each that connects, until the lifeline is let go. Returns in the forks: their connection."""
+def _fork_trials(asked: socket.socket) -> Connection:
+    """Fork a process for each connection that comes, until the search is gone. Returns in the forks: theirs."""
     ended, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     trials: dict[int, Connection] = {}
     with selectors.DefaultSelector() as selector:
-        for file in (listener, lifeline, ended):
+        for file in (asked.fileno(), ended):
             selector.register(file, selectors.EVENT_READ)
         while True:
             ready = {key.fd for key, _ in selector.select()}
-            if lifeline in ready:
-                os._exit(0)
             if ended in ready:
                 with contextlib.suppress(BlockingIOError):
                     while os.read(ended, 512):
                         pass
                 _say_how_they_ended(trials)
-            if listener.fileno() not in ready:
+            if asked.fileno() not in ready:
                 continue
-            connection = Connection(listener.accept()[0].detach())
+            _, theirs, _, _ = socket.recv_fds(asked, 1, 1)
+            if not theirs:
+                os._exit(0)
+            os.set_inheritable(theirs[0], False)
+            connection = Connection(theirs[0])
             if pid := os.fork():
                 trials[pid] = connection
                 with contextlib.suppress(OSError):
@@ -121,8 +112,8 @@ def _fork_trials(listener: socket.socket, lifeline: int) -> Connection:
             break
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    listener.close()
-    for file in (lifeline, ended, wakes):
+    asked.close()
+    for file in (ended, wakes):
         os.close(file)
     for other in trials.values():
         other.close()
@@ -145,13 +136,13 @@ def _say_how_they_ended(trials: dict[int, Connection]) -> None:
 
 
 def main() -> None:
-    """``python -P -m gradscope.search.warm LISTENER LIFELINE``: two inherited descriptors."""
-    listener, lifeline = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    """``python -P -m gradscope.search.warm SOCKET``: an inherited descriptor, over which connections come."""
+    asked = socket.socket(fileno=int(sys.argv[1]))
     for name in LOADED:
         import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
-    connection = _fork_trials(listener, lifeline)
+    connection = _fork_trials(asked)
     try:
         serve(connection, scripts=True)
         os._exit(0)  # there is nothing of a script's to be ended in order
