@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradscope import checks
 from gradscope.recorder.activations import Activations
-from gradscope.recorder.histograms import BIN_EDGES
+from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
 from gradscope.run_info import RunInfo
 from gradscope.store.writer import Writer
 from gradscope.types import InputError

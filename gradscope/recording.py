@@ -40,12 +40,12 @@ from gradscope.recorder.baseline import AssumedBaseline
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.forwards import Forwards
+from gradscope.recorder.kernels.table import without_kernels
 from gradscope.recorder.ownership import apart
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.recorder.scalars import scalar
-from gradscope.recorder.table import without_kernels
 from gradscope.recorder.targets import TargetWatch
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term

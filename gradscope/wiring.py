@@ -17,9 +17,9 @@ from gradscope.child import Instructions
 from gradscope.optimizers.decay import decay_of
 from gradscope.optimizers.groups import LATER, Groups
 from gradscope.recorder import provenance
+from gradscope.recorder.kernels.statistics import norms
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.rows import PenaltyTerm
-from gradscope.recorder.statistics import norms
 from gradscope.regularizers.changes import StrengthChanges
 from gradscope.regularizers.hooks import attached_to
 from gradscope.regularizers.overrides import obey

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope.recorder import activations, module_rows, pools
+from gradscope.recorder import activations
 from gradscope.recorder.activations import FULL_QUANTITIES, QUANTITIES, Activations
-from gradscope.recorder.pools import Pool, place_of_units, unit_axis
+from gradscope.recorder.kernels import module_rows, unit_statistics
+from gradscope.recorder.kernels.unit_statistics import UnitStatistics, place_of_units, unit_axis
 
 CPU = torch.device("cpu")
 
@@ -185,14 +186,14 @@ def test_low_precision_outputs_are_pooled_in_float32_or_better(dtype: torch.dtyp
 
 
 def state_of(output: Tensor, place: int | None, kernel: bool) -> Tensor:
-    pool = Pool(nn.Identity())
+    pool = UnitStatistics(nn.Identity())
     pool._place = place
     state = pool.new_state(output.shape[unit_axis(place, output.ndim)], output.dtype, CPU)
     for _ in range(2):
         if kernel:
             pool.add(output)
         else:
-            pools.join(state, output, unit_axis(place, output.ndim))
+            unit_statistics.join(state, output, unit_axis(place, output.ndim))
     return state
 
 
@@ -226,7 +227,7 @@ def test_outputs_that_are_not_finite(bad: float) -> None:
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pools, module_rows):
+    for module in (unit_statistics, module_rows):
         monkeypatch.setattr(module, "host_kernel", lambda name: None)
     model, x = conv(), torch.randn(12, 3, 6, 6)
     twin = Twin(model, [x])
@@ -335,24 +336,24 @@ def test_regimes(regime: str) -> None:
 
 
 def forget_earlier_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    add = Pool.add
+    add = UnitStatistics.add
 
-    def alone(pool: Pool, output: Tensor) -> None:
+    def alone(pool: UnitStatistics, output: Tensor) -> None:
         pool.states.clear()
         add(pool, output)
 
-    monkeypatch.setattr(Pool, "add", alone)
+    monkeypatch.setattr(UnitStatistics, "add", alone)
 
 
 def look_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    add, take, waiting = Pool.add, Activations.take, []
+    add, take, waiting = UnitStatistics.add, Activations.take, []
 
     def late(watch: Activations, device: torch.device) -> Tensor:
         for pool, output in waiting:
             add(pool, output)
         return take(watch, device)
 
-    monkeypatch.setattr(Pool, "add", lambda pool, output: waiting.append((pool, output.detach())))
+    monkeypatch.setattr(UnitStatistics, "add", lambda pool, output: waiting.append((pool, output.detach())))
     monkeypatch.setattr(Activations, "take", late)
 
 
@@ -604,7 +605,7 @@ def test_nothing_asks_the_device(net: tuple[nn.Module, Tensor], monkeypatch: pyt
             assert func is not torch.ops.aten._local_scalar_dense.default
             return func(*args, **(kwargs or {}))
 
-    for module in (pools, module_rows):
+    for module in (unit_statistics, module_rows):
         monkeypatch.setattr(module, "host_kernel", lambda name: None)
     model, x = net
     watch = Activations(leaves(model), True, model)

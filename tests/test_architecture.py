@@ -67,6 +67,10 @@ ROOMS = {
     }
     | BASE,
 }
+#: What the rooms inside the recorder may import of the recorder.
+INNER = {
+    "kernels": {"kernels", "memory", "fields"},
+}
 LIBRARIES = {
     "torch": {
         "optimizers",
@@ -122,6 +126,22 @@ def test_rooms_import_in_one_direction(path: Path) -> None:
             assert there == here or there in ROOMS[here], f"{here or 'gradscope'} may not import {name}"
         elif first in LIBRARIES:
             assert here in LIBRARIES[first], f"{here} may not import {first}"
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_rooms_inside_the_recorder_import_in_one_direction(inner: str) -> None:
+    files = list((ROOT / "gradscope" / "recorder" / inner).glob("*.py"))
+    assert len(files) > 1
+    for path in files:
+        for name in imported(path):
+            if name.startswith("gradscope.recorder."):
+                assert name.split(".")[2] in INNER[inner], f"{path} may not import {name}"
+
+
+def test_compilers_are_named_in_the_kernels_alone() -> None:
+    for path in (ROOT / "gradscope" / "recorder").rglob("*.py"):
+        compilers = {name.partition(".")[0] for name in imported(path)} & {"numba", "triton"}
+        assert not compilers or path.parent.name == "kernels", f"{path} imports {compilers}"
 
 
 def loaded_after(code: str) -> set[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.recorder import table
+from gradscope.recorder.kernels import table
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.ring import Ring
 from gradscope.recorder.updates import Updates
@@ -38,9 +38,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 
     monkeypatch.setattr(Recorder, "_make_rings", as_on_a_card)
     monkeypatch.setattr(table, "_FUSED", {})
-    for module in ("pools", "module_rows"):
-        monkeypatch.setattr(f"gradscope.recorder.{module}.host_kernel", lambda name: None)
-    monkeypatch.setattr("gradscope.recorder.histograms._kernel", lambda: None)
+    for module in ("unit_statistics", "module_rows"):
+        monkeypatch.setattr(f"gradscope.recorder.kernels.{module}.host_kernel", lambda name: None)
+    monkeypatch.setattr("gradscope.recorder.kernels.magnitude_bins._kernel", lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", HostGraph)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: HostGraph.capturing)
     return torch.device("cpu")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradscope.recorder import histograms
-from gradscope.recorder.histograms import COLUMNS, HISTOGRAM_EDGES, histogram
+from gradscope.recorder.kernels import magnitude_bins
+from gradscope.recorder.kernels.magnitude_bins import COLUMNS, HISTOGRAM_EDGES, histogram
 
 
 def twin(tensor: Tensor) -> list[int]:
@@ -45,8 +45,8 @@ def test_equals_numpy(dtype: torch.dtype) -> None:
 def test_both_ways_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x = magnitudes()
     host = make(x)
-    monkeypatch.setattr(histograms, "_kernel", lambda: None)  # as without numba
-    monkeypatch.setattr(histograms, "_PIECE", 1000)
+    monkeypatch.setattr(magnitude_bins, "_kernel", lambda: None)  # as without numba
+    monkeypatch.setattr(magnitude_bins, "_PIECE", 1000)
     assert torch.equal(make(x), host)
 
 

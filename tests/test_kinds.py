@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.recorder import addresses, statistics
-from gradscope.recorder.addresses import NOWHERE, Addresses
-from gradscope.recorder.kinds import Unreadable, entries, is_plain
-from gradscope.recorder.table import TablePlan
+from gradscope.recorder.kernels import addresses, statistics
+from gradscope.recorder.kernels.addresses import NOWHERE, Addresses
+from gradscope.recorder.kernels.kinds import Unreadable, entries, is_plain
+from gradscope.recorder.kernels.table import TablePlan
 from tests.loops import batches, mlp
 from tests.scripts.fuzz_kinds import FROZEN, OUTPUTS, Wrapped, _freed
 
@@ -50,7 +50,7 @@ def test_fuzz_at_length(part: int) -> None:
 def test_what_the_recorder_allocates_says_its_dtype_and_device() -> None:
     """A script may have set other defaults: kernels would read what follows from them as something else."""
     calls = 0
-    for path in (ROOT / "gradscope" / "recorder").glob("*.py"):
+    for path in (ROOT / "gradscope" / "recorder").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue

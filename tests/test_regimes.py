@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 import gradscope
 from gradscope.recorder import scaler as scaler_watch
-from gradscope.recorder import statistics
-from gradscope.recorder.addresses import NOWHERE, Addresses
+from gradscope.recorder.kernels import statistics
+from gradscope.recorder.kernels.addresses import NOWHERE, Addresses
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.recorder import Recorder
 from tests import exact

@@ -246,7 +246,7 @@ from tests import trials
 
 if __name__ == "__main__":
     with LocalExecutor(1, devices=(), preload=RECORDING) as pool:
-        print(*pool.submit(trials.loaded, "torch._dynamo", "gradscope.recorder.host_units").result())
+        print(*pool.submit(trials.loaded, "torch._dynamo", "gradscope.recorder.kernels.host_units").result())
     import numpy, scipy.linalg, torch
     known = len(os.listdir("/proc/self/task"))
     import gradscope.recorder.warm
@@ -263,7 +263,7 @@ def test_a_trial_has_what_its_recording_would_load(tmp_path: Path) -> None:
     script.write_text(WARM)
     path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
     done = subprocess.run([PYTHON, str(script)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.stdout.split() == ["torch._dynamo", "gradscope.recorder.host_units", "0"], done.stderr
+    assert done.stdout.split() == ["torch._dynamo", "gradscope.recorder.kernels.host_units", "0"], done.stderr
 
 
 # -- a cluster ------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradscope.recorder import addresses, statistics, table
-from gradscope.recorder.statistics import QUANTITIES
-from gradscope.recorder.table import TablePlan, bytes_read
+from gradscope.recorder.kernels import addresses, statistics, table
+from gradscope.recorder.kernels.statistics import QUANTITIES
+from gradscope.recorder.kernels.table import TablePlan, bytes_read
 from gradscope.types import InputError
 
 #: Where the Triton kernels run: on the card, or on the CPU under Triton's interpreter (see conftest.py).
@@ -34,7 +34,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "foreach":
         monkeypatch.setattr(table, "_FUSED", {})
     elif request.param == "Triton" and DEVICE == "cpu":
-        from gradscope.recorder.cuda_statistics import DTYPES, CudaReader
+        from gradscope.recorder.kernels.cuda_statistics import DTYPES, CudaReader
 
         monkeypatch.setattr(table, "_FUSED", {"cpu": set(DTYPES)})
         monkeypatch.setattr(table, "_reader", lambda *of: (CudaReader(*of), "Triton, interpreted"))
@@ -324,7 +324,7 @@ def test_a_kernel_that_fails_is_replaced_and_said(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradscope.recorder.host_statistics", None)
+    monkeypatch.setitem(sys.modules, "gradscope.recorder.kernels.host_statistics", None)
     weights, gradients = tensors("numba")
     (reason,) = TablePlan(weights, QUANTITIES).reasons
     assert reason.startswith("6 parameters: foreach, for the fused kernel does not work here: ModuleNotFoundError")
@@ -339,7 +339,7 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
         "for locator in caching.CacheImpl._locator_classes:\n"
         "    locator.from_function = classmethod(lambda *of: None)\n"
         "import torch\n"
-        "from gradscope.recorder.table import TablePlan\n"
+        "from gradscope.recorder.kernels.table import TablePlan\n"
         "w, out = [torch.full((4,), 3.0)], torch.zeros(1, 1)\n"
         "plan = TablePlan(w, ['weight_norm'])\n"
         "plan(w, w, out)\n"

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from gradscope.recorder import pools
 from gradscope.recorder.activations import Activations
-from gradscope.recorder.histograms import COLUMNS, HISTOGRAM_EDGES, histogram
-from gradscope.recorder.statistics import QUANTITIES, foreach_table
-from gradscope.recorder.table import TablePlan, bytes_read
+from gradscope.recorder.kernels import unit_statistics
+from gradscope.recorder.kernels.magnitude_bins import COLUMNS, HISTOGRAM_EDGES, histogram
+from gradscope.recorder.kernels.statistics import QUANTITIES, foreach_table
+from gradscope.recorder.kernels.table import TablePlan, bytes_read
 
 CHEAP = ("gradient_l1", "gradient_norm", "weight_l1", "weight_norm")
 ROUNDS = 101
@@ -106,11 +106,11 @@ def activations() -> list[Row]:
         on, off = Activations({"module": module}, False), Activations({"module": module}, False)
         off.sampling = False
         hooks = list(module._forward_hooks.values())
-        state = pools.Pool(module).new_state(64, y.dtype, y.device)
+        state = unit_statistics.UnitStatistics(module).new_state(64, y.dtype, y.device)
         ways: dict[str, Callable[[], object]] = {
             "hook, numba": partial(hooks[0], module, (y,), y),
             "hook, not sampled": partial(hooks[1], module, (y,), y),
-            "torch's operations": partial(pools.join, state, y, 1),
+            "torch's operations": partial(unit_statistics.join, state, y, 1),
         }
         rows += [(f"activations {name}", way, t) for way, t in medians(ways, 20 if y.numel() < 1e5 else 1).items()]
         on.detach()

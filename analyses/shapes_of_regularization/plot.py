@@ -14,7 +14,7 @@ from analyses.common.study import Row
 from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS
 from analyses.shapes_of_regularization.tables import NAMES, accuracies, of, sensitivity, weights
-from gradscope.recorder.histograms import HISTOGRAM_EDGES
+from gradscope.recorder.kernels.magnitude_bins import HISTOGRAM_EDGES
 from gradscope.regularizers.shapes import FAMILY, penalty_shape
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.figures import figure_of, save

@@ -17,7 +17,7 @@ from analyses.common.study import Cell, Options, Row
 from analyses.shapes_of_regularization.networks import NETS, Arctan, as_published, he, network
 from analyses.shapes_of_regularization.published import Split, batch_accuracy, batch_loss, constant_loss, split
 from analyses.shapes_of_regularization.weights import LargestOfAll, statistics
-from gradscope.recorder.histograms import COLUMNS, histogram
+from gradscope.recorder.kernels.magnitude_bins import COLUMNS, histogram
 from gradscope.recording import Recording, record
 from gradscope.regularizers.attach import regularize
 from gradscope.regularizers.groups import parse_penalty

@@ -24,7 +24,7 @@ def load() -> None:
     import torchvision
 
     import gradscope.recording
-    from gradscope.recorder.pools import host_kernel
+    from gradscope.recorder.kernels.unit_statistics import host_kernel
 
     host_kernel("add_units")
     assert sklearn.datasets

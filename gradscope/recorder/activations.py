@@ -13,10 +13,10 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gradscope.recorder.forwards import Shares
 from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
-from gradscope.recorder.kinds import Unreadable, entries
+from gradscope.recorder.kernels.kinds import Unreadable, entries
+from gradscope.recorder.kernels.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
+from gradscope.recorder.kernels.unit_statistics import UnitStatistics, host_kernel, number_of_units
 from gradscope.recorder.memory import unknown, zeros
-from gradscope.recorder.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
-from gradscope.recorder.pools import Pool, host_kernel, number_of_units
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "first_tensor"]
 
@@ -33,9 +33,9 @@ _OR_COMPILED = "; a model that was compiled and called before the recording bega
 class _ForwardHook(Hook):
     """Pools what its module puts out, at the time when it is put out: what follows may write over it."""
 
-    def __init__(self, of: Activations, pool: Pool) -> None:
+    def __init__(self, of: Activations, sums: UnitStatistics) -> None:
         super().__init__()
-        self._of, self._pool = of, pool
+        self._of, self._sums = of, sums
 
     def __call__(self, *arguments: Any) -> None:
         of = self._of
@@ -48,7 +48,7 @@ class _ForwardHook(Hook):
             self._add_in_compiled_code(output)
             return
         if is_traced():
-            self._pool.odd = "its forwards ran inside a function transform or a trace"
+            self._sums.odd = "its forwards ran inside a function transform or a trace"
             return
         if torch._C._current_graph_task_id() != -1:
             if not _runs_for_the_first_time():
@@ -59,7 +59,7 @@ class _ForwardHook(Hook):
             self._add(output)
         except Exception as error:  # whatever a module puts out, its forward goes on
             what = str(error) if isinstance(error, Unreadable) else f"not read: {type(error).__name__}: {error}"
-            self._pool.odd = f"its output is {what.splitlines()[0][:200]}"
+            self._sums.odd = f"its output is {what.splitlines()[0][:200]}"
 
     def _add(self, output: Any) -> None:
         tensor = first_tensor(output)
@@ -69,22 +69,22 @@ class _ForwardHook(Hook):
             raise Unreadable(str(tensor.dtype).removeprefix("torch."))
         if not tensor.numel() or torch.is_inference_mode_enabled():
             return
-        self._pool.add(tensor)
+        self._sums.add(tensor)
         if self._of.gradients and tensor.requires_grad:
-            self._of.watch_gradient(self._pool, tensor)
+            self._of.watch_gradient(self._sums, tensor)
 
     def _add_in_compiled_code(self, output: Any) -> None:
         tensor = None if _is_exporting() else first_tensor(output)
         if tensor is not None and tensor.is_floating_point() and tensor.layout is torch.strided and tensor.numel():
-            self._pool.add(tensor)
+            self._sums.add(tensor)
 
 
 class _GradientHook(Hook):
     """Pools ∂L/∂output of one output, over all passes through it that a step is made of."""
 
-    def __init__(self, of: Activations, pool: Pool) -> None:
+    def __init__(self, of: Activations, sums: UnitStatistics) -> None:
         super().__init__()
-        self._of, self._pool = of, pool
+        self._of, self._sums = of, sums
         self._row = of.row
         self._before: Tensor | None = None  # the sum over the passes of this row so far
 
@@ -97,12 +97,12 @@ class _GradientHook(Hook):
                 return
             (gradient,) = arguments
             with torch.no_grad():
-                self._pool.add_delta(gradient, self._before)
+                self._sums.add_delta(gradient, self._before)
                 if torch._C._autograd._get_current_graph_task_keep_graph() or of.is_leaf():
                     g = entries(gradient)
                     self._before = g.clone() if self._before is None else self._before + g
         except Exception as error:  # whatever a gradient is, the pass goes on
-            self._pool.odd = f"its gradient was not read: {type(error).__name__}: {error}".splitlines()[0][:200]
+            self._sums.odd = f"its gradient was not read: {type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def first_tensor(output: Any, above: tuple[Any, ...] = ()) -> Tensor | None:
@@ -160,8 +160,8 @@ class Activations:
         self.sampling = True
         self.shares: Shares | None = None  # where forwards are told apart
         self._compiled_before = _has_compiled()
-        self._pools = {name: Pool(module) for name, module in modules.items()}
-        self._rows = ModuleRows(list(self._pools.values()), gradients)
+        self._statistics = {name: UnitStatistics(module) for name, module in modules.items()}
+        self._rows = ModuleRows(list(self._statistics.values()), gradients)
         known = {name: number_of_units(module) for name, module in modules.items()} if gradients else {}
         self._units = [(name, units) for name, units in known.items() if units and units <= LARGEST_MODULE]
         if any(p.is_cpu for module in modules.values() for p in module.parameters(recurse=False)):
@@ -171,14 +171,14 @@ class Activations:
         self._leaves: dict[tuple[int, int], tuple[Tensor, Any]] = {}  # outputs that outlive the step, and their hooks
         self._hooks = ModuleHooks()
         for name, module in modules.items():
-            self._hooks.after_forward(module, _ForwardHook(self, self._pools[name]))
+            self._hooks.after_forward(module, _ForwardHook(self, self._statistics[name]))
 
     @property
     def unseen(self) -> dict[str, str]:
         """The modules that no number was recorded of so far, and why."""
         why = _NOT_SEEN + (_OR_COMPILED if self._compiled_before else "")
-        unseen = {name: pool.odd or why for name, pool in self._pools.items() if not pool.states}
-        if self.gradients and any(pool.compiled for pool in self._pools.values()):
+        unseen = {name: sums.odd or why for name, sums in self._statistics.items() if not sums.states}
+        if self.gradients and any(sums.compiled for sums in self._statistics.values()):
             unseen["activation_gradient_mean_abs"] = "compiled code is not given backward hooks, which would break it"
         return unseen
 
@@ -194,14 +194,14 @@ class Activations:
         """
         parts = []
         for name, units in self._units:
-            state = self._pools[name].states.get(units)
+            state = self._statistics[name].states.get(units)
             nothing = unknown((units,), device)
             parts.append(nothing if state is None else (state[3] / state[0]).float().to(device, non_blocking=True))
         return torch.cat(parts) if parts else zeros((0,), device)
 
     def states(self) -> list[Tensor]:
         """What outputs are added to."""
-        return [state for pool in self._pools.values() for state in pool.states.values()]
+        return [state for sums in self._statistics.values() for state in sums.states.values()]
 
     def settle(self) -> bool:
         """Leave out forwards that do not belong to this step; False if that cannot be told."""
@@ -219,21 +219,21 @@ class Activations:
             self.shares.forget()
         self.row += 1
         self._forget_leaves()
-        pools = self._pools.values()
-        sums = [s for pool in pools for s in (*pool.states.values(), *([] if pool.delta is None else [pool.delta]))]
-        if sums:
-            torch._foreach_zero_(sums)
+        every = self._statistics.values()
+        tensors = [t for sums in every for t in (*sums.states.values(), *([] if sums.delta is None else [sums.delta]))]
+        if tensors:
+            torch._foreach_zero_(tensors)
 
-    def watch_gradient(self, pool: Pool, output: Tensor) -> None:
-        """Pool ∂L/∂output when a backward pass reaches it.
+    def watch_gradient(self, sums: UnitStatistics, output: Tensor) -> None:
+        """Add up ∂L/∂output when a backward pass reaches it.
 
         A leaf (a parameter that is put out) is there for ever, and so would be a hook at every forward: one a row.
         """
         if not output.is_leaf:
-            output.register_hook(_GradientHook(self, pool))
-        elif (id(pool), id(output)) not in self._leaves:
-            handle = output.register_hook(_GradientHook(self, pool))
-            self._leaves[id(pool), id(output)] = output, handle
+            output.register_hook(_GradientHook(self, sums))
+        elif (id(sums), id(output)) not in self._leaves:
+            handle = output.register_hook(_GradientHook(self, sums))
+            self._leaves[id(sums), id(output)] = output, handle
 
     def _forget_leaves(self) -> None:
         for _, handle in self._leaves.values():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradscope.recorder.histograms import COLUMNS
+from gradscope.recorder.kernels.magnitude_bins import COLUMNS
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.probe import PenaltyProbe
 from gradscope.recorder.rows import Block, Floats, HostRow, factor_of_change, group_variables, parameter_variables

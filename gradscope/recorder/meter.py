@@ -25,10 +25,10 @@ from torch.optim import Optimizer
 
 from gradscope.recorder.fields import Field
 from gradscope.recorder.hooks import EagerHook
-from gradscope.recorder.kinds import entries, is_familiar
+from gradscope.recorder.kernels.kinds import entries, is_familiar
+from gradscope.recorder.kernels.statistics import OF_SHARDS
+from gradscope.recorder.kernels.table import TablePlan
 from gradscope.recorder.ring import Ring
-from gradscope.recorder.statistics import OF_SHARDS
-from gradscope.recorder.table import TablePlan
 
 #: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
 TRIES = 8

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gradscope.recorder.cadence import Cadence, Every
-from gradscope.recorder.statistics import QUANTITIES
+from gradscope.recorder.kernels.statistics import QUANTITIES
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ from gradscope.recorder.drain import Drain
 from gradscope.recorder.fields import Field
 from gradscope.recorder.forwards import Forwards, Shares
 from gradscope.recorder.graphs import Captured
-from gradscope.recorder.histograms import COLUMNS, histogram
 from gradscope.recorder.hooks import EagerHook
 from gradscope.recorder.kept_gradients import KeptGradients
+from gradscope.recorder.kernels.magnitude_bins import COLUMNS, histogram
 from gradscope.recorder.memory import no_grad, unknown
 from gradscope.recorder.meter import LOOK, Meter, local
 from gradscope.recorder.missed_steps import LOGGED, MissedSteps, named

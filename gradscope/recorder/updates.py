@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 
 from gradscope.optimizers.decay import torch_class
 from gradscope.recorder.fields import Field
-from gradscope.recorder.kinds import entries, is_familiar
+from gradscope.recorder.kernels.kinds import entries, is_familiar
+from gradscope.recorder.kernels.table import TablePlan
 from gradscope.recorder.memory import zeros, zeros_like
 from gradscope.recorder.meter import local
 from gradscope.recorder.ring import FIXED, Ring
-from gradscope.recorder.table import TablePlan
 
 #: (through, beside): λ∂Ω/∂w that goes through the optimizer's gradient, and λ∂Ω/∂w that acts on the weights directly
 #: (decoupled decay, proximal steps), one tensor or None a parameter.

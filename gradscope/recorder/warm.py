@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from gradscope.recorder.pools import host_kernel
+from gradscope.recorder.kernels.unit_statistics import host_kernel
 
 host_kernel("add_units")
 torch.optim.SGD([torch.zeros(1, dtype=torch.float32, device="cpu")], lr=1.0)

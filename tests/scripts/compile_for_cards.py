@@ -8,8 +8,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gradscope.recorder import cuda_kernels
-from gradscope.recorder.cuda_statistics import DTYPES
+from gradscope.recorder.kernels import cuda_kernels
+from gradscope.recorder.kernels.cuda_statistics import DTYPES
 
 INTEGERS = {"count": "i32", "chunks": "i32"}
 

@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from gradscope.recorder.addresses import is_dense, is_readable
-from gradscope.recorder.kinds import Unreadable, entries, is_plain
+from gradscope.recorder.kernels.addresses import is_dense, is_readable
+from gradscope.recorder.kernels.kinds import Unreadable, entries, is_plain
 from gradscope.recorder.memory import zeros
 
 #: The rows of a state: entries seen, mean, sum of squared deviations (M2), Σ|a|, non-zeros; of each unit.
@@ -58,15 +58,15 @@ def unit_axis(place: int | None, ndim: int) -> int:
     return min(max(place if place >= 0 else ndim + place, 0), ndim - 1)
 
 
-#: Pools by number, for compiled code can hand over numbers.
-_POOLS: WeakValueDictionary[int, Pool] = WeakValueDictionary()
+#: By number, for compiled code can hand over numbers.
+_BY_KEY: WeakValueDictionary[int, UnitStatistics] = WeakValueDictionary()
 _KEYS = count()
 
 
 _READ_BY_KERNELS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Pool:
+class UnitStatistics:
     """The sums of one module over the forwards of a step, by number of units (a shared ReLU may have several)."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -77,7 +77,7 @@ class Pool:
         self._place = place_of_units(module)
         self._addresses: dict[int, int] = {}  # of states on the host
         self._key = next(_KEYS)
-        _POOLS[self._key] = self
+        _BY_KEY[self._key] = self
 
     def add(self, output: Tensor) -> None:
         """Add an output, in whatever way its device allows; may be compiled. Raises `Unreadable`."""
@@ -148,14 +148,14 @@ class Pool:
 
 
 def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> int:
-    """See to it, while code is compiled and not when it runs, that a pool has a state for an output.
+    """See to it, while code is compiled and not when it runs, that the statistics have a state for an output.
 
     Inside a checkpoint compiled code may change tensors that are there, but nothing else.
     """
-    pool = _POOLS[key]
-    pool.compiled = True
-    if units not in pool.states or pool.states[units].device != device:
-        pool.new_state(units, dtype, device)
+    module = _BY_KEY[key]
+    module.compiled = True
+    if units not in module.states or module.states[units].device != device:
+        module.new_state(units, dtype, device)
     return units
 
 
@@ -164,7 +164,7 @@ _prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def join(state: Tensor, output: Tensor, axis: int) -> None:
-    """Add an output to a state with torch's operations: twin of `gradscope.recorder.host_units.add_units`."""
+    """Add an output to a state with torch's operations: twin of `gradscope.recorder.kernels.host_units.add_units`."""
     a = output if output.dtype is torch.float64 else output.float()
     a = a.movedim(axis, -1)
     a = a.unsqueeze(0) if a.ndim == 1 else a
@@ -193,7 +193,7 @@ def _state_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 @cache
 def host_kernel(name: str) -> Callable[..., Any] | None:
     try:
-        from gradscope.recorder import host_units  # here, for it takes half a second
+        from gradscope.recorder.kernels import host_units  # here, for it takes half a second
     except ImportError:  # no numba
         return None
     kernel: Callable[..., Any] = getattr(host_units, name)

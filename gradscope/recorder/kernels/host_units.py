@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import carray, njit
 
-from gradscope.recorder.host_kernels import NONE, ONE, compiled, doubles, floats, integers
+from gradscope.recorder.kernels.host_kernels import NONE, ONE, compiled, doubles, floats, integers
 
 #: Entries of a unit that lie side by side, up to which whole rows of memory are read at once.
 _SHORT = 32

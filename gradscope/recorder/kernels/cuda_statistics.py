@@ -14,10 +14,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from gradscope.recorder import cuda_kernels
-from gradscope.recorder.addresses import Addresses
+from gradscope.recorder.kernels import cuda_kernels
+from gradscope.recorder.kernels.addresses import Addresses
+from gradscope.recorder.kernels.statistics import QUANTITIES
 from gradscope.recorder.memory import CPU, full, on_device, zeros
-from gradscope.recorder.statistics import QUANTITIES
 
 #: Calls inside captures that are ready at any time; preset `full` makes three of one reader in a step.
 SPARE = 8

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from gradscope.recorder.kinds import is_plain
+from gradscope.recorder.kernels.kinds import is_plain
 
 NOWHERE = 16
 #: Sets of parameters without a gradient that are told apart; a loop may leave out others at every step.

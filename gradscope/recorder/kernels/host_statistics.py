@@ -1,4 +1,4 @@
-"""The table of float32 parameters on the CPU, by the kernels of `gradscope.recorder.host_kernels`.
+"""The table of float32 parameters on the CPU, by the kernels of `gradscope.recorder.kernels.host_kernels`.
 
 For small models the cost is one of calls, not of bytes: one call reads all parameters.
 """
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from gradscope.recorder import host_kernels
-from gradscope.recorder.addresses import Addresses
-from gradscope.recorder.statistics import QUANTITIES
+from gradscope.recorder.kernels import host_kernels
+from gradscope.recorder.kernels.addresses import Addresses
+from gradscope.recorder.kernels.statistics import QUANTITIES
 
 _SUMS = {"gradient_l1", "gradient_norm", "weight_l1", "weight_norm"}
 

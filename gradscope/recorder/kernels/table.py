@@ -1,9 +1,9 @@
 """The table of a step's parameter statistics, written into a row that is there already.
 
-A `TablePlan` is made once for a list of parameters and settles who reads what: `gradscope.recorder.host_statistics`
-(numba) reads float32 on the CPU, `gradscope.recorder.cuda_statistics` (Triton) reads CUDA tensors, and
-`gradscope.recorder.statistics` (foreach) everything else, and at any step the tensors that turn out
-different from what was planned. Addresses are read anew at each call, for they may change from step to step.
+A `TablePlan` is made once for a list of parameters and settles who reads what: `host_statistics` (numba) reads
+float32 on the CPU, `cuda_statistics` (Triton) reads CUDA tensors, and `statistics` (foreach) everything else, and at
+any step the tensors that turn out different from what was planned. Addresses are read anew at each call, for they may
+change from step to step.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gradscope.extras import missing
 from gradscope.recorder import memory
-from gradscope.recorder.addresses import is_readable
-from gradscope.recorder.kinds import Unreadable, entries, is_familiar
-from gradscope.recorder.statistics import QUANTITIES, foreach_table
+from gradscope.recorder.kernels.addresses import is_readable
+from gradscope.recorder.kernels.kinds import Unreadable, entries, is_familiar
+from gradscope.recorder.kernels.statistics import QUANTITIES, foreach_table
 from gradscope.types import InputError
 
 #: Fills some columns of a table; returns the places, in the lists it was given, that it could not read.
@@ -43,7 +43,7 @@ class TablePlan:
     """``plan(weights, gradients, out)`` writes the [Q, P] float32 table of these parameters into ``out``.
 
     ``weights``: P plain tensors, of any devices, dtypes and layouts. ``quantities``: the rows, names of
-    `gradscope.recorder.statistics.QUANTITIES`. ``out``: [Q, P], float32, its rows contiguous, on the device of
+    `gradscope.recorder.kernels.statistics.QUANTITIES`. ``out``: [Q, P], float32, its rows contiguous, on the device of
     the parameters (of some of them, where they lie on several). NaN stands where there is no gradient.
     ``reasons``: who reads which parameters, and why.
 
@@ -195,10 +195,10 @@ def _why_foreach(weight: Tensor) -> str:
 def _reader(weights: Sequence[Tensor], columns: Sequence[int], quantities: Sequence[str]) -> tuple[Reader, str]:
     # Imported where they are needed: either takes half a second, and may be missing.
     if weights[0].device.type == "cpu":
-        from gradscope.recorder.host_statistics import HostReader
+        from gradscope.recorder.kernels.host_statistics import HostReader
 
         return HostReader(weights, columns, quantities), "numba, one pass over memory"
-    from gradscope.recorder.cuda_statistics import CudaReader
+    from gradscope.recorder.kernels.cuda_statistics import CudaReader
 
     return CudaReader(weights, columns, quantities), "Triton, one pass over memory"
 

@@ -1,7 +1,7 @@
 """Per-tensor statistics: pure functions from lists of tensors to numbers on their device.
 
 This is the way for every device and type, and the twin of the fused kernels that
-`gradscope.recorder.table` prefers where they apply. Nothing here synchronises.
+`gradscope.recorder.kernels.table` prefers where they apply. Nothing here synchronises.
 
 Sums are taken in float64. In float32 the CPU's norm adds one entry after the other (ten million entries of
 0.1 come out 9 % off with one thread), and squares of a collapsed run's gradients (1e-30) underflow.

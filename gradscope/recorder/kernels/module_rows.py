@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradscope.quantities import of_modules
+from gradscope.recorder.kernels.unit_statistics import UnitStatistics, host_kernel
 from gradscope.recorder.memory import CPU, on_device, unknown, zeros
-from gradscope.recorder.pools import Pool, host_kernel
 
 QUANTITIES = of_modules("standard")
 #: What gradients add: δ = mean |∂L/∂activation|, and the share of units that are 0 for every sample and position.
@@ -20,10 +20,10 @@ FULL_QUANTITIES = of_modules("full")
 
 
 class ModuleRows:
-    """Makes the rows of some pools. What depends only on the modules' widths is laid out once."""
+    """Makes the rows of some modules. What depends only on the modules' widths is laid out once."""
 
-    def __init__(self, pools: Sequence[Pool], gradients: bool) -> None:
-        self._pools = pools
+    def __init__(self, modules: Sequence[UnitStatistics], gradients: bool) -> None:
+        self._modules = modules
         self._quantities = FULL_QUANTITIES if gradients else QUANTITIES
         self._states: list[Tensor] = []
         self._kernel: Callable[..., None] | None = None
@@ -33,14 +33,14 @@ class ModuleRows:
 
     def make(self, device: torch.device) -> Tensor:
         """[quantities, modules] float32; NaN for a module without outputs. Nothing synchronises."""
-        states = [state for pool in self._pools for state in pool.states.values()]
+        states = [state for module in self._modules for state in module.states.values()]
         if not states:
-            return unknown((len(self._quantities), len(self._pools)), device)
+            return unknown((len(self._quantities), len(self._modules)), device)
         if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
             self._lay_out(states, device)
-        rows = unknown((len(FULL_QUANTITIES), len(self._pools)), device)
+        rows = unknown((len(FULL_QUANTITIES), len(self._modules)), device)
         if self._kernel is not None:
-            self._kernel(*self._addresses, len(states), len(self._pools), rows.data_ptr())
+            self._kernel(*self._addresses, len(states), len(self._modules), rows.data_ptr())
         else:
             self._make_with_torch(rows)
         if self._quantities == QUANTITIES:
@@ -50,7 +50,7 @@ class ModuleRows:
 
     def _lay_out(self, states: list[Tensor], device: torch.device) -> None:
         self._states = states
-        modules = [i for i, pool in enumerate(self._pools) for _ in pool.states]
+        modules = [i for i, module in enumerate(self._modules) for _ in module.states]
         units = [state.shape[1] for state in states]
         self._kernel = host_kernel("module_rows") if device.type == "cpu" and all(s.is_cpu for s in states) else None
         # Kept, for the kernel is told addresses only.
@@ -59,7 +59,7 @@ class ModuleRows:
         self._owner = on_device(np.repeat(modules, units).tolist(), device, torch.int64)
 
     def _make_with_torch(self, rows: Tensor) -> None:
-        """Twin of `gradscope.recorder.host_units.module_rows`."""
+        """Twin of `gradscope.recorder.kernels.host_units.module_rows`."""
         everything = torch.cat([state.to(rows.device, non_blocking=True) for state in self._states], 1)
         entries, _, m2, magnitudes, nonzero = everything
         seen = entries > 0
@@ -73,6 +73,6 @@ class ModuleRows:
 
     def _deltas(self, device: torch.device) -> Tensor:
         nothing = zeros((2,), device)
-        sums = [nothing if p.delta is None else p.delta.to(device, non_blocking=True) for p in self._pools]
+        sums = [nothing if m.delta is None else m.delta.to(device, non_blocking=True) for m in self._modules]
         deltas: Tensor = torch.div(*torch.stack(sums, 1))
         return deltas

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradscope.recorder.addresses import is_readable
-from gradscope.recorder.kinds import Unreadable, entries
+from gradscope.recorder.kernels.addresses import is_readable
+from gradscope.recorder.kernels.kinds import Unreadable, entries
 from gradscope.recorder.memory import full, zeros
 
 #: A bin holds |x| from its edge up to, not including, the next.
@@ -54,7 +54,7 @@ def histogram(tensors: Sequence[Tensor | None], out: Tensor) -> None:
 @cache
 def _kernel() -> Callable[[int, int, int], None] | None:
     try:
-        from gradscope.recorder import host_kernels  # here, for it takes half a second
+        from gradscope.recorder.kernels import host_kernels  # here, for it takes half a second
     except ImportError:  # no numba
         return None
     kernel: Callable[[int, int, int], None] = host_kernels.magnitudes
