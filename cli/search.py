@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from gradscope_cli.output import Json, on_terminal, print_json, say, shorter, showing, tell
@@ -29,6 +29,14 @@ def search(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which a trial counts as hung and is lost.")
     ] = None,
+    predict: Annotated[
+        bool | None,
+        typer.Option(
+            "--predict/--no-predict",
+            help="Read the level from short probes first. Default: for scripts of Python, l2 or l1, over a decade.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The search folder; an interrupted search carries on there.")] = Path(
         "gradscope-search"
     ),
@@ -48,7 +56,7 @@ def search(
     result = search_command(
         Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, executor=checked(executor),
         out=out, precision=precision, max_trials=max_trials, seed=seed, timeout=timeout,
-        on_trial=showing(_show, command, "trial"),
+        predict=predict, on_trial=showing(_show, command, "trial"), on_prediction=_show_prediction,
     )  # fmt: skip
     figure = _draw(result, out / "tolerance.png")
     if as_json:
@@ -79,6 +87,15 @@ def _draw(result: ToleranceResult, path: Path) -> Path | None:
         if trials and posterior is not None and estimate is not None
     ]
     return draw_levels(shown, result.penalty, path) if shown else None
+
+
+def _show_prediction(found: dict[str, Any]) -> None:
+    """One line, before the first trials are over."""
+    if found["tolerance"] is None:
+        say(f"not predicted from probes: {found['reason']}")
+        return
+    around = f"{shorter(found['low'])} … {shorter(found['high'])}"
+    say(f"probes predict {shorter(found['tolerance'])} ({around}) in {found['steps']} steps: trials begin there")
 
 
 def _show(now: Progress) -> None:

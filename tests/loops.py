@@ -72,3 +72,24 @@ def end_rank() -> NoReturn:
     """
     dist.destroy_process_group()
     os._exit(0)
+
+
+def a_deep_net(strength: float, seed: int, path: Path, norm: bool = False, rate: float = 0.05, every: int = 1) -> None:
+    """A deep narrow net on a task that it learns in some twenty steps: the label is in the first feature."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [nn.Linear(6, 16, bias=not norm), *([nn.BatchNorm1d(16)] if norm else []), nn.ReLU()]
+        layers += [nn.Linear(16, 6, bias=not norm), *([nn.BatchNorm1d(6)] if norm else []), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(6, 2))
+    for module in model:
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=2 * strength)
+    with gradscope.record(model, optimizer, path, horizon=300, every=every, preset="cheap") as run:
+        for x, _ in batches(300, 64):
+            loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)

@@ -32,7 +32,7 @@ ROOMS = {
     "diagnosis": BASE,
     "control": {"diagnosis", "regularizers", "store", "child"} | BASE,
     "prediction": {"store", "child", "card"} | BASE,
-    "search": {"diagnosis", "store", "child", "card"} | BASE,
+    "search": {"diagnosis", "store", "child", "card", "prediction"} | BASE,
     "wiring": {"optimizers", "regularizers", "recorder", "child"} | BASE,
     "live": {"diagnosis"} | BASE,
     "mirror": {"diagnosis"} | BASE,

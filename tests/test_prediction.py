@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from gradscope_cli.main import run as cli
-from torch import nn
 
 import gradscope
 from gradscope import InputError
@@ -26,7 +24,7 @@ from gradscope.prediction.reader import Reader, shipped
 from gradscope.prediction.rows import Probe, probe_of
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
-from tests.loops import batches
+from tests.loops import a_deep_net as train
 
 # -- the arithmetic -------------------------------------------------------------------------------
 
@@ -237,27 +235,6 @@ def test_seeds_that_differ_and_short_trainings() -> None:
 # -- real trainings -------------------------------------------------------------------------------
 
 
-def train(strength: float, seed: int, path: Path, norm: bool = False, rate: float = 0.05, every: int = 1) -> None:
-    """A deep narrow net on a task that it learns in some twenty steps: the label is in the first feature."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for _ in range(3):
-        layers += [nn.Linear(6, 16, bias=not norm), *([nn.BatchNorm1d(16)] if norm else []), nn.ReLU()]
-        layers += [nn.Linear(16, 6, bias=not norm), *([nn.BatchNorm1d(6)] if norm else []), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(6, 2))
-    for module in model:
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=2 * strength)
-    with gradscope.record(model, optimizer, path, horizon=300, every=every, preset="cheap") as run:
-        for x, _ in batches(300, 64):
-            loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
-
-
 def normalised(strength: float, seed: int, path: Path) -> None:
     train(strength, seed, path, norm=True)
 
@@ -375,7 +352,7 @@ def test_a_probe_ends_at_its_rows(tmp_path: Path) -> None:
 SCRIPT = """
 import argparse, sys
 from pathlib import Path
-from tests.test_prediction import train
+from tests.loops import a_deep_net as train
 given = argparse.ArgumentParser()
 given.add_argument("--weight-decay", type=float, default=0.0)
 given.add_argument("--seed", type=int, default=0)

@@ -16,7 +16,7 @@ import numpy as np
 from analyses.common.markdown import markdown
 from analyses.common.study import machine
 from analyses.tolerance_search.oracles import Simulated, driven
-from gradscope.diagnosis.tolerance import EarlyErrors, Posterior
+from gradscope.diagnosis.tolerance import Predicted
 from gradscope.search.asker import ToleranceSearch
 
 HERE = Path(__file__).parent
@@ -24,23 +24,9 @@ HERE = Path(__file__).parent
 SLOPE = 0.03
 #: The range that is asked for, and how many searches are simulated.
 LOW, HIGH, SEARCHES = 1e-4, 1.0, 60
-#: Shares of the prior, and the width of its normal part: the interval's half-width, .38 decades, over 1.96.
-NORMAL, SPREAD = 0.9, 0.19
+#: The half-width of a prediction's interval after three probes, in decades.
+HALF = 0.375
 PRECISIONS = (0.34, 0.1)
-
-
-class Predicted(ToleranceSearch):
-    """A search whose prior is a normal curve about a prediction, mixed with the flat one."""
-
-    predicted = 0.0
-
-    def _prior(self, errors: EarlyErrors | None = None) -> Posterior:
-        prior = super()._prior(errors)
-        width = prior.level[-1] - prior.level[0]
-        z = (prior.level - self.predicted) / SPREAD
-        density = NORMAL * np.exp(-0.5 * z**2) / (SPREAD * math.sqrt(2 * math.pi)) + (1 - NORMAL) / width
-        prior._log += np.log(density)[:, None]
-        return prior
 
 
 def simulated(precision: float, predicts: bool, errors: list[float], number: int) -> dict[str, Any]:
@@ -48,8 +34,9 @@ def simulated(precision: float, predicts: bool, errors: list[float], number: int
     random = np.random.default_rng([24, number])
     level = random.uniform(math.log10(LOW) + 1, math.log10(HIGH) - 1)
     error = float(random.choice(errors))
-    Predicted.predicted = level + error
-    search = (Predicted if predicts else ToleranceSearch)(LOW, HIGH, precision=precision, seed=number)
+    search = ToleranceSearch(LOW, HIGH, precision=precision, seed=number)
+    if predicts:
+        search.expect(Predicted.from_interval(10 ** (level + error), 10 ** (level + error + HALF)))
     driven(search, Simulated(level, SLOPE, random))
     found = search.estimate()
     inside = found.low is not None and found.high is not None and found.low <= 10**level <= found.high

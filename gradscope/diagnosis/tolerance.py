@@ -31,12 +31,16 @@ SLOPES = (0.005, 0.3)
 TILT = 0.25
 CONFIDENCE = 0.95
 _TAIL = (1 - CONFIDENCE) / 2
+#: 95 % of a normal distribution lie within so many standard deviations.
+_NORMAL_TAIL = 1.96
 #: Decades beyond the searched range in which the level may lie: else a range without the transition in it
 #: would get an interval at its edge.
 MARGIN = 0.5
 #: What was known of early outcomes before any audit of this search: one in a hundred wrong, with the weight of
 #: fifty audits (analyses/judge_first_look: 1 of 231 early outcomes was wrong).
 ERROR_PRIOR = (0.5, 49.5)
+#: The share of a prior that a prediction makes; the rest is flat, for a prediction that is wrong.
+SURE = 0.9
 #: What no search of a tolerance level tells, and what does.
 USEFUL = "how well they learn there it does not say: gradscope tune finds the strength with the best metric"
 #: Share of the runs that may fail at the strength that is advised.
@@ -53,6 +57,25 @@ class Outcome:
     strength: float
     failed: float
     early: bool = False
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was predicted of the level before any trial: log₁₀ λ* and its standard deviation, in decades."""
+
+    level: float
+    spread: float
+
+    @classmethod
+    def from_interval(cls, level: float, high: float) -> Predicted:
+        """From λ* and the upper end of its 95 % interval, which is as wide to both sides on a logarithmic axis."""
+        return cls(math.log10(level), math.log10(high / level) / _NORMAL_TAIL)
+
+    def log_density(self, x: Array) -> Array:
+        """Of log₁₀ λ* at the points of a grid, [M]: a normal curve for `SURE` of it, and flat over the grid."""
+        z = (x - self.level) / self.spread
+        normal = np.exp(-0.5 * z**2) / (self.spread * math.sqrt(2 * math.pi))
+        return np.asarray(np.log(SURE * normal + (1 - SURE) / (x[-1] - x[0])))
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,8 @@ def normal_cdf(x: Array) -> Array:
 class Posterior:
     """The posterior over (log₁₀ λ*, σ) on a grid, from trials between two strengths.
 
-    ``level`` [M], ``slope`` [S]; ``weights`` [M, S] sums to 1. ``spacing``: of the levels, in decades.
+    ``level`` [M], ``slope`` [S]; ``weights`` [M, S] sums to 1. ``spacing``: of the levels, in decades. ``predicted``:
+    the prior of the level, else it is flat.
     """
 
     def __init__(
@@ -118,6 +142,7 @@ class Posterior:
         spacing: float = 0.01,
         margin: float = MARGIN,
         errors: EarlyErrors | None = None,
+        predicted: Predicted | None = None,
     ) -> None:
         checks.strength_range(low, high)
         self.low, self.high = math.log10(low), math.log10(high)
@@ -126,6 +151,8 @@ class Posterior:
         self.slope = np.geomspace(*SLOPES, 15)
         self.errors = errors or EarlyErrors()
         self._log = np.tile(TILT * np.log(self.slope), (points, 1))  # the grid itself is log-uniform
+        if predicted is not None:
+            self._log += predicted.log_density(self.level)[:, None]
 
     def probability_told(self, x: float, early: bool = False) -> Array:
         """P(told to fail) at the log₁₀ strength ``x``, for each point of the grid: [M, S]."""

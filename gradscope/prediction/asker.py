@@ -23,6 +23,8 @@ FREE = 32
 ESCAPED = 0.7
 #: A net that escapes later than this is late: its probes are twice as long as its escape, in `ROWS` averaged rows.
 LATE = 56
+#: A run shorter than this costs no more than its probes.
+SHORT = 150
 #: Steps without an escape after which there is nothing to predict, whatever the run's horizon.
 LONGEST = 4000
 #: Probes at most, and when the second is the last: it says that it stands at the level.
@@ -68,7 +70,8 @@ class Prober:
     """Asks for probes and is told their rows.
 
     ``readers``: by kind, of the shipped file. ``start``: the first strength, else it is guessed. ``most``: probes under
-    a penalty at most. ``horizon``: steps of a whole run, where that is known, as `tell` may learn.
+    a penalty at most. ``horizon``: steps of a whole run, where that is known, as `tell` may learn. ``quick``: nothing
+    is predicted of a training whose probes would cost as much as its runs.
     """
 
     readers: Mapping[str, Reader]
@@ -77,6 +80,7 @@ class Prober:
     most: int = PROBES
     seed: int = 0
     horizon: int | None = None
+    quick: bool = False
     reason: str = ""
     told: list[tuple[Probe, float]] = field(default_factory=list)
     free: list[Probe] = field(default_factory=list)
@@ -98,7 +102,8 @@ class Prober:
         if not self.free:
             return Plan(number, 0.0, self.seed, FREE, True)
         if not self._escape(self.free[-1]):
-            return Plan(number, 0.0, self.seed, min(self.horizon or LONGEST, LONGEST), True)
+            most = LATE if self.quick else LONGEST
+            return Plan(number, 0.0, self.seed, min(self.horizon or most, most), True)
         if self.late and len(self.free) < 3:  # a run that is that slow: is it only that, or does it hang on the seed?
             return Plan(number, 0.0, self.seed + 1, math.ceil(min(2 * self.late, self.horizon or LONGEST)), True)
         first = 0.0
@@ -162,7 +167,12 @@ class Prober:
     def _tell_free(self, plan: Plan, probe: Probe) -> None:
         self.free.append(probe)
         escape = self._escape(probe)
-        if not escape and plan.steps > FREE:
+        if self.quick and self.horizon is not None and self.horizon < SHORT:
+            self.reason = f"a run has {self.horizon} steps, so that probes would cost as much as trials"
+        elif self.quick and (escape > LATE or (not escape and plan.steps > FREE)):
+            late = f"{len(probe.step)} steps without a penalty do not bring its loss to {ESCAPED:g} of the baseline"
+            self.reason = f"{late}, so that probes would cost as much as trials"
+        elif not escape and plan.steps > FREE:
             another = " with another seed" if len(self.free) > 2 else ""
             self.reason = (
                 f"{len(probe.step)} steps without a penalty{another} do not bring the loss to {ESCAPED:g} of the "

@@ -19,6 +19,10 @@ Train = Callable[[float, int, Path], object]
 Run = Callable[[Plan, Path], str]
 
 
+class MissingRecordError(InputError):
+    """The training ended and left no record."""
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """A probe that was run. ``distance``: log₁₀(λ/λ*) as it reads, None without a penalty."""
@@ -84,7 +88,7 @@ def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult],
         path.unlink(missing_ok=True)
         who = run(plan, path)
         if not path.exists():
-            raise InputError(
+            raise MissingRecordError(
                 f"{who!r} ended without the record {path.name}; does it call gradscope.record "
                 f"(and write to {{out}}, if it takes a path)?"
             )

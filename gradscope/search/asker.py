@@ -9,7 +9,15 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope import checks
-from gradscope.diagnosis.tolerance import CONFIDENCE, Array, EarlyErrors, Outcome, Posterior, ToleranceEstimate
+from gradscope.diagnosis.tolerance import (
+    CONFIDENCE,
+    Array,
+    EarlyErrors,
+    Outcome,
+    Posterior,
+    Predicted,
+    ToleranceEstimate,
+)
 from gradscope.search.trial import Trial
 from gradscope.types import InputError
 
@@ -69,6 +77,7 @@ class ToleranceSearch:
             raise InputError(f"seed is {seed}; expected a whole number of at least 0")
         self.range = low, high  # as asked for
         self._searched = low, high  # what is left of it
+        self._predicted: Predicted | None = None
         self._spacing = min(0.01, max(0.002, precision / 10))  # the steepest curves are .005 wide
         self.posterior = self._prior()
         self.precision = precision
@@ -176,6 +185,11 @@ class ToleranceSearch:
 
     # -- telling ----------------------------------------------------------------------------------
 
+    def expect(self, predicted: Predicted) -> None:
+        """What was predicted of the level becomes the prior, as if it had been known before the first trial."""
+        self._predicted = predicted
+        self._begin_again()
+
     def tell(self, trial: Trial) -> None:
         """A trial is over."""
         self._forget(trial.number)
@@ -183,11 +197,14 @@ class ToleranceSearch:
         errors, searched = self.errors, self._searched
         self._searched = self._within_reach()
         if self._searched != searched or (trial.early_failed is not None and errors != self.posterior.errors):
-            self.posterior = self._prior(errors)  # all that was seen is worth something else now
-            for outcome in self.outcomes:
-                self.posterior.update(outcome)
+            self._begin_again()  # all that was seen is worth something else now
         else:
             self.posterior.update(trial.outcome)
+
+    def _begin_again(self) -> None:
+        self.posterior = self._prior(self.errors)
+        for outcome in self.outcomes:
+            self.posterior.update(outcome)
 
     def _within_reach(self) -> tuple[float, float]:
         """The range without what is weaker than a strength that had too little time.
@@ -219,7 +236,7 @@ class ToleranceSearch:
         return early_errors(self.told)
 
     def _prior(self, errors: EarlyErrors | None = None) -> Posterior:
-        return Posterior(*self._searched, spacing=self._spacing, errors=errors)
+        return Posterior(*self._searched, spacing=self._spacing, errors=errors, predicted=self._predicted)
 
     # -- what is known ----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradscope.search.ledger import Ledger
 from gradscope.search.trial import Trial
@@ -19,6 +19,9 @@ Start = Callable[[Executor, Trial, Path], "Future[Trial]"]
 
 #: Trials lost in a row after which it is the command, and not bad luck.
 LOST_IN_A_ROW = 3
+
+#: Work that is under way, and what to do with its result.
+Beside = tuple["Future[Any]", Callable[[Any], None]]
 
 #: Called after each trial, with what came of it, or with why nothing did.
 Heard = Callable[[Trial | None, str | None], None]
@@ -52,15 +55,23 @@ class Campaign:
     _lost_in_a_row: int = 0
     _heard: Heard | None = None
 
-    def level(self, name: str, search: Asker, heard: Heard | None = None) -> None:
-        """Search one level to its end, going on with what the ledger holds."""
+    def level(self, name: str, search: Asker, heard: Heard | None = None, beside: Beside | None = None) -> None:
+        """Search one level to its end, going on with what the ledger holds.
+
+        ``beside``: other work on the executor, which takes the place of one trial until it is over, and what is done
+        with its result then.
+        """
         self._replay(name, search)
         self._heard = heard
         try:
             while self._running or not search.done:
-                while len(self._running) < self.workers and not search.done:
+                while len(self._running) < self.workers - (beside is not None) and not search.done:
                     self._begin(name, search.ask())
-                finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                others = () if beside is None else (beside[0],)
+                finished, _ = wait((*self._running, *others), return_when=FIRST_COMPLETED)
+                if beside is not None and beside[0].done():
+                    beside[1](beside[0].result())
+                    finished, beside = finished - {beside[0]}, None
                 mistakes: list[InputError] = []
                 for future in finished:  # all of them, whatever one says: what is over is kept
                     try:

@@ -15,6 +15,8 @@ from gradscope.types import InputError
 class Ledger:
     """``search.jsonl``: the settings of the search, then what was asked for, finished and lost, by level.
 
+    And what probes ``predicted`` of the level, once they did.
+
     A torn last line does not count. One search at a time holds a folder.
     """
 
@@ -23,6 +25,7 @@ class Ledger:
         self.trials: dict[str, list[Trial]] = {}
         self.asked: dict[str, list[int]] = {}
         self.lost: dict[str, list[int]] = {}
+        self.predicted: dict[str, Any] | None = None
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
@@ -66,6 +69,9 @@ class Ledger:
                 )
 
     def _take(self, entry: dict[str, Any]) -> None:
+        if "predicted" in entry:
+            self.predicted = dict(entry["predicted"])
+            return
         level = entry["level"]
         if "trial" in entry:
             self.trials.setdefault(level, []).append(Trial.from_dict(entry["trial"]))
@@ -73,6 +79,11 @@ class Ledger:
             self.lost.setdefault(level, []).append(int(entry["lost"]["number"]))
         else:
             self.asked.setdefault(level, []).append(int(entry["asked"]["number"]))
+
+    def predict(self, predicted: dict[str, Any]) -> None:
+        """What probes predicted of the level, or why nothing."""
+        self.predicted = predicted
+        self._write({"predicted": predicted})
 
     def ask(self, level: str, plan: Trial) -> None:
         """A trial is about to start: its number and its seed are used up, whatever becomes of it."""

@@ -59,7 +59,9 @@ class ToleranceResult:
     """What a search found. ``delayed`` is None where the delayed tolerance was not asked for.
 
     ``errors``: how often the judge's early word was wrong, by the audits of this search. ``posterior`` and
-    ``delayed_posterior``: what the estimates were read from.
+    ``delayed_posterior``: what the estimates were read from. ``predicted``: what probes said before the trials:
+    ``tolerance``, ``low``, ``high`` (None where they say nothing), ``reason``, ``steps``, and whether a probe
+    was ``lost``; None without probes.
     """
 
     penalty: str
@@ -72,6 +74,7 @@ class ToleranceResult:
     lost: int = 0
     posterior: Posterior | None = field(default=None, repr=False)
     delayed_posterior: Posterior | None = field(default=None, repr=False)
+    predicted: dict[str, Any] | None = None
 
     @property
     def determined(self) -> bool:
@@ -91,6 +94,7 @@ class ToleranceResult:
 
     @property
     def steps_run(self) -> int:
+        """Of all trials; those of probes are in ``predicted``."""
         return sum(t.steps for t in (*self.trials, *self.delayed_trials))
 
     @property
@@ -125,6 +129,8 @@ class ToleranceResult:
             "advice": self.advice,
             "runs": [shown(t) for t in (*self.trials, *self.delayed_trials)],
         }
+        if self.predicted is not None:
+            told["predicted"] = self.predicted
         if self.delayed is not None:
             d = self.delayed
             told |= {"delayed_tolerance": d.tolerance, "delayed_low": d.low, "delayed_high": d.high}

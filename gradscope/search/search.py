@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gradscope.child import Command
+from gradscope.prediction.suggest import PENALTIES
 from gradscope.search.asker import ToleranceSearch, early_errors
+from gradscope.search.campaign import Beside
+from gradscope.search.executors import HereExecutor
+from gradscope.search.predicting import Predicting, on_executor, prior, worth_predicting
 from gradscope.search.result import Progress, ToleranceResult
 from gradscope.search.session import Training, executor_here, session
 from gradscope.search.trial import Trial
 from gradscope.search.trials import Train
+from gradscope.types import InputError
 
 __all__ = ["Progress", "ToleranceResult", "search_command", "search_tolerance"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of both levels of a search: as `ToleranceSearch` takes them."""
+
+    precision: float
+    max_trials: int
+    seed: int
 
 
 def search_tolerance(
@@ -31,7 +46,9 @@ def search_tolerance(
     max_trials: int = 40,
     seed: int = 0,
     timeout: float | None = None,
+    predict: bool | None = None,
     on_trial: Callable[[Progress], None] | None = None,
+    on_prediction: Callable[[dict[str, Any]], None] | None = None,
 ) -> ToleranceResult:
     """Find the strength at which half of the runs fail to learn, with a 95 % interval.
 
@@ -50,7 +67,11 @@ def search_tolerance(
         max_trials: trials at most, a level.
         seed: of the placement of trials and of the trials themselves.
         timeout: seconds after which a trial counts as lost (with ``"local"`` and ``"dask://…"``).
+        predict: read the level from a few short probes first (`suggest_strength`), as the prior of the search. A
+            function is probed only where that is asked for, as it may do more than train.
         on_trial: called after each trial.
+        on_prediction: called with what the probes predict: ``tolerance``, ``low``, ``high`` (None where they do not),
+            ``reason``, ``steps``. Not where a probe could not be run: the trials will say what that means.
 
     Raises:
         InputError: the range, the folder, the executor or the training function cannot be used.
@@ -58,7 +79,10 @@ def search_tolerance(
 
     training = Training.of_function(train, penalty)
     executor = executor_here(workers, timeout, executor)
-    return _search(training, low, high, delayed, workers, executor, out, precision, max_trials, seed, timeout, on_trial)
+    how = Settings(precision, max_trials, seed)
+    return _search(
+        training, low, high, how, delayed, workers, executor, out, timeout, bool(predict), on_trial, on_prediction
+    )
 
 
 def search_command(
@@ -74,51 +98,81 @@ def search_command(
     max_trials: int = 40,
     seed: int = 0,
     timeout: float | None = None,
+    predict: bool | None = None,
     on_trial: Callable[[Progress], None] | None = None,
+    on_prediction: Callable[[dict[str, Any]], None] | None = None,
 ) -> ToleranceResult:
-    """`search_tolerance` for a training command; each trial is a process of its own."""
+    """`search_tolerance` for a training command; each trial is a process of its own.
+
+    ``predict``: by default where the range is wider than a decade, the penalty is L2 or L1, and the command is a script
+    whose processes are forked here, so that a probe costs its steps alone.
+    """
 
     training = Training.of_command(command)
-    return _search(training, low, high, delayed, workers, executor, out, precision, max_trials, seed, timeout, on_trial)
+    if predict is None:
+        predict = executor == "local" and worth_predicting(command.penalty, low, high, training.scripts)
+    how = Settings(precision, max_trials, seed)
+    return _search(training, low, high, how, delayed, workers, executor, out, timeout, predict, on_trial, on_prediction)
 
 
 def _search(
     training: Training,
     low: float,
     high: float,
+    how: Settings,
     delayed: bool,
     workers: int | None,
     executor: str | Executor,
     out: str | Path | None,
-    precision: float,
-    max_trials: int,
-    seed: int,
     timeout: float | None,
+    predict: bool,
     on_trial: Callable[[Progress], None] | None,
+    on_prediction: Callable[[dict[str, Any]], None] | None,
 ) -> ToleranceResult:
-    settings = {"low": float(low), "high": float(high), "seed": seed}
-    how: dict[str, Any] = {"precision": precision, "max_trials": max_trials, "seed": seed}
-    first, second = ToleranceSearch(low, high, **how), None
+    settings = {"low": float(low), "high": float(high), "seed": how.seed}
+    first, second = ToleranceSearch(low, high, **vars(how)), None
+    penalty = training.settings["penalty"]
+    if predict and penalty not in PENALTIES:
+        raise InputError(f"the penalty is {penalty}; a level is predicted for {' and '.join(PENALTIES)} only")
     with session(training, settings, executor=executor, workers=workers, timeout=timeout, out=out) as campaign:
         ledger = campaign.ledger
 
-        def level(name: str, search: ToleranceSearch) -> None:
+        def level(name: str, search: ToleranceSearch, beside: Beside | None = None) -> None:
             def heard(trial: Trial | None, lost: str | None) -> None:
                 if on_trial is not None:
                     on_trial(Progress.of(name, search, ledger.trials.get(name, []), trial, lost))
 
-            campaign.level(name, search, heard)
+            campaign.level(name, search, heard, beside)
 
-        level("tolerance", first)
+        def predicted(found: dict[str, Any]) -> None:
+            ledger.predict(found)
+            if (known := prior(found)) is not None:
+                first.expect(known)
+            if on_prediction is not None and not found["lost"]:
+                on_prediction(found)
+
+        if ledger.predicted is not None and (known := prior(ledger.predicted)) is not None:
+            first.expect(known)
+        if predict and ledger.predicted is None and not ledger.trials:
+            run = on_executor(training.what, campaign.executor)
+            here = isinstance(campaign.executor, HereExecutor)
+            probes = Predicting(run, penalty, how.seed, campaign.folder, beside=not here)
+            try:
+                level("tolerance", first, (probes.over, predicted))
+            finally:
+                probes.give_up()
+        else:
+            level("tolerance", first)
         if delayed:
             begin = _start_of_delayed(first, low, high)
-            second = ToleranceSearch(begin, high, schedule="delayed:auto", **how)
+            second = ToleranceSearch(begin, high, schedule="delayed:auto", **vars(how))
             level("delayed", second)
     return ToleranceResult(
-        training.settings["penalty"], first.estimate(), second.estimate() if second else None,
+        penalty, first.estimate(), second.estimate() if second else None,
         tuple(ledger.trials.get("tolerance", ())), tuple(ledger.trials.get("delayed", ())), campaign.folder,
         early_errors([*first.told, *(second.told if second else ())]),
         sum(len(numbers) for numbers in ledger.lost.values()), first.posterior, second.posterior if second else None,
+        ledger.predicted,
     )  # fmt: skip
 
 

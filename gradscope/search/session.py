@@ -25,11 +25,12 @@ from gradscope.search.trials import Train, run_command_trial, run_function_trial
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained: how a trial of it starts, what a ledger knows it by, and what its processes import once.
+    """``what`` is trained: how a trial of it starts, what a ledger knows it by, and what its processes import once.
 
     ``scripts``: each trial runs a Python script, which can be forked from a process that is warm.
     """
 
+    what: Train | Command
     start: Start
     settings: dict[str, Any]
     preload: Sequence[str] = ()
@@ -44,7 +45,7 @@ class Training:
 
         settings = {"command": name_of(train), "penalty": penalty}
         warm = RECORDING if "torch" in sys.modules else ()
-        return cls(start, settings, [getattr(train, "__module__", "__main__"), *warm])
+        return cls(train, start, settings, [getattr(train, "__module__", "__main__"), *warm])
 
     @classmethod
     def of_command(cls, command: Command, metric: str | None = None) -> Training:
@@ -54,7 +55,7 @@ class Training:
             return where.submit(run_command_trial, command, plan, path, metric)
 
         settings = {"command": list(command.words), "penalty": command.penalty}
-        return cls(start, settings, scripts=why_cold(command.words) is None)
+        return cls(command, start, settings, scripts=why_cold(command.words) is None)
 
 
 def name_of(train: Callable[..., object]) -> str:

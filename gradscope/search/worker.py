@@ -68,7 +68,10 @@ def serve(connection: Connection, scripts: bool = False) -> None:
     """
     os.setsid()  # a group of its own: ends together, and hears no interrupt meant for the search
     with contextlib.suppress(EOFError, OSError, SystemExit):
-        _serve(connection, scripts)
+        try:
+            _serve(connection, scripts)
+        finally:  # asked to end from here on, it ends there and then: an interpreter's end has words of its own
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _serve(connection: Connection, scripts: bool) -> None:

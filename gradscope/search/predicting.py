@@ -1,0 +1,101 @@
+"""What probes predict of the level before the first trials: the prior of a search."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Executor, Future
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gradscope.child import Command
+from gradscope.diagnosis.tolerance import Predicted
+from gradscope.prediction.asker import Plan, Prediction, Prober
+from gradscope.prediction.probing import MissingRecordError, ProbeResult, Run, of_command, of_function, probed
+from gradscope.prediction.reader import shipped
+from gradscope.prediction.suggest import PENALTIES
+from gradscope.search.executors import HereExecutor
+from gradscope.search.trials import Train
+from gradscope.types import InputError
+
+#: A range that is no wider than this, as a factor, is halved as fast as probes would narrow it.
+WIDE = 10.0
+
+
+def worth_predicting(penalty: str, low: float, high: float, scripts: bool) -> bool:
+    """Whether a search predicts the level unless it is told otherwise.
+
+    Where readers know the penalty, the range is wider than a decade, and a probe costs no start (``scripts``).
+    """
+    return scripts and penalty in PENALTIES and high / low > WIDE
+
+
+def on_executor(train: Train | Command, where: Executor) -> Run:
+    """Probes of what a search trains, on its executor."""
+    if isinstance(train, Command):
+        return of_command(train, where)
+    here = of_function(train)
+    if isinstance(where, HereExecutor):
+        return here
+
+    def run(plan: Plan, path: Path) -> str:
+        return str(where.submit(_run_function, train, plan, path).result())
+
+    return run
+
+
+def _run_function(train: Train, plan: Plan, path: Path) -> str:
+    return of_function(train)(plan, path)
+
+
+class Predicting:
+    """Probes under way beside a search's first trials.
+
+    ``over``: a `Prediction` as plain values, the ``steps`` it took and whether a probe was ``lost``, once it is made or
+    cannot be; it raises where the training leaves no record, as its trials would not, either. ``beside``: in a thread
+    of its own.
+    """
+
+    def __init__(self, run: Run, penalty: str, seed: int, folder: Path, *, beside: bool) -> None:
+        self.over: Future[dict[str, Any]] = Future()
+        self._prober = Prober(shipped(), penalty, seed=seed, quick=True)
+        self._run, self._folder = run, folder
+        self._given_up = threading.Event()
+        if beside:
+            threading.Thread(target=self._work, name="gradscope-probes", daemon=True).start()
+        else:
+            self._work()
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: no further probe begins."""
+        self._given_up.set()
+
+    def _work(self) -> None:
+        steps, lost = 0, False
+
+        def told(probe: ProbeResult) -> None:
+            nonlocal steps
+            steps += probe.steps
+
+        def run(plan: Plan, path: Path) -> str:
+            if self._given_up.is_set():
+                raise InputError("the search is over")
+            return self._run(plan, path)
+
+        try:
+            probed(self._prober, run, self._folder, told)
+            found = self._prober.prediction()
+        except MissingRecordError as error:  # nor would a trial leave one
+            self.over.set_exception(error)
+            return
+        except BaseException as error:  # of the script, of its process: the trials will tell whether it matters
+            reason = " ".join((str(error) or type(error).__name__).split())
+            found, lost = Prediction(False, reason), True
+        self.over.set_result({**asdict(found), "steps": steps, "lost": lost})
+
+
+def prior(found: dict[str, Any]) -> Predicted | None:
+    """What a search makes of a prediction, as its ledger holds it."""
+    if found["tolerance"] is None:
+        return None
+    return Predicted.from_interval(found["tolerance"], found["high"])
