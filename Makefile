@@ -19,7 +19,7 @@ CORE = tests/test_recorder.py tests/test_recording.py tests/test_statistics.py t
 	tests/test_store.py tests/test_store_append.py tests/test_store_reading.py tests/test_tolerance.py \
 	tests/test_search_function.py tests/test_commands.py tests/test_inspect.py tests/test_report_page.py
 
-.PHONY: demo docs install install-demo install-test test test-slow test-oldest test-odd-path torture \
+.PHONY: demo docs install install-demo install-test test test-thorough test-slow test-oldest test-odd-path torture \
 	lint format types check dist clean
 .DEFAULT_GOAL := demo
 
@@ -48,7 +48,11 @@ install:
 	$(call install,dev,)
 
 test: install
-	"$(BIN)/python" -m pytest -n 2 --dist worksteal -m "not slow" --durations=15
+	"$(BIN)/python" -m pytest -n 2 --dist worksteal -m "not slow and not thorough" --durations=15
+
+# Tests that start, kill and starve real processes, take trainings to their end, compile: CI runs them as well.
+test-thorough: install
+	"$(BIN)/python" -m pytest -n 2 --dist worksteal -m "thorough and not slow" --durations=15
 
 test-slow: install
 	"$(BIN)/python" -m pytest -m slow
@@ -81,7 +85,7 @@ format: install
 types: install
 	"$(BIN)/mypy"
 
-check: lint types test
+check: lint types test test-thorough
 
 # Wheel and sdist, into dist/; checked as an index checks them.
 dist: install

@@ -525,6 +525,7 @@ def steps(model: nn.Module, inner: nn.Module, watch: Activations, x: Tensor) -> 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+@pytest.mark.thorough
 @quiet
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer"])

@@ -35,6 +35,7 @@ def training(marker: Path) -> tuple[str, ...]:
     return PYTHON, "-c", PLAIN.format(marker=str(marker), body=BODY)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["removed", "renamed"])
 def test_a_folder_that_goes_is_told_in_one_line(tmp_path: Path, marker: Path, how: str) -> None:
     out = tmp_path / "out"
@@ -54,6 +55,7 @@ def test_a_folder_that_goes_is_told_in_one_line(tmp_path: Path, marker: Path, ho
     assert not out.exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("deleted", ["run.json", "attempt-1.alive", "both"])
 def test_what_is_deleted_beside_a_living_training_starts_no_second_one(
     tmp_path: Path, marker: Path, deleted: str, capsys: pytest.CaptureFixture[str]
@@ -124,6 +126,7 @@ def temporary(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forked", [True, False])
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGSTOP, signal.SIGKILL)])
 def test_a_search_that_is_ended_leaves_no_traceback_and_no_orphan(
@@ -158,6 +161,7 @@ def test_a_search_that_is_ended_leaves_no_traceback_and_no_orphan(
     assert "Error" not in said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forked", [True, False])
 def test_a_search_that_is_interrupted_twice_says_so_once(tmp_path: Path, forked: bool) -> None:
     command, marks = deaf(tmp_path, forked)

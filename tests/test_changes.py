@@ -111,6 +111,7 @@ def rank(number: int, kind: str, folder: Path) -> None:
     end_rank()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["by hand", "inside ddp"])
 def test_gradients_averaged_by_hand_are_recorded_averaged(tmp_path: Path, kind: str) -> None:
     mp.start_processes(rank, (kind, tmp_path), nprocs=2, start_method="forkserver")

@@ -184,6 +184,7 @@ def test_run_abstains_where_a_delay_cannot_help(tmp_path: Path, capsys: pytest.C
     assert "beyond what a delay can save" in found["reason"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("placeholders", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_run_remedies_a_failed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], placeholders: bool) -> None:
     words = [*DEMO, "--seed", "{seed}", "--out", "{out}"]
@@ -206,6 +207,7 @@ def test_run_remedies_a_failed_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {"verdict", "stopped"} <= {e["kind"] for e in Record(first).events}
 
 
+@pytest.mark.thorough
 def test_run_leaves_a_healthy_script_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = ok(["run", "--out", str(tmp_path / "o"), "--", PYTHON, SCRIPT, "--decay", "0.001"], capsys)
     assert found["learned"]
@@ -214,6 +216,7 @@ def test_run_leaves_a_healthy_script_alone(tmp_path: Path, capsys: pytest.Captur
     assert found["attempts"][0]["stopped_step"] is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", ["swallows", "never closes"])
 def test_run_stops_scripts_that_resist(tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str) -> None:
     """A loop that swallows SystemExit, or never closes its recording, is ended all the same."""
@@ -328,6 +331,7 @@ def search_refused(
     return refused(["search", *limits, "--", *words], capsys)
 
 
+@pytest.mark.thorough
 def test_search_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go = partial(search_refused, tmp_path, capsys)
     assert "low is 1 and high is 0.1; expected low < high" in go(PYTHON, SCRIPT, low="1", high="0.1")
@@ -391,6 +395,7 @@ def test_tune_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.CaptureF
     assert (out / "tune.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_search_says_on_which_side_the_level_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "s")
     arguments = ["search", "--low", "0.2", "--high", "1", "--max-trials", "2", "--out", out, "--", PYTHON, SCRIPT]
@@ -400,6 +405,7 @@ def test_search_says_on_which_side_the_level_lies(tmp_path: Path, capsys: pytest
     assert "lies below" in found["reason"]
 
 
+@pytest.mark.thorough
 def test_a_killed_search_carries_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "s"
     arguments = ["search", "--low", "0.05", "--high", "1", "--max-trials", "4", "--out", str(out), "--", PYTHON, SCRIPT]

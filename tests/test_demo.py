@@ -21,6 +21,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, str]:
     return json.loads(done.stdout), out, done.stderr
 
 
+@pytest.mark.thorough
 def test_the_main_job(demo: tuple[dict, Path, str]) -> None:
     found, _, _ = demo
     first = found["too_strong"]

@@ -45,6 +45,7 @@ print(codes)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spare", [0, 1, 2])
 def test_without_descriptors_it_is_the_machine_that_is_blamed(tmp_path: Path, spare: int) -> None:
     w = scenario.writer(tmp_path / "r.h5")
@@ -87,6 +88,7 @@ def test_a_disk_that_turns_read_only(tmp_path: Path) -> None:
         pytest.skip(f"no tmpfs can be mounted or remounted here ({error}); a read-only disk was not provoked")
 
 
+@pytest.mark.thorough
 def test_many_rows_epochs_and_events_are_all_there(tmp_path: Path) -> None:
     """In numbers that took hours while every epoch was written by itself."""
     w = scenario.writer(tmp_path / "r.h5", storage=Storage())

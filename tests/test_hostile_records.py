@@ -26,6 +26,7 @@ def heard(kind: str, sound: tuple[Path, Crashed]) -> dict[str, fuzz.Finding]:
     return {finding.command: finding for finding in fuzz.campaign([seed], *sound, COMMANDS, MEMORY)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", hurt.RECORDS)
 def test_a_record_made_to_hurt_is_refused_in_one_line(kind: str, sound: tuple[Path, Crashed]) -> None:
     found = heard(kind, sound)

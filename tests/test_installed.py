@@ -97,6 +97,7 @@ def test_an_index_would_take_it(built: tuple[Path, Path]) -> None:
     assert "<!--" not in page
 
 
+@pytest.mark.thorough
 def test_a_plain_install_reads_without_torch(built: tuple[Path, Path], record: Path, tmp_path: Path) -> None:
     plain = Environment.make(tmp_path / "plain")
     plain.bring(built[0])

@@ -37,6 +37,7 @@ def fuzz(first: int, stop: int) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.thorough
 def test_fuzz() -> None:
     print(fuzz(0, 24))
 

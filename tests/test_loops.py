@@ -249,6 +249,7 @@ for pid, how in children.items():
 """
 
 
+@pytest.mark.thorough
 def test_a_second_sigterm_ends_the_process(tmp_path: Path) -> None:
     """Also the first one where the recording is over, and in a forked child."""
     ended = subprocess.run([sys.executable, "-c", TWICE, tmp_path], cwd=ROOT, capture_output=True, text=True)

@@ -77,6 +77,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths}
 
 
+@pytest.mark.thorough
 def test_a_package_adds_a_rule_a_penalty_and_a_sink(installed: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "run.h5")], env=installed, capture_output=True, text=True

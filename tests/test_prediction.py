@@ -371,6 +371,7 @@ def script(tmp_path: Path) -> list[str]:
     return ["--out", str(tmp_path / "probes"), "--", *words]
 
 
+@pytest.mark.thorough
 def test_the_command(script: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["suggest", "--json", "--start", "0.02", "--probes", "1", *script]) == 0, capsys.readouterr().err
     captured = capsys.readouterr()

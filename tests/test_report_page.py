@@ -69,6 +69,7 @@ def test_numbers_survive_packing() -> None:
 # -- what it says -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_verdict_and_the_remedy_are_one_sentence(page: Page) -> None:
     failed, healthy = page.runs
     assert failed.label == "collapsed.h5"
@@ -152,6 +153,7 @@ def test_a_hundred_layers_fit_into_three_megabytes(tmp_path: Path, steps: int) -
         assert values >= len(table["names"]) * len(run_data["x"]), name
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_of, "BLOCK_CELLS", 1 << 14)
     with Record(handmade(tmp_path / "run.h5", 20, 40_000)) as record:

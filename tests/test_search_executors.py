@@ -100,12 +100,14 @@ def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 # -- the contract ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_results_come_out_of_order(executor: Executor) -> None:
     slow = executor.submit(trials.answer, 1, 3.0)
     quick = executor.submit(trials.answer, 2)
     assert [future.result() for future in as_completed([slow, quick])] == [2, 1]
 
 
+@pytest.mark.thorough
 def test_what_a_trial_raises_arrives(executor: Executor) -> None:
     with pytest.raises(ArithmeticError, match="no such luck"):
         executor.submit(trials.failing, "no such luck").result()
@@ -114,6 +116,7 @@ def test_what_a_trial_raises_arrives(executor: Executor) -> None:
     assert executor.submit(trials.answer, 3).result() == 3
 
 
+@pytest.mark.thorough
 def test_a_killed_trial_costs_that_trial_alone(executor: Executor) -> None:
     other = executor.submit(trials.answer, 1, 1.0)
     with pytest.raises(TrialLostError, match="killed by signal 9"):
@@ -121,6 +124,7 @@ def test_a_killed_trial_costs_that_trial_alone(executor: Executor) -> None:
     assert other.result() == 1
 
 
+@pytest.mark.thorough
 def test_a_trial_that_hangs_is_stopped(executor: Executor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     with pytest.raises(TrialLostError, match="not over after 8 s"):
@@ -129,6 +133,7 @@ def test_a_trial_that_hangs_is_stopped(executor: Executor, tmp_path: Path) -> No
     assert executor.submit(trials.answer, 4).result() == 4
 
 
+@pytest.mark.thorough
 def test_a_running_trial_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     future = executor.submit(trials.pid_then_sleep, note)
@@ -141,6 +146,7 @@ def test_a_running_trial_can_be_cancelled(executor: Executor, tmp_path: Path) ->
     assert executor.submit(trials.answer, 5).result() == 5
 
 
+@pytest.mark.thorough
 def test_what_a_trial_has_started_ends_with_it(executor: Executor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     future = executor.submit(trials.deaf_grandchild, note)
@@ -150,6 +156,7 @@ def test_what_a_trial_has_started_ends_with_it(executor: Executor, tmp_path: Pat
     _until(lambda: _gone(pid))
 
 
+@pytest.mark.thorough
 def test_what_waits_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:
     """Also with all slots taken; it never starts."""
     busy = [executor.submit(trials.answer, k, 1.0) for k in range(2)]
@@ -230,6 +237,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 def test_a_trial_of_a_torch_that_was_there_takes_its_share_of_the_cores(tmp_path: Path) -> None:
     """The fork server imports the script, and with it torch, which reads the variable once, when it is imported."""
     script = tmp_path / "forked.py"
@@ -254,6 +262,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 def test_a_trial_has_what_its_recording_would_load(tmp_path: Path) -> None:
     """And what it was forked from has no threads beyond those of numpy, SciPy (which numba loads) and torch themselves.
 

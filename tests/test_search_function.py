@@ -73,6 +73,7 @@ def test_several_processes(tmp_path: Path) -> None:
     assert not found.determined
 
 
+@pytest.mark.thorough
 def test_the_delayed_level_too(tmp_path: Path) -> None:
     found = gradscope.search_tolerance(train, 1e-3, 0.3, delayed=True, out=tmp_path / "s", max_trials=5)
     assert found.delayed is not None

@@ -78,10 +78,12 @@ def _wait_for_more(folder: Path, before: list[dict[str, Any]], search: subproces
         time.sleep(0.005)
 
 
+@pytest.mark.thorough
 def test_a_few_kills(tmp_path: Path) -> None:
     killed_again_and_again(tmp_path / "s", kills=2, trials=14, seed=0)
 
 
+@pytest.mark.thorough
 def test_a_tuning_is_killed_too(tmp_path: Path) -> None:
     killed_again_and_again(tmp_path / "s", kills=2, trials=14, seed=2, level="tune")
 

@@ -89,6 +89,7 @@ def both(warm: LocalExecutor, words: list[str], **more: str) -> tuple[Outcome, O
     return run_child(words, there), warm.submit(outcome, words, there).result()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["file", "relative", "module", "unbuffered"])
 def test_a_script_cannot_tell(warm: LocalExecutor, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "code"
@@ -184,6 +185,7 @@ with gradscope.record(model, optimizer, "run.h5", horizon=60) as run:
 """
 
 
+@pytest.mark.thorough
 def test_it_trains_as_by_itself(warm: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit by bit, and the trial says the same of it."""
     for name, value in environment().items():
@@ -202,6 +204,7 @@ def test_it_trains_as_by_itself(warm: LocalExecutor, tmp_path: Path, monkeypatch
             np.testing.assert_array_equal(one.column(name), other.column(name), name)
 
 
+@pytest.mark.thorough
 def test_the_warm_process_has_one_thread_and_ends_with_its_search() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -164,6 +164,7 @@ def record_with(sink: Sink, path: Path, weight_decay: float = 0.02, steps: int =
         return dataset.load()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TOOLS)
 def test_a_tool_is_shown_what_the_record_holds(name: str, tmp_path: Path) -> None:
     sink, finish, read = TOOLS[name](tmp_path / name)

@@ -370,6 +370,7 @@ def test_the_hot_path_of_a_module_in_training() -> None:
         compare(make(weights, gradients), weights, gradients)
 
 
+@pytest.mark.thorough
 def test_kernels_compile_for_cards() -> None:
     """Triton compiles for a card that is not there; loads of whole chunks are 16 bytes wide."""
     script = Path(__file__).parent / "scripts" / "compile_for_cards.py"

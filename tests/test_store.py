@@ -189,6 +189,7 @@ while True:
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_process_leaves_a_readable_record(tmp_path: Path) -> None:
     root = str(Path(__file__).parent.parent)
     path = tmp_path / "r.h5"
@@ -206,6 +207,7 @@ def test_a_killed_process_leaves_a_readable_record(tmp_path: Path) -> None:
         assert gradscope.diagnose(dataset).verdict in ("healthy", "undecided")
 
 
+@pytest.mark.thorough
 def test_a_script_that_never_closes_still_finishes_its_file(tmp_path: Path) -> None:
     code = KILLED.format(root=str(Path(__file__).parent.parent)).split("print(")[0]
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "r.h5")], check=True)
@@ -273,6 +275,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
             gradscope.record(model, optimizer, tmp_path / "r.h5", mode="overwrite")
 
 
+@pytest.mark.thorough
 def test_a_fork_does_not_touch_the_record(tmp_path: Path) -> None:
     """A forked child that exits (a DataLoader worker, say) leaves the parent's record running."""
     code = KILLED.format(root=str(Path(__file__).parent.parent)).split("print(")[0] + FORKS

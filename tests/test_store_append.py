@@ -140,6 +140,7 @@ with gradscope.record(model, optimizer, sys.argv[1], on_failure="ignore") as run
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
 def test_sigterm_and_ctrl_c_close_the_record(tmp_path: Path, number: signal.Signals, code: int) -> None:
     path = tmp_path / "r.h5"

@@ -66,6 +66,7 @@ def read_as_values(path: Path) -> None:
         assert record.metrics
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", STORED)
 @pytest.mark.parametrize("close", [True, False], ids=["finished", "killed"])
 def test_one_flipped_bit_in_any_chunk_is_told(tmp_path: Path, how: str, close: bool) -> None:

@@ -44,6 +44,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
 def test_a_kill_at_any_system_call_of_a_flush(memory: Path, torn: bool) -> None:
     """Exhaustive over the flush that ends a chunk: the one that frees, compresses and writes anew."""
@@ -59,6 +60,7 @@ def test_a_kill_at_any_system_call_of_a_flush(memory: Path, torn: bool) -> None:
     assert number > 15
 
 
+@pytest.mark.thorough
 def test_a_kill_at_any_system_call_of_a_recovery(memory: Path) -> None:
     path = memory / "r.h5"
     rows = half_applied(path, lambda p, published: scenario.live(p, published, close=False))
@@ -76,6 +78,7 @@ def test_a_kill_at_any_system_call_of_a_recovery(memory: Path) -> None:
     assert number > 3
 
 
+@pytest.mark.thorough
 def test_power_loss(memory: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         trace = power.Trace()
@@ -89,6 +92,7 @@ def test_power_loss(memory: Path) -> None:
         scenario.verify(path, rows)
 
 
+@pytest.mark.thorough
 def test_a_training_killed_at_random_moments(memory: Path) -> None:
     for number, delay in enumerate(training.random_delays(3, 2.5)):
         path = memory / f"{number}.h5"
@@ -262,6 +266,7 @@ def test_a_folder_made_read_only_under_the_writer(memory: Path) -> None:
 # -- processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_two_ranks_on_one_path(memory: Path) -> None:
     path = memory / "r.h5"
     w = scenario.writer(path)
@@ -342,6 +347,7 @@ def test_an_unexpected_error_never_reaches_the_training(memory: Path, monkeypatc
     assert scenario.verify(path, 300) == 300
 
 
+@pytest.mark.thorough
 def test_fuzzed_files_are_refused_in_one_line(memory: Path) -> None:
     """One file of each kind; crashes, hangs and memory are seen from outside, for a fork reads them."""
     found = fuzz.campaign(list(range(len(fuzz.MUTATED))), *records.good_and_crashed(memory))

@@ -38,6 +38,7 @@ def squared(cell: study.Cell, asked: study.Options) -> study.Row:
     return {"square": cell["value"] ** 2}
 
 
+@pytest.mark.thorough
 def test_cells_are_trained_once_and_a_failed_one_stays_missing(tmp_path: Path) -> None:
     asked = options(tmp_path)
     cells = [{"value": value, "seed": 0} for value in (1, 2, 3)]

@@ -51,6 +51,7 @@ def test_the_published_protocol_starts_where_the_document_did(seed: int, train: 
     assert float(batch_loss(scores[0], data.y)) == pytest.approx(constant_loss(719), abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_dropout_draws_the_masks_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 250 in the document's published results (results/exp2_accuracy_dropout_sd13.npy, commit fc238b9)."""
     monkeypatch.setattr(training, "PUBLISHED", replace(training.PUBLISHED, steps=251))

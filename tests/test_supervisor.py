@@ -57,6 +57,7 @@ def alive(marker: Path) -> bool:
 PLAIN = "import os, pathlib, signal, sys, time; pathlib.Path({marker!r}).write_text(str(os.getpid())); {body}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_reach_the_child_and_the_history(tmp_path: Path, number: int) -> None:
     marker, out = tmp_path / "pid", tmp_path / "o"
@@ -77,6 +78,7 @@ def test_signals_reach_the_child_and_the_history(tmp_path: Path, number: int) ->
     assert status(out)["status"] == "interrupted"
 
 
+@pytest.mark.thorough
 def test_a_shell_around_the_training_leaves_nothing_behind(tmp_path: Path) -> None:
     marker, out = tmp_path / "pid", tmp_path / "o"
     program = f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(90)"
@@ -89,6 +91,7 @@ def test_a_shell_around_the_training_leaves_nothing_behind(tmp_path: Path) -> No
     assert not alive(marker)
 
 
+@pytest.mark.thorough
 def test_the_output_is_shown_as_it_comes(tmp_path: Path) -> None:
     """Without a flush in the script, and before it ends."""
     body = "print('first words'); time.sleep(90)"
@@ -192,6 +195,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert_the_same_story(found, out, expected)
 
 
+@pytest.mark.thorough
 def test_killed_in_the_middle_of_an_attempt(tmp_path: Path) -> None:
     """The child goes on; the same call waits for it, and restarts it as if nothing had been."""
     out, go = tmp_path / "o", tmp_path / "go"
@@ -218,6 +222,7 @@ def test_killed_in_the_middle_of_an_attempt(tmp_path: Path) -> None:
     assert [path.name for path in out.glob("*.h5")] == ["attempt-1.h5"]
 
 
+@pytest.mark.thorough
 def test_a_restart_from_the_last_healthy_checkpoint(tmp_path: Path) -> None:
     """The script's own delay of two epochs ends too early; its checkpoint from before that is where it goes on."""
     out = tmp_path / "o"

@@ -104,6 +104,7 @@ def test_the_pairs_have_seeds_that_the_choice_has_not_seen() -> None:
     assert all(t.seed >= PAIRED for t in tuning.told[before:])
 
 
+@pytest.mark.thorough
 def test_a_delay_that_was_not_tried_is_not_called_useless() -> None:
     few = tuned(hill, delayed=True, max_trials=12, repeats=2)
     assert not any(t.schedule for t in few.told)
@@ -114,6 +115,7 @@ def test_a_delay_that_was_not_tried_is_not_called_useless() -> None:
     assert "the delay costs 0.3" in advice or "the delay costs 0.2" in advice, advice
 
 
+@pytest.mark.thorough
 def test_a_penalty_that_changes_nothing_gains_nothing() -> None:
     gains = [result_of(tuned(flat, seed)) for seed in range(3)]
     assert all(found.determined and found.gain is not None and abs(found.gain) < 0.02 for found in gains)
@@ -124,6 +126,7 @@ def test_a_penalty_that_changes_nothing_gains_nothing() -> None:
     assert told.useful.strength > 10**-2.2  # up to near the level
 
 
+@pytest.mark.thorough
 def test_what_only_a_delay_reaches() -> None:
     tuning = tuned(rising, delayed=True, max_trials=50)
     found = result_of(tuning)
@@ -303,6 +306,7 @@ def heavy(strength: float, seed: int, path: Path) -> None:
     train(strength + 1e-5, seed, path)
 
 
+@pytest.mark.thorough
 def test_a_plain_function_and_going_on(tmp_path: Path) -> None:
     told: list[int] = []
     go = partial(gradscope.tune_strength, train, 1e-6, 0.1, metric="accuracy", out=tmp_path / "t", max_trials=9)

@@ -64,6 +64,7 @@ def seen(module: nn.Module, inputs: object, output: object) -> None:
 # -- copies, pickles, scripts ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_saved_model_loads_where_there_is_no_gradscope(tmp_path: Path) -> None:
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters())
@@ -391,6 +392,7 @@ print("looked at", sorted(name for name in seen if "/gradscope/" in name))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("how", "preset", "backend"),
     [("step", "full", "eager"), ("bound", "standard", "aot_eager"), ("logs", "cheap", "eager")],

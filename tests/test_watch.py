@@ -324,6 +324,7 @@ def training(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         child.kill()
 
 
+@pytest.mark.thorough
 def test_watching_a_training_process_in_terminals(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     narrow, wide = Terminal([*WATCH, str(path)], 40), Terminal([*WATCH, str(path)], 120, NO_COLOR="1")

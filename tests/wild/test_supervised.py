@@ -89,6 +89,7 @@ def compiled(loop: Loop) -> list[Tensor]:
     return list(model.parameters())
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, silenced outside of tests
 def test_a_compiled_gpt(tmp_path: Path) -> None:
     dataset = held(compiled, tmp_path).dataset()
