@@ -90,6 +90,19 @@ def test_tolerance(collapsed_run: Path, healthy_run: Path, capsys: pytest.Captur
     assert "lies above" in alone["reason"]
 
 
+def test_many_records_are_read_on_all_cores(
+    collapsed_run: Path, healthy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    records = [str(collapsed_run), str(healthy_run)]
+    one_by_one = ok(["tolerance", *records], capsys)
+    monkeypatch.setattr("gradscope.report.tolerance.MANY", 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert ok(["tolerance", *records], capsys) == one_by_one
+    (tmp_path / "no.h5").write_text("nothing")
+    assert "no.h5" in refused(["tolerance", *records, str(tmp_path / "no.h5")], capsys)
+
+
 def test_tolerance_names_what_differs(healthy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
