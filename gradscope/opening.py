@@ -30,6 +30,10 @@ class Open(Protocol):
 
     def close(self) -> None: ...
 
+    def give_way(self) -> None:
+        """Close, and take what the loop still tells without a word: it goes on beside the recording that begins."""
+        ...
+
 
 _OPEN: dict[int, tuple[Open, frozenset[int]]] = {}  # of this process, with the parameters that they watch
 
@@ -72,7 +76,7 @@ def make_room(path: Path, parameters: Iterable[Tensor]) -> None:
                 f"{other.path} was still being recorded, and is closed: a recording of {what} begins",
                 stacklevel=checks.users_line(),
             )
-            other.close()
+            other.give_way()
 
 
 def close_recordings(path: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -214,6 +214,7 @@ class Recording:
         self._steps_per_epoch = steps_per_epoch
         self._told = False
         self._closed = False
+        self._gave_way = False
         self.owned = False  # by a with block
         self._problem: str | None = None  # of the file, told already
         self._status = "running"
@@ -342,8 +343,8 @@ class Recording:
     @eager
     def log(self, /, **scalars: Tensor | float) -> None:
         """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
-        if self._closed:
-            raise InputError(f"the recording {self.path} is closed; log before close()")
+        if self._is_over("log"):
+            return
         self._tell_error()
         if not self._baseline.loss_function:
             self._baseline.see_loss(scalars.get("loss"))
@@ -357,8 +358,8 @@ class Recording:
     @eager
     def epoch(self, /, epoch: int, **metrics: Tensor | float) -> None:
         """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
-        if self._closed:
-            raise InputError(f"the recording {self.path} is closed; call epoch before close()")
+        if self._is_over("call epoch"):
+            return
         epoch = checks.whole_number(epoch, "epoch")
         if self._kept is not None and epoch != self._recorder.epoch and not self._told:
             self._kept.offer(self._recorder.step + 1)
@@ -404,6 +405,20 @@ class Recording:
     def close(self, failed: bool = False) -> None:
         """Finish the file, as that of a run that has ``failed`` or not, and take every hook off."""
         self._close("failed" if failed else "finished")
+
+    def give_way(self) -> None:
+        """Finish the file, for another recording of the same path or parameters; later calls of the loop are ignored.
+
+        Whose loop it is has been warned, and goes on training.
+        """
+        self._gave_way = True
+        self.close()
+
+    def _is_over(self, call: str) -> bool:
+        """Whether there is nothing to be told any more; raises `InputError` after a `close` of the user's own."""
+        if self._closed and not self._gave_way:
+            raise InputError(f"the recording {self.path} is closed; {call} before close()")
+        return self._closed
 
     def __enter__(self) -> Self:
         self.owned = True

@@ -301,6 +301,28 @@ def test_a_trainer_that_begins_again_on_the_same_model(tmp_path: Path) -> None:
             assert (dataset.sizes["step"], dataset.attrs["status"]) == (5, "finished")
 
 
+@pytest.mark.parametrize("same", ["parameters", "path"])
+def test_a_loop_goes_on_that_tells_an_earlier_recording(tmp_path: Path, same: str) -> None:
+    """What gradscope has closed by itself raises in nobody's loop; what the user has closed does, in `log`."""
+    model, other = mlp(), mlp()
+    first = gradscope.record(model, optimizer := sgd(model), tmp_path / "a.h5", on_failure="ignore")
+    train(model, optimizer, 5)
+    watched, name = (model, "b.h5") if same == "parameters" else (other, "a.h5")
+    moved = optimizer if same == "parameters" else sgd(other)
+    with pytest.warns(UserWarning, match=r"a\.h5 was still being recorded, and is closed"):
+        run = gradscope.record(watched, moved, tmp_path / name, mode="overwrite", on_failure="ignore")
+    train(model, optimizer, 3)
+    first.log(loss=1.0)
+    first.epoch(1, accuracy=0.5)
+    first.close()
+    run.close()
+    with pytest.raises(InputError, match="is closed"):
+        run.log(loss=1.0)
+    if same == "parameters":
+        with gradscope.open_run(tmp_path / "a.h5") as dataset:
+            assert (dataset.sizes["step"], dataset.attrs["status"]) == (5, "finished")
+
+
 def test_what_a_with_block_holds_is_left_alone(tmp_path: Path) -> None:
     model = mlp()
     optimizer = sgd(model)
