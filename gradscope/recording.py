@@ -640,7 +640,13 @@ class Recording:
         if self._baseline.probabilities:
             self._capture["loss_takes_probabilities"] = True
             judge.info, rules.facts = (replace(info, probabilities=True) for info in (judge.info, rules.facts))
-        if judge.info.never_cleared or judge.info.probabilities:
+        if (share := self._recorder.taken_by_hand) and not self._penalties.ours:
+            self._capture["weights_scaled_by_hand"] = share
+            judge.info, rules.facts = (replace(info, by_hand=share) for info in (judge.info, rules.facts))
+        if (left := self._recorder.cut_by_value) < 1:
+            self._capture["cut_by_value"] = left
+            judge.info, rules.facts = (replace(info, cut_by_value=left) for info in (judge.info, rules.facts))
+        if judge.info.never_cleared or judge.info.probabilities or judge.info.by_hand or judge.info.cut_by_value < 1:
             self._writer.set_attribute("capture", self._capture)
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:

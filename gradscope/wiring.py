@@ -380,6 +380,11 @@ class Penalties:
         return "+".join(dict.fromkeys(h.schedule.text for h in self._handles)) or "constant"
 
     @property
+    def ours(self) -> bool:
+        """Whether something of gradscope acts at the steps, beside the optimizer."""
+        return bool(self._handles)
+
+    @property
     def steered(self) -> bool:
         """Whether a strength follows the training loss."""
         return any(handle.schedule.measures_every for handle in self._handles)

@@ -20,7 +20,7 @@ from gradscope.control.attempt import Attempt
 from gradscope.control.history import status_of
 from gradscope.control.policy import DelayedRestart
 from gradscope.demo.data import digits
-from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, Cause
+from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNDECLARED, Cause
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.remedies import remedy
 from gradscope.diagnosis.rules.catalogue import RULES
@@ -40,6 +40,13 @@ def he(model: nn.Module) -> nn.Module:
         if isinstance(part, nn.Linear):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             nn.init.zeros_(part.bias)
+    return model
+
+
+def large(model: nn.Module, std: float) -> nn.Module:
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, 0.0, std)
     return model
 
 
@@ -73,6 +80,8 @@ class Case:
     scale: float = 1.0
     code: float | None = None
     adam: bool = False
+    value: float | None = None
+    by_hand: float = 0.0
 
 
 CASES = {
@@ -89,6 +98,11 @@ CASES = {
     "slow": Case("too short or too slow", lr=4e-4, steps=200),
     "softmax twice": Case("softmax twice", lambda: nn.Sequential(*mlp(4), nn.Softmax(1)), lr=1e-3),
     "code died": Case("dead units", Coded, lr=3e-3, code=1.0, adam=True),
+    "clipped by value": Case("gradient clipping", lr=0.05, value=1e-6),
+    "clipped by value, a little": Case(None, value=0.1),
+    "initial weights far too large": Case("initialisation", lambda: large(mlp(), 3.0), lr=0.01),
+    "a decay by hand": Case(UNDECLARED, lambda: he(mlp(5)), lr=1e-3, adam=True, by_hand=0.1),
+    "a small decay by hand": Case(None, lr=1e-3, adam=True, by_hand=1e-5),
     "code lives": Case(None, Coded, lr=3e-3, code=1e-6, adam=True, steps=600),
 }
 
@@ -110,7 +124,13 @@ def train(case: Case, path: Path) -> gradscope.Diagnosis:
             (loss + term).backward()
             if case.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), case.clip)
+            if case.value is not None:
+                nn.utils.clip_grad_value_(model.parameters(), case.value)
             optimizer.step()
+            if case.by_hand:
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.mul_(1 - case.by_hand)
             run.log(loss=loss)
     return run.verdict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,75 @@ def test_weights_that_shrink_unseen() -> None:
     assert not any("did not collapse" in line for line in end.evidence)
 
 
+def _swap(model: nn.Module, step: int, kept: dict[str, Tensor]) -> None:
+    """An average is put in their place."""
+    for name, parameter in model.named_parameters():
+        average = kept.setdefault(name, parameter.clone())
+        average.lerp_(parameter, 0.1)
+        parameter.copy_(average)
+
+
+BETWEEN: dict[str, tuple[Callable[[nn.Module, int, dict[str, Tensor]], object], float]] = {
+    "times": (lambda m, step, kept: [p.mul_(0.99) for p in m.parameters()], 0.01),
+    "times, past the counters": (lambda m, step, kept: [p.data.mul_(0.99) for p in m.parameters()], 0.01),
+    "a rate that warms up": (
+        lambda m, step, kept: [p.mul_(1 - 1e-3 * min(step + 9, 16)) for p in m.parameters()],
+        0.0149,
+    ),
+    "nothing": (lambda m, step, kept: None, 0.0),
+    "an average": (_swap, 0.0),
+    "a clamp": (lambda m, step, kept: [p.clamp_(-0.05, 0.05) for p in m.parameters()], 0.0),
+    "rows of norm 1": (lambda m, step, kept: m[0].weight.div_(m[0].weight.norm(dim=1, keepdim=True)), 0.0),
+    "now and then": (lambda m, step, kept: step % 4 or [p.mul_(0.99) for p in m.parameters()], 0.0),
+    "larger": (lambda m, step, kept: [p.mul_(1.001) for p in m.parameters()], 0.0),
+}
+
+
+@pytest.mark.parametrize("preset", ["cheap", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_decay_by_hand_is_seen_in_the_first_steps(name: str, dtype: torch.dtype, preset: str, tmp_path: Path) -> None:
+    """An optimizer may hold the weights against it, so that they do not shrink."""
+    change, share = BETWEEN[name]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    kept: dict[str, Tensor] = {}
+    path = tmp_path / "r.h5"
+    with gradscope.record(model, optimizer, path, preset=preset, on_failure="ignore") as run:
+        for step in range(140):
+            x = torch.randn(16, 6, dtype=dtype)
+            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                change(model, step, kept)
+            run.log(loss=loss)
+    dataset = gradscope.open_run(path)
+    capture = json.loads(dataset.attrs["capture"])
+    assert capture.get("weights_scaled_by_hand", 0.0) == pytest.approx(share, rel=0.15)
+    again = [f for f in check(dataset).findings if f.kind == "by hand"]
+    assert again == [f for f in run.findings if f.kind == "by hand"]
+    assert bool(again) == (share > 0)
+
+
+def test_what_gradscope_shrinks_itself_is_no_decay_by_hand(tmp_path: Path) -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gradscope.regularize(optimizer, gradscope.L2(), gradscope.Constant(0.05), decoupled=True)
+    path = tmp_path / "r.h5"
+    with gradscope.record(model, optimizer, path, on_failure="ignore") as run:
+        for _ in range(20):
+            x = torch.randn(16, 6)
+            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    assert "weights_scaled_by_hand" not in json.loads(gradscope.open_run(path).attrs["capture"])
+
+
 def test_a_bias_that_begins_at_0_does_not_explode() -> None:
     table = rows(200, fall=0.0)
     grown = np.ones((200, 2))
@@ -179,8 +249,18 @@ def test_the_last_batch_of_an_epoch_is_no_spike(at: int) -> None:
     """Twenty steps an epoch; the last one holds a rest of two samples."""
     table = rows(200, fall=0.0) | {"epoch": np.arange(200) // 20}
     table["loss"] = 2.3 + 0.01 * np.sin(np.arange(200.0))
-    table["loss"][at] = 5.0
+    table["loss"][at] = 9.0
     assert bool(found("loss_spikes", table, INFO)) == (at == 58)
+
+
+@pytest.mark.parametrize(("losses", "spike"), [([0.8], False), ([1.3], False), ([0.8, 1.7], True), ([7.0], True)])
+def test_one_sample_that_a_net_gets_wrong_is_no_spike(losses: list[float], spike: bool) -> None:
+    """Of a small batch, where the loss is near 0."""
+    table = rows(200, fall=0.0)
+    table["loss"] = np.where(np.arange(200) < 20, 0.7, 0.03) + 0.01 * np.sin(np.arange(200.0))
+    table["loss"][120 : 120 + len(losses)] = losses
+    [*told] = found("loss_spikes", table, INFO)
+    assert [f.found_step for f in told] == ([120 + len(losses) - 1] if spike else [])
 
 
 def test_a_finding_is_over_when_it_shows_no_more() -> None:

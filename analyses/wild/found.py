@@ -2,16 +2,15 @@
 
     python -m analyses.wild.found --cases ../shared/cases --out /tmp/cases [--archive …/cifar10-jpeg.tar.xz] [NAME …]
 
-A case prints lines that begin with ``ok`` or ``BAD``; one of the judge's leaves a record, of which the line of ``gradscope
-diagnose`` is kept. Standard output: one line a run. What the cases printed stays in ``--out``; what it means is written
-down, by a person, in ``cases.md``.
+A case prints lines that begin with ``ok`` or ``BAD``; one of the judge's leaves a record, of which the line of
+``gradscope diagnose`` is kept. Standard output: one line a run. What the cases printed stays in ``--out``; what it
+means is written down, by a person, in ``cases.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -148,9 +147,8 @@ def main() -> None:
     copy = given.out / "cases"  # the judge's cases keep their data beside themselves
     if not copy.exists():
         shutil.copytree(given.cases, copy)
-        for folder, _, files in os.walk(copy):
-            for path in (folder, *(os.path.join(folder, f) for f in files)):
-                os.chmod(path, 0o755)
+        for path in (copy, *copy.rglob("*")):
+            path.chmod(0o755)
     if given.archive and not (copy / "judge" / "data").exists():
         with tarfile.open(given.archive) as archive:
             images = (member for member in archive if member.name.startswith("test/"))

@@ -28,6 +28,8 @@ EXPERIMENT = "try a short run without the penalty: if it learns, the penalty is 
 SHORT = 2000
 #: Share of the weights by which a step moves them, at the start, that is large.
 LARGE = 0.1
+#: Times the baseline at which a loss begins where the weights do too large.
+BEGINS = 10.0
 #: E-folding times before which a penalty has done nothing.
 EARLY = 0.25
 #: A cause below this weight is not told.
@@ -129,6 +131,14 @@ def _penalty(look: Look, facts: Facts) -> Cause | None:
 
 
 def _undeclared(look: Look, facts: Facts) -> Cause | None:
+    times = look.info.by_hand * float(look.series.step[look.n - 1] + 1)
+    if times >= 1:
+        said = [
+            f"the script takes {look.info.by_hand:.2g} of the weights after each step of the optimizer: a decay that "
+            f"has acted for {times:.2g} e-folding times"
+        ]
+        return Cause(UNDECLARED, 0.9 if times >= 3 else 0.6, said, [], "lower it, or leave it to the optimizer (the "
+                     "weight_decay of AdamW, which is multiplied by the learning rate)")  # fmt: skip
     if not facts.shrunk:
         return None
     name, left = min(facts.shrunk.items(), key=lambda item: item[1])
@@ -201,15 +211,19 @@ def _ended_rate(facts: Facts) -> Cause | None:
 
 
 def _clipping(look: Look, facts: Facts) -> Cause | None:
-    if not facts.clip < 0.5 or any(look.info.adaptive):
+    by_value = look.info.cut_by_value < 1
+    clip = look.info.cut_by_value if by_value else facts.clip
+    if not clip < 0.5 or any(look.info.adaptive):
         return None
     steps = _length(look)
     rate = float(np.nanmax(np.nan_to_num(look.series.rate[: look.n])))
-    reach, penalty = facts.moves_clipped * steps, rate
+    moved = facts.moves * clip if by_value else facts.moves_clipped
+    reach, penalty = moved * steps, rate
     said = [
-        f"{facts.clipped:.0%} of the steps were clipped, to {facts.clip:.2g} of their size on average",
-        f"a step of the loss moved the weights by {facts.moves_clipped:.2g} of their size, without clipping by "
-        f"{facts.moves:.2g}",
+        f"gradients were clipped by value, to {clip:.2g} of their norm in the first steps"
+        if by_value
+        else f"{facts.clipped:.0%} of the steps were clipped, to {clip:.2g} of their size on average",
+        f"a step of the loss moved the weights by {moved:.2g} of their size, without clipping by {facts.moves:.2g}",
     ]
     if penalty > 0:
         said.append(f"the penalty, which is not clipped, takes {penalty:.2g} of them a step")
@@ -217,9 +231,9 @@ def _clipping(look: Look, facts: Facts) -> Cause | None:
     if reach < 0.3 and facts.moves * steps > 3 * reach:
         weight = 0.95
         said.append(f"so all steps of the run move them by {reach:.2g} of their size, without a penalty too")
-    elif facts.moves_clipped < penalty < facts.moves:
+    elif moved < penalty < facts.moves:
         weight = 0.9
-    elif facts.clip < 0.05:
+    elif clip < 0.05:
         weight = 0.6
     return Cause(
         "gradient clipping",
@@ -247,15 +261,29 @@ def _initialisation(look: Look, facts: Facts) -> Cause | None:
         elif last > 0 and first > 70 * last:
             said.append(f"at the start the gradient of the first matrix is {first / last:.3g} times that of the last")
             weight = max(weight, 0.5)
+    begins = _begins(look)
+    large = begins > BEGINS and not facts.large_inputs
+    if large:
+        said.append(f"the loss begins at {begins:.3g} times that of a constant prediction: the weights are too large")
+        weight = 0.92
     if facts.zeros > 0.5:
         said = [f"{facts.zeros:.0%} of the matrices begin with all entries 0"]
         return Cause("initialisation", 0.95, said, [], "draw the weights at random: layers of zeros stay what they are")
     if not said:
         return None
-    if facts.dead:  # what is dead lets nothing through, however it was begun
+    if facts.dead and not large:  # what is dead lets nothing through, however it was begun
         weight = min(weight, 0.5)
     remedy = "use He (ReLU) or Xavier (tanh) initialisation, residual connections or a normalisation"
     return Cause("initialisation", weight, said, [], remedy)
+
+
+def _begins(look: Look) -> float:
+    """The first losses over the baseline, 0 where that says nothing of the weights (targets may be far from 0)."""
+    entropy = any(word in look.info.loss_kind for word in ("entropy", "nll"))
+    if not entropy or not look.baseline.sure or not look.baseline.loss > 0:
+        return 0.0
+    first = measures.losses(look.series, look.n)[:3]
+    return float(np.median(first) / look.baseline.loss) if len(first) else 0.0
 
 
 def _inputs(facts: Facts) -> Cause | None:

@@ -11,13 +11,24 @@ from numpy.typing import NDArray
 from gradscope.recorder.kernels.magnitude_bins import COLUMNS
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.probe import PenaltyProbe
-from gradscope.recorder.rows import Block, Floats, HostRow, factor_of_change, group_variables, parameter_variables
+from gradscope.recorder.rows import (
+    Block,
+    Floats,
+    HostRow,
+    factor_of_change,
+    group_variables,
+    parameter_variables,
+    whole_change,
+)
 from gradscope.recorder.updates import Updates
 
 Tables = Mapping[torch.device, dict[str, NDArray[np.float32]]]
 
 #: Two norms of the same numbers, taken by different kernels, agree to this share.
 SAME = 1e-5
+
+#: Rows whose clipping by value is kept.
+CUTS = 64
 
 #: Quantities of the parameter table that carry the factor of a GradScaler, if the gradients do.
 SCALED = ("gradient_l1", "gradient_norm", "gradient_max", "dot")
@@ -41,7 +52,15 @@ class Assembly:
         self._scaled = [i for i, name in enumerate(quantities) if name in SCALED]
         self._norm = self._quantities.index("gradient_norm")
         self._last_norms: dict[int, Floats] = {}
+        self._cuts: list[float] = []  # what clipping by value has left of the norm, in the first rows that had any
+        self._looked_at = 0
         self.inexact: dict[str, str] = {}  # logged names whose values float32 does not hold, and the first of them
+
+    @property
+    def cut_by_value(self) -> float:
+        """What is left of the norm, on average, where gradients are clipped by value in most rows; else NaN."""
+        often = len(self._cuts) >= max(1.0, 0.5 * min(self._looked_at, CUTS))
+        return float(np.exp(np.mean(np.log(self._cuts)))) if often else np.nan
 
     def block(self, hosts: Sequence[HostRow], tables: Tables) -> Block:
         """The rows ``hosts`` as variables, [n, …] each."""
@@ -105,7 +124,11 @@ class Assembly:
             moved |= changed | silent
         clip = np.ones(n)
         if moved.any():
-            clip[moved] = factor_of_change(np.concatenate(before, 1)[moved], np.concatenate(after, 1)[moved])
+            norms, left = np.concatenate(before, 1)[moved], np.concatenate(after, 1)[moved]
+            clip[moved] = factor_of_change(norms, left)
+            whole = whole_change(norms, left)[np.isnan(clip[moved]) & known[moved]]
+            self._cuts.extend(whole[(whole > 0) & (whole < 1)][: CUTS - len(self._cuts)].tolist())
+        self._looked_at += n
         return table, np.where(known, clip, np.nan), overflow
 
     def _update_variables(self, hosts: Sequence[HostRow], tables: Tables) -> Block:

@@ -54,6 +54,7 @@ from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.rows import Block, HostRow
 from gradscope.recorder.scalars import LOGGED as LOGGED_CELLS
 from gradscope.recorder.scalars import Said, Scalars, has_graph
+from gradscope.recorder.scaled_weights import ScaledWeights
 from gradscope.recorder.updates import SPLIT, Updates
 
 NOT_IN_GRAPHS = (
@@ -208,6 +209,7 @@ class Recorder:
         self._of = {id(o): [m for m in self._meters if m.optimizer is o] for o in self._optimizers}
         self._missed = {m.number: MissedSteps(m) for m in self._meters}
         self._kept = {m.number: KeptGradients(m) for m in self._meters}
+        self._left_as = {m.number: ScaledWeights(m) for m in self._meters if m.device.type in ("cpu", "cuda")}
         columns = {id(o): {i for m in self._of[id(o)] for i in m.columns} for o in self._optimizers}
         #: The optimizers that move some of the same weights, itself among them.
         self._rivals = {a: {b for b in columns if a == b or columns[a] & columns[b]} for a in columns}
@@ -296,6 +298,16 @@ class Recorder:
     def never_cleared(self) -> bool:
         """Whether the gradients of an optimizer were never cleared in the first steps."""
         return any(kept.never_cleared for kept in self._kept.values())
+
+    @property
+    def taken_by_hand(self) -> float:
+        """What the script takes of the weights after each of the first steps, as a share of them; 0 for nothing."""
+        return max((left.share for left in self._left_as.values()), default=0.0)
+
+    @property
+    def cut_by_value(self) -> float:
+        """What is left of the gradients' norm, on average, where they are clipped by value; NaN where they are not."""
+        return self._assembly.cut_by_value
 
     def capture(self) -> dict[str, Any]:
         """For the record's ``capture``: who measured what, what was not seen, and why."""
@@ -477,6 +489,8 @@ class Recorder:
             self._fresh_backward = False
             scale = self._scaled_steps.pop(id(optimizer), None)
             for meter in self._of[id(optimizer)]:
+                if meter.number in self._left_as and number != FIXED:
+                    self._measured(meter, number, self._left_as[meter.number].begins)
                 if row is not None and (taken := self._measured(meter, number, meter.take, number, scale)) is not None:
                     row.taken[meter.number] = taken
                 if meter.number in self._updates and self.probe.pulls is not None and not skipped:
@@ -594,6 +608,8 @@ class Recorder:
         for meter in meters:
             meter.stepped()
             self._kept[meter.number].stepped()
+            if meter.number in self._left_as and not self._in_a_graph():
+                self._measured(meter, self._begun - 1, self._left_as[meter.number].stepped)
             if meter.number in self._updates:
                 with no_grad():
                     act = self._updates[meter.number].after_step

@@ -51,13 +51,19 @@ class HostRow:
     skipped: bool = False
 
 
+def whole_change(before: Floats, after: Floats) -> Floats:
+    """‖after‖/‖before‖ of the whole, [N], from norms [N, P]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.sqrt(np.nansum(after**2, 1)) / np.sqrt(np.nansum(before**2, 1)))
+
+
 def factor_of_change(before: Floats, after: Floats) -> Floats:
-    """‖after‖/‖before‖ of the whole, [N], from norms [N, P]; NaN where the tensors changed by different factors.
+    """The same; NaN where the tensors changed by different factors.
 
     Clipping by norm multiplies every gradient by one number; clipping by value does not.
     """
+    whole = whole_change(before, after)
     with np.errstate(divide="ignore", invalid="ignore"):
-        whole = np.sqrt(np.nansum(after**2, 1)) / np.sqrt(np.nansum(before**2, 1))
         each = np.where(before > 0, after / before, np.nan)
     known = np.isfinite(each)
     low = np.where(known, each, np.inf).min(1)

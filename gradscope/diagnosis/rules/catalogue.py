@@ -161,7 +161,8 @@ RULES: dict[str, Rule] = {
                 "deviations": Option(
                     7.0, "standard deviations above the 32 losses before (by their median distance)", "OLMo 2"
                 ),
-                "height": Option(0.5, "share of the initial loss that a spike has to be high", OURS),
+                "height": Option(0.5, "share of the initial loss that a spike of two rows has to be high", OURS),
+                "alone": Option(2.0, "the same of a spike of one row", OURS),
                 **_waiting(0, 1, OURS),
             },
             (Need(("loss",), _LOSS),),

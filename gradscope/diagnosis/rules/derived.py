@@ -29,7 +29,8 @@ VALIDATION = ("val_loss", "validation_loss", "valid_loss", "eval_loss", "test_lo
 
 class Losses:
     """`initial_loss`: median of the first 16 losses; `loss_level`: of the last 16; `loss_before`, `loss_spread`: the
-    median of the 32 before and their median distance from it. A loss may be logged less often than rows are recorded.
+    median of the 32 before and their median distance from it; `loss_last`: the last of them. A loss may be logged less
+    often than rows are recorded.
     """
 
     def __init__(self) -> None:
@@ -44,13 +45,13 @@ class Losses:
         at = np.flatnonzero(np.isfinite(loss))
         known = np.concatenate([self._held, loss[at]])
         self._first = np.concatenate([self._first, loss[at]])[:FIRST] if len(self._first) < FIRST else self._first
-        before, spread, level = (np.full(n, np.nan) for _ in range(3))
+        before, spread, level, last = (np.full(n, np.nan) for _ in range(4))
         old = len(self._held)
         if len(known) > BEFORE:
             windows = sliding_window_view(known, BEFORE)[:-1]
             middle = np.median(windows, axis=1)
             rows = at[BEFORE - old :] if old < BEFORE else at
-            before[rows] = middle
+            before[rows], last[rows] = middle, windows[:, -1]
             spread[rows] = np.median(np.abs(windows - middle[:, None]), axis=1)
         if len(known) >= FIRST:
             levels = np.median(sliding_window_view(known, FIRST), axis=1)
@@ -63,6 +64,7 @@ class Losses:
         return {
             "loss_before": before,
             "loss_spread": spread,
+            "loss_last": last,
             "loss_level": self._carried(level),
             "initial_loss": initial,
         }

@@ -57,14 +57,30 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
 
 def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Matrices and gains of normalisations that lose most of their norm where no penalty is known to act: a term of
-    the loss, or a line of the script, shrinks them, and nothing of it can be judged.
+    the loss, or a line of the script, shrinks them, and nothing of it can be judged. Besides, a script that was seen to
+    scale the weights after each of the first steps, once that has acted for an e-folding time: an optimizer may hold
+    the weights against it.
     """
+    times: Array = info.by_hand * (rows.series("step")[:, None] + 1)
+    found = [
+        Symptom(
+            kind="by hand",
+            shows=shown(times >= 1, times > 0),
+            values=times,
+            layers=("",),
+            text=f"the script takes {info.by_hand:.2g} of the weights after each step of the optimizer: a decay",
+            quantity="e-folding times",
+            limit=1.0,
+            suggestion="leave it to the optimizer (the weight_decay of AdamW, which the learning rate multiplies) or "
+            "to regularize(), so that it can be judged",
+        )
+    ]
     if len(info.matrices) != len(info.parameters):
-        return []
+        return found
     free = (info.matrices | _gains(info)) & ~info.frozen & ~info.penalised
     text = "weights shrink, and no penalty is known that acts on them"
     advice = "if a term of the loss or the script does it, declare it: record(penalty=…), or regularize()"
-    return _shrunk(rows, info, o, free, "shrinks", text, advice)
+    return found + _shrunk(rows, info, o, free, "shrinks", text, advice)
 
 
 def _gains(info: RunInfo) -> NDArray[np.bool_]:

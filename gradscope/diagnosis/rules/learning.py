@@ -105,15 +105,18 @@ def _equal_entries(rows: Columns, facts: RunInfo) -> list[Symptom]:
 
 
 def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """A loss far above those just before it, by their own scatter and by the scale of the loss at the start.
+    """A loss far above those just before it, by their own scatter and by the scale of the loss at the start: in two
+    rows that follow each other, or very far in one. (Where the loss is near 0, one sample of a small batch that the
+    net gets wrong makes a row like that; it comes and goes in healthy runs.)
 
     Not in the last step of an epoch, as far as epochs are known: the batch there may be a rest of a few samples.
     """
     loss, before, start = (rows.series(name) for name in ("loss", "loss_before", "initial_loss"))
-    height = loss - before
+    height, stays = loss - before, np.fmin(loss, rows.series("loss_last")) - before
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(start > 0, height / start, np.nan)
-    high = (height > o["deviations"] * DEVIATION * rows.series("loss_spread")) & (share > o["height"])
+        share, lasting = (np.where(start > 0, values / start, np.nan) for values in (height, stays))
+    far = o["deviations"] * DEVIATION * rows.series("loss_spread")
+    high = ((height > far) & (share > o["alone"])) | ((stays > far) & (lasting > o["height"]))
     return [
         Symptom(
             kind="spike",
