@@ -89,4 +89,5 @@ def _line(attempt: Attempt) -> str:
     since = f", from step {attempt.first_step}" if attempt.first_step else ""
     return (
         f"{attempt.diagnosis.sentence} ({attempt.schedule or 'constant'}{since}; {attempt.steps} steps, {attempt.path})"
+        + (f"; {attempt.level}" if attempt.level else "")
     )

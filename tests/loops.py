@@ -74,7 +74,15 @@ def end_rank() -> NoReturn:
     os._exit(0)
 
 
-def a_deep_net(strength: float, seed: int, path: Path, norm: bool = False, rate: float = 0.05, every: int = 1) -> None:
+def a_deep_net(
+    strength: float,
+    seed: int,
+    path: Path,
+    norm: bool = False,
+    rate: float = 0.05,
+    every: int = 1,
+    preset: str = "cheap",
+) -> None:
     """A deep narrow net on a task that it learns in some twenty steps: the label is in the first feature."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
@@ -86,7 +94,7 @@ def a_deep_net(strength: float, seed: int, path: Path, norm: bool = False, rate:
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=2 * strength)
-    with gradscope.record(model, optimizer, path, horizon=300, every=every, preset="cheap") as run:
+    with gradscope.record(model, optimizer, path, horizon=300, every=every, preset=preset) as run:
         for x, _ in batches(300, 64):
             loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
             optimizer.zero_grad()

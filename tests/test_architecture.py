@@ -30,7 +30,7 @@ ROOMS = {
     "recorder": {"optimizers"} | BASE,
     "store": BASE,
     "diagnosis": BASE,
-    "control": {"diagnosis", "regularizers", "store", "child"} | BASE,
+    "control": {"diagnosis", "prediction", "regularizers", "store", "child"} | BASE,
     "prediction": {"store", "child", "card"} | BASE,
     "search": {"diagnosis", "store", "child", "card", "prediction"} | BASE,
     "wiring": {"optimizers", "regularizers", "recorder", "child"} | BASE,

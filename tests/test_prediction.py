@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from gradscope_cli.main import run as cli
 import gradscope
 from gradscope import InputError
 from gradscope.child import Instructions, instructed
-from gradscope.prediction.asker import FREE, LATE, ROWS, Plan, Prober
+from gradscope.control.attempt import Attempt, read_attempt
+from gradscope.prediction.asker import FREE, LATE, ROWS, Plan, Prober, rows_needed
 from gradscope.prediction.features import FREE_NAMES, NAMES, features, free_features, smoothed
 from gradscope.prediction.forest import Forest
 from gradscope.prediction.reader import Reader, shipped
+from gradscope.prediction.recorded import ALONE, level_of
 from gradscope.prediction.rows import Probe, probe_of
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
@@ -347,6 +350,49 @@ def test_a_probe_ends_at_its_rows(tmp_path: Path) -> None:
         assert count % 16 == 1
         assert float(dataset["loss"][-6:-1].mean()) < 0.7 * dataset.attrs["baseline_loss"]
         assert float(dataset["loss"][-22:-17].mean()) >= 0.7 * dataset.attrs["baseline_loss"] or count == 17
+
+
+def test_a_failed_run_tells_its_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its first rows alone, as well as a probe of the same strength and seed."""
+    gradscope_says = gradscope.suggest_strength(train, out=tmp_path / "p")
+    assert gradscope_says.tolerance is not None
+    path = tmp_path / "a.h5"
+    with instructed(Instructions(on_failure="ignore")):
+        train(3 * gradscope_says.tolerance, 3, path, preset="standard")
+    with Record(path) as record:
+        found = level_of(record)
+        assert found.determined, found.reason
+        probe = probe_of(record, rows=ROWS)
+        distance = shipped()["direct"].distance(probe.first(rows_needed(probe)))
+        monkeypatch.setattr("gradscope.prediction.recorded.FAR", distance - 0.1)
+        assert "times below its strength" in level_of(record).reason
+    assert found.tolerance is not None
+    assert found.tolerance == pytest.approx(3 * gradscope_says.tolerance / 10**distance)
+    assert (found.low, found.high) == pytest.approx((found.tolerance / 10**ALONE, found.tolerance * 10**ALONE))
+    assert found.low < gradscope_says.tolerance < found.high  # type: ignore[operator]
+    monkeypatch.undo()
+    attempt = read_attempt(Instructions(out=str(path)), "itself")
+    assert attempt.diagnosis.failed
+    assert f"its tolerance level is about weight_decay {2 * found.tolerance:.4g}" in attempt.level
+    assert Attempt.from_dict(attempt.as_dict()) == attempt
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(train, 0.0, 0), "no penalty of one strength acted from the start"),
+        (partial(train, 0.05, 0, every=10), "does not begin with"),
+        (partial(train, 0.05, 0, norm=True, preset="standard"), "whose scale the loss does not depend on"),
+    ],
+)
+def test_what_a_run_does_not_tell(tmp_path: Path, make: Any, message: str) -> None:
+    with instructed(Instructions(on_failure="ignore")):
+        make(tmp_path / "a.h5")
+    with Record(tmp_path / "a.h5") as record:
+        found = level_of(record)
+    assert not found.determined
+    assert found.tolerance is None
+    assert message in found.reason
 
 
 SCRIPT = """

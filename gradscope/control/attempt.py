@@ -8,8 +8,10 @@ from typing import Any
 
 from gradscope.child import Command, Instructions, check_strength
 from gradscope.diagnosis import measures
+from gradscope.diagnosis.causes import PENALTY
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.prediction.recorded import level_of
 from gradscope.quantities import Strength
 from gradscope.store.record import Record
 from gradscope.types import InputError, Verdict
@@ -25,7 +27,8 @@ class Attempt:
     ``steps``: the step after the last recorded one; ``first_step``: the one it began with (above 0 after a restart from
     a checkpoint). ``switched_on``: the step at which a penalty first acted, None if none ever did. ``stopped_step``:
     ``steps``, where gradscope ended it. ``delayed``: its penalty was off at first; ``acted``: for how many e-folding
-    times it then acted, as far as that can be told.
+    times it then acted, as far as that can be told. ``level``: of one that failed by its penalty, a sentence with the
+    tolerance level that its first rows predict, where they do.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class Attempt:
     ended: str = "itself"
     delayed: bool = False
     acted: float = 0.0
+    level: str = ""
 
     @property
     def never_penalised(self) -> bool:
@@ -63,6 +67,7 @@ class Attempt:
             "ended": self.ended,
             "delayed": self.delayed,
             "acted": self.acted,
+            "level": self.level,
             "never_penalised": self.never_penalised,
             **self.diagnosis.as_dict(),
         }
@@ -92,11 +97,12 @@ def read_attempt(asked: Instructions, ended: str, command: Command | None = None
         if command is not None and asked.strength is not None and ended in ("itself", "stopped"):
             check_strength(path, Strength(asked.strength, command.penalty), record.strength, record.schedule)
         judge = judge_record(record)
+        diagnosis = judge.diagnosis(finished=record.finished)
         return Attempt(
             path,
             asked.strength,
             asked.schedule,
-            judge.diagnosis(finished=record.finished),
+            diagnosis,
             record.steps_run,
             stopped_step=record.steps_run if ended == "stopped" else None,
             first_step=asked.resume_step or 0,
@@ -104,7 +110,20 @@ def read_attempt(asked: Instructions, ended: str, command: Command | None = None
             ended=ended,
             delayed="delayed:" in record.schedule,
             acted=float(measures.e_foldings(judge.series, len(judge.series))),
+            level=_level(record) if diagnosis.failed and diagnosis.cause == PENALTY else "",
         )
+
+
+def _level(record: Record) -> str:
+    """What the first rows say of the tolerance level, in a sentence; nothing where they do not."""
+    found = level_of(record)
+    if found.tolerance is None or not found.tolerance < record.strength.value:
+        return ""
+    level = Strength(found.tolerance, record.penalty)
+    return (
+        f"its tolerance level is about {level}, 95 % interval of λ {found.low:.2g} … {found.high:.2g} "
+        f"({found.reason}; gradscope suggest says it more sharply)"
+    )
 
 
 def check_early(path: Path, asked: Instructions, command: Command) -> bool:

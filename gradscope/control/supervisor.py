@@ -146,7 +146,8 @@ class Supervisor:
     def _told(self, attempt: Attempt) -> None:
         self.history.end(attempt)
         self.policy.tell(attempt)
-        self.say(f"attempt {len(self.history.attempts)}: {attempt.diagnosis.sentence}")
+        more = f"; {attempt.level}" if attempt.level else ""
+        self.say(f"attempt {len(self.history.attempts)}: {attempt.diagnosis.sentence}{more}")
 
 
 def supervise(

@@ -42,6 +42,11 @@ SHORTEST_FOLDING = 1.5
 CONFIDENCE = 0.95
 
 
+def rows_needed(probe: Probe) -> int:
+    """Rows of a probe of this strength: enough of the penalty's own time, from `SHORTEST` to `ROWS`."""
+    return math.ceil(min(float(ROWS), max(float(SHORTEST), FOLDINGS * probe.folding + 5)))
+
+
 @dataclass(frozen=True)
 class Plan:
     """A probe to run. ``steps`` at most; ``to_escape``: to the row at which the loss has clearly fallen, if it does."""
@@ -135,8 +140,7 @@ class Prober:
     def _steps(self, strength: float) -> int:
         if self.late:
             return ROWS * self._every
-        folding = replace(self.free[0], strength=strength).folding
-        return int(min(ROWS, max(SHORTEST, math.ceil(FOLDINGS * folding + 5))))
+        return rows_needed(replace(self.free[0], strength=strength))
 
     @property
     def _every(self) -> int:

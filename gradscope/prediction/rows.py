@@ -106,8 +106,10 @@ class Probe:
         )
 
 
-def probe_of(record: Record, penalty: str = "l2") -> Probe:
+def probe_of(record: Record, penalty: str = "l2", rows: int | None = None) -> Probe:
     """The probe that a record holds; ``penalty``: the one that is asked about, for a record of a run without any.
+
+    ``rows``: of them only the first so many.
 
     Raises `InputError` for a record that cannot be read as one.
     """
@@ -115,7 +117,8 @@ def probe_of(record: Record, penalty: str = "l2") -> Probe:
         hint = "call Recording.log(loss=loss)" if missing[0] == "loss" else 'record with preset="standard"'
         raise InputError(f"the record holds no {missing[0]}, which a prediction needs; {hint}")
     info = record.info
-    table = {name: record.column(name).astype(np.float64) for name in (*NEEDED, "learning_rate")}
+    wanted = slice(rows)
+    table = {name: record.column(name, wanted).astype(np.float64) for name in (*NEEDED, "learning_rate")}
     chosen = info.matrices & np.isfinite(table["loss_gradient_norm"]).any(0) & (info.group >= 0)
     if (chosen & info.penalised).any():
         chosen &= info.penalised
@@ -126,7 +129,7 @@ def probe_of(record: Record, penalty: str = "l2") -> Probe:
     strength = record.strength.value or 0.0
     without = penalty == "l1" or bool(settings.get("decoupled", False))
     return Probe(
-        step=record.steps.astype(np.float64),
+        step=record.steps[wanted].astype(np.float64),
         loss=table["loss"],
         gradient=table["loss_gradient_norm"][:, chosen],
         weight=table["weight_norm"][:, chosen],

@@ -1,0 +1,62 @@
+"""What the first rows of one failing run tell of its level: python -m analyses.prediction.alone (a core-minute).
+
+Readers that have not seen the family read every probe above the level that probes.npz holds, as `level_of` does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from analyses.common.markdown import markdown
+from analyses.common.study import machine
+from analyses.prediction.data import cases
+from analyses.prediction.fit import of_kind, without_each
+from gradscope.prediction.recorded import ALONE, FAR
+
+HERE = Path(__file__).parent
+#: Parts of what is read, in decades above the level.
+PARTS = (-2.0, 0.0, 0.3, 0.6, 0.9, FAR, 3.0)
+
+
+def main() -> None:
+    """Read, and write alone.md."""
+    known = of_kind(cases(), "direct")
+    read = [
+        (probe.place, reader.read(probe.features))
+        for family, reader in without_each(known).items()
+        for case in known
+        if case.configuration.family == family
+        for probe in case.probes
+    ]
+    true, told = np.array(read).T
+    error, fails = told - true, true > 0
+    lines = []
+    for low, high in itertools.pairwise(PARTS):
+        here = fails & (told > low) & (told <= high)
+        sizes = np.quantile(np.abs(error[here]), [0.5, 0.9, 0.95])
+        inside = float(np.mean(np.abs(error[here]) <= ALONE))
+        lines.append([f"{low:g} to {high:g}", int(here.sum()), f"{np.median(error[here]):+.2f}",
+                      *(f"{size:.2f}" for size in sizes), f"{inside:.3f}"])  # fmt: skip
+    said = fails & (told > 0) & (told <= FAR)
+    covered = float(np.mean(np.abs(error[said]) <= ALONE))
+    below = [f"{limit:g}: {int(((told > limit) & ~fails).sum())}" for limit in (0.3, 0.6, 0.9)]
+    text = [
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine()}: `python -m analyses.prediction.alone`", "",
+        f"{int(fails.sum())} probes above the level, of {len(known)} configurations under SGD and AdamW:", "",
+        markdown(["read, decades above", "probes", "median, signed", "median error", "90 %", "95 %",
+                  f"within {ALONE:g}"], lines), "",
+        f"Told of with an interval (read between 0 and {FAR:g}): {int(said.sum())}, {covered:.3f} of the levels within "
+        f"{ALONE:g} decades.",
+        f"Of {int((~fails).sum())} probes below their level these read as more than so many decades above it: "
+        + ", ".join(below) + ".", "",
+    ]  # fmt: skip
+    (HERE / "alone.md").write_text("\n".join(text))
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
