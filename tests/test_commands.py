@@ -14,14 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
+import typer
+from gradscope_cli import main
 from gradscope_cli.main import run
 from gradscope_cli.output import say, signs_of_life
 
 import gradscope
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
+from tests.published import FOLDER, WITHOUT, conforms, schema
 
 SCRIPT = str(Path(__file__).parent / "scripts" / "unseen.py")
 PYTHON = sys.executable
@@ -30,10 +34,10 @@ TOO_STRONG = "0.05"  # λ for the unseen script: it fails from the start, and le
 
 
 def ok(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
-    """Run with --json and return the one object on standard output."""
+    """Run with --json and return the one object on standard output, which is as published."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     assert run([*arguments[:cut], "--json", *arguments[cut:]]) == code, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out)
+    return conforms(arguments[0], json.loads(capsys.readouterr().out))
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -292,6 +296,46 @@ def test_braces_are_escaped_by_doubling(tmp_path: Path) -> None:
     assert Command.parse([PYTHON, settings]).filled(Instructions()) == [PYTHON, settings]
 
 
+# -- what is published ------------------------------------------------------------------------------
+
+
+def test_every_json_has_a_schema() -> None:
+    commands = typer.main.get_command(main.app).commands  # type: ignore[attr-defined]
+    told = {name for name, made in commands.items() if any("--json" in p.opts for p in made.params)}
+    assert {path.stem for path in FOLDER.glob("*.json")} == told - set(WITHOUT)
+    for name in told - set(WITHOUT):
+        jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+def test_what_is_not_published_is_not_printed(healthy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ok(["diagnose", str(healthy_run)], capsys)
+    for wrong in (found | {"news": 1}, {**found, "runs": [{**found["runs"][0], "failed": "no"}]}, {"costs": []}):
+        with pytest.raises(jsonschema.ValidationError):
+            conforms("diagnose", wrong)
+
+
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [
+        ("compare", "{a} {b}"),
+        ("export", "{a} --to csv -o {out}/x.csv"),
+        ("recover", "{a} -o {out}/again.h5"),
+        ("report", "{a} {b} -o {out}/page.html"),
+        ("diagnose", "--list-rules"),
+        ("tolerance", "{a} {b} --by penalty"),
+    ],
+)
+def test_json_is_as_published(
+    command: str, rest: str, collapsed_run: Path, healthy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = rest.format(a=collapsed_run, b=healthy_run, out=tmp_path).split()
+    assert ok([command, *words], capsys)
+
+
+def test_json_of_a_schedule_is_as_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ok(["schedule", "delayed:5", "--steps", "10", "--steps-per-epoch", "2"], capsys)
+
+
 # -- searching ------------------------------------------------------------------------------------
 
 
@@ -300,7 +344,7 @@ def test_search_a_script_it_has_never_seen(tmp_path: Path, capsys: pytest.Captur
     base = ["search", "--low", "1e-3", "--high", "1", "--workers", "2", "--out", str(out), "--max-trials"]
     assert run([*base, "5", "--json", "--", PYTHON, SCRIPT]) == 0
     captured = capsys.readouterr()
-    found = json.loads(captured.out)
+    found = conforms("search", json.loads(captured.out))
     assert found["trials"] == 5
     # Where nobody watches (nohup, Slurm, CI), a plain line a trial.
     plain = re.compile(r"tolerance +\d+: .*; \d+ epochs, .*; [\d.e-]+ [a-z]+ after \d+ steps")

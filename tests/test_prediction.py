@@ -28,6 +28,7 @@ from gradscope.prediction.rows import Probe, probe_of
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
 from tests.loops import a_deep_net as train
+from tests.published import conforms
 
 # -- the arithmetic -------------------------------------------------------------------------------
 
@@ -421,7 +422,7 @@ def script(tmp_path: Path) -> list[str]:
 def test_the_command(script: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["suggest", "--json", "--start", "0.02", "--probes", "1", *script]) == 0, capsys.readouterr().err
     captured = capsys.readouterr()
-    found = json.loads(captured.out)
+    found = conforms("suggest", json.loads(captured.out))
     assert found["determined"] is True
     assert found["probes"][1]["strength"] == 0.02
     assert found["confidence"] == 0.95
