@@ -63,6 +63,12 @@ from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameter
 OnFailure = str | Callable[[Diagnosis], None]
 
 
+OWN_DECAY = (
+    "a step of {} takes the share {:.2g} of the weights by a decay that is not the weight_decay of its groups: no "
+    "penalty is recorded for it; declare it with record(penalty=…), or keep it in weight_decay"
+)
+
+
 class LearningFailureWarning(UserWarning):
     """The run being recorded does not learn."""
 
@@ -240,12 +246,16 @@ class Recording:
             undo.callback(self._penalties.detach)
             if unknown := self._penalties.unknown():
                 self._warnings.append(f"{self.path}: {unknown}")
+            own = self._penalties.own_decays()
+            self._warnings.extend(f"{self.path}: {OWN_DECAY.format(name, share)}" for name, share in own.items())
             activations = None
             if PRESETS[preset].activations and self._ranks.measures:
                 activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
             self._capture |= apart(plain_model(model), optimizers)
+            if own:
+                self._capture["decay_of_its_own"] = max(own.values())
             if wrapped:
                 self._capture["optimizers"] = wrapped
             self._config["modules"] = activations.types if activations else {}

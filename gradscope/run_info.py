@@ -51,7 +51,8 @@ class RunInfo:
         foreign: how many parameters the optimizers hold that the model does not.
         never_cleared: gradients were not cleared between the first steps, so that they added up.
         probabilities: a cross-entropy, which takes logits, was given probabilities.
-        by_hand: what the script takes of the weights after each of the first steps, as a share of them.
+        by_hand: what the script takes of the weights after each of the first steps, or the optimizer in each by a decay
+            of its own, as a share of them.
         cut_by_value: what clipping by value left of the gradients' norm in the first rows, on average; NaN for none.
         hidden: modules with parameters in plain lists and dictionaries, which the model does not register.
     """
@@ -164,7 +165,7 @@ class RunInfo:
             hidden=tuple(str(name) for name in _of_kind(capture, "unregistered_modules", list)),
             never_cleared=_of_kind(capture, "gradients_never_cleared", bool),
             probabilities=_of_kind(capture, "loss_takes_probabilities", bool),
-            by_hand=_of_kind(capture, "weights_scaled_by_hand", float),
+            by_hand=_of_kind(capture, "weights_scaled_by_hand", float) + _of_kind(capture, "decay_of_its_own", float),
             cut_by_value=_of_kind(capture, "cut_by_value", float) or float("nan"),
         )
 

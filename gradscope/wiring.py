@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradscope.child import Instructions
-from gradscope.optimizers.decay import decay_of
+from gradscope.optimizers.decay import decay_of, own_decay
 from gradscope.optimizers.groups import LATER, Groups
 from gradscope.recorder import provenance
 from gradscope.recorder.kernels.statistics import norms
@@ -365,6 +365,11 @@ class Penalties:
             f"how the weight_decay of {', '.join(dict.fromkeys(classes))} acts is not known (through the gradient, or "
             f"beside it): its strength is recorded as half of weight_decay, and update sizes may be another matter"
         )
+
+    def own_decays(self) -> dict[str, float]:
+        """By class of optimizer, the share of the weights that a step takes by a decay the groups do not tell."""
+        found = {type(o).__name__: own_decay(o) for o in self._optimizers}
+        return {name: share for name, share in found.items() if share}
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,51 @@ def test_what_cannot_be_tried_is_called_unknown(tmp_path: Path) -> None:
         (source,) = json.loads(dataset.attrs["capture"])["penalties"]
         assert source["acts"] == "unknown" and "not known" in source["note"]
         assert dataset["strength"].values[:, 0] == pytest.approx(0.1)
+
+
+class Elsewhere(Own):
+    """A decay that is kept on the object."""
+
+    share = 0.01
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        shrink(w, group)
+        w.sub_(adam(g, state), alpha=group["lr"])
+        w.mul_(1 - self.share)
+
+
+class Renamed(Own):
+    """A coupled decay under another name, through a momentum."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        m = state.setdefault("m", torch.zeros_like(w))
+        m.mul_(0.9).add_(g + group["l2"] * w)
+        w.sub_(m, alpha=group["lr"])
+
+
+@pytest.mark.parametrize(
+    ("make", "share"),
+    [
+        (lambda p: Elsewhere(p, lr=0.01, weight_decay=0.1), 0.01),
+        (lambda p: Renamed(p, lr=0.01, l2=0.1), None),
+        (lambda p: Renamed(p, lr=0.01, l2=0.0), 0.0),
+        (lambda p: Lion(p, lr=0.01, weight_decay=0.5), 0.0),
+        (lambda p: AdamW(p, lr=0.01, weight_decay=0.5), 0.0),
+    ],
+)
+def test_a_decay_of_its_own_is_told(tmp_path: Path, make: Any, share: float | None) -> None:
+    """Where the groups have no ``weight_decay``, or another: it is no penalty of the record, and named."""
+    model = mlp()
+    optimizer = make(model.parameters())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+            train(model, optimizer, 20)
+    del run
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        found = json.loads(dataset.attrs["capture"]).get("decay_of_its_own", 0.0)
+    assert found == pytest.approx(share, rel=0.01) if share is not None else 1e-3 < found < 1e-2
+    assert bool(found) == any("takes the share" in str(w.message) for w in told)
 
 
 def test_a_setting_tells_where_a_trial_does_not() -> None:

@@ -134,8 +134,8 @@ def _undeclared(look: Look, facts: Facts) -> Cause | None:
     times = look.info.by_hand * float(look.series.step[look.n - 1] + 1)
     if times >= 1:
         said = [
-            f"the script takes {look.info.by_hand:.2g} of the weights after each step of the optimizer: a decay that "
-            f"has acted for {times:.2g} e-folding times"
+            f"script or optimizer take {look.info.by_hand:.2g} of the weights at each step, beside any weight_decay: "
+            f"that has acted for {times:.2g} e-folding times"
         ]
         return Cause(UNDECLARED, 0.9 if times >= 3 else 0.6, said, [], "lower it, or leave it to the optimizer (the "
                      "weight_decay of AdamW, which is multiplied by the learning rate)")  # fmt: skip
@@ -283,7 +283,7 @@ def _begins(look: Look) -> float:
     if not entropy or not look.baseline.sure or not look.baseline.loss > 0:
         return 0.0
     first = measures.losses(look.series, look.n)[:3]
-    return float(np.median(first) / look.baseline.loss) if len(first) else 0.0
+    return float(first.min() / look.baseline.loss) if len(first) else 0.0  # a step that is too large makes the next
 
 
 def _inputs(facts: Facts) -> Cause | None:

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from gradscope.optimizers import trial
 from gradscope.optimizers.groups import Group
 
+#: Groups of an optimizer that are tried for a decay of its own.
+LOOKED_AT = 4
 #: torch's own in which the decay shrinks the weights directly, whatever their groups say.
 _DECOUPLED = ("AdamW", "Adafactor", "Muon")
 #: Settings by which public optimizers let a user choose: torch and pytorch-optimizer; AdaBelief; timm; Prodigy.
@@ -84,6 +86,18 @@ def decay_of(optimizer: Optimizer, group: Group) -> Decay:
     if kind not in found:
         found[kind] = _tried(optimizer, group) or _told(optimizer, group)
     return found[kind]
+
+
+def own_decay(optimizer: Optimizer) -> float:
+    """The share of its weights that a step takes by a decay which is not the groups' ``weight_decay``; 0 for none.
+
+    Of optimizers that are not known by name, tried on a small copy: a decay under another name, or kept elsewhere.
+    """
+    known = (
+        torch_class(optimizer) or (type(optimizer).__module__.partition(".")[0], type(optimizer).__name__) in _PUBLIC
+    )
+    groups = [] if known else [group for group in optimizer.param_groups if group["params"]]
+    return max((trial.taken_at_rest(optimizer, group) for group in groups[:LOOKED_AT]), default=0.0)
 
 
 def _tried(optimizer: Optimizer, group: Group) -> Decay | None:

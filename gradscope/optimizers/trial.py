@@ -30,6 +30,8 @@ DECAY, RATE, STEPS, MOMENTUM = 0.1, 0.002, 8, 0.9
 LARGEST = 1 << 20
 #: A decay as good as none: at 0, some leave more out than the decay.
 LEAST = 1e-6
+#: The share of a weight below which a step at rest takes nothing.
+AT_REST = 1e-5
 #: How far the shares of a weight that a decay takes away may lie apart and still be one, for entries and for steps.
 ALIKE, STEADY = 0.25, 0.15
 #: Part of what a decay does within which a gradient that holds it has to do the same.
@@ -54,6 +56,20 @@ def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
             return _seen(optimizer, group)
     except Exception:  # a stranger's code, on arguments that it was not made for
         return None
+
+
+def taken_at_rest(optimizer: Optimizer, group: Group) -> float:
+    """The share of a weight that a step takes where gradients and ``weight_decay`` are 0; 0 where it takes none."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return 0.0
+    rate = number(group.get("lr"))
+    try:
+        with _unnoticed(_like(group).device):
+            sizes = _path(optimizer, group, LEAST, rate if rate > 0 else RATE, 0.0, STEPS, 0.0).abs()
+    except Exception:  # a stranger's code, on arguments that it was not made for
+        return 0.0
+    shares = 1 - sizes[1:] / sizes[:-1]
+    return float(shares.mean()) if bool((shares > AT_REST).all()) and bool((sizes > 0).all()) else 0.0
 
 
 def _seen(optimizer: Optimizer, group: Group) -> Behaviour | None:

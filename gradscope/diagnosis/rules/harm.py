@@ -58,8 +58,8 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
 def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
     """Matrices and gains of normalisations that lose most of their norm where no penalty is known to act: a term of
     the loss, or a line of the script, shrinks them, and nothing of it can be judged. Besides, a script that was seen to
-    scale the weights after each of the first steps, once that has acted for an e-folding time: an optimizer may hold
-    the weights against it.
+    scale the weights after each of the first steps, or an optimizer with a decay of its own, once that has acted for an
+    e-folding time: the loss may hold the weights against it.
     """
     times: Array = info.by_hand * (rows.series("step")[:, None] + 1)
     found = [
@@ -68,7 +68,7 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
             shows=shown(times >= 1, times > 0),
             values=times,
             layers=("",),
-            text=f"the script takes {info.by_hand:.2g} of the weights after each step of the optimizer: a decay",
+            text=f"script or optimizer take {info.by_hand:.2g} of the weights at each step, beside any weight_decay",
             quantity="e-folding times",
             limit=1.0,
             suggestion="leave it to the optimizer (the weight_decay of AdamW, which the learning rate multiplies) or "
