@@ -51,7 +51,7 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
     if not steps:
         return "no loss was logged in the steps whose targets were seen"
     if all(s.constant for s in sums):
-        return "all targets are the same, so that a constant would be perfect: the loss of an adversary or the like"
+        return "all targets (of each call) are the same: the loss of an adversary or the like, which no constant tells"
     logged = np.array([losses[step] for step in steps])
     each = [seen for s, found in zip(sums, results, strict=True) for seen in _ways(s, found, steps)]
     together = _together(sums, results, steps)
