@@ -69,7 +69,7 @@ class LiveJudge:
 
     # -- the thread -------------------------------------------------------------------------------
 
-    def feed(self, block: Rows) -> None:
+    def append(self, block: Rows) -> None:
         """Take a block of rows, of any length; judge the chunks that are complete."""
         self._held.append(block)
         self._count += len(block["step"])
@@ -78,6 +78,9 @@ class LiveJudge:
             with self._lock:
                 self._decided[self._border] = self.latest
             self._border = border_after(self._border)
+
+    def tick(self) -> None:
+        """Rows that wait for their chunk go on waiting."""
 
     def finish(self) -> None:
         """Judge what is left at the end of a run."""

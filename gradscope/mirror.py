@@ -79,11 +79,16 @@ def _plugged_sink(name: str) -> Any:
     return known[name]()
 
 
-class Mirror:
-    """One sink and its thread. ``warn``: called at most twice, with one line."""
+class SinkThread:
+    """One sink and its thread: a consumer of rows.
 
-    def __init__(self, sink: Sink, warn: Callable[[str], None]) -> None:
-        self._sink, self._warn = sink, warn
+    ``info()``: the run by now. ``step()``: the latest. ``warn``: called at most twice, with one line.
+    """
+
+    def __init__(
+        self, sink: Sink, info: Callable[[], RunInfo], step: Callable[[], int], warn: Callable[[str], None]
+    ) -> None:
+        self._sink, self._info, self._step, self._warn = sink, info, step, warn
         self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._late = self._over = False
         self._thread = threading.Thread(target=self._run, name="gradscope-sink", daemon=True)
@@ -95,14 +100,14 @@ class Mirror:
 
     # -- from the recording's threads -------------------------------------------------------------
 
-    def rows(self, block: Mapping[str, Any], info: RunInfo) -> None:
+    def append(self, block: Mapping[str, Any]) -> None:
         """Finished rows."""
         shown = np.flatnonzero(block["step"] % self._sink.every == 0)
         if not len(shown):
             return
         wanted = (*(q.name for q in LAYERS), *_GROUPS, "weight_norm")
         part = {n: v[shown] for n, v in block.items() if n in wanted or (v.ndim == 1 and n not in _NOT_SHOWN)}
-        self._put(self._show, part, info)
+        self._put(self._show, part, self._info())
 
     def _put(self, act: Callable[..., None], *arguments: Any) -> None:
         """Into the queue, which is bounded: a sink that is slow, hangs or is over costs itself alone."""
@@ -122,10 +127,15 @@ class Mirror:
         if kind == "verdict" and Verdict(text.split()[0].rstrip(":,")).failed:
             self._put(self._sink.alert, step, "the training does not learn", text)
 
-    def epoch(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of an epoch, told after this step."""
+    def tick(self) -> None:
+        """The thread of the sink minds its own time."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of an epoch, told after the latest step."""
+        if not metrics:
+            return
         values = {f"gradscope/{name}": float(value) for name, value in metrics.items()}
-        self._put(self._sink.scalars, step, {"gradscope/epoch": float(epoch), **values})
+        self._put(self._sink.scalars, max(self._step(), 0), {"gradscope/epoch": float(epoch), **values})
 
     def close(self) -> None:
         """Let the sink show the rest, close it, and wait for that."""
@@ -181,13 +191,11 @@ def points(block: Mapping[str, Any], info: RunInfo, layers: bool) -> list[tuple[
     return shown
 
 
-class Mirrored:
-    """A writer, and sinks that are shown what it writes. ``step()``: the latest; ``info()``: the run by now."""
+class MultiWriter:
+    """A record's writer, and sinks that are shown what it writes: as one writer."""
 
-    def __init__(
-        self, writer: Any, mirrors: Sequence[Mirror], step: Callable[[], int], info: Callable[[], RunInfo]
-    ) -> None:
-        self._writer, self._mirrors, self._step, self._info = writer, mirrors, step, info
+    def __init__(self, writer: Any, sinks: Sequence[SinkThread]) -> None:
+        self._writer, self._sinks = writer, sinks
         self.tick, self.set_attribute, self.set_static = writer.tick, writer.set_attribute, writer.set_static
 
     @property
@@ -199,30 +207,28 @@ class Mirrored:
     def append(self, block: Mapping[str, Any]) -> None:
         """Rows."""
         self._writer.append(block)
-        info = self._info()
-        for mirror in self._mirrors:
-            mirror.rows(block, info)
+        for sink in self._sinks:
+            sink.append(block)
 
     def event(self, step: int, kind: str, text: str) -> None:
         """An event."""
         self._writer.event(step, kind, text)
-        for mirror in self._mirrors:
-            mirror.event(step, kind, text)
+        for sink in self._sinks:
+            sink.event(step, kind, text)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of an epoch."""
         self._writer.epoch(epoch, metrics)
-        if metrics:
-            for mirror in self._mirrors:
-                mirror.epoch(max(self._step(), 0), epoch, metrics)
+        for sink in self._sinks:
+            sink.epoch(epoch, metrics)
 
     def close(self, status: str) -> None:
         """The end: of the record first."""
         try:
             self._writer.close(status)
         finally:
-            for mirror in self._mirrors:
-                mirror.end()
+            for sink in self._sinks:
+                sink.end()
             deadline = time.monotonic() + PATIENCE  # for all of them together
-            for mirror in self._mirrors:
-                mirror.wait(deadline)
+            for sink in self._sinks:
+                sink.wait(deadline)

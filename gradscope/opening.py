@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gradscope import checks
-from gradscope.recorder.activations import Activations
 from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
+from gradscope.recorder.listeners.activations import Activations
 from gradscope.run_info import RunInfo
 from gradscope.store.writer import Writer
 from gradscope.types import InputError

@@ -30,29 +30,30 @@ from gradscope.diagnosis.rules.derived import VALIDATION
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import CHUNK, LiveJudge, Rows
-from gradscope.mirror import Mirror, Mirrored, Sink, checked_sinks
+from gradscope.mirror import MultiWriter, Sink, SinkThread, checked_sinks
 from gradscope.opening import begun, ended, make_room, new_file, run_info
 from gradscope.optimizers.eager import eager
 from gradscope.optimizers.wrapped import each_stepping
 from gradscope.recorder import provenance
-from gradscope.recorder.activations import Activations
-from gradscope.recorder.baseline import AssumedBaseline
+from gradscope.recorder.baseline.assumed import AssumedBaseline
+from gradscope.recorder.baseline.targets import TargetWatch
 from gradscope.recorder.cadence import Cadence, Given, cadences
+from gradscope.recorder.consumer import Noting, RowConsumer
 from gradscope.recorder.distributed import Ranks
-from gradscope.recorder.forwards import Forwards
 from gradscope.recorder.kernels.table import without_kernels
+from gradscope.recorder.listeners.activations import Activations
+from gradscope.recorder.listeners.forwards import Forwards
 from gradscope.recorder.ownership import apart
 from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.recorder.scalars import scalar
-from gradscope.recorder.targets import TargetWatch
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.run_info import history_of
 from gradscope.store.claim import LATER_ROWS, claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.names import Names
-from gradscope.store.nowhere import Nowhere
+from gradscope.store.null_writer import NullWriter
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
 from gradscope.termination import Termination, undisturbed
@@ -267,13 +268,14 @@ class Recording:
             judge = Judge(run_info(parameters, self._penalties, *told))
             rules = Checker(judge.info)
             self._live = LiveJudge(judge, self._settle_baseline, rules, self._on_findings)
+            self._consumers: list[RowConsumer] = [Noting(self._note), self._live]
             forwards = Forwards(plain_model(model))
             undo.callback(forwards.detach)
             self._recorder = Recorder(
                 optimizers,
                 parameters,
                 self._penalties.probe,
-                self._on_block,
+                self._consumers,
                 preset=PRESETS[preset],
                 cadences=every,
                 activations=activations,
@@ -284,17 +286,19 @@ class Recording:
                 groups=self._penalties.places,
                 ranks=self._ranks,
             )
+            self._timeline = self._recorder.timeline
             undo.callback(self._recorder.detach)
             if (term := self._penalties.term) is not None:
-                term.amp = self._recorder.loss_scale
+                scaling = self._recorder.listeners.scaling
+                term.amp = lambda: scaling.scale
                 if not PRESETS[preset].full:  # which splits every update, recorded or not
-                    term.wanted = self._recorder.next_is_recorded
-            self._capture["buffer_bytes"] = self._recorder.bytes
+                    term.wanted = self._timeline.next_is_recorded
+            self._capture["buffer_bytes"] = self._recorder.buffer.bytes
             if (slow := without_kernels(parameters.values())) is not None:
                 self._capture["kernels"] = slow
                 self._warnings.append(slow)
-            self._writer: Writer | Nowhere | Mirrored = Nowhere()
-            self._recorder.attach(lambda: self._writer.tick())
+            self._writer: Writer | NullWriter | MultiWriter = NullWriter()
+            self._recorder.attach()
             self._first_output = self._baseline.watch(model)
             undo.callback(self._unwatch_output)
             if "baseline_loss" not in self._capture:
@@ -306,8 +310,9 @@ class Recording:
                 how = {"mode": mode, "resume_step": resume_step, "later_rows": later_rows, "storage": storage}
                 self._writer = new_file(self.path, judge.info, self._config, self._capture, activations, **how)
                 if sinks:
-                    mirrors = [Mirror(sink, self._warnings.append) for sink in sinks]
-                    self._writer = Mirrored(self._writer, mirrors, lambda: self._recorder.step, lambda: judge.info)
+                    told_by = (lambda: judge.info, lambda: self._timeline.step, self._warnings.append)
+                    self._writer = MultiWriter(self._writer, [SinkThread(sink, *told_by) for sink in sinks])
+                self._consumers.append(self._writer)
             self._first_step = self._go_on(judge, resume_step) if mode == "append" else 0
             self._recorder.begin_at(self._first_step)
             self._undo = undo.pop_all()
@@ -371,8 +376,8 @@ class Recording:
         if self._is_over("call epoch"):
             return
         epoch = checks.whole_number(epoch, "epoch")
-        if self._kept is not None and epoch != self._recorder.epoch and not self._told:
-            self._kept.offer(self._recorder.step + 1)
+        if self._kept is not None and epoch != self._timeline.epoch and not self._told:
+            self._kept.offer(self._timeline.step + 1)
         self._set_epoch(epoch)
         stored = self._names["epoch"].stored(metrics)
         numbers = {name: scalar(name, value, "epoch") for name, value in stored.items()}
@@ -383,7 +388,7 @@ class Recording:
     @property
     def verdict(self) -> Diagnosis:
         """The diagnosis so far, from the rows that have left the device."""
-        if not self._closed and not self._recorder.on_accelerator:
+        if not self._closed and not self._recorder.buffer.on_accelerator:
             self._recorder.fetch()
         return self._live.diagnosis(finished=self._status == "finished")
 
@@ -398,7 +403,7 @@ class Recording:
     @property
     def findings(self) -> list[Finding]:
         """What the rules beside the verdict have found so far, in the rows that have left the device."""
-        if not self._closed and not self._recorder.on_accelerator:
+        if not self._closed and not self._recorder.buffer.on_accelerator:
             self._recorder.fetch()
         return list(self._live.rules.findings)
 
@@ -410,7 +415,7 @@ class Recording:
     @property
     def next_step(self) -> int:
         """The number of the coming optimizer step: the ``resume_step`` of a checkpoint that is made now."""
-        return self._recorder.step + 1
+        return self._timeline.step + 1
 
     def close(self, failed: bool = False) -> None:
         """Finish the file, as that of a run that has ``failed`` or not, and take every hook off."""
@@ -483,7 +488,7 @@ class Recording:
         if self._baseline.shape:
             self._unwatch_output()
         self._give_warnings()
-        if self._live.at_border(self._recorder.rows):
+        if self._live.at_border(self._timeline.rows):
             self._act(step)
         if self._probe.probe_steps is not None and self._is_probed(self._probe.probe_steps):
             self._writer.event(step, "stopped", "the probe has the steps that it was to take")
@@ -491,7 +496,7 @@ class Recording:
 
     def _is_probed(self, steps: int) -> bool:
         """Whether this probe of `gradscope suggest` has shown what it is for."""
-        rows = self._recorder.rows
+        rows = self._timeline.rows
         if rows >= steps or not self._probe.probe_escape or (rows - 1) % CHUNK:  # a row is finished when one follows
             return rows >= steps
         self._recorder.fetch()
@@ -501,7 +506,7 @@ class Recording:
         """The training goes on, and none of its steps is seen."""
         self._capture["steps_not_seen"] = text
         self._writer.set_attribute("capture", self._capture)
-        self._writer.event(self._recorder.step, "warning", text)
+        self._writer.event(self._timeline.step, "warning", text)
         self._warnings.append(f"{self.path}: {text}")
         if not self._closed:  # no step will come to give it
             self._give_warnings()
@@ -511,7 +516,7 @@ class Recording:
         stopping = self._on_success == "stop" or self._on_failure not in ("ignore", "warn")
         if stopping or self._penalties.waiting():
             found = self._ranks.agree(self._live.decisions(self._recorder.fetch))
-            self._recorder.kick()
+            self._recorder.buffer.kick()
         else:
             found = self._live.latest  # nothing of the run hangs on it: no need to wait, nor to hurry
         if found.active_step is not None:
@@ -529,7 +534,7 @@ class Recording:
 
     def _tell_error(self) -> None:
         """An error of our own behind the training: one warning, no more rows, and the training goes on."""
-        error = self._recorder.check()
+        error = self._recorder.buffer.check()
         if error is None or "ended_by" in self._capture:
             return
         self._capture["ended_by"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -574,13 +579,13 @@ class Recording:
         self._first_output.remove()
 
     def _set_epoch(self, epoch: int) -> None:
-        self._recorder.epoch = epoch
+        self._timeline.epoch = epoch
         self._penalties.set_epoch(epoch)
 
     # -- in the background thread -----------------------------------------------------------------
 
-    def _on_block(self, block: Block) -> None:
-        """Finished rows, on the host: to the judge and to the file."""
+    def _note(self, block: Block) -> None:
+        """What is new with finished rows is noted before they are judged and written."""
         self._warn_of_a_blind_delay(block)
         if self._penalties.newly_acting():
             penalised = self._penalties.penalised()
@@ -591,12 +596,11 @@ class Recording:
             self._writer.set_attribute("capture", self._capture)
         for step, text in self._penalties.changes.take():
             self._writer.event(step, "strength", text)
-        if new := self._recorder.inexact.keys() - self._inexact:
+        inexact = self._recorder.listeners.logged.inexact
+        if new := inexact.keys() - self._inexact:
             self._inexact |= new
-            text = "; ".join(f"log({name}=…): {self._recorder.inexact[name]}" for name in sorted(new))
+            text = "; ".join(f"log({name}=…): {inexact[name]}" for name in sorted(new))
             self._warnings.append(f"{text}: a record holds float32; log it in a larger unit")
-        self._live.feed(block)
-        self._writer.append(block)
 
     def _on_findings(self, new: list[Finding]) -> None:
         """Each is an event in the file; the first ones are warned about."""
@@ -644,16 +648,16 @@ class Recording:
     def _tell_slips(self) -> None:
         """With the first rows: what the script does that is hardly meant."""
         judge, rules = self._live.judge, self._live.rules
-        if self._recorder.never_cleared:
+        if self._recorder.listeners.kept.never_cleared:
             self._capture["gradients_never_cleared"] = True
             judge.info, rules.facts = (replace(info, never_cleared=True) for info in (judge.info, rules.facts))
         if self._baseline.probabilities:
             self._capture["loss_takes_probabilities"] = True
             judge.info, rules.facts = (replace(info, probabilities=True) for info in (judge.info, rules.facts))
-        if (share := self._recorder.taken_by_hand) and not self._penalties.ours:
+        if (share := self._recorder.listeners.scaled_weights.share) and not self._penalties.ours:
             self._capture["weights_scaled_by_hand"] = share
             judge.info, rules.facts = (replace(info, by_hand=share) for info in (judge.info, rules.facts))
-        if (left := self._recorder.cut_by_value) < 1:
+        if (left := self._recorder.listeners.gradients.cut_by_value) < 1:
             self._capture["cut_by_value"] = left
             judge.info, rules.facts = (replace(info, cut_by_value=left) for info in (judge.info, rules.facts))
         if judge.info.never_cleared or judge.info.probabilities or judge.info.by_hand or judge.info.cut_by_value < 1:
@@ -673,7 +677,7 @@ class Recording:
     def _close(self, status: str, together: bool = True) -> None:
         if self._closed:
             return
-        self._recorder.together = together
+        self._recorder.buffer.together = together
         self._closed, self._status = True, status
         with undisturbed():
             self._finish(status)
@@ -682,7 +686,8 @@ class Recording:
         atexit.unregister(self._at_exit)
         ended(self)
         self._undo.close()
-        if (self._recorder.missing or self._recorder.check() is not None) and status == "finished":
+        missing = self._recorder.listeners.missed.missing
+        if (missing or self._recorder.buffer.check() is not None) and status == "finished":
             status = self._status = "failed"  # the rows end before the training does
         try:
             self._live.finish()

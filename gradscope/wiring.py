@@ -18,8 +18,7 @@ from gradscope.optimizers.decay import decay_of, own_decay
 from gradscope.optimizers.groups import LATER, Groups
 from gradscope.recorder import provenance
 from gradscope.recorder.kernels.statistics import norms
-from gradscope.recorder.probe import PenaltyProbe
-from gradscope.recorder.rows import PenaltyTerm
+from gradscope.recorder.penalty_probe import PenaltyProbe, PenaltyTerm
 from gradscope.regularizers.changes import StrengthChanges
 from gradscope.regularizers.hooks import attached_to
 from gradscope.regularizers.overrides import obey
@@ -296,7 +295,7 @@ class Penalties:
         return now
 
     def _pulls(self, weights: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """λ∂Ω/∂w through the optimizer's gradient, and beside it, a tensor a weight; see `recorder.updates`."""
+        """λ∂Ω/∂w through the optimizer's gradient, and beside it, a tensor a weight; see `recorder.update_meter`."""
         through: dict[int, Tensor] = {}
         beside: dict[int, Tensor] = {}
         for source, _ in self._sources:

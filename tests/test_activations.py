@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope.recorder import activations
-from gradscope.recorder.activations import FULL_QUANTITIES, QUANTITIES, Activations
 from gradscope.recorder.kernels import module_rows, unit_statistics
 from gradscope.recorder.kernels.unit_statistics import UnitStatistics, place_of_units, unit_axis
+from gradscope.recorder.listeners import activations
+from gradscope.recorder.listeners.activations import FULL_QUANTITIES, QUANTITIES, Activations
 
 CPU = torch.device("cpu")
 

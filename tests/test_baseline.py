@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy as imported
 
 import gradscope
 from gradscope import Verdict
-from gradscope.recorder import prior
-from gradscope.recorder.logged import Estimate, estimate
-from gradscope.recorder.targets import TargetWatch
+from gradscope.recorder.baseline import prior
+from gradscope.recorder.baseline.estimate import Estimate, estimate
+from gradscope.recorder.baseline.targets import TargetWatch
 
 SHARES = torch.tensor([0.7, 0.2, 0.1])
 WEIGHTS = torch.tensor([1.0, 3.0, 5.0])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.recorder import forwards
+from gradscope.recorder.listeners import forwards
 from gradscope.recorder.meter import Meter
 from tests.loops import batches, mlp
 

@@ -14,9 +14,10 @@ from torch import nn
 
 import gradscope
 from gradscope.recorder.kernels import table
-from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.ring import Ring
-from gradscope.recorder.updates import Updates
+from gradscope.recorder.row_buffer import Layout, RowBuffer
+from gradscope.recorder.scalars import Scalars
+from gradscope.recorder.update_meter import UpdateMeter
 from gradscope.recording import Recording
 from tests.host_graph import HostGraph
 from tests.loops import batches, convnet, mlp
@@ -30,13 +31,14 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     """Where there is no card, what looks to a recorder like one: foreach operations only, and a graph of the host."""
     if request.param == "cuda":
         return torch.device("cuda")
-    rings = Recorder._make_rings
+    lay_out, places = RowBuffer.lay_out, Scalars.__init__
 
-    def as_on_a_card(self: Recorder) -> None:
-        rings(self)
-        self.on_accelerator = self.on_cuda = self._scalars._averaged = True
+    def as_on_a_card(self: RowBuffer, layout: Layout) -> None:
+        lay_out(self, layout)
+        self.on_accelerator = self.on_cuda = True
 
-    monkeypatch.setattr(Recorder, "_make_rings", as_on_a_card)
+    monkeypatch.setattr(RowBuffer, "lay_out", as_on_a_card)
+    monkeypatch.setattr(Scalars, "__init__", lambda self, buffer, averaged: places(self, buffer, True))
     monkeypatch.setattr(table, "_FUSED", {})
     for module in ("unit_statistics", "module_rows"):
         monkeypatch.setattr(f"gradscope.recorder.kernels.{module}.host_kernel", lambda name: None)
@@ -223,13 +225,13 @@ def test_what_the_handling_is_for(
     if taken_out == "the fixed row":
         monkeypatch.setattr(Ring, "keep", lambda self, row, names: None)
     else:  # names that are exchanged at the capture only
-        before = Updates.before_step
+        before = UpdateMeter.before_step
 
-        def exchanged(self: Updates, *arguments: object) -> None:
+        def exchanged(self: UpdateMeter, *arguments: object) -> None:
             self._current, self._previous = self._previous, self._current
             before(self, *arguments)
 
-        monkeypatch.setattr(Updates, "before_step", exchanged)
+        monkeypatch.setattr(UpdateMeter, "before_step", exchanged)
     with pytest.raises(AssertionError):
         same(graphed(Loop(device, mlp, split=False), tmp_path / "graph.h5", preset="full"), expected)
 
@@ -298,7 +300,7 @@ def test_a_graph_outlives_the_recording(tmp_path: Path, device: torch.device) ->
     before = [p.detach().clone() for p in loop.model.parameters()]
     graph.replay()
     assert any(not torch.equal(p, q) for p, q in zip(loop.model.parameters(), before, strict=True))
-    assert run._recorder.rings in graph._gradscope[id(run._recorder)].holds
+    assert run._recorder.buffer.rings in graph._gradscope[id(run._recorder.listeners.graphs)].holds
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
         assert dataset["step"].values.tolist() == [0, 1, 2, 3]
 
@@ -307,16 +309,14 @@ def test_the_thread_leaves_the_device_alone_during_a_capture(
     tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[bool] = []
-    carry = Recorder._carry_rows
-    monkeypatch.setattr(
-        Recorder, "_carry_rows", lambda self, stop: (read.append(self._capture is not None), carry(self, stop))
-    )
+    hand_out = RowBuffer._hand_out
+    monkeypatch.setattr(RowBuffer, "_hand_out", lambda self, stop: (read.append(self.paused()), hand_out(self, stop)))
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5") as run:
         loop.train(range(WARM), run)
         with capturing(torch.cuda.CUDAGraph()):
             loop.backward()
-            run._recorder._drain.wait()
+            run._recorder.buffer.wait()
             loop.step()
     assert read and not any(read)
 
@@ -363,7 +363,7 @@ def test_a_captured_forward_pass_only(tmp_path: Path, device: torch.device) -> N
             for p in loop.model.parameters():
                 p.grad = torch.zeros_like(p)
             loop.step()
-        assert id(run._recorder) in graph._gradscope
+        assert id(run._recorder.listeners.graphs) in graph._gradscope
     scale = values(tmp_path / "r.h5")["activation_mean_abs"][:, 0]
     np.testing.assert_allclose(scale[[4, 8, 12]], np.array(seen)[[1, 5, 9]], rtol=1e-5)
 

@@ -513,7 +513,7 @@ def test_an_error_behind_the_training_ends_the_recording_alone(tmp_path: Path, m
                 run.log(loss=loss)
                 if step == 20:
                     assert run.verdict  # these rows have been carried
-                    monkeypatch.setattr("gradscope.recorder.blocks.scalar_columns", broken)
+                    monkeypatch.setattr("gradscope.recorder.listeners.logged.scalar_columns", broken)
         if run is not None:
             run.close()
         return [p.detach().clone() for p in model.parameters()]

@@ -20,11 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradscope
 from gradscope import L1, Constant, DenseStart, Every, InputError, Windows, regularize
+from gradscope.recorder.backward_passes import BackwardPasses
 from gradscope.recorder.distributed import Ranks, merge, of_all
-from gradscope.recorder.drain import Drain
 from gradscope.recorder.fields import Field
-from gradscope.recorder.recorder import Recorder
+from gradscope.recorder.flusher import Flusher
 from gradscope.recorder.ring import Ring
+from gradscope.recorder.row_buffer import RowBuffer
 from tests import exact
 from tests.loops import batches, end_rank, mlp, recorded, train
 
@@ -99,14 +100,14 @@ def test_detached_and_attached_again_leaves_nothing(tmp_path: Path) -> None:
     assert torch.amp.GradScaler.step.__module__ == "torch.amp.grad_scaler"
 
 
-def test_a_drain_answers_takes_the_rest_and_ends() -> None:
+def test_a_flusher_answers_takes_the_rest_and_ends() -> None:
     taken = []
-    drain = Drain(lambda: taken.append(threading.current_thread().name))
-    drain.wait()
-    assert taken and set(taken) == {"gradscope-drain"}
-    drain.stop()
-    assert not drain.alive
-    drain.wait()  # nobody there: returns
+    flusher = Flusher(lambda: taken.append(threading.current_thread().name))
+    flusher.wait()
+    assert taken and set(taken) == {"gradscope-flusher"}
+    flusher.stop()
+    assert not flusher.alive
+    flusher.wait()  # nobody there: returns
 
 
 def test_a_forked_child_records_nothing(tmp_path: Path) -> None:
@@ -128,15 +129,15 @@ def test_a_forked_child_records_nothing(tmp_path: Path) -> None:
 
 def test_memory_is_bounded_and_a_slow_sink_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradscope.recorder.ring.ROWS", 48)
-    whole = Recorder._carry_rows
-    monkeypatch.setattr(Recorder, "_carry_rows", lambda self, stop: (time.sleep(0.05), whole(self, stop)))
+    whole = RowBuffer._hand_out
+    monkeypatch.setattr(RowBuffer, "_hand_out", lambda self, stop: (time.sleep(0.05), whole(self, stop)))
     model = mlp()
     with gradscope.record(model, sgd(model), tmp_path / "s.h5", on_failure="ignore") as run:
         train(model, run._recorder._optimizers[0], 300, run)
-        assert max(ring.rows for ring in run._recorder.rings.values()) == 48
-        assert len(run._recorder._hosts) <= 48
+        assert max(ring.rows for ring in run._recorder.buffer.rings.values()) == 48
+        assert len(run._recorder.buffer.hosts) <= 48
         stated = run._capture["buffer_bytes"]
-        assert stated == sum(ring._flat.numel() * 4 for ring in run._recorder.rings.values())
+        assert stated == sum(ring._flat.numel() * 4 for ring in run._recorder.buffer.rings.values())
     with gradscope.open_run(tmp_path / "s.h5") as dataset:
         assert dataset["step"].values.tolist() == list(range(300))
         assert np.isfinite(dataset["loss"].values).all()
@@ -411,7 +412,7 @@ def rank(number: int, kind: str, folder: Path, sabotage: str) -> None:
                 fully_shard(layer)
         fully_shard(model)
     if sabotage == "local":  # as soon as the sentinel hears of the pass, before the ranks have agreed
-        Recorder._on_backward = lambda self: self._after_backward()  # type: ignore[method-assign]
+        BackwardPasses.heard = lambda self: self.end()  # type: ignore[method-assign]
     if sabotage == "own shard":
         from gradscope.recorder.distributed import Ranks
 

@@ -19,9 +19,9 @@ from torch._dynamo.exc import Unsupported
 from torch.utils.checkpoint import checkpoint
 
 import gradscope
-from gradscope.recorder import scaler as scaler_watch
 from gradscope.recorder.kernels import statistics
 from gradscope.recorder.kernels.addresses import NOWHERE, Addresses
+from gradscope.recorder.listeners.grad_scaling import GradScaling
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.recorder import Recorder
 from tests import exact
@@ -90,13 +90,13 @@ def first_pass_only(patch: Patch) -> None:
 
 
 def blind_to_scalers(patch: Patch) -> None:
-    patch.setattr(scaler_watch, "watch", lambda watcher: None)
+    patch.setattr(GradScaling, "attach", lambda self: None)
 
 
 def before_the_closure(patch: Patch) -> None:
     def at_once(self: Recorder, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        if id(optimizer) in self._of:
-            self._observe(optimizer)
+        if id(optimizer) in self._once:
+            self.observe(optimizer)
 
     patch.setattr(Recorder, "_on_pre_step", at_once)
     at_the_step(patch)

@@ -22,6 +22,7 @@ import gradscope
 from gradscope import mirror
 from gradscope.integrations.sinks import AlertSink, MlflowSink, TensorBoardSink, TrackioSink, WandbSink, webhook
 from gradscope.mirror import Sink
+from gradscope.run_info import RunInfo
 from tests.loops import mlp, train
 
 pytestmark = [
@@ -196,13 +197,18 @@ def test_a_tool_is_shown_what_the_record_holds(name: str, tmp_path: Path) -> Non
 # -- alerts ---------------------------------------------------------------------------------------
 
 
+def no_info() -> RunInfo:
+    """Of a run that no row is shown of."""
+    return RunInfo.__new__(RunInfo)
+
+
 def test_a_failure_is_an_alert_and_a_run_that_learns_is_none(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     record_with(AlertSink(lambda *words: told.append(words)), tmp_path / "run.h5")
     [(title, text)] = told
     assert title == "the training does not learn"
     assert text.startswith("stalled from step 0")
-    one = mirror.Mirror(AlertSink(lambda *words: told.append(words)), print)
+    one = mirror.SinkThread(AlertSink(lambda *words: told.append(words)), no_info, lambda: 0, print)
     one.event(9, "verdict", "healthy: the run learns")
     one.event(9, "verdict", "undecided: the record does not tell")
     one.event(9, "finding", "dead_units: …")
@@ -300,11 +306,11 @@ def test_a_sink_that_is_slow_loses_points_and_says_so(monkeypatch: pytest.Monkey
             release.wait(60)
 
     sink = Slow()
-    one = mirror.Mirror(sink, told.append)
+    one = mirror.SinkThread(sink, no_info, lambda: 0, told.append)
+    for _ in range(10):
+        one.epoch(0, {"accuracy": 0.5})
     for step in range(10):
-        one.epoch(step, 0, {"accuracy": 0.5})
-    for step in range(10):
-        one.rows({"step": np.array([step])}, None)  # type: ignore[arg-type]
+        one.append({"step": np.array([step])})
     one.event(9, "verdict", "healthy")
     assert told == ["Slow is slower than the training: not every point is shown there"]
     release.set()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope.recorder import hooks
-from gradscope.recorder.activations import Activations
+from gradscope.recorder.listeners.activations import Activations
 from tests.loops import batches, mlp, recorded
 
 CPU = torch.device("cpu")

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from gradscope.recorder.activations import Activations
 from gradscope.recorder.kernels import unit_statistics
 from gradscope.recorder.kernels.magnitude_bins import COLUMNS, HISTOGRAM_EDGES, histogram
 from gradscope.recorder.kernels.statistics import QUANTITIES, foreach_table
 from gradscope.recorder.kernels.table import TablePlan, bytes_read
+from gradscope.recorder.listeners.activations import Activations
 
 CHEAP = ("gradient_l1", "gradient_norm", "weight_l1", "weight_norm")
 ROUNDS = 101

@@ -60,7 +60,7 @@ def ratio(entries: int, tensors: int, device: torch.device, rounds: int, folder:
     for _ in range(rounds):
         for way in times:
             times[way].append(timed(steps[way], count, device))
-    held = runs[0]._recorder.bytes
+    held = runs[0]._recorder.buffer.bytes
     for run in runs:
         run.close()
     found = statistics.median(a / b for a, b in zip(times["standard"], times["bare"], strict=True))

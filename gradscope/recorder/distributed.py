@@ -74,6 +74,13 @@ class Ranks:
         """Whether this rank has anything to measure that no other does."""
         return self.rank == 0 or self.sharded
 
+    def capture(self) -> dict[str, str]:
+        """For the record's ``capture``: whose numbers are those that each rank has of its own."""
+        if self.size == 1:
+            return {}
+        how = "averaged over ranks" if self.sharded else "of rank 0"
+        return {"ranks": f"loss, other logged scalars and activations are {how}"}
+
     def agree(self, found: T) -> T:
         """What rank 0 has found, on every rank. Called by all of them at the same step."""
         return found if self.sharded else self.told(found)  # sharded: every rank has judged the same numbers

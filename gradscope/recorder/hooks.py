@@ -18,7 +18,7 @@ from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.optimizers.eager import eager, unseen
-from gradscope.recorder.watched import Watched
+from gradscope.recorder.patching import MethodPatch
 
 
 class Hook:
@@ -81,7 +81,7 @@ class ModuleHooks:
 
     def _added(self, module: nn.Module, handle: RemovableHandle) -> RemovableHandle:
         if not self._handles:
-            _SCRIPTS.watch(self)
+            _SCRIPTS.add(self)
         self._handles.append(handle)
         self._kinds.append(type(module))
         _hide(type(module))
@@ -96,7 +96,7 @@ class ModuleHooks:
         for kind in kinds:
             _show(kind)
         if handles:
-            _SCRIPTS.unwatch(self)
+            _SCRIPTS.remove(self)
 
 
 # -- pickles and copies -----------------------------------------------------------------------------
@@ -162,11 +162,11 @@ def _script(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if isinstance(hook, Hook):
                 del hooks[n]
     try:
-        return _SCRIPTS.own["create_script_module"](module, *args, **kwargs)
+        return _SCRIPTS.originals["create_script_module"](module, *args, **kwargs)
     finally:
         for hooks, items in taken:
             hooks.clear()
             hooks.update(items)
 
 
-_SCRIPTS: Watched[ModuleHooks] = Watched(lambda: torch.jit._recursive, create_script_module=_script)
+_SCRIPTS: MethodPatch[ModuleHooks] = MethodPatch(lambda: torch.jit._recursive, create_script_module=_script)

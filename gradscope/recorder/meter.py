@@ -83,7 +83,6 @@ class Meter:
         self.device = self.weights[0].device
         self.table, self.after = f"table{number}", f"after{number}"
         self.scale, self.overflow = f"scale{number}", f"overflow{number}"
-        self.weight_bins, self.gradient_bins = f"weight_bins{number}", f"gradient_bins{number}"
         self.ring: Ring | None = None
         self.fired = False
         self.by_hand = False  # ranks reduce what the backward pass leaves: only the step shows it
@@ -92,7 +91,8 @@ class Meter:
         self.gone: dict[int, int] = {}  # weights that are no more among the optimizer's, and the step that showed it
         self.late = 0  # steps at which only ``step()`` showed the gradients
         self.inside_loss: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
-        self.measured: Callable[[list[Tensor | None], int], None] = lambda gradients, row: None
+        #: Told of gradients that are being measured into a row.
+        self.measured: Sequence[Callable[[Meter, Sequence[Tensor | None], int], None]] = ()
         self.sharded = any(hasattr(w, "_local_tensor") for w in self.weights)
         here = [local(w.detach()) for w in self.weights]
         self.plan = TablePlan(here, quantities)
@@ -180,7 +180,8 @@ class Meter:
         self.plan(weights, gradients, table)
         for column in self.plan.resized:  # a mean over as many entries as there were is none
             table[self._sums, column] = float("nan")
-        self.measured(gradients, row)
+        for measured in self.measured:
+            measured(self, gradients, row)
 
     def take(self, row: int, scale: Tensor | None) -> Taken:
         """The step is here: settle this optimizer's share of the row. ``scale``: the GradScaler's, if one steps it."""

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope import checks
 from gradscope.recorder.fields import Field
 from gradscope.recorder.hooks import Hook
 from gradscope.recorder.ring import FIXED, Ring
+from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.rows import HostRow
 from gradscope.types import InputError
 
 #: Logged tensors that one row of the ring has room for; more get rings of their own.
-CELLS = 8
+WIDTH = 8
 #: Each rank logs what it has seen of its own.
-LOGGED = Field((CELLS,), "mean")
+CELLS = Field((WIDTH,), "mean")
 
 
 class Scalars:
-    """Places for logged tensors beside the rows of ``home``, which has a field ``cells``.
+    """Places for logged tensors in the rows of a buffer, whose first ring has a field ``cells``.
 
     ``averaged``: numbers of the host go there too, for they are averaged over ranks with the rest of the ring.
     """
 
-    def __init__(self, home: Ring, averaged: bool) -> None:
-        self._home, self._averaged = home, averaged
-        self._places: dict[str, tuple[int, int]] = {}
-        self._more: list[Ring] = []
+    def __init__(self, buffer: RowBuffer, averaged: bool) -> None:
+        self._buffer, self._averaged = buffer, averaged
+        self._places: dict[str, tuple[Ring, str, int]] = {}
 
-    def put(self, row: HostRow, number: int, name: str, value: Tensor | float) -> None:
+    def put(self, row: HostRow, name: str, value: Tensor | float) -> None:
         """Join a value to a row that is open; a tensor on an accelerator is copied there, and nothing waits."""
         if not isinstance(value, Tensor) or (value.is_cpu and not self._averaged):
             row.values[name] = scalar(name, value)
@@ -42,20 +41,25 @@ class Scalars:
         if value.numel() != 1 or value.is_meta:
             raise no_scalar(name, value)
         if name not in self._places:
-            if number == FIXED and len(self._places) >= CELLS * (1 + len(self._more)):
-                warnings.warn(f"log({name}=…) inside a CUDA graph: log it once before the capture", stacklevel=6)
+            if row.number == FIXED and len(self._places) >= WIDTH * (1 + len(self._buffer.extra)):
+                text = f"log({name}=…) inside a CUDA graph: log it once before the capture"
+                warnings.warn(text, stacklevel=checks.users_line())
                 return
-            ring, place = divmod(len(self._places), CELLS)
-            if ring > len(self._more):
-                self._more.append(Ring(self._home.device, {"cells": LOGGED}))
-            self._places[name] = ring, place
-        ring, place = self._places[name]
-        home = self._more[ring - 1] if ring else self._home
-        home.mark()
-        cells = home.view("cells", number)
-        cells[place : place + 1].copy_(value.detach().reshape(1))
-        row.cells[name] = self._places[name]
+            self._places[name] = self._next_place()
+        ring, field, place = self._places[name]
+        ring.mark()
+        ring.view(field, row.number)[place : place + 1].copy_(value.detach().reshape(1))
+        row.cells[name] = field, place
         row.values.pop(name, None)
+
+    def _next_place(self) -> tuple[Ring, str, int]:
+        chunk, place = divmod(len(self._places), WIDTH)
+        if not chunk:
+            return self._buffer.home, "cells", place
+        field, extra = f"cells{chunk}", self._buffer.extra
+        if chunk > len(extra):
+            extra.append(Ring(self._buffer.home.device, {field: CELLS}))
+        return extra[chunk - 1], field, place
 
     def kept(self, name: str, value: Tensor | float) -> Tensor | float:
         """A value as it is now: the loop may change its tensor in place before the row begins."""
@@ -65,19 +69,10 @@ class Scalars:
             raise no_scalar(name, value)
         return value.detach().clone()
 
-    def repeated(self, places: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    def repeated(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The cells of the fixed row, by name: what a replayed graph has logged again."""
-        homes = [self._home, *self._more]
-        return {name: homes[ring].view("cells", FIXED)[place] for name, (ring, place) in places.items()}
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        """Those of `read`."""
-        return {f"cells{n}": LOGGED for n, _ in enumerate(self._more, 1)}
-
-    def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
-        """The cells that did not fit into the rows themselves."""
-        return {f"cells{n}": ring.read(first, stop)["cells"] for n, ring in enumerate(self._more, 1)}
+        places = ((name, *self._places[name]) for name in names)
+        return {name: ring.view(field, FIXED)[place] for name, ring, field, place in places}
 
 
 class Said:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope.optimizers.closures import closure_of, with_closure
 from gradscope.optimizers.eager import eager
 from gradscope.optimizers.groups import learning_rate
 from gradscope.optimizers.one_step import OneStep
@@ -187,8 +188,7 @@ class Attached:
             for handle in reversed(self._beside):
                 handle._put_back(stale=True)
         self.settle()
-        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)  # args[0]: the optimizer
-        if not callable(closure):
+        if (closure := closure_of(args, kwargs)) is None:
             self._act(optimizer)
             return None
 
@@ -200,7 +200,7 @@ class Attached:
             self._act(optimizer)
             return self._objective(loss)
 
-        return ((args[0], acted, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": acted})
+        return with_closure(args, kwargs, acted)
 
     def _objective(self, loss: Any) -> Any:
         """What the optimizer is told of the closure's loss."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from gradscope.optimizers.closures import closure_of
 from gradscope.quantities import Strength
 from gradscope.regularizers import ranks
 from gradscope.regularizers.hooks import Attached
@@ -194,7 +195,7 @@ class TermPenalty(Attached):
     # -- at the step ----------------------------------------------------------------------------------
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if callable(kwargs.get("closure") or (args[1] if len(args) > 1 else None)):
+        if closure_of(args, kwargs) is not None:
             raise InputError(f"{self.name} does not work with step(closure), which makes its gradients after the step")
         return super()._before(optimizer, args, kwargs)
 

@@ -7,11 +7,17 @@ sharpness-aware pass, a clamp or a norm of rows do something else to it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from gradscope.recorder.kernels.kinds import is_familiar
+from gradscope.recorder.listener import Listener
 from gradscope.recorder.meter import Meter
+from gradscope.recorder.ring import FIXED
+from gradscope.recorder.row_buffer import RowBuffer
+from gradscope.recorder.rows import HostRow
 
 #: Steps at the start that are looked at, how many have to agree, and the entries of the matrix that are kept.
 LOOKED, LEAST, ENTRIES = 12, 6, 1 << 14
@@ -21,8 +27,37 @@ ROUNDING = 8
 ALIKE = 2.0
 
 
-class ScaledWeights:
-    """Looks at what becomes of one matrix of one optimizer between its first steps."""
+class ScaledWeights(Listener):
+    """Looks at one matrix of each optimizer in its first steps."""
+
+    def __init__(self, buffer: RowBuffer) -> None:
+        self._buffer = buffer
+        self._all: list[Matrix] = []
+        self._of: dict[Meter, Matrix] = {}  # those that are looked at still
+
+    def lay_out(self, meters: Sequence[Meter]) -> None:
+        found = {meter: Matrix(meter) for meter in meters if meter.device.type in ("cpu", "cuda")}
+        self._all = list(found.values())
+        self._of = {meter: matrix for meter, matrix in found.items() if not matrix.over}
+
+    def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
+        if meter in self._of and number != FIXED:
+            self._of[meter].begins()
+            if self._of[meter].over:
+                del self._of[meter]
+
+    def after_step(self, meter: Meter, number: int) -> None:
+        if meter in self._of and not self._buffer.paused:
+            self._of[meter].stepped()
+
+    @property
+    def share(self) -> float:
+        """What the script takes of the weights after each of the first steps, as a share of them; 0 for nothing."""
+        return max((matrix.share for matrix in self._all), default=0.0)
+
+
+class Matrix:
+    """What becomes of one matrix of one optimizer between its first steps."""
 
     def __init__(self, meter: Meter) -> None:
         weights = [w for w in meter.weights if w.requires_grad and not w.is_inference() and is_familiar(w)]
@@ -47,6 +82,11 @@ class ScaledWeights:
         shares = [1 - factor for factor in factors]
         same = max(unexplained) < off < min(shares) and max(shares) < min(ALIKE * min(shares), 1.0)
         return sum(shares) / len(shares) if same else 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to look at."""
+        return self._weight is None or (self._steps >= LOOKED and self._kept is None)
 
     def stepped(self) -> None:
         """A step of this optimizer has ended."""

@@ -7,19 +7,89 @@ all, but its losses are logged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
+from torch.optim import Optimizer
 
+from gradscope.recorder.listener import Listener
 from gradscope.recorder.meter import Meter
+from gradscope.recorder.row_buffer import RowBuffer
+from gradscope.recorder.timeline import Timeline
 
 #: Rounds without a step, in a row, before it is said: in which weights moved; in which gradients were only
 #: replaced, as loops may do that look at gradients; in which a loss was logged, with no pass at all.
 MOVED, REPLACED, LOGGED = 4, 16, 8
 
 
-class MissedSteps:
-    """Counts the rounds since a step of one optimizer was seen."""
+class MissedSteps(Listener):
+    """Counts rounds without a step. ``tell(text)``: called once of an optimizer, with what is to be said.
+
+    Attributes:
+        missing: the optimizers, by identity, of which steps are missed at the moment.
+    """
+
+    def __init__(self, timeline: Timeline, buffer: RowBuffer, tell: Callable[[str], None]) -> None:
+        self._timeline, self._buffer, self._tell = timeline, buffer, tell
+        self.missing: set[int] = set()
+        self._told: set[int] = set()  # of which that was said
+        self._logged = 0  # losses since the last step or backward pass
+        self._suspicious = False
+        self._rounds: dict[Meter, Rounds] = {}
+        self._of: dict[int, list[Rounds]] = {}
+
+    def lay_out(self, meters: Sequence[Meter]) -> None:
+        self._rounds = {meter: Rounds(meter) for meter in meters}
+        #: Of all optimizers that move some of the same weights.
+        self._of = {
+            a: [rounds for b in rivals for meter, rounds in self._rounds.items() if id(meter.optimizer) == b]
+            for a, rivals in self._timeline.rivals.items()
+        }
+
+    def detach(self) -> None:
+        if not self._buffer.stopped:
+            self._look(at_the_end=True)
+
+    def meter_passed(self, meter: Meter) -> None:
+        self._suspicious |= self._rounds[meter].passed()
+
+    def passes_measured(self) -> None:
+        self._logged = 0
+        if self._suspicious:
+            self._suspicious = False
+            self._look()
+
+    def step_seen(self, optimizer: Optimizer) -> None:
+        self._logged = 0
+        if self.missing:
+            self.missing -= self._timeline.rivals[id(optimizer)]
+        for rounds in self._of[id(optimizer)]:
+            rounds.stepped()
+
+    def loss_logged(self) -> None:
+        """The loop has logged a loss."""
+        self._logged += 1
+        if self._logged >= LOGGED:
+            self._look()
+
+    def _look(self, at_the_end: bool = False) -> None:
+        """Says once of an optimizer that none of its steps is seen."""
+        timeline = self._timeline
+        found = {m: text for m, rounds in self._rounds.items() if (text := rounds.found(at_the_end))}
+        if not found and self._logged >= LOGGED:
+            found = dict.fromkeys(self._rounds, f"the loss was logged {self._logged} times without a backward pass")
+        if at_the_end and not found and not timeline.rows and any(r.passes > 1 for r in self._rounds.values()):
+            found = dict.fromkeys(self._rounds, "there were backward passes")
+        self.missing |= {id(meter.optimizer) for meter in found}
+        new = {m: text for m, text in found.items() if id(m.optimizer) not in self._told}
+        if new:
+            self._told |= self.missing
+            names = [type(meter.optimizer).__name__ for meter in new]
+            self._tell(_sentence(names, next(iter(new.values())), timeline.step if timeline.rows else -1))
+
+
+class Rounds:
+    """The rounds since a step of one optimizer was seen."""
 
     def __init__(self, meter: Meter) -> None:
         trainable = [w for w in meter.weights if w.requires_grad and not w.is_inference()]
@@ -68,7 +138,7 @@ class MissedSteps:
         return ""
 
 
-def named(names: Iterable[str], found: str, step: int) -> str:
+def _sentence(names: Iterable[str], found: str, step: int) -> str:
     """The warning: whose steps, what tells, what to do."""
     rows = "nothing is recorded" if step < 0 else f"its rows end at step {step}"
     return (

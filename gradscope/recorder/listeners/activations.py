@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from gradscope.recorder.forwards import Shares
+from gradscope.recorder.fields import Field
 from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
 from gradscope.recorder.kernels.kinds import Unreadable, entries
 from gradscope.recorder.kernels.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
 from gradscope.recorder.kernels.unit_statistics import UnitStatistics, host_kernel, number_of_units
+from gradscope.recorder.listener import Listener
+from gradscope.recorder.listeners.forwards import Forwards, Shares
 from gradscope.recorder.memory import unknown, zeros
+from gradscope.recorder.row_buffer import RowBuffer
+from gradscope.recorder.rows import Block, FetchedRows, HostRow
+from gradscope.recorder.timeline import Timeline
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "first_tensor"]
 
@@ -26,6 +32,11 @@ LARGEST_MODULE = 1024
 #: Known to the compiler by its identity. Before torch 2.7 code cannot ask, and an export is compiled like all else.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
+LEFT_OUT = (
+    "forwards in sampled steps are not in the activations: no gradient of theirs was used (skipped batches, probes, "
+    "evaluations in training mode)"
+)
+NOT_TOLD_APART = "rows have no activations: forwards of skipped batches could not be told from those of the step"
 _NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
 _OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
 
@@ -141,14 +152,19 @@ def _runs_for_the_first_time() -> bool:
     return False
 
 
-class Activations:
-    """Forward hooks on these modules. Samples only while ``sampling`` is set.
+class Activations(Listener):
+    """Forward hooks on these modules. Samples only while ``sampling`` is set; goes by rows after `follow`.
 
     ``modules``: by name. ``gradients``: also δ = mean |∂L/∂activation| and the share of dead units, those that
     are 0 for every sample and position of a step. ``root``: the model, whose mode tells training from
     evaluation (a frozen module in evaluation mode is part of the training step); without it each module's own.
 
     The std is taken per unit over samples and positions, then the RMS over units.
+
+    Attributes:
+        sampled: whether they ever were, in a row.
+        clears: whether a CUDA graph may add to the sums at any step.
+        shares: where forwards are told apart, None before `follow`.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], gradients: bool, root: nn.Module | None = None) -> None:
@@ -158,7 +174,8 @@ class Activations:
         self.gradients = gradients
         self.root = root
         self.sampling = True
-        self.shares: Shares | None = None  # where forwards are told apart
+        self.sampled = self.clears = False
+        self.shares: Shares | None = None
         self._compiled_before = _has_compiled()
         self._statistics = {name: UnitStatistics(module) for name, module in modules.items()}
         self._rows = ModuleRows(list(self._statistics.values()), gradients)
@@ -253,10 +270,71 @@ class Activations:
         return not torch._C._current_autograd_node().next_functions
 
     def detach(self) -> None:
-        """Remove the hooks."""
         self._hooks.remove()
         self._forget_leaves()
         self.sampling = False
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def follow(
+        self, timeline: Timeline, buffer: RowBuffer, forwards: Forwards, cleared: Callable[[], list[bool | None]]
+    ) -> None:
+        """Sample the steps of a recording. ``cleared``: see `Shares`."""
+        self._timeline, self._buffer = timeline, buffer
+        self.shares = Shares(self.states, cleared)
+        forwards.ended = self._forward_ended
+
+    def _forward_ended(self, output: Any) -> None:
+        """An outermost forward of the model has."""
+        if self.sampling and self.shares is not None and not self._buffer.stopped and not self._buffer.paused():
+            self.shares.ended(output)
+
+    def fields(self) -> dict[str, Field]:
+        found = {"activations": Field((len(self.quantities), len(self.names)), "mean")}  # each rank has its own batch
+        if self.gradients:
+            found["units"] = Field((len(self.unit_names),), "mean")
+        return found
+
+    def pass_ended(self, task: int) -> None:
+        if self.shares is not None:
+            self.shares.passed(task)
+
+    def row_begins(self, row: HostRow) -> None:
+        if self.sampling:
+            home = self._buffer.home
+            row.sampled, self.sampled = self.settle(), True
+            if self.gradients:
+                home.view("units", row.number).copy_(self.unit_scales(home.device))
+            home.view("activations", row.number).copy_(self.take(home.device))
+
+    def row_repeated(self, row: HostRow) -> None:
+        row.sampled = row.sampled and self._timeline.samples("activations")
+
+    def row_begun(self) -> None:
+        if self.sampling or self.clears:
+            self.clear()  # of forwards since the row was taken
+        coming, cadences = self._timeline.step + 1, self._timeline.cadences
+        self.sampling = cadences["rows"].at(coming) and cadences["activations"].at(coming)
+
+    def closure_again(self) -> None:
+        if self.sampling:
+            self.clear()
+
+    def variables(self, rows: FetchedRows) -> Block:
+        sampled = np.array([row.sampled for row in rows.hosts])
+        table = np.where(sampled[:, None, None], rows.home["activations"], np.float32(np.nan))
+        found: Block = {name: table[:, i] for i, name in enumerate(self.quantities)}
+        if "units" in rows.home and rows.home["units"].shape[1]:  # else no module whose units can be told
+            found["activation_unit_mean_abs"] = np.where(sampled[:, None], rows.home["units"], np.float32(np.nan))
+        return found
+
+    def capture(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"modules_not_seen": self.unseen}
+        if self.shares is not None and self.shares.left_out:
+            found["forwards_left_out"] = f"{self.shares.left_out} {LEFT_OUT}"
+        if self.shares is not None and self.shares.unclear:
+            found["forwards_not_told_apart"] = f"{self.shares.unclear} {NOT_TOLD_APART}"
+        return found
 
 
 def _accumulates(node: Any) -> bool:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.recorder import prior
+from gradscope.recorder.baseline import prior
 
 Array = NDArray[np.float64]
 REDUCTION = ("none", "mean", "sum")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Nowhere:
+class NullWriter:
     """Takes what a `gradscope.store.writer.Writer` takes, and keeps nothing."""
 
     problem: str | None = None

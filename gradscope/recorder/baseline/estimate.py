@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradscope.recorder.target_sums import Array, Sums
+from gradscope.recorder.baseline.target_sums import Array, Sums
 
 #: Spread of a ratio that is a constant factor, and of one that float16 or an average over ranks may have moved.
 EXACT, CLOSE = 1e-4, 5e-3

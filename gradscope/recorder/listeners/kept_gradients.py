@@ -7,15 +7,39 @@ chain of additions from one of its steps to the next was ever broken.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from gradscope.recorder.listener import Listener
 from gradscope.recorder.meter import Meter
 
 #: Steps at the start that are looked at, and how many there have to be.
 LOOKED, LEAST = 15, 4
 
 
-class KeptGradients:
+class KeptGradients(Listener):
+    """Looks at the first steps of each optimizer."""
+
+    def __init__(self) -> None:
+        self._chains: dict[Meter, Chain] = {}
+
+    def lay_out(self, meters: Sequence[Meter]) -> None:
+        self._chains = {meter: Chain(meter) for meter in meters}
+
+    def meter_passed(self, meter: Meter) -> None:
+        self._chains[meter].passed()
+
+    def after_step(self, meter: Meter, number: int) -> None:
+        self._chains[meter].stepped()
+
+    @property
+    def never_cleared(self) -> bool:
+        """Whether the gradients of an optimizer were never cleared in the first steps."""
+        return any(chain.never_cleared for chain in self._chains.values())
+
+
+class Chain:
     """Counts the first steps of one optimizer whose gradients hold those of the step before."""
 
     def __init__(self, meter: Meter) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.jit._builtins as builtins
 from torch import Tensor
 
-from gradscope.recorder.target_sums import Sums, sums_for
+from gradscope.recorder.baseline.target_sums import Sums, sums_for
 
 #: Where torch's own code looks the functions up, and the kind of loss each is.
 _PLACES: dict[str, tuple[Any, str]] = {

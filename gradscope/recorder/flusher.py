@@ -1,4 +1,4 @@
-"""The background thread that carries finished rows from the ring to whoever takes them."""
+"""The background thread that carries finished rows from the ring to their consumers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 PERIOD = 0.25
 
 
-class Drain:
+class Flusher:
     """Calls ``work()`` in a thread of its own: when kicked, and every `PERIOD` seconds.
 
     What ``work`` raises ends the thread, is kept, and is raised again by the next `check`.
@@ -24,7 +24,7 @@ class Drain:
         #: After an error, or the end that `stop` asks for.
         self.ended = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="gradscope-drain", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gradscope-flusher", daemon=True)
         self._thread.start()
 
     @property

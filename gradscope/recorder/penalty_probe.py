@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.recorder.rows import PenaltyTerm
-from gradscope.recorder.updates import Pulls
+from gradscope.recorder.update_meter import Pulls
+
+
+@dataclass(frozen=True)
+class PenaltyTerm:
+    """How one penalty source reads off the recorded sums.
+
+    ``columns``: the parameters it covers. ``shares``: (a, b) with mean|∂Ω/∂w| = a·mean|w| +
+    b·share of non-zeros, or None where it was measured on the device.
+    """
+
+    columns: NDArray[np.int64]
+    shares: tuple[float, float] | None
+    group: int
 
 
 @dataclass
@@ -18,7 +32,7 @@ class PenaltyProbe:
     ``strengths()``: λ of each term at the coming step. ``measure``: Σ|∂Ω/∂w| of a term's columns, [C], by term,
     where it does not follow from other sums. ``inside_loss``: what the user's own penalty inside the loss adds to
     each gradient, and ``value_inside_loss`` to the loss, to be taken off again, unless the logged loss does not hold it
-    (``logged_inside``). ``pulls``: see `updates`.
+    (``logged_inside``). ``pulls``: see `update_meter`.
     """
 
     terms: Sequence[PenaltyTerm]

@@ -31,7 +31,7 @@ ADAM, SGD, ADAMAX = ("Adam", "AdamW"), ("SGD",), ("Adamax",)
 SPLIT = (*SGD, *ADAM, *ADAMAX)
 
 
-class Updates:
+class UpdateMeter:
     """Measures the steps of one optimizer on ``weights`` ([P] parameters; of sharded ones this rank's shard)."""
 
     def __init__(self, number: int, optimizer: Optimizer, weights: Sequence[Tensor]) -> None:

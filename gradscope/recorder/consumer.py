@@ -1,0 +1,31 @@
+"""Who takes finished rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gradscope.recorder.rows import Block
+
+
+class RowConsumer(Protocol):
+    """Takes finished rows: the judge, the writer of the file, sinks.
+
+    Called in the flusher's thread, consumer after consumer. What one raises ends the recording, and not the training.
+    """
+
+    def append(self, block: Block) -> None:
+        """Take rows in their order, [n, …] a variable. All consumers get the same arrays, and change none."""
+
+    def tick(self) -> None:
+        """Time has passed: called several times a second, after the rows."""
+
+
+class Noting:
+    """A consumer that calls ``note(block)``."""
+
+    def __init__(self, note: Callable[[Block], None]) -> None:
+        self.append = note
+
+    def tick(self) -> None:
+        """Nothing waits here."""

@@ -1,0 +1,205 @@
+"""Where rows wait between a training and their consumers: rings on the devices, the host's part beside them."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gradscope.recorder.consumer import RowConsumer
+from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
+from gradscope.recorder.fields import Field
+from gradscope.recorder.flusher import Flusher
+from gradscope.recorder.ring import Ring
+from gradscope.recorder.rows import Block, FetchedRows, Fields, HostRow
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one row holds, and what follows from it.
+
+    Args:
+        home: the first device.
+        common: fields of no meter, on ``home``.
+        devices: of each meter, by its number.
+        of_meter: the fields of each meter, on its device.
+        variables: called one after the other with fetched rows; each returns variables of the record.
+    """
+
+    home: torch.device
+    common: Mapping[str, Field]
+    devices: Mapping[int, torch.device]
+    of_meter: Mapping[int, Mapping[str, Field]]
+    variables: Sequence[Callable[[FetchedRows], Block]]
+
+    def by_device(self) -> dict[torch.device, dict[str, Field]]:
+        """The fields of each ring."""
+        found = {self.home: dict(self.common)}
+        for number, fields in self.of_meter.items():
+            found.setdefault(self.devices[number], {}).update(fields)
+        return found
+
+
+class RowBuffer:
+    """Rings by device, and a flusher that hands blocks of finished rows to each of the ``consumers``.
+
+    Attributes:
+        rings: by device; ``home``: that of the first one, which holds the fields of no meter.
+        extra: rings beside ``home``, for fields that nobody knew of before.
+        number: the place of the row to come, counted since the layout.
+        hosts: rows begun and not yet taken by the flusher.
+        paused: asked by the flusher whether it has to leave the devices alone.
+        together: all ranks come to the end of the recording.
+        stopped: nothing is recorded any more.
+        error: what has ended the flusher.
+    """
+
+    def __init__(self, ranks: Ranks, consumers: Sequence[RowConsumer]) -> None:
+        self.ranks, self.consumers = ranks, consumers
+        self.rings: dict[torch.device, Ring] = {}
+        self.extra: list[Ring] = []
+        self.hosts: list[HostRow] = []
+        self.number = self._finished = self._fetched = 0
+        self.paused: Callable[[], bool] = lambda: False
+        self.together, self.stopped = True, False
+        self.error: Exception | None = None
+        self._whole = False  # hand out a last block that is shorter than the others
+        self._flusher: Flusher | None = None
+
+    def lay_out(self, layout: Layout) -> None:
+        """New rings; what the old ones hold has been fetched, or is lost."""
+        self.layout = layout
+        self.rings = {device: Ring(device, fields) for device, fields in layout.by_device().items()}
+        self.home = self.rings[layout.home]
+        self.extra = []
+        self.number = self._finished = self._fetched = 0
+        #: Whether fetching rows means waiting for a device.
+        self.on_accelerator = any(device.type != "cpu" for device in self.rings)
+        self.on_cuda = any(device.type == "cuda" for device in self.rings)
+        self._capacity = min(ring.rows for ring in self.rings.values()) - 2  # the open row, and the one to come
+
+    @property
+    def bytes(self) -> int:
+        """Device memory that the rings take; it does not grow with the number of steps."""
+        return sum(ring.bytes for ring in self.rings.values())
+
+    # -- the training thread ----------------------------------------------------------------------
+
+    def make_room(self) -> None:
+        """Wait for the flusher where there is no place for another row."""
+        if self.number - self._fetched >= self._capacity:
+            self.wait()
+
+    def add(self, row: HostRow) -> None:
+        """A row has begun; those before it are finished (`finish`)."""
+        self.hosts.append(row)
+        self.number += 1
+        for ring in self.rings.values():
+            ring.mark()
+
+    def finish(self) -> None:
+        """All rows so far are finished."""
+        self._finished = self.number
+
+    def start(self) -> None:
+        """Begin to hand rows out."""
+        self._flusher = Flusher(self._flush)
+        _FORKED.add(self)
+
+    def fetch(self, whole: bool = False) -> None:
+        """Returns when all finished rows have reached the consumers; ``whole``: also less than ranks gather at once."""
+        self._whole = whole
+        self.wait()
+        self._whole = False
+
+    def wait(self) -> None:
+        """Returns when the flusher has answered. An error of its own stops the recording."""
+        if self._flusher is not None:
+            try:
+                self._flusher.wait()
+            except Exception as error:  # of ours; whoever trains has no part in it
+                self.error, self.stopped = error, True
+
+    def kick(self) -> None:
+        """Have the finished rows fetched soon."""
+        if self._flusher is not None:
+            self._flusher.kick()
+
+    def check(self) -> Exception | None:
+        """The error that has ended the flusher, if one has; nothing is recorded after it."""
+        if self._flusher is not None and self._flusher.ended:
+            self.stopped = True
+            try:
+                self._flusher.check()
+            except Exception as error:
+                self.error = error
+        return self.error
+
+    def stop(self) -> None:
+        """Hand out the rest and end the flusher."""
+        self.finish()
+        self._whole = self.together
+        if self._flusher is not None:
+            self._flusher.stop()
+        self.stopped = True
+
+    # -- the flusher's thread ---------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Fetch the finished rows and hand them on."""
+        if self.paused():  # a capture does not bear another thread's use of the device
+            return
+        whole = self._whole  # read before the count of rows that it speaks of
+        while (n := self._finished - self._fetched) > 0:
+            if self.ranks.sharded and n < GATHERED_ROWS and not (whole and self.ranks.same_everywhere(n)):
+                break
+            self._hand_out(self._fetched + (min(n, GATHERED_ROWS) if self.ranks.sharded else n))
+        for consumer in self.consumers:
+            consumer.tick()
+
+    def _hand_out(self, stop: int) -> None:
+        first = self._fetched
+        hosts = self.hosts[: stop - first]
+        tables = {device: ring.read(first, stop) for device, ring in self.rings.items()}
+        extra = list(self.extra)
+        for ring in extra:
+            tables[self.home.device] |= ring.read(first, stop)
+        if self.ranks.sharded:
+            fields = {device: dict(ring.fields) for device, ring in self.rings.items()}
+            for ring in extra:
+                fields[self.home.device] |= ring.fields
+            self.ranks.whole(tables, fields)
+        if self.ranks.measures:
+            block = self._block(hosts, tables)
+            for consumer in self.consumers:
+                consumer.append(block)
+        del self.hosts[: stop - first]
+        self._fetched = stop
+
+    def _block(self, hosts: Sequence[HostRow], tables: Mapping[torch.device, Fields]) -> Block:
+        """The rows as variables of the schema, [n, …] each."""
+        rows = FetchedRows(hosts, tables, tables[self.home.device])
+        rows.block |= {
+            "step": np.array([row.step for row in hosts], dtype=np.int64),
+            "epoch": np.array([row.epoch for row in hosts], dtype=np.int32),
+            "time": np.array([row.time for row in hosts], dtype=np.float64),
+        }
+        for variables in self.layout.variables:
+            rows.block |= variables(rows)
+        return rows.block
+
+
+_FORKED: weakref.WeakSet[RowBuffer] = weakref.WeakSet()
+
+
+def _stop_in_child() -> None:
+    """A forked process (a DataLoader's worker) has the hooks, but neither the thread nor a right to the file."""
+    for buffer in list(_FORKED):
+        buffer.stopped = True
+
+
+os.register_at_fork(after_in_child=_stop_in_child)
