@@ -52,7 +52,7 @@ _HOME = {
     "GaussianNoise": "gradscope.regularizers.strategies",
     "add_noise": "gradscope.regularizers.strategies",
     "fgsm": "gradscope.regularizers.strategies",
-    "Sink": "gradscope.mirror",
+    "Sink": "gradscope.sinks",
     "Storage": "gradscope.store.storage",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.reading",
@@ -76,7 +76,6 @@ if TYPE_CHECKING:
     from gradscope.child import resume_from as resume_from
     from gradscope.control.checkpoint import Checkpoint as Checkpoint
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
-    from gradscope.mirror import Sink as Sink
     from gradscope.opening import close_recordings as close_recordings
     from gradscope.prediction.suggest import Suggestion as Suggestion
     from gradscope.prediction.suggest import suggest_strength as suggest_strength
@@ -120,6 +119,7 @@ if TYPE_CHECKING:
     from gradscope.search.search import search_tolerance as search_tolerance
     from gradscope.search.tuned import TuneResult as TuneResult
     from gradscope.search.tuning import tune_strength as tune_strength
+    from gradscope.sinks import Sink as Sink
     from gradscope.store.reader import open_run as open_run
     from gradscope.store.storage import Storage as Storage
     from gradscope.types import InputError as InputError

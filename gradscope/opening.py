@@ -11,12 +11,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gradscope import checks
+from gradscope.penalty_tracker import PenaltyTracker
 from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
 from gradscope.recorder.listeners.activations import Activations
 from gradscope.run_info import RunInfo
 from gradscope.store.writer import Writer
 from gradscope.types import InputError
-from gradscope.wiring import Penalties
 
 #: So many open recordings of one process are not meant, each with a thread and three files.
 MANY = 8
@@ -97,7 +97,7 @@ def _is_meant(path: Path, given: Path) -> bool:
 
 def run_info(
     parameters: Mapping[str, Tensor],
-    penalties: Penalties,
+    penalties: PenaltyTracker,
     config: Mapping[str, Any],
     capture: Mapping[str, Any],
     baseline: float | None,

@@ -30,10 +30,10 @@ from gradscope.diagnosis.rules.derived import VALIDATION
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.live import CHUNK, LiveJudge, Rows
-from gradscope.mirror import MultiWriter, Sink, SinkThread, checked_sinks
 from gradscope.opening import begun, ended, make_room, new_file, run_info
 from gradscope.optimizers.eager import eager
 from gradscope.optimizers.wrapped import each_stepping
+from gradscope.penalty_tracker import PenaltyTracker
 from gradscope.recorder import provenance
 from gradscope.recorder.baseline.assumed import AssumedBaseline
 from gradscope.recorder.baseline.targets import TargetWatch
@@ -51,6 +51,8 @@ from gradscope.recorder.scalars import scalar
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.run_info import history_of
+from gradscope.selection import Select, chosen_modules, chosen_parameters, plain_model
+from gradscope.sinks import MultiWriter, Sink, SinkThread, checked_sinks
 from gradscope.store.claim import LATER_ROWS, claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.names import Names
 from gradscope.store.null_writer import NullWriter
@@ -58,7 +60,6 @@ from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
 from gradscope.termination import Termination, undisturbed
 from gradscope.types import InputError, LearningFailure, Verdict
-from gradscope.wiring import Penalties, Select, chosen_modules, chosen_parameters, plain_model
 
 #: What to do when a run is found not to learn: a word, or a function that is given the diagnosis.
 OnFailure = str | Callable[[Diagnosis], None]
@@ -243,7 +244,7 @@ class Recording:
                     undo.callback(give_back, self.path)
                 claim(self.path, mode)
             make_room(self.path, parameters.values())
-            self._penalties = Penalties(optimizers, parameters, penalty, asked, mode == "append")
+            self._penalties = PenaltyTracker(optimizers, parameters, penalty, asked, mode == "append")
             undo.callback(self._penalties.detach)
             if unknown := self._penalties.unknown():
                 self._warnings.append(f"{self.path}: {unknown}")

@@ -310,7 +310,7 @@ def test_the_thread_leaves_the_device_alone_during_a_capture(
 ) -> None:
     read: list[bool] = []
     hand_out = RowBuffer._hand_out
-    monkeypatch.setattr(RowBuffer, "_hand_out", lambda self, stop: (read.append(self.paused()), hand_out(self, stop)))
+    monkeypatch.setattr(RowBuffer, "_hand_out", lambda self, stop: (read.append(self.paused), hand_out(self, stop)))
     loop = Loop(device, mlp, split=False)
     with run_of(loop, tmp_path / "r.h5") as run:
         loop.train(range(WARM), run)

@@ -167,7 +167,11 @@ def test_a_recording_that_fails_to_begin_leaves_nothing(
     if mode == "overwrite":
         gradscope.record(model, optimizer, path).close()
     before = sorted(p.name for p in tmp_path.iterdir())
-    for place in ("recorder.recorder.scaler.watch", "recording.Termination", "recording.AssumedBaseline.watch"):
+    for place in (
+        "recorder.listeners.grad_scaling.GradScaling.attach",
+        "recording.Termination",
+        "recording.AssumedBaseline.watch",
+    ):
         with monkeypatch.context() as broken:
             broken.setattr(f"gradscope.{place}", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):

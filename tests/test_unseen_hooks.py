@@ -32,10 +32,10 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delitem(copyreg.dispatch_table, kind)
     monkeypatch.setattr(hooks, "_HIDDEN", Counter())
     monkeypatch.setattr(hooks, "_REDUCERS", {})
-    if hooks._SCRIPTS.watchers:
-        own = hooks._SCRIPTS.own["create_script_module"]
+    if hooks._SCRIPTS.observers:
+        own = hooks._SCRIPTS.originals["create_script_module"]
         monkeypatch.setattr(torch.jit._recursive, "create_script_module", own)
-        monkeypatch.setattr(hooks._SCRIPTS, "watchers", [])
+        monkeypatch.setattr(hooks._SCRIPTS, "observers", [])
     yield
     for kind in hidden():
         del copyreg.dispatch_table[kind]

@@ -42,8 +42,8 @@ def learning_rate(group: Group, who: str) -> float:
     return rate
 
 
-def _same(now: Any, before: list[Any]) -> bool:
-    """Whether these are the same tensors: `==` of lists asks for identity, and only where it differs for more."""
+def _same(now: list[Any], before: list[Any]) -> bool:
+    """Whether lists hold the same tensors: `==` of lists asks for identity, and only where it differs for more."""
     try:
         return bool(now == before)
     except RuntimeError:  # several numbers were compared
@@ -81,7 +81,7 @@ class Groups:
         seen = self._seen
         if len(current) != len(seen) or not all(map(is_, current, seen)):
             self._find(current)
-        elif not all(map(_same, (group["params"] for group in current), self._members)):
+        elif not _same([group["params"] for group in current], self._members):
             self._count(current)
         return self._now
 

@@ -158,12 +158,16 @@ class Meter:
         if self.by_hand:
             return
         gradients = self._gradients()
-        if any(g is not None for g in gradients):
-            if torch.is_grad_enabled():
-                with torch.no_grad():
-                    self._measure(row, gradients)
-            else:  # as in every pass but those of higher order
+        for gradient in gradients:  # a generator would cost more than most of what follows
+            if gradient is not None:
+                break
+        else:
+            return
+        if torch.is_grad_enabled():
+            with torch.no_grad():
                 self._measure(row, gradients)
+        else:  # as in every pass but those of higher order
+            self._measure(row, gradients)
 
     def after_replay(self, row: int) -> None:
         """A graph has repeated a captured pass, and its measurement has been copied into this row."""

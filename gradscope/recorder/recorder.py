@@ -152,7 +152,7 @@ class Recorder:
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
-        (self._graphs if self._graphs.capturing() else self.listeners.logged).log(scalars)
+        (self._graphs if self.buffer.on_cuda and self._graphs.capturing() else self.listeners.logged).log(scalars)
         if "loss" in scalars:
             self.listeners.missed.loss_logged()
 
@@ -163,7 +163,7 @@ class Recorder:
             return
         events = self.events
         events.pass_ended(task)
-        if self._graphs.capturing():
+        if self.buffer.on_cuda and self._graphs.capturing():
             self._graphs.pass_captured()
             return
         for meter in self._gradients.meters:
@@ -189,12 +189,13 @@ class Recorder:
         """The row of this step, or this optimizer's share of it. ``skipped``: by a GradScaler."""
         timeline, events = self.timeline, self.events
         with no_grad():
-            if self._graphs.capturing():
+            if self.buffer.on_cuda and self._graphs.capturing():
                 if (row := self._graphs.row_of(optimizer)) is None:
                     return
             else:
                 events.step_opens()
-                self._graphs.end_silently()
+                if self.buffer.paused:
+                    self._graphs.capture_ends(None)  # it ended without a word
                 if not timeline.joins(optimizer):
                     self.begin_row()
                     events = self.events  # others, where penalties have changed
@@ -225,7 +226,6 @@ class Recorder:
 
     def _next_row(self, captured: Captured | None) -> HostRow:
         timeline, buffer = self.timeline, self.buffer
-        buffer.make_room()
         row = HostRow(buffer.number, timeline.step, timeline.epoch, time.perf_counter() - self._start)
         if captured is None:
             self.events.row_begins(row)
@@ -240,7 +240,7 @@ class Recorder:
         once = self._once.get(id(optimizer))
         if once is None or self.buffer.stopped or not once.ends(optimizer):
             return
-        if self._graphs.capturing() and self._graphs.usable() is None:
+        if self.buffer.on_cuda and self._graphs.capturing() and self._graphs.usable() is None:
             return
         if self.timeline.fresh_backward:
             self.timeline.fresh_backward = False

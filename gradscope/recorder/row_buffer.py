@@ -52,7 +52,7 @@ class RowBuffer:
         extra: rings beside ``home``, for fields that nobody knew of before.
         number: the place of the row to come, counted since the layout.
         hosts: rows begun and not yet taken by the flusher.
-        paused: asked by the flusher whether it has to leave the devices alone.
+        paused: the flusher has to leave the devices alone, for a CUDA graph is being captured.
         together: all ranks come to the end of the recording.
         stopped: nothing is recorded any more.
         error: what has ended the flusher.
@@ -64,8 +64,7 @@ class RowBuffer:
         self.extra: list[Ring] = []
         self.hosts: list[HostRow] = []
         self.number = self._finished = self._fetched = 0
-        self.paused: Callable[[], bool] = lambda: False
-        self.together, self.stopped = True, False
+        self.together, self.stopped, self.paused = True, False, False
         self.error: Exception | None = None
         self._whole = False  # hand out a last block that is shorter than the others
         self._flusher: Flusher | None = None
@@ -89,21 +88,18 @@ class RowBuffer:
 
     # -- the training thread ----------------------------------------------------------------------
 
-    def make_room(self) -> None:
-        """Wait for the flusher where there is no place for another row."""
-        if self.number - self._fetched >= self._capacity:
-            self.wait()
-
     def add(self, row: HostRow) -> None:
-        """A row has begun; those before it are finished (`finish`)."""
+        """A row has begun; those before it are finished (`finish`), so that there is a place for it."""
         self.hosts.append(row)
         self.number += 1
         for ring in self.rings.values():
             ring.mark()
 
     def finish(self) -> None:
-        """All rows so far are finished."""
+        """All rows so far are finished; where there is no place for another one, wait for the flusher."""
         self._finished = self.number
+        if self.number - self._fetched >= self._capacity:
+            self.wait()
 
     def start(self) -> None:
         """Begin to hand rows out."""
@@ -151,7 +147,7 @@ class RowBuffer:
 
     def _flush(self) -> None:
         """Fetch the finished rows and hand them on."""
-        if self.paused():  # a capture does not bear another thread's use of the device
+        if self.paused:  # a capture does not bear another thread's use of the device
             return
         whole = self._whole  # read before the count of rows that it speaks of
         while (n := self._finished - self._fetched) > 0:

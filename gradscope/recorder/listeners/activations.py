@@ -286,7 +286,7 @@ class Activations(Listener):
 
     def _forward_ended(self, output: Any) -> None:
         """An outermost forward of the model has."""
-        if self.sampling and self.shares is not None and not self._buffer.stopped and not self._buffer.paused():
+        if self.sampling and self.shares is not None and not self._buffer.stopped and not self._buffer.paused:
             self.shares.ended(output)
 
     def fields(self) -> dict[str, Field]:

@@ -55,7 +55,6 @@ class CudaGraphs(Listener):
         self._recorded = self._not_recorded = False  # what became of steps in graphs
         self._capture: Captured | None = None  # of the graph that is being captured
         self._graphs: WeakKeyDictionary[Any, Captured] = WeakKeyDictionary()
-        buffer.paused = lambda: self._capture is not None
 
     def lay_out(self, meters: Any) -> None:
         for captured in self._graphs.values():  # they measure what is no more read
@@ -70,7 +69,7 @@ class CudaGraphs(Listener):
 
     def detach(self) -> None:
         GRAPHS.remove(self)
-        self._capture = None
+        self._capture, self._buffer.paused = None, False
 
     def capture(self) -> dict[str, Any]:
         if not self._recorded:
@@ -80,17 +79,12 @@ class CudaGraphs(Listener):
     # -- what the recorder asks -------------------------------------------------------------------
 
     def capturing(self) -> bool:
-        """Whether what runs now is being captured."""
-        return self._buffer.on_cuda and torch.cuda.is_current_stream_capturing()
+        """Whether what runs now is being captured. Asked where there is a card."""
+        return torch.cuda.is_current_stream_capturing()
 
     def usable(self) -> Captured | None:
         """What is being captured, if its replays can be recorded."""
         return self._capture if self._capture is not None and self._capture.usable else None
-
-    def end_silently(self) -> None:
-        """A capture ended without a word, if one did."""
-        if self._capture is not None:
-            self.capture_ends(None)
 
     def pass_captured(self) -> None:
         """A backward pass has been, which ends in the fixed row."""
@@ -140,13 +134,14 @@ class CudaGraphs(Listener):
         holds = (self._buffer.rings, self._buffer.extra, self._gradients.meters, updates, self._activations)
         sampling = self._activations is not None and self._activations.sampling
         self._capture = Captured(holds, usable=self._timeline.rows > 0, sampling=sampling)
+        self._buffer.paused = True
         self._buffer.wait()  # from now on the flusher leaves the device alone
         if self._activations is not None:
             self._activations.sampling = self._activations.sampled
 
     def capture_ends(self, graph: Any) -> None:
         """They have been, into this graph; None: the capture came to nothing."""
-        captured, self._capture = self._capture, None
+        captured, self._capture, self._buffer.paused = self._capture, None, False
         if captured is None:
             return
         if self._activations is not None:

@@ -26,12 +26,13 @@ class GradScaling(Listener):
 
     Attributes:
         scale: the factor of the latest loss (one element, on the device), None without a GradScaler.
+        factors: by optimizer, until its step is observed: what its gradients carry, or carried when the pass ended.
     """
 
     def __init__(self, optimizers: Container[int], buffer: RowBuffer, steps: Steps) -> None:
         self._optimizers, self._buffer, self._steps = optimizers, buffer, steps
         self.scale: Tensor | None = None
-        self._scaled: dict[int, Tensor] = {}  # by optimizer, until its step is seen
+        self.factors: dict[int, Tensor] = {}
 
     def attach(self) -> None:
         SCALERS.add(self)
@@ -39,12 +40,8 @@ class GradScaling(Listener):
     def detach(self) -> None:
         SCALERS.remove(self)
 
-    def factor(self, optimizer: Optimizer) -> Tensor | None:
-        """The factor that its gradients carry, or carried when the backward pass ended; None: no scaler steps it."""
-        return self._scaled.get(id(optimizer))
-
     def step_observed(self, optimizer: Optimizer) -> None:
-        self._scaled.pop(id(optimizer), None)
+        self.factors.pop(id(optimizer), None)
 
     # -- what a scaler tells ----------------------------------------------------------------------
 
@@ -55,12 +52,12 @@ class GradScaling(Listener):
     def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
         """The scaler is asked to step this optimizer, whose gradients were scaled."""
         for one in self._recorded(optimizer):
-            self._scaled[id(one)] = scale.detach().clone()
+            self.factors[id(one)] = scale.detach().clone()
 
     def after_scaled_step(self, optimizer: Optimizer) -> None:
         """If the optimizer was not called, the step was skipped: an attempted step, and a row, all the same."""
         for one in self._recorded(optimizer):
-            if id(one) in self._scaled and not self._buffer.stopped:
+            if id(one) in self.factors and not self._buffer.stopped:
                 self._steps.observe(one, skipped=True)
                 self._steps.events.step_seen(one)
                 self._steps.events.step_skipped(one)

@@ -99,7 +99,7 @@ class Gradients(Listener):
 
     def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
         if row is not None:
-            row.taken[meter.number] = meter.take(number, self._scaling.factor(meter.optimizer))
+            row.taken[meter.number] = meter.take(number, self._scaling.factors.get(id(meter.optimizer)))
 
     def step_skipped(self, optimizer: Optimizer) -> None:
         for meter in self.of[id(optimizer)]:

@@ -22,21 +22,28 @@ class KeptGradients(Listener):
     """Looks at the first steps of each optimizer."""
 
     def __init__(self) -> None:
-        self._chains: dict[Meter, Chain] = {}
+        self._all: list[Chain] = []
+        self._chains: dict[Meter, Chain] = {}  # those that are looked at still
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
-        self._chains = {meter: Chain(meter) for meter in meters}
+        chains = {meter: Chain(meter) for meter in meters}
+        self._all = list(chains.values())
+        self._chains = {meter: chain for meter, chain in chains.items() if not chain.over}
 
     def meter_passed(self, meter: Meter) -> None:
-        self._chains[meter].passed()
+        if meter in self._chains:
+            self._chains[meter].passed()
 
     def after_step(self, meter: Meter, number: int) -> None:
-        self._chains[meter].stepped()
+        if meter in self._chains:
+            self._chains[meter].stepped()
+            if self._chains[meter].over:
+                del self._chains[meter]
 
     @property
     def never_cleared(self) -> bool:
         """Whether the gradients of an optimizer were never cleared in the first steps."""
-        return any(chain.never_cleared for chain in self._chains.values())
+        return any(chain.never_cleared for chain in self._all)
 
 
 class Chain:
@@ -56,8 +63,6 @@ class Chain:
 
     def passed(self) -> None:
         """A backward pass has ended, outside of a step."""
-        if self._over:
-            return
         state = self._state()
         self._whole = self._whole and self._mark is not None and state == (self._mark[0], self._mark[1] + 1)
         self._mark = state
@@ -65,14 +70,13 @@ class Chain:
 
     def stepped(self) -> None:
         """A step of this optimizer has ended."""
-        if self._over:
-            return
         self._kept += self._whole and self._passes > 0
         self._steps += 1
         self._mark, self._whole, self._passes = self._state(), True, 0
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether there is nothing more to look at."""
         return self._weight is None or self._steps > LOOKED
 
     def _state(self) -> tuple[int, int] | None:
