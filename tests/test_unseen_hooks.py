@@ -190,7 +190,7 @@ def test_a_look_at_a_watched_model_works_and_adds_nothing(how: str) -> None:
 @DEPRECATED
 def test_scripts_need_their_handling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken out: torch.jit meets a hook that it cannot compile."""
-    monkeypatch.setattr(hooks._SCRIPTS, "watch", lambda watcher: None)
+    monkeypatch.setattr(hooks._SCRIPTS, "add", lambda observer: None)
     model = mlp()
     watch = Activations(dict(model.named_children()), True, model)
     with pytest.raises(AttributeError, match="__name__"):
