@@ -50,8 +50,7 @@ class Recorder:
         parameters: by plain name.
         probe: what penalties do.
         before_step: called with the step's number when a row begins, before the optimizer has done anything.
-        warn: told what the user should be told, between two steps.
-        steps_missed: told why, where a training goes on of which no step is seen.
+        warn: told what the user should be told; ``steps_missed``: why a training goes on of which no step is seen.
 
     Attributes:
         timeline: which step and which row it is.
