@@ -172,6 +172,35 @@ def test_a_training_that_fails_without_a_penalty_is_no_matter_of_its_strength() 
     assert found.reason == "the training fails without a penalty, too (stalled at step 99): no matter of its strength"
 
 
+def test_a_seed_that_fails_without_a_penalty_says_nothing_of_one() -> None:
+    """A net that is dead as it is initialised: in the pairs it is no failure of the strength, whichever ends first."""
+    for late in (False, True):
+        random, tuning, held = np.random.default_rng(0), StrengthTuning(1e-4, 1.0, max_trials=24), []
+        bad = PAIRED + 1
+        while not tuning.done or held:
+            plan = tuning.ask() if not tuning.done else None
+            if plan is None or (held and plan.seed != bad):
+                for trial in held:  # that without a penalty comes in last
+                    tuning.tell(trial)
+                held = []
+            if plan is None:
+                continue
+            if plan.seed == bad:
+                over = plan.over(0.5 if plan.strength == 0 else 1.0, 400, note="dead units", verdict="stalled")
+                held.append(over) if late and plan.strength == 0 else tuning.tell(over)
+            else:
+                tuning.tell(answered(plan, hill, random, -1.6, -1.0))
+        found = result_of(tuning)
+        assert found.determined, found.reason
+        assert found.best is not None
+        assert hill(math.log10(found.best.strength), False) > 0.9 - 0.01
+        assert found.tolerance.low is not None
+        assert found.tolerance.high is not None
+        assert found.tolerance.low < 10**-1.6 < found.tolerance.high
+        assert found.difference is not None
+        assert found.difference.pairs >= 3
+
+
 def test_where_every_strength_fails() -> None:
     tuning = tuned(hill, level=-6)
     found = result_of(tuning)

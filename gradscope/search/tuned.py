@@ -270,6 +270,8 @@ def _nothing_learned(tuning: StrengthTuning) -> str:
     tried = [t.strength for t in tuning.told if t.strength > 0]
     if not tried:
         return "there are no finished trials with a penalty"
+    if any(t.measured is not None for t in tuning.told if t.strength > 0):
+        return f"runs learn with a penalty, and none is left that all of its pairs bear, down to {min(tried):g}"
     return f"no run with a penalty learns, down to {min(tried):g}: try weaker ones"
 
 

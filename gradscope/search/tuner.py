@@ -122,11 +122,26 @@ class StrengthTuning:
         self._pending.pop(trial.number, None)
         self.told.append(trial)
         self._used.setdefault(Arm(trial.strength, trial.schedule), set()).add(trial.seed)
-        if trial.strength > 0:
-            self.posteriors[trial.schedule].update(trial.outcome)
-            if not self._is_paired(trial.seed):
-                self._before[trial.schedule].update(trial.outcome)
+        if trial.strength == 0 and trial.measured is None:  # what its seed said of the penalty counts no more
+            self.posteriors, self._before = ({s: Posterior(*self.range) for s in self.schedules} for _ in range(2))
+            for other in self.told:
+                self._weigh(other)
+        else:
+            self._weigh(trial)
         self._changed(trial.number)
+
+    def _weigh(self, trial: Trial) -> None:
+        """Take an outcome into account, unless its seed fails without a penalty, too."""
+        if trial.strength == 0 or trial.seed in self._unfit:
+            return
+        self.posteriors[trial.schedule].update(trial.outcome)
+        if not self._is_paired(trial.seed):
+            self._before[trial.schedule].update(trial.outcome)
+
+    @property
+    def _unfit(self) -> set[int]:
+        """Seeds with which the training fails without a penalty: they say nothing of one."""
+        return {t.seed for t in self.told if t.strength == 0 and t.measured is None}
 
     def lose(self, number: int) -> None:
         """Trial ``number`` came to no outcome; its seed is not asked for again there."""
@@ -199,7 +214,8 @@ class StrengthTuning:
 
     def tolerance(self, schedule: str | None) -> ToleranceEstimate:
         """The tolerance level, as far as these trials tell."""
-        outcomes = [t.outcome for t in self.told if t.strength > 0 and t.schedule == schedule]
+        those = [t for t in self.told if t.strength > 0 and t.schedule == schedule]
+        outcomes = [t.outcome for t in those if t.seed not in self._unfit]
         return self.posteriors[schedule].estimate(outcomes)
 
     # -- what comes next --------------------------------------------------------------------------
@@ -335,8 +351,9 @@ class StrengthTuning:
         if (curve := self._explored) is None or not any(self.values(arm, False) for arm in self.arms(schedule)):
             return None
         failed = [
-            t.strength for t in self.told if t.schedule == schedule and self._is_paired(t.seed) and not _learned(t)
-        ]
+            t.strength for t in self.told
+            if t.schedule == schedule and self._is_paired(t.seed) and not _learned(t) and t.seed not in self._unfit
+        ]  # fmt: skip
         fails = self._fails[schedule]
         allowed = [k for k, x in enumerate(self.strengths) if x < min(failed, default=math.inf)]
         likely = [k for k in allowed if fails[k] <= CHOSEN]
@@ -369,10 +386,11 @@ class StrengthTuning:
     def _pairing(self) -> tuple[Arm, int] | None:
         if not self.finalists:
             return None
-        for k in range(self.repeats + len(self._lost_seeds)):
+        useless = self._lost_seeds | self._unfit
+        for k in range(self.repeats + len(useless)):
             seed = self._first_seed + PAIRED + k
             for arm in (WITHOUT, *self.finalists):
-                if seed not in self._used.get(arm, ()) and seed not in self._lost_seeds:
+                if seed not in self._used.get(arm, ()) and seed not in useless:
                     return arm, seed
         return None
 
