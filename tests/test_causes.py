@@ -198,6 +198,20 @@ def test_nobody_is_healthy_with_a_loss_above_its_baseline(tmp_path: Path) -> Non
     assert any("guessed" in line for line in run.verdict.evidence)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_scatter_around_a_guess_is_no_learning(seed: int) -> None:
+    """A policy's surrogate loss under a reward of no meaning: around 0, below its first losses half of the time."""
+    table = rows(400, strength=0.0, fall=0.0) | {"activation_std": np.ones((400, 2))}
+    noise = np.random.default_rng(seed).normal(0, 0.02, 400)
+    guess = replace(INFO, penalised=np.array([False, False]), baseline_loss=float("nan"), horizon=400)
+    judge = Judge(guess)
+    judge.update(table | {"loss": noise})
+    assert judge.diagnosis(finished=True).verdict is Verdict.UNDECIDED
+    judge = Judge(guess)
+    judge.update(table | {"loss": noise + np.linspace(1.0, 0.2, 400)})
+    assert judge.diagnosis(finished=True).verdict is Verdict.HEALTHY
+
+
 def test_healthy_on_a_guess_names_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(8, 1)

@@ -228,7 +228,8 @@ class Judge:
         judged = self._reached(look) and self._last_loss() >= look.n // 2
         # A constant can go on getting better, up to the best constant: that is not learning.
         constant = self.failure is not None and not look.baseline.known and look.constant
-        if judged and look.learned and not constant and (look.baseline.sure or not self.probability > 0.5):
+        enough = look.baseline.sure or (look.clear and not self.probability > 0.5)  # a guess is off by its scatter
+        if judged and look.learned and not constant and enough:
             return self._healthy(look, LABEL_ERROR)
         if self.failure is not None:
             return self._failed(self.failure)

@@ -87,6 +87,16 @@ class Look:
         """The label of the contract, if the run ended here."""
         return bool(self.end_level < self.baseline.below(self.limits.improved))
 
+    @property
+    def clear(self) -> bool:
+        """Whether the losses at the end lie below the baseline by more than they and the first ones scatter."""
+        known = measures.losses(self.series, self.n)
+        first, last = known[: self.limits.window], known[-max(2, self.n // 20) :]
+        if len(known) < 2 * self.limits.window:
+            return False
+        error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
+        return bool(last.mean() + self.limits.standard_errors * error < self.baseline.loss)
+
     def above(self, share: float, start: int) -> bool:
         """True if no window of the rows from ``start`` has a mean loss below (1 − share) of the baseline loss."""
         known = self.series.loss[start : self.n]
