@@ -1,7 +1,8 @@
 """What the start-ups of a search's trials cost: python -m analyses.tolerance_search.startups [--trials 8] [--rounds 2].
 
 One search of a small script, its trials forked from a warm process and each in an interpreter of its own, in turn.
-The same seed, so the same trials. Writes startups.csv: processor seconds of all processes, wall seconds.
+The same seed, so the same trials. Writes startups.csv: processor seconds of all processes, wall seconds, and the
+seconds from the first row of each trial's record to its last, added up: what the trainings alone took.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from gradscope.store.record import Record
+
 HERE = Path(__file__).parent
 PR_SET_CHILD_SUBREAPER = 36
 SCRIPT = """
@@ -29,14 +32,16 @@ from torch import nn
 import gradscope
 
 torch.manual_seed(int(os.environ["GRADSCOPE_SEED"]))
+torch.set_num_threads(1)
+width, batch = {width}, {batch}
 x = torch.randn(2048, 64)
 y = (x[:, :10] + 0.3 * torch.randn(2048, 10)).argmax(1)
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 with gradscope.record(model, optimizer, "run.h5", horizon=600) as run:
     for _ in range(600):
-        batch = torch.randint(0, 2048, (64,))
-        loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
+        those = torch.randint(0, 2048, (batch,))
+        loss = nn.functional.cross_entropy(model(x[those]), y[those])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -44,13 +49,19 @@ with gradscope.record(model, optimizer, "run.h5", horizon=600) as run:
 """
 
 
-def searched(folder: Path, trials: int, warm: bool) -> tuple[float, float, int, int]:
-    """(processor seconds, wall seconds, trials, steps) of a search whose trials are forked, or start by themselves."""
+def searched(
+    folder: Path, trials: int, warm: bool, workers: int, width: int, batch: int
+) -> tuple[float, float, int, int, float]:
+    """(processor seconds, wall seconds, trials, steps, seconds of training) of a search.
+
+    Its trials are forked (``warm``), or start by themselves.
+    """
     script = folder / "train.py"
-    script.write_text(SCRIPT, encoding="utf-8")
+    script.write_text(SCRIPT.format(width=width, batch=batch), encoding="utf-8")
     python = [sys.executable] if warm else [sys.executable, "-B"]  # an option asks for an interpreter of its own
-    words = ["search", "--low", "1e-3", "--high", "1", "--workers", "2", "--max-trials", str(trials), "--precision",
-             "0.01", "--json", "--out", str(folder / "search"), "--", *python, str(script)]  # fmt: skip
+    words = ["search", "--no-predict", "--low", "1e-3", "--high", "1", "--workers", str(workers), "--max-trials",
+             str(trials), "--precision", "0.01", "--json", "--out", str(folder / "search"), "--", *python,
+             str(script)]  # fmt: skip
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "gradscope", *words], capture_output=True, text=True, check=True)
     wall = time.monotonic() - began
@@ -62,13 +73,21 @@ def searched(folder: Path, trials: int, warm: bool) -> tuple[float, float, int, 
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = json.loads(done.stdout)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return spent, wall, told["trials"], told["steps_run"]
+    training = 0.0
+    for trial in told["runs"]:
+        with Record(trial["path"]) as record:
+            at = record.column("time")
+        training += float(at[-1] - at[0])
+    return spent, wall, told["trials"], told["steps_run"], training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--only-warm", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE / "startups.csv")
     options = parser.parse_args()
@@ -77,14 +96,19 @@ def main() -> None:
     for _ in range(options.rounds):
         for warm in (True,) if options.only_warm else (True, False):
             with tempfile.TemporaryDirectory() as folder:
-                spent, wall, trials, steps = searched(Path(folder), options.trials, warm)
-            rows.append(["forked" if warm else "started", trials, steps, round(spent, 1), round(wall, 1)])
+                spent, wall, trials, steps, training = searched(
+                    Path(folder), options.trials, warm, options.workers, options.width, options.batch
+                )
+            told = [round(value, 1) for value in (spent, wall, training)]
+            size = [options.workers, options.width, options.batch]
+            rows.append(["forked" if warm else "started", trials, steps, *told, *size])
             print(*rows[-1], flush=True)
     fresh = not options.out.exists()
     with options.out.open("a", newline="") as file:
         writer = csv.writer(file)
         if fresh:
-            writer.writerow(["date", "machine", "load", "how", "trials", "steps", "processor_seconds", "wall_seconds"])
+            writer.writerow(["date", "machine", "load", "how", "trials", "steps", "processor_seconds", "wall_seconds",
+                             "training_seconds", "workers", "width", "batch"])  # fmt: skip
         where = [datetime.date.today(), f"{platform.machine()} {os.cpu_count()} cores", round(os.getloadavg()[0], 1)]
         writer.writerows([*where, *row] for row in rows)
 
