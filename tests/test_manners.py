@@ -33,7 +33,7 @@ READING = {
 
 
 def options(name: str) -> set[str]:
-    return {text for parameter in TREE.commands[name].params for text in parameter.opts}
+    return {text for made in TREE.commands[name].params for text in (*made.opts, *made.secondary_opts)}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
