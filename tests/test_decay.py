@@ -310,9 +310,53 @@ class Renamed(Own):
         w.sub_(m, alpha=group["lr"])
 
 
+class Stepping(Adam):
+    """torch's, with a line of one's own."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+class CoupledAdam(Own):
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        w.sub_(adam(g + group["weight_decay"] * w, state), alpha=group["lr"])
+
+
+class Lamb(Own):
+    """A step as long as the weight, times the rate."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        step = adam(g, state) + group["weight_decay"] * w
+        w.sub_(step * (w.norm() / step.norm() if step.norm() > 0 else 1.0), alpha=group["lr"])
+
+
+class Lars(Own):
+    """A trusted step, as long as a share of the weight."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        m = state.setdefault("m", torch.zeros_like(w))
+        step = g + group["weight_decay"] * w
+        m.mul_(0.9).add_(step * (0.1 * w.norm() / step.norm() if step.norm() > 0 else 1.0))
+        w.sub_(m, alpha=group["lr"])
+
+
+class LambElsewhere(Lamb):
+    """Besides, with a decay that is kept on the object."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        super().update(w, g, state, group)
+        w.mul_(1 - 0.01)
+
+
 @pytest.mark.parametrize(
     ("make", "share"),
     [
+        (lambda p: Stepping(p, lr=1e-3), 0.0),
+        (lambda p: Stepping(p, lr=1e-3, weight_decay=1e-4), 0.0),
+        (lambda p: CoupledAdam(p, lr=1e-3, weight_decay=1e-4), 0.0),
+        (lambda p: Lamb(p, lr=1e-3, weight_decay=1e-2), 0.0),
+        (lambda p: Lars(p, lr=1e-2, weight_decay=1e-4), 0.0),
+        (lambda p: LambElsewhere(p, lr=1e-3, weight_decay=1e-2), 0.01),
         (lambda p: Elsewhere(p, lr=0.01, weight_decay=0.1), 0.01),
         (lambda p: Renamed(p, lr=0.01, l2=0.1), None),
         (lambda p: Renamed(p, lr=0.01, l2=0.0), 0.0),

@@ -59,17 +59,26 @@ def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
 
 
 def taken_at_rest(optimizer: Optimizer, group: Group) -> float:
-    """The share of a weight that a step takes where gradients and ``weight_decay`` are 0; 0 where it takes none."""
+    """The share of a weight that a step takes where gradients and ``weight_decay`` are 0; 0 where it takes none.
+
+    Of the smallest share with no ``weight_decay`` and with one as good as none: what normalises makes a whole step of
+    the least decay, and what leaves out more than the decay at 0 tells nothing there.
+    """
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return 0.0
     rate = number(group.get("lr"))
+    found = float("inf")
     try:
         with _unnoticed(_like(group).device):
-            sizes = _path(optimizer, group, LEAST, rate if rate > 0 else RATE, 0.0, STEPS, 0.0).abs()
+            for decay in (LEAST, 0.0):
+                sizes = _path(optimizer, group, decay, rate if rate > 0 else RATE, 0.0, STEPS, 0.0).abs()
+                shares = 1 - sizes[1:] / sizes[:-1]
+                if not (bool((shares > AT_REST).all()) and bool((sizes > 0).all())):
+                    return 0.0
+                found = min(found, float(shares.mean()))
     except Exception:  # a stranger's code, on arguments that it was not made for
         return 0.0
-    shares = 1 - sizes[1:] / sizes[:-1]
-    return float(shares.mean()) if bool((shares > AT_REST).all()) and bool((sizes > 0).all()) else 0.0
+    return found
 
 
 def _seen(optimizer: Optimizer, group: Group) -> Behaviour | None:
