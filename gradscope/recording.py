@@ -67,7 +67,7 @@ OnFailure = str | Callable[[Diagnosis], None]
 
 OWN_DECAY = (
     "a step of {} takes the share {:.2g} of the weights by a decay that is not the weight_decay of its groups: no "
-    "penalty is recorded for it; declare it with record(penalty=…), or keep it in weight_decay"
+    "penalty is recorded for it; keep it in weight_decay (AdamW's, say), or leave it to gradscope.regularize()"
 )
 
 
@@ -657,7 +657,8 @@ class Recording:
             judge.info, rules.facts = (replace(info, probabilities=True) for info in (judge.info, rules.facts))
         if (share := self._recorder.listeners.scaled_weights.share) and not self._penalties.ours:
             self._capture["weights_scaled_by_hand"] = share
-            judge.info, rules.facts = (replace(info, by_hand=share) for info in (judge.info, rules.facts))
+            both = judge.info.by_hand + share  # the optimizer's own decay is there already
+            judge.info, rules.facts = (replace(info, by_hand=both) for info in (judge.info, rules.facts))
         if (left := self._recorder.listeners.gradients.cut_by_value) < 1:
             self._capture["cut_by_value"] = left
             judge.info, rules.facts = (replace(info, cut_by_value=left) for info in (judge.info, rules.facts))

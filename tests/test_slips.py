@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +154,7 @@ def test_weights_that_shrink_unseen() -> None:
     table["penalty_gradient_mean_abs"] = np.zeros((400, 2))
     [told] = found("undeclared_penalty", table, NO_PENALTY)
     assert told.layers == ("0.weight", "2.weight")
+    assert "a term of the loss (record(penalty=…)); leave what a script does to weight_decay" in told.suggestion
     assert not found("undeclared_penalty", table, replace(NO_PENALTY, penalised=np.array([True, True])))
     assert not found("undeclared_penalty", rows(400, fall=0.0), NO_PENALTY)
     norms = {"module_types": {"0": "Linear", "2": "BatchNorm1d"}, "matrices": np.array([True, False])}
@@ -217,6 +218,45 @@ def test_a_decay_by_hand_is_seen_in_the_first_steps(name: str, dtype: torch.dtyp
     again = [f for f in check(dataset).findings if f.kind == "by hand"]
     assert again == [f for f in run.findings if f.kind == "by hand"]
     assert bool(again) == (share > 0)
+
+
+class Shrinking(torch.optim.Optimizer):
+    """Plain descent, with a decay of its own that no group tells."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad, alpha=0.1).mul_(0.995)
+
+
+def test_decays_of_script_and_optimizer_add_up_live_as_after_it(tmp_path: Path) -> None:
+    """Both are said, with advice that takes nothing off a gradient that never held it."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    optimizer = Shrinking(model.parameters())
+    path = tmp_path / "r.h5"
+    with (
+        pytest.warns(UserWarning, match="takes the share 0.005") as told,
+        gradscope.record(model, optimizer, path, on_failure="ignore") as run,
+    ):
+        for _ in range(80):
+            x = torch.randn(16, 6)
+            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                model.weight.mul_(0.99)
+            run.log(loss=loss)
+    [live] = [f for f in run.findings if f.kind == "by hand"]
+    assert [f for f in check(gradscope.open_run(path)).findings if f.kind == "by hand"] == [live]
+    assert "take 0.015 of the weights" in live.sentence
+    for said in (live.suggestion, next(str(w.message) for w in told if "takes the share" in str(w.message))):
+        assert "weight_decay" in said
+        assert "penalty=" not in said
 
 
 def test_what_gradscope_shrinks_itself_is_no_decay_by_hand(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def _undeclared(look: Look, facts: Facts) -> Cause | None:
     free = look.info.matrices & ~look.info.penalised & ~look.info.frozen
     weight = 0.85 if len(facts.shrunk) > 0.5 * free.sum() else 0.6
     return Cause(UNDECLARED, weight, said, [], "look for a term of the loss or a line of the script that shrinks the "
-                 "weights: lower it, and declare it (record(penalty=…)), so that it can be judged")  # fmt: skip
+                 "weights: lower it, and declare the term (record(penalty=…)), or leave the line to weight_decay or "
+                 "regularize(), so that it can be judged")  # fmt: skip
 
 
 def _untrained(look: Look, facts: Facts) -> Cause | None:

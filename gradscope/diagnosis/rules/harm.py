@@ -79,7 +79,7 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
         return found
     free = (info.matrices | _gains(info)) & ~info.frozen & ~info.penalised
     text = "weights shrink, and no penalty is known that acts on them"
-    advice = "if a term of the loss or the script does it, declare it: record(penalty=…), or regularize()"
+    advice = "declare a term of the loss (record(penalty=…)); leave what a script does to weight_decay or regularize()"
     return found + _shrunk(rows, info, o, free, "shrinks", text, advice)
 
 
