@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ def tolerance(
 
     if out is not None and by is not None:
         raise InputError("-o draws one level; leave out --by, and give the runs of one value")
-    found = tolerance_of_runs(runs, by)
+    found = tolerance_of_runs(runs, by, os.cpu_count() or 1)
     if out is not None:
         _draw(runs, out)
     if as_json:
@@ -47,7 +48,7 @@ def _draw(runs: list[Path], out: Path) -> None:
     from gradscope.report.level import draw_levels, level_summary
     from gradscope.report.tolerance import outcomes_of
 
-    penalty, outcomes = outcomes_of(runs)
+    penalty, outcomes = outcomes_of(runs, os.cpu_count() or 1)
     if not outcomes:
         return
     posterior = posterior_of(outcomes)

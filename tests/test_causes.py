@@ -212,6 +212,18 @@ def test_scatter_around_a_guess_is_no_learning(seed: int) -> None:
     assert judge.diagnosis(finished=True).verdict is Verdict.HEALTHY
 
 
+@pytest.mark.parametrize(("steps", "every"), [(300, 20), (600, 20), (2000, 100), (400, 1), (120, 60)])
+def test_losses_that_are_logged_now_and_then_can_be_clear_of_a_guess(steps: int, every: int) -> None:
+    """From 1.43 to .013, whatever is logged of it."""
+    table = rows(steps, strength=0.0, fall=0.0) | {"activation_std": np.ones((steps, 2))}
+    loss = np.full(steps, np.nan)
+    loss[::every] = (0.013 + 1.42 * np.exp(-6 * np.arange(steps) / steps))[::every]
+    guess = replace(INFO, penalised=np.array([False, False]), baseline_loss=float("nan"), horizon=steps)
+    judge = Judge(guess)
+    judge.update(table | {"loss": loss})
+    assert judge.diagnosis(finished=True).verdict is Verdict.HEALTHY
+
+
 def test_healthy_on_a_guess_names_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(8, 1)

@@ -101,10 +101,23 @@ def test_many_records_are_read_on_all_cores(
     records = [str(collapsed_run), str(healthy_run)]
     one_by_one = ok(["tolerance", *records], capsys)
     monkeypatch.setattr("gradscope.report.tolerance.MANY", 2)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert ok(["tolerance", *records], capsys) == one_by_one
     (tmp_path / "no.h5").write_text("nothing")
     assert "no.h5" in refused(["tolerance", *records, str(tmp_path / "no.h5")], capsys)
+
+
+@pytest.mark.thorough
+def test_an_interrupt_of_many_records_leaves_no_process(healthy_run: Path) -> None:
+    """As Ctrl-C does: to the whole group, at any moment."""
+    words = [PYTHON, "-m", "gradscope_cli.main", "tolerance", *[str(healthy_run)] * 400]
+    for wait in (2.0, 3.0):
+        command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        time.sleep(wait)
+        os.killpg(command.pid, signal.SIGINT)
+        _, said = command.communicate(timeout=60)  # its pipes end with the last process that holds them
+        assert command.returncode == 130, (wait, said)
+        assert said == b"gradscope: interrupted\n", wait
 
 
 def test_tolerance_names_what_differs(healthy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

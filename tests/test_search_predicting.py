@@ -7,7 +7,9 @@ import math
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import Future
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from gradscope.prediction.asker import FREE, LATE, ROWS, Prober
 from gradscope.search.asker import ToleranceSearch
 from gradscope.search.campaign import Campaign
 from gradscope.search.ledger import Ledger
-from gradscope.search.predicting import worth_predicting
+from gradscope.search.predicting import _Gate, worth_predicting
 from gradscope.search.trial import Trial
 from tests.loops import a_deep_net as train
 
@@ -95,6 +97,7 @@ def test_what_is_worth_predicting() -> None:
     assert not worth_predicting("l2", 0.1, 1.0, scripts=True)
     assert not worth_predicting("linf", 1e-3, 1.0, scripts=True)
     assert not worth_predicting("l2", 1e-3, 1.0, scripts=False)
+    assert worth_predicting("l2", 0.0, 1.0, scripts=True)  # which is refused in words of its own
 
 
 def test_probes_that_would_cost_as_much_as_trials_are_not_run() -> None:
@@ -149,6 +152,41 @@ def test_probes_take_the_place_of_one_trial(tmp_path: Path) -> None:
     assert len(search.told) == 4
 
 
+def test_what_is_over_is_kept_where_probes_end_the_search(tmp_path: Path) -> None:
+    """No record at all is a mistake; the trial that ended in the same moment is in the ledger."""
+    ledger, slow = Ledger(tmp_path, {"command": "x"}), Slow()
+    slow.probes = Future()
+
+    def start(_executor: Any, plan: Trial, path: Path) -> Future[Trial]:
+        future = Slow.start(slow, _executor, plan, path) if slow.probes.done() else Future()
+        if not slow.probes.done():
+            future.set_result(plan.over(0.0, 100, verdict="healthy", fingerprint=(0.0,), stopped_early=True))
+            slow.probes.set_exception(InputError("no record"))
+        return future
+
+    campaign = Campaign(start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no record"):
+        campaign.level("tolerance", ToleranceSearch(1e-3, 1.0, max_trials=4), None, (slow.probes, lambda _: None))
+    ledger.close()
+    assert len(ledger.trials["tolerance"]) == 1
+
+
+def test_no_probe_begins_once_the_search_is_over() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        gate = _Gate(threads)
+        assert gate.submit(abs, -1).result() == 1
+        blocked, waiting = threading.Event(), gate.submit(time.sleep, 0)
+        waiting.result()
+        first = threads.submit(blocked.wait, 30)
+        last = gate.submit(abs, -2)
+        gate.close()
+        assert last.cancelled()
+        with pytest.raises(InputError, match="the search is over"):
+            gate.submit(abs, -3)
+        blocked.set()
+        first.result()
+
+
 def test_a_trial_asked_to_end_as_it_ends_says_nothing() -> None:
     """From its answer on no handler of ours stands between the signal and its end."""
     script = """
@@ -166,6 +204,36 @@ def test_a_trial_asked_to_end_as_it_ends_says_nothing() -> None:
 
 
 # -- real trainings ---------------------------------------------------------------------------------
+
+
+def interrupted(strength: float, seed: int, path: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def broken(strength: float, seed: int, path: Path) -> None:
+    if strength == 0:
+        raise RuntimeError("no penalty, no training")
+    train(strength, seed, path)
+
+
+def test_an_interrupt_of_a_probe_is_one_of_the_search(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        gradscope.search_tolerance(interrupted, 1e-4, 1.0, out=tmp_path / "s", max_trials=3, predict=True)
+    assert '"predicted"' not in (tmp_path / "s" / "search.jsonl").read_text()
+
+
+def test_a_probe_that_cannot_be_run_leaves_the_search_to_its_trials(tmp_path: Path) -> None:
+    told: list[Any] = []
+    out = tmp_path / "s"
+    found = gradscope.search_tolerance(
+        broken, 1e-4, 1.0, out=out, max_trials=1, predict=True, on_prediction=told.append
+    )
+    assert len(found.trials) == 1
+    assert told == []
+    assert found.predicted is not None
+    assert found.predicted["lost"]
+    assert "no penalty, no training" in found.predicted["reason"]
+    assert '"predicted"' not in (out / "search.jsonl").read_text()  # another call may try again
 
 
 def test_a_function_is_probed_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -186,6 +254,8 @@ def test_a_function_is_probed_where_that_is_asked_for(tmp_path: Path) -> None:
     assert again.trials[:3] == found.trials
     plain = gradscope.search_tolerance(train, 1e-4, 1.0, out=tmp_path / "t", max_trials=1)
     assert plain.predicted is None
+    refused = gradscope.search_tolerance(train, 1e-4, 1.0, out=out, max_trials=4, predict=False)
+    assert refused.predicted is None  # nor is what is known taken
     with pytest.raises(InputError, match="a level is predicted for l2 and l1 only"):
         gradscope.search_tolerance(train, 1e-4, 1.0, penalty="linf", predict=True)
 

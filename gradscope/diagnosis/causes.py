@@ -221,7 +221,7 @@ def _clipping(look: Look, facts: Facts) -> Cause | None:
     moved = facts.moves * clip if by_value else facts.moves_clipped
     reach, penalty = moved * steps, rate
     said = [
-        f"gradients were clipped by value, to {clip:.2g} of their norm in the first steps"
+        f"gradients were clipped by value, or each by itself, to {clip:.2g} of their norm in the first steps"
         if by_value
         else f"{facts.clipped:.0%} of the steps were clipped, to {clip:.2g} of their size on average",
         f"a step of the loss moved the weights by {moved:.2g} of their size, without clipping by {facts.moves:.2g}",

@@ -13,6 +13,9 @@ from gradscope.run_info import RunInfo
 
 CONSTANT = "the loss of the network once it predicted a constant"
 
+#: Losses whose scatter says something.
+FEW = 8
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -91,9 +94,9 @@ class Look:
     def clear(self) -> bool:
         """Whether the losses at the end lie below the baseline by more than they and the first ones scatter."""
         known = measures.losses(self.series, self.n)
-        first, last = known[: self.limits.window], known[-max(2, self.n // 20) :]
-        if len(known) < 2 * self.limits.window:
-            return False
+        if len(known) < FEW:  # too few to tell their scatter
+            return bool(self.end_level < self.baseline.below(0.5))
+        first, last = known[: min(self.limits.window, len(known) // 2)], known[-max(2, len(known) // 20) :]
         error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
         return bool(last.mean() + self.limits.standard_errors * error < self.baseline.loss)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -50,9 +52,13 @@ class RunSummary:
         return ", ".join(inside) or "none"
 
 
-def tolerance_of_runs(paths: Sequence[Path], by: str | None = None) -> dict[str, Any]:
-    """The estimate that `gradscope tolerance --json` prints; with ``by``, one a value of that setting."""
-    runs = _summaries(paths)
+def tolerance_of_runs(paths: Sequence[Path], by: str | None = None, processes: int = 1) -> dict[str, Any]:
+    """The estimate that `gradscope tolerance --json` prints; with ``by``, one a value of that setting.
+
+    ``processes``: of `MANY` records and more, so many read them side by side. Started anew: a script that calls this
+    needs ``if __name__ == "__main__"``.
+    """
+    runs = _summaries(paths, processes)
     if by is not None and all(run.value(by) == "none" for run in runs):
         raise InputError(f"--by is {by!r}; the runs have {', '.join(sorted(runs[0].settings))}")
     _check_alike(runs, by)
@@ -62,23 +68,37 @@ def tolerance_of_runs(paths: Sequence[Path], by: str | None = None) -> dict[str,
     return {"by": by, "levels": {value: _level([run for run in runs if run.value(by) == value]) for value in values}}
 
 
-def outcomes_of(paths: Sequence[Path]) -> tuple[str, list[Outcome]]:
+def outcomes_of(paths: Sequence[Path], processes: int = 1) -> tuple[str, list[Outcome]]:
     """The penalty and the outcomes of these runs, for a figure of them."""
-    runs = _usable(_summaries(paths))
+    runs = _usable(_summaries(paths, processes))
     return runs[0].settings["penalty"] if runs else "none", [run.outcome for run in runs]
 
 
-def _summaries(paths: Sequence[Path]) -> list[RunSummary]:
-    """Each record's, in order; of many, on all cores. Raises `InputError` for the first that cannot be read."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(paths) < MANY or cores == 1:
+def _summaries(paths: Sequence[Path], processes: int) -> list[RunSummary]:
+    """Each record's, in order. Raises `InputError` for the first that cannot be read."""
+    if len(paths) < MANY or processes == 1:
         return [_summary(path) for path in paths]
-    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with _deaf_to_interrupts():  # an interrupt is for us alone: theirs would be a traceback
+            found = pool.map(_summary, paths, chunksize=4)
         try:
-            return list(pool.map(_summary, paths, chunksize=4))
+            return list(found)
         except BaseException:  # one that cannot be read, an interrupt: the rest is for nothing
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started here do not hear SIGINT."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _summary(path: Path) -> RunSummary:

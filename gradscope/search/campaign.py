@@ -69,10 +69,14 @@ class Campaign:
                     self._begin(name, search.ask())
                 others = () if beside is None else (beside[0],)
                 finished, _ = wait((*self._running, *others), return_when=FIRST_COMPLETED)
-                if beside is not None and beside[0].done():
-                    beside[1](beside[0].result())
-                    finished, beside = finished - {beside[0]}, None
                 mistakes: list[InputError] = []
+                if beside is not None and beside[0].done():
+                    finished -= {beside[0]}
+                    try:
+                        beside[1](beside[0].result())
+                    except InputError as mistake:
+                        mistakes.append(mistake)
+                    beside = None
                 for future in finished:  # all of them, whatever one says: what is over is kept
                     try:
                         self._end(name, search, future, self._running.pop(future))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ def worth_predicting(penalty: str, low: float, high: float, scripts: bool) -> bo
 
     Where readers know the penalty, the range is wider than a decade, and a probe costs no start (``scripts``).
     """
-    return scripts and penalty in PENALTIES and high / low > WIDE
+    return scripts and penalty in PENALTIES and high > WIDE * low
 
 
 def on_executor(train: Train | Command, where: Executor) -> Run:
@@ -48,27 +49,49 @@ def _run_function(train: Train, plan: Plan, path: Path) -> str:
     return of_function(train)(plan, path)
 
 
+class _Gate(Executor):
+    """An executor that takes no more calls from the moment on at which it is closed."""
+
+    def __init__(self, where: Executor) -> None:
+        self._where, self._lock, self._closed = where, threading.Lock(), False
+        self._latest: Future[Any] | None = None
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        with self._lock:
+            if self._closed:
+                raise InputError("the search is over")
+            self._latest = self._where.submit(function, *args, **kwargs)
+            return self._latest
+
+    def close(self) -> None:
+        """No more calls; the latest is not waited for, and ends where its executor can end it."""
+        with self._lock:
+            self._closed = True
+            if self._latest is not None:
+                self._latest.cancel()
+
+
 class Predicting:
     """Probes under way beside a search's first trials.
 
     ``over``: a `Prediction` as plain values, the ``steps`` it took and whether a probe was ``lost``, once it is made or
-    cannot be; it raises where the training leaves no record, as its trials would not, either. ``beside``: in a thread
-    of its own.
+    cannot be; it raises where the training leaves no record, as its trials would not, either. In a thread of its own,
+    but for an executor that runs everything in this process.
     """
 
-    def __init__(self, run: Run, penalty: str, seed: int, folder: Path, *, beside: bool) -> None:
+    def __init__(self, train: Train | Command, where: Executor, penalty: str, seed: int, folder: Path) -> None:
         self.over: Future[dict[str, Any]] = Future()
         self._prober = Prober(shipped(), penalty, seed=seed, quick=True)
-        self._run, self._folder = run, folder
-        self._given_up = threading.Event()
-        if beside:
+        self._gate = _Gate(where)
+        self._run, self._folder = on_executor(train, where if isinstance(where, HereExecutor) else self._gate), folder
+        if not isinstance(where, HereExecutor):
             threading.Thread(target=self._work, name="gradscope-probes", daemon=True).start()
         else:
             self._work()
 
     def give_up(self) -> None:
         """Nobody waits for it any more: no further probe begins."""
-        self._given_up.set()
+        self._gate.close()
 
     def _work(self) -> None:
         steps, lost = 0, False
@@ -77,18 +100,13 @@ class Predicting:
             nonlocal steps
             steps += probe.steps
 
-        def run(plan: Plan, path: Path) -> str:
-            if self._given_up.is_set():
-                raise InputError("the search is over")
-            return self._run(plan, path)
-
         try:
-            probed(self._prober, run, self._folder, told)
+            probed(self._prober, self._run, self._folder, told)
             found = self._prober.prediction()
         except MissingRecordError as error:  # nor would a trial leave one
             self.over.set_exception(error)
             return
-        except BaseException as error:  # of the script, of its process: the trials will tell whether it matters
+        except (Exception, SystemExit) as error:  # of the script, of its process: the trials will tell if it matters
             reason = " ".join((str(error) or type(error).__name__).split())
             found, lost = Prediction(False, reason), True
         self.over.set_result({**asdict(found), "steps": steps, "lost": lost})

@@ -12,8 +12,7 @@ from gradscope.child import Command
 from gradscope.prediction.suggest import PENALTIES
 from gradscope.search.asker import ToleranceSearch, early_errors
 from gradscope.search.campaign import Beside
-from gradscope.search.executors import HereExecutor
-from gradscope.search.predicting import Predicting, on_executor, prior, worth_predicting
+from gradscope.search.predicting import Predicting, prior, worth_predicting
 from gradscope.search.result import Progress, ToleranceResult
 from gradscope.search.session import Training, executor_here, session
 from gradscope.search.trial import Trial
@@ -81,7 +80,19 @@ def search_tolerance(
     executor = executor_here(workers, timeout, executor)
     how = Settings(precision, max_trials, seed)
     return _search(
-        training, low, high, how, delayed, workers, executor, out, timeout, bool(predict), on_trial, on_prediction
+        training,
+        low,
+        high,
+        how,
+        delayed,
+        workers,
+        executor,
+        out,
+        timeout,
+        bool(predict),
+        predict is not False,
+        on_trial,
+        on_prediction,
     )
 
 
@@ -109,10 +120,13 @@ def search_command(
     """
 
     training = Training.of_command(command)
+    keep = predict is not False
     if predict is None:
         predict = executor == "local" and worth_predicting(command.penalty, low, high, training.scripts)
     how = Settings(precision, max_trials, seed)
-    return _search(training, low, high, how, delayed, workers, executor, out, timeout, predict, on_trial, on_prediction)
+    return _search(
+        training, low, high, how, delayed, workers, executor, out, timeout, predict, keep, on_trial, on_prediction
+    )
 
 
 def _search(
@@ -126,6 +140,7 @@ def _search(
     out: str | Path | None,
     timeout: float | None,
     predict: bool,
+    keep: bool,
     on_trial: Callable[[Progress], None] | None,
     on_prediction: Callable[[dict[str, Any]], None] | None,
 ) -> ToleranceResult:
@@ -136,6 +151,7 @@ def _search(
         raise InputError(f"the penalty is {penalty}; a level is predicted for {' and '.join(PENALTIES)} only")
     with session(training, settings, executor=executor, workers=workers, timeout=timeout, out=out) as campaign:
         ledger = campaign.ledger
+        said = ledger.predicted if keep else None
 
         def level(name: str, search: ToleranceSearch, beside: Beside | None = None) -> None:
             def heard(trial: Trial | None, lost: str | None) -> None:
@@ -145,18 +161,19 @@ def _search(
             campaign.level(name, search, heard, beside)
 
         def predicted(found: dict[str, Any]) -> None:
-            ledger.predict(found)
+            nonlocal said
+            said = found
+            if not found["lost"]:
+                ledger.predict(found)
             if (known := prior(found)) is not None:
                 first.expect(known)
             if on_prediction is not None and not found["lost"]:
                 on_prediction(found)
 
-        if ledger.predicted is not None and (known := prior(ledger.predicted)) is not None:
+        if said is not None and (known := prior(said)) is not None:
             first.expect(known)
-        if predict and ledger.predicted is None and not ledger.trials:
-            run = on_executor(training.what, campaign.executor)
-            here = isinstance(campaign.executor, HereExecutor)
-            probes = Predicting(run, penalty, how.seed, campaign.folder, beside=not here)
+        if predict and said is None and not ledger.trials:
+            probes = Predicting(training.what, campaign.executor, penalty, how.seed, campaign.folder)
             try:
                 level("tolerance", first, (probes.over, predicted))
             finally:
@@ -172,7 +189,7 @@ def _search(
         tuple(ledger.trials.get("tolerance", ())), tuple(ledger.trials.get("delayed", ())), campaign.folder,
         early_errors([*first.told, *(second.told if second else ())]),
         sum(len(numbers) for numbers in ledger.lost.values()), first.posterior, second.posterior if second else None,
-        ledger.predicted,
+        said,
     )  # fmt: skip
 
 
