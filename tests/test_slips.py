@@ -220,6 +220,33 @@ def test_a_decay_by_hand_is_seen_in_the_first_steps(name: str, dtype: torch.dtyp
     assert bool(again) == (share > 0)
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_a_norm_that_is_held_is_no_decay(held: bool, tmp_path: Path) -> None:
+    """Steps before a normalisation only lengthen the weights; a fixed norm takes that back, as a factor below 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weight = model[0].weight
+    norm = weight.norm().item()
+    path = tmp_path / "r.h5"
+    factors = []
+    with gradscope.record(model, optimizer, path, on_failure="ignore") as run:
+        for _ in range(20):
+            x = torch.randn(64, 32)
+            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                factors.append(norm / weight.norm().item() if held else 1 - 3e-5)
+                weight.mul_(factors[-1])
+            run.log(loss=loss)
+    shares = [1 - factor for factor in factors[:12]]
+    assert 1e-6 < min(shares) < max(shares) < 2 * min(shares) or not held
+    seen = json.loads(gradscope.open_run(path).attrs["capture"]).get("weights_scaled_by_hand", 0.0)
+    assert seen == pytest.approx(0.0 if held else 3e-5, rel=0.1)
+
+
 class Shrinking(torch.optim.Optimizer):
     """Plain descent, with a decay of its own that no group tells."""
 

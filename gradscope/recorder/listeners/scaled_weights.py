@@ -1,8 +1,9 @@
 """Noticing that a script scales the weights between the optimizer's steps: a decay that no optimizer knows of.
 
 What the optimizer leaves of one matrix is kept until its next step begins, in the first steps. If all that has happened
-to it by then is a factor below 1, step after step, it is a decay by hand. Averages that are swapped in, a
-sharpness-aware pass, a clamp or a norm of rows do something else to it.
+to it by then is a factor below 1, step after step, it is a decay by hand, unless its norm is the same each time: what
+holds a norm takes back what a step has added. Averages that are swapped in, a sharpness-aware pass, a clamp or a norm
+of rows do something else to it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ LOOKED, LEAST, ENTRIES = 12, 6, 1 << 14
 ROUNDING = 8
 #: How many times larger than another the share that a step takes may be, for both to be one decay.
 ALIKE = 2.0
+#: How far, as a share of it, a norm that is held may move: held by torch's own norm of ten million floats, 2e-6.
+HELD = 1.5e-5
+#: Entries of which a norm is taken at once.
+AT_ONCE = 1 << 22
 
 
 class ScaledWeights(Listener):
@@ -65,7 +70,7 @@ class Matrix:
         chosen = next((w for w in weights if w.ndim > 1), None)
         self._weight: Tensor | None = None if meter.sharded else chosen
         self._kept: Tensor | None = None
-        self._found: list[Tensor] = []  # of each step: the factor, and what it leaves unexplained, on the device
+        self._found: list[Tensor] = []  # of each step, on the device: the factor, what it leaves unexplained, the norm
         self._steps = 0
 
     @property
@@ -78,7 +83,9 @@ class Matrix:
         if self._weight is None or len(found) < LEAST:
             return 0.0
         off = ROUNDING * torch.finfo(self._weight.dtype).eps
-        factors, unexplained = zip(*(pair.tolist() for pair in found), strict=True)
+        factors, unexplained, norms = zip(*(each.tolist() for each in found), strict=True)
+        if max(norms) - min(norms) < max(HELD, off) * max(norms):
+            return 0.0
         shares = [1 - factor for factor in factors]
         same = max(unexplained) < off < min(shares) and max(shares) < min(ALIKE * min(shares), 1.0)
         return sum(shares) / len(shares) if same else 0.0
@@ -107,7 +114,9 @@ class Matrix:
         now, kept = now.double(), kept.double()
         square = kept.square().sum()
         factor = (now * kept).sum() / square
-        self._found.append(torch.stack([factor, (now - factor * kept).norm() / square.sqrt()]))
+        parts = self._weight.detach().reshape(-1).split(AT_ONCE)
+        norm = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]).norm()
+        self._found.append(torch.stack([factor, (now - factor * kept).norm() / square.sqrt(), norm]))
 
     @staticmethod
     def _entries(weight: Tensor) -> Tensor:
