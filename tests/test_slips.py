@@ -22,6 +22,7 @@ from gradscope.diagnosis.rules.catalogue import RULES
 from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.rules.post_hoc import check
+from gradscope.recorder.listeners.scaled_weights import Matrix
 from gradscope.run_info import RunInfo
 from tests.test_failure_model import INFO, look, rows
 
@@ -245,6 +246,37 @@ def test_a_norm_that_is_held_is_no_decay(held: bool, tmp_path: Path) -> None:
     assert 1e-6 < min(shares) < max(shares) < 2 * min(shares) or not held
     seen = json.loads(gradscope.open_run(path).attrs["capture"]).get("weights_scaled_by_hand", 0.0)
     assert seen == pytest.approx(0.0 if held else 3e-5, rel=0.1)
+
+
+@pytest.mark.parametrize("fails", ["begins", "stepped", "share"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_an_error_of_that_look_takes_no_row_with_it(
+    fails: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named once, and the looking ends."""
+    calls = []
+
+    def broken(self: Matrix) -> None:
+        calls.append(self)
+        raise RuntimeError("out of room")
+
+    monkeypatch.setattr(Matrix, fails, property(broken) if fails == "share" else broken)
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path = tmp_path / "r.h5"
+    with gradscope.record(model, optimizer, path, on_failure="ignore", every=every) as run:
+        for _ in range(20):
+            x = torch.randn(16, 6)
+            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    dataset = gradscope.open_run(path)
+    assert len(calls) == 1
+    assert json.loads(dataset.attrs["capture"])["not_read"] == {"weights_scaled_by_hand": "RuntimeError: out of room"}
+    assert len(dataset["step"]) == 20 / every
+    assert np.isfinite(dataset["weight_norm"].values).all()
 
 
 class Shrinking(torch.optim.Optimizer):

@@ -57,9 +57,9 @@ class Listeners:
         weights, self._timeline, self._preset = list(parameters.values()), timeline, preset
         self._home = next(w.device for w in weights if not w.is_meta)
         self.missed, self.kept = MissedSteps(timeline, buffer, steps_missed), KeptGradients()
-        self.scaled_weights = ScaledWeights(buffer)
         self.scaling = scaling = GradScaling({id(o) for o in optimizers}, buffer, steps)
         self.unread = Unread(list(parameters), weights, timeline, buffer, warn)
+        self.scaled_weights = ScaledWeights(buffer, self.unread)
         self.gradients = Gradients(optimizers, weights, buffer.ranks, scaling, passes.heard)
         self.penalties = PenaltyGradients(weights, sum(groups.counts), buffer, scaling, self.unread)
         updates = Updates(self.gradients.numel, timeline, buffer, self.penalties) if preset.full else None

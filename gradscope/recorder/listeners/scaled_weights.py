@@ -8,13 +8,15 @@ of rows do something else to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from gradscope.recorder.kernels.kinds import is_familiar
 from gradscope.recorder.listener import Listener
+from gradscope.recorder.listeners.unread import Unread
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.ring import FIXED
 from gradscope.recorder.row_buffer import RowBuffer
@@ -33,32 +35,50 @@ AT_ONCE = 1 << 22
 
 
 class ScaledWeights(Listener):
-    """Looks at one matrix of each optimizer in its first steps."""
+    """Looks at one matrix of each optimizer in its first steps. No row holds what it sees: an error ends the looking,
+    and is named in ``unread``.
+    """
 
-    def __init__(self, buffer: RowBuffer) -> None:
-        self._buffer = buffer
+    def __init__(self, buffer: RowBuffer, unread: Unread) -> None:
+        self._buffer, self._unread = buffer, unread
+        self._given_up = False
         self._all: list[Matrix] = []
         self._of: dict[Meter, Matrix] = {}  # those that are looked at still
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
-        found = {meter: Matrix(meter) for meter in meters if meter.device.type in ("cpu", "cuda")}
+        looked_at = [meter for meter in meters if meter.device.type in ("cpu", "cuda") and not self._given_up]
+        found = {meter: Matrix(meter) for meter in looked_at}
         self._all = list(found.values())
         self._of = {meter: matrix for meter, matrix in found.items() if not matrix.over}
 
     def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
-        if meter in self._of and number != FIXED:
-            self._of[meter].begins()
-            if self._of[meter].over:
-                del self._of[meter]
+        if (matrix := self._of.get(meter)) is not None and number != FIXED:
+            with self._giving_up():
+                matrix.begins()
+                if matrix.over:
+                    self._of.pop(meter, None)
 
     def after_step(self, meter: Meter, number: int) -> None:
-        if meter in self._of and not self._buffer.paused:
-            self._of[meter].stepped()
+        if (matrix := self._of.get(meter)) is not None and not self._buffer.paused:
+            with self._giving_up():
+                matrix.stepped()
 
     @property
     def share(self) -> float:
         """What the script takes of the weights after each of the first steps, as a share of them; 0 for nothing."""
-        return max((matrix.share for matrix in self._all), default=0.0)
+        shares = [0.0]
+        with self._giving_up():
+            shares += [matrix.share for matrix in self._all]
+        return max(shares)
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """An error ends the looking: what was seen until then is not told either."""
+        try:
+            yield
+        except Exception as error:  # the training goes on
+            self._given_up, self._all, self._of = True, [], {}
+            self._unread.note("weights_scaled_by_hand", error)
 
 
 class Matrix:

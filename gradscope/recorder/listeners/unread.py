@@ -17,7 +17,7 @@ MOST_TROUBLES = 8
 
 
 class Unread(Listener):
-    """Errors of measuring, by step, and parameters without numbers. ``warn(text)``: told of the first error."""
+    """Errors of measuring, by step, and parameters without numbers. ``warn(text)``: told of the first step."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Unread(Listener):
         self._timeline, self._buffer = timeline, buffer
         self._meters: Sequence[Meter] = ()
         self._trouble: dict[str, str] = {}
+        self._warned = False
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
         self._meters = meters
@@ -58,10 +59,11 @@ class Unread(Listener):
         ring = self._buffer.rings[meter.device]
         for name in self._buffer.layout.of_meter[meter.number]:
             ring.view(name, number).fill_(float("nan"))
-        first, many = not self._trouble, len(self._trouble) >= MOST_TROUBLES
+        many = len(self._trouble) >= MOST_TROUBLES
         step = self._timeline.step_of(number)
         line = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if first:
+        if not self._warned:
+            self._warned = True
             self._warn(f"step {step} was not measured, {line}; the training goes on")
         if not many:
             self._trouble[f"step {step}"] = line
