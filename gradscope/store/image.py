@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import os
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil
 from numpy.typing import NDArray
 
 from gradscope.store import layout, schema
@@ -29,6 +34,7 @@ class Image:
     def __init__(self, file: TransactionalFile, *, create: bool, storage: Storage) -> None:
         self._file = file
         self._root = h5py.File(file, "w" if create else "r+", track_order=True)
+        _OPEN.add(self)
         compression = storage.compression
         self._filters: dict[str, Any] = {"fletcher32": True}
         if compression:
@@ -214,3 +220,25 @@ class Image:
     def _set_attributes(self, attributes: Mapping[str, Any]) -> None:
         for name, value in attributes.items():
             self._root.attrs[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
+_OPEN: weakref.WeakSet[Image] = weakref.WeakSet()
+
+
+def _close_copies() -> None:
+    """Close what a forked child has copies of, in memory alone, while its interpreter is there.
+
+    HDF5 would do so after the interpreter's end, and call back into it: a segmentation fault. Not where the fork came
+    in the middle of a call of another thread, which holds h5py's lock for ever here.
+    """
+    if not phil.acquire(blocking=False):
+        return
+    try:
+        for image in list(_OPEN):
+            with contextlib.suppress(Exception):
+                image._root.close()
+    finally:
+        phil.release()
+
+
+os.register_at_fork(after_in_child=lambda: atexit.register(_close_copies))
