@@ -40,6 +40,27 @@ def found(rule: str, table: dict[str, np.ndarray], info: RunInfo, losses: dict[i
     return checker.findings
 
 
+def trained(
+    run: gradscope.Recording,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    between: Callable[[int], object] = lambda step: None,
+    inputs: tuple[int, int] = (16, 6),
+) -> None:
+    """A plain loop; ``between`` is what the script does to the weights after each step."""
+    dtype = next(model.parameters()).dtype
+    for step in range(steps):
+        x = torch.randn(inputs, dtype=dtype)
+        loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            between(step)
+        run.log(loss=loss)
+
+
 class SoftmaxInside(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(1)
@@ -204,15 +225,7 @@ def test_a_decay_by_hand_is_seen_in_the_first_steps(name: str, dtype: torch.dtyp
     kept: dict[str, Tensor] = {}
     path = tmp_path / "r.h5"
     with gradscope.record(model, optimizer, path, preset=preset, on_failure="ignore") as run:
-        for step in range(140):
-            x = torch.randn(16, 6, dtype=dtype)
-            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                change(model, step, kept)
-            run.log(loss=loss)
+        trained(run, model, optimizer, 140, lambda step: change(model, step, kept))
     dataset = gradscope.open_run(path)
     capture = json.loads(dataset.attrs["capture"])
     assert capture.get("weights_scaled_by_hand", 0.0) == pytest.approx(share, rel=0.15)
@@ -231,17 +244,13 @@ def test_a_norm_that_is_held_is_no_decay(held: bool, tmp_path: Path) -> None:
     norm = weight.norm().item()
     path = tmp_path / "r.h5"
     factors = []
+
+    def scale(step: int) -> None:
+        factors.append(norm / weight.norm().item() if held else 1 - 3e-5)
+        weight.mul_(factors[-1])
+
     with gradscope.record(model, optimizer, path, on_failure="ignore") as run:
-        for _ in range(20):
-            x = torch.randn(64, 32)
-            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                factors.append(norm / weight.norm().item() if held else 1 - 3e-5)
-                weight.mul_(factors[-1])
-            run.log(loss=loss)
+        trained(run, model, optimizer, 20, scale, (64, 32))
     shares = [1 - factor for factor in factors[:12]]
     assert 1e-6 < min(shares) < max(shares) < 2 * min(shares) or not held
     seen = json.loads(gradscope.open_run(path).attrs["capture"]).get("weights_scaled_by_hand", 0.0)
@@ -265,13 +274,7 @@ def test_an_error_of_that_look_takes_no_row_with_it(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     path = tmp_path / "r.h5"
     with gradscope.record(model, optimizer, path, on_failure="ignore", every=every) as run:
-        for _ in range(20):
-            x = torch.randn(16, 6)
-            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+        trained(run, model, optimizer, 20)
     dataset = gradscope.open_run(path)
     assert len(calls) == 1
     assert json.loads(dataset.attrs["capture"])["not_read"] == {"weights_scaled_by_hand": "RuntimeError: out of room"}
@@ -301,15 +304,7 @@ def test_decays_of_script_and_optimizer_add_up_live_as_after_it(tmp_path: Path) 
         pytest.warns(UserWarning, match="takes the share 0.005") as told,
         gradscope.record(model, optimizer, path, on_failure="ignore") as run,
     ):
-        for _ in range(80):
-            x = torch.randn(16, 6)
-            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                model.weight.mul_(0.99)
-            run.log(loss=loss)
+        trained(run, model, optimizer, 80, lambda step: model.weight.mul_(0.99))
     [live] = [f for f in run.findings if f.kind == "by hand"]
     assert [f for f in check(gradscope.open_run(path)).findings if f.kind == "by hand"] == [live]
     assert "take 0.015 of the weights" in live.sentence
@@ -324,13 +319,7 @@ def test_what_gradscope_shrinks_itself_is_no_decay_by_hand(tmp_path: Path) -> No
     gradscope.regularize(optimizer, gradscope.L2(), gradscope.Constant(0.05), decoupled=True)
     path = tmp_path / "r.h5"
     with gradscope.record(model, optimizer, path, on_failure="ignore") as run:
-        for _ in range(20):
-            x = torch.randn(16, 6)
-            loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+        trained(run, model, optimizer, 20)
     assert "weights_scaled_by_hand" not in json.loads(gradscope.open_run(path).attrs["capture"])
 
 

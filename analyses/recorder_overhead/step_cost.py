@@ -213,6 +213,17 @@ def lines(net: str, found: dict[str, list[float]]) -> list[dict[str, Any]]:
     return told
 
 
+def command(options: argparse.Namespace) -> str:
+    """What was run, with the revision of the other checkout in the place of its folder."""
+    words = ["python -m analyses.recorder_overhead.step_cost"]
+    if options.beside:
+        asked = ["git", "-C", options.beside, "rev-parse", "--short", "HEAD"]
+        revision = subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "unknown"
+        words.append(f"--beside CHECKOUT_OF_{revision}")
+    nets = " ".join(f'"{net}"' if " " in net else net for net in options.only)
+    return " ".join([*words, f"--only {nets}", f"--presets {' '.join(options.presets)}", f"--blocks {options.blocks}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=Path, help="another checkout, whose presets are measured in the same rounds")
@@ -246,8 +257,7 @@ def main() -> None:
         from analyses.recorder_overhead.run import machine
 
         with options.out.open("w", newline="") as file:
-            command = " ".join(("python -m analyses.recorder_overhead.step_cost", *sys.argv[1:]))
-            file.write(f"# {command}; {machine(torch.device('cpu'))}\n")
+            file.write(f"# {command(options)}; {machine(torch.device('cpu'))}\n")
             writer = csv.DictWriter(file, told[0])
             writer.writeheader()
             writer.writerows(told)

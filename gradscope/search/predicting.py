@@ -35,9 +35,6 @@ def on_executor(train: Train | Command, where: Executor) -> Run:
     """Probes of what a search trains, on its executor."""
     if isinstance(train, Command):
         return of_command(train, where)
-    here = of_function(train)
-    if isinstance(where, HereExecutor):
-        return here
 
     def run(plan: Plan, path: Path) -> str:
         return str(where.submit(_run_function, train, plan, path).result())
@@ -83,11 +80,11 @@ class Predicting:
         self.over: Future[dict[str, Any]] = Future()
         self._prober = Prober(shipped(), penalty, seed=seed, quick=True)
         self._gate = _Gate(where)
-        self._run, self._folder = on_executor(train, where if isinstance(where, HereExecutor) else self._gate), folder
-        if not isinstance(where, HereExecutor):
-            threading.Thread(target=self._work, name="gradscope-probes", daemon=True).start()
-        else:
+        self._run, self._folder = on_executor(train, self._gate), folder
+        if isinstance(where, HereExecutor):
             self._work()
+        else:
+            threading.Thread(target=self._work, name="gradscope-probes", daemon=True).start()
 
     def give_up(self) -> None:
         """Nobody waits for it any more: no further probe begins."""
