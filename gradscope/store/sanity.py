@@ -101,6 +101,9 @@ def _check_meaning(path: Path, file: h5py.File) -> None:
         for column in columns:
             if column not in file[name]:
                 raise _wrong(path, f"its {name} have no column {column!r}")
+        shapes = {item.shape for item in file[name].values()}
+        if len(shapes) != 1 or len(shapes.pop()) != 1:
+            raise _wrong(path, f"the columns of its {name} differ in length")
     if file[schema.STEP].dtype.kind != "i" or file[schema.PARAMETER].dtype.kind != "O":
         raise _wrong(path, "step or parameter has a wrong type")
     rows, parameters = len(file[schema.STEP]), len(file[schema.PARAMETER])

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import h5py
 
-from gradscope.store import redo_log, regular
+from gradscope.store import heaps, redo_log, regular
 from gradscope.store.bounds import LARGEST_READ
 from gradscope.store.redo_log import PAGE
 from gradscope.types import InputError
@@ -69,6 +69,7 @@ class Overlay(io.RawIOBase):
             raise ValueError(f"{len(view)} bytes in one piece, expected at most {self.limit}")
         wanted = max(0, min(len(view), self._size - self._position))
         self._fill(view[:wanted], self._position)
+        heaps.hide_damaged(view[:wanted], self._position, self.at)
         self._position += wanted
         return wanted
 

@@ -80,8 +80,33 @@ def large_numbers(data: bytearray, source: random.Random) -> None:
         data[at : at + 8] = source.choice((b"\xff" * 8, (1 << 40).to_bytes(8, "little"), source.randbytes(8)))
 
 
+#: How HDF5's own structures begin; what damage in them leads to, chance alone finds too seldom.
+STRUCTURES = re.compile(rb"GCOL|HEAP|TREE|SNOD|OHDR|OCHK|FRHP|FHDB|FHIB|FSHD|FSSE|BTHD|BTIN|BTLF|EAHD|EAIB|FAHD|FADB")
+
+
+def within_structures(data: bytearray, source: random.Random) -> None:
+    """Bytes, bits, sizes and addresses (to itself, to nowhere, zero) in HDF5's own structures."""
+    places = [found.start() for found in STRUCTURES.finditer(data)]
+    for _ in range(source.choice((1, 1, 2))):
+        place = source.choice(places)
+        span = source.choice((32, 64, 128, 600))
+        at = min(place + 4 + source.randrange(span), len(data) - 8)
+        field = min(place + 8 * (1 + source.randrange(span // 8)), len(data) - 8)
+        kind = source.randrange(4)
+        if kind == 0:
+            data[at] = source.choice((0, 1, 255, source.randrange(256)))
+        elif kind == 1:
+            data[at] ^= 1 << source.randrange(8)
+        elif kind == 2:
+            number = source.choice((place, place + 8, field, 8, 16, 24, 1 << 32, (1 << 64) - 1, (1 << 64) - 16))
+            data[field : field + 8] = number.to_bytes(8, "little")
+        else:
+            data[field : field + 8] = bytes(8)
+
+
 BYTES: dict[str, Callable[[bytearray, random.Random], None]] = {
-    f.__name__: f for f in (flip_bits, flip_early_bits, cut_off, overwrite, shuffle_pages, large_numbers)
+    f.__name__: f
+    for f in (flip_bits, flip_early_bits, cut_off, overwrite, shuffle_pages, large_numbers, within_structures)
 }
 
 

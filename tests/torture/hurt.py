@@ -218,6 +218,60 @@ def a_variable_stored_elsewhere(path: Path) -> None:
         file.create_dataset("numel", (6,), "i8", external=[(str(other), 0, 48)])
 
 
+def _in_the_index(path: Path, name: str, size: int) -> None:
+    """Another stored size for the first chunk of a variable, in HDF5's index of its chunks."""
+    with h5py.File(path, "r") as file:
+        chunk = file[name].id.get_chunk_info(0)
+    key = struct.pack("<II", chunk.size, chunk.filter_mask) + bytes(8 * (len(chunk.chunk_offset) + 1))
+    data = path.read_bytes()
+    place = data.index(key + struct.pack("<Q", chunk.byte_offset))
+    path.write_bytes(data[:place] + struct.pack("<I", size) + data[place + 4 :])
+
+
+def a_chunk_of_no_bytes(path: Path) -> None:
+    _in_the_index(path, "numel", 0)
+
+
+def events_of_a_chunk_shorter_than_its_checksum(path: Path) -> None:
+    _in_the_index(path, "events/step", 3)
+
+
+def _with_heap_entry(path: Path, size: int) -> None:
+    """The free space at the end of a heap of texts claims another size."""
+    data = bytearray(path.read_bytes())
+    heap = data.rindex(b"GCOL")
+    place, end = heap + 16, heap + int.from_bytes(data[heap + 8 : heap + 16], "little")
+    while place < end and data[place : place + 2] != b"\0\0":
+        place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
+    data[place + 8 : place + 16] = size.to_bytes(8, "little")
+    path.write_bytes(data)
+
+
+def a_heap_whose_free_space_is_nothing(path: Path) -> None:
+    """HDF5 looks for the entry after it at the same place, for ever."""
+    _with_heap_entry(path, 0)
+
+
+def a_heap_that_goes_backwards(path: Path) -> None:
+    _with_heap_entry(path, (1 << 64) - 32)
+
+
+def events_of_different_lengths(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["events/step"].resize(1, axis=0)
+
+
+def an_attribute_of_references(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["loss"].attrs["units"] = file["step"].ref
+
+
+def a_list_of_dimensions_that_are_numbers(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["loss"].attrs["DIMENSION_LIST"]
+        file["loss"].attrs["DIMENSION_LIST"] = np.zeros(1, np.int64)
+
+
 RECORDS: dict[str, Callable[[Path], None]] = {
     f.__name__: f
     for f in (
@@ -228,7 +282,9 @@ RECORDS: dict[str, Callable[[Path], None]] = {
         deep_json, json_just_as_deep_as_it_can_be_read, a_chunk_that_inflates_to_gigabytes,
         a_step_that_inflates_to_gigabytes, events_that_inflate_to_gigabytes, events_that_were_never_written,
         chunks_of_gigabytes, a_wide_variable, a_link_to_another_file, a_soft_link,
-        a_virtual_variable, a_variable_stored_elsewhere,
+        a_virtual_variable, a_variable_stored_elsewhere, a_chunk_of_no_bytes,
+        events_of_a_chunk_shorter_than_its_checksum, a_heap_whose_free_space_is_nothing, a_heap_that_goes_backwards,
+        events_of_different_lengths, an_attribute_of_references, a_list_of_dimensions_that_are_numbers,
     )
 }  # fmt: skip
 
