@@ -17,9 +17,9 @@ _HOME = {
     "DenseStart": "gradscope.recorder.cadence",
     "Every": "gradscope.recorder.cadence",
     "Windows": "gradscope.recorder.cadence",
-    "Recording": "gradscope.recording",
-    "record": "gradscope.recording",
-    "close_recordings": "gradscope.opening",
+    "Recording": "gradscope.recording.recording",
+    "record": "gradscope.recording.recording",
+    "close_recordings": "gradscope.recording.opening",
     "Restarts": "gradscope.restarts",
     "Checkpoint": "gradscope.control.checkpoint",
     "resume_from": "gradscope.child",
@@ -52,7 +52,7 @@ _HOME = {
     "GaussianNoise": "gradscope.regularizers.strategies",
     "add_noise": "gradscope.regularizers.strategies",
     "fgsm": "gradscope.regularizers.strategies",
-    "Sink": "gradscope.sinks",
+    "Sink": "gradscope.recording.sink",
     "Storage": "gradscope.store.storage",
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.reading",
@@ -76,15 +76,16 @@ if TYPE_CHECKING:
     from gradscope.child import resume_from as resume_from
     from gradscope.control.checkpoint import Checkpoint as Checkpoint
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
-    from gradscope.opening import close_recordings as close_recordings
     from gradscope.prediction.suggest import Suggestion as Suggestion
     from gradscope.prediction.suggest import suggest_strength as suggest_strength
     from gradscope.reading import diagnose as diagnose
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every
     from gradscope.recorder.cadence import Windows as Windows
-    from gradscope.recording import Recording as Recording
-    from gradscope.recording import record as record
+    from gradscope.recording.opening import close_recordings as close_recordings
+    from gradscope.recording.recording import Recording as Recording
+    from gradscope.recording.recording import record as record
+    from gradscope.recording.sink import Sink as Sink
     from gradscope.regularizers.activity import regularize_activity as regularize_activity
     from gradscope.regularizers.attach import regularize as regularize
     from gradscope.regularizers.constrained import CPR as CPR
@@ -119,7 +120,6 @@ if TYPE_CHECKING:
     from gradscope.search.search import search_tolerance as search_tolerance
     from gradscope.search.tuned import TuneResult as TuneResult
     from gradscope.search.tuning import tune_strength as tune_strength
-    from gradscope.sinks import Sink as Sink
     from gradscope.store.reader import open_run as open_run
     from gradscope.store.storage import Storage as Storage
     from gradscope.types import InputError as InputError

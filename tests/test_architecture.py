@@ -26,28 +26,23 @@ ROOMS = {
     "__main__": set(),
     "child": BASE,
     "termination": set(),
-    "optimizers": BASE,
-    "regularizers": {"optimizers"} | BASE,
-    "recorder": {"optimizers"} | BASE,
+    "torch_utils": BASE,
+    "optimizers": {"torch_utils"} | BASE,
+    "regularizers": {"optimizers", "torch_utils"} | BASE,
+    "recorder": {"optimizers", "torch_utils"} | BASE,
     "store": BASE,
     "diagnosis": BASE,
     "control": {"diagnosis", "prediction", "regularizers", "store", "child"} | BASE,
     "prediction": {"store", "child", "card"} | BASE,
     "search": {"diagnosis", "store", "child", "card", "prediction"} | BASE,
-    "selection": BASE,
-    "penalty_tracker": {"optimizers", "regularizers", "recorder", "child"} | BASE,
-    "live": {"diagnosis"} | BASE,
-    "sinks": {"diagnosis"} | BASE,
-    "resume": {"diagnosis", "store"} | BASE,
-    "opening": {"recorder", "store", "diagnosis", "penalty_tracker"} | BASE,
     "recording": {
-        *("optimizers", "regularizers", "recorder", "store", "diagnosis", "control"),
-        *("child", "penalty_tracker", "selection", "opening", "live", "sinks", "resume", "termination"),
+        *("optimizers", "regularizers", "recorder", "store", "diagnosis", "control", "torch_utils"),
+        *("child", "termination"),
     }
     | BASE,
     "restarts": {"child", "control", "recording"} | BASE,
     "report": {"store", "diagnosis"} | BASE,
-    "integrations": {"", "sinks", "recorder", "recording", "control", "regularizers", "store"} | BASE,
+    "integrations": {"", "recording", "torch_utils", "store"} | BASE,
     "export": {"store", "diagnosis"} | BASE,
     "demo": {"", "child", "control", "diagnosis", "report", "search", "store"} | BASE,
     "": {  # gradscope/__init__.py
@@ -55,8 +50,6 @@ ROOMS = {
             "recording",
             "reading",
             "restarts",
-            "sinks",
-            "opening",
             "recorder",
             "regularizers",
             "store",
@@ -72,10 +65,10 @@ ROOMS = {
 #: What the rooms inside the recorder may import of the recorder.
 INNER = {
     "kernels": {"memory", "fields"},
-    "baseline": {"hooks"},
+    "baseline": set(),
     "listeners": {
-        *("kernels", "backward_passes", "captured", "distributed", "fields", "hooks", "listener", "memory", "meter"),
-        *("patching", "penalty_probe", "presets", "ring", "row_buffer", "rows", "scalars", "timeline", "update_meter"),
+        *("kernels", "backward_passes", "captured", "distributed", "fields", "listener", "memory", "meter"),
+        *("penalty_probe", "presets", "ring", "row_buffer", "rows", "scalars", "timeline", "update_meter"),
     },
 }
 LIBRARIES = {
@@ -84,9 +77,7 @@ LIBRARIES = {
         "regularizers",
         "recorder",
         "recording",
-        "opening",
-        "penalty_tracker",
-        "selection",
+        "torch_utils",
         "control",
         "restarts",
         "demo",
@@ -146,8 +137,9 @@ def test_rooms_inside_the_recorder_import_in_one_direction(inner: str) -> None:
                 assert name.split(".")[2] in {inner, *INNER[inner]}, f"{path} may not import {name}"
 
 
-def test_nothing_in_the_recorder_goes_round() -> None:
-    paths = (ROOT / "gradscope" / "recorder").rglob("*.py")
+@pytest.mark.parametrize("room", ["recorder", "recording", "torch_utils"])
+def test_nothing_in_a_room_goes_round(room: str) -> None:
+    paths = (ROOT / "gradscope" / room).rglob("*.py")
     files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
     graph = {
         name: {module for n in imported(path) for module in (n, n.rpartition(".")[0]) if module in files}
@@ -184,6 +176,10 @@ def test_reading_loads_neither_torch_nor_xarray(command: list[str], tmp_path: Pa
 
 def test_import_gradscope_is_light() -> None:
     assert not loaded_after("import gradscope") & {"torch", "matplotlib", "h5py", "xarray", "numpy"}
+
+
+def test_a_sink_needs_no_torch() -> None:
+    assert "torch" not in loaded_after("import gradscope; gradscope.Sink")
 
 
 def test_record_loads_no_compiler_and_nothing_optional() -> None:

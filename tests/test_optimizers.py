@@ -17,8 +17,8 @@ from torch.optim import SGD
 
 import gradscope
 from gradscope import L1, L2, Constant, Delayed, InputError, regularize
-from gradscope.optimizers import one_step
 from gradscope.optimizers.wrapped import stepping
+from gradscope.torch_utils import one_step
 from tests.loops import batches, mlp
 from tests.wrappers import (
     Averaging,
@@ -169,8 +169,8 @@ def test_a_recording_that_fails_to_begin_leaves_nothing(
     before = sorted(p.name for p in tmp_path.iterdir())
     for place in (
         "recorder.listeners.grad_scaling.GradScaling.attach",
-        "recording.Termination",
-        "recording.AssumedBaseline.watch",
+        "recording.recording.Termination",
+        "recorder.baseline.assumed.AssumedBaseline.watch",
     ):
         with monkeypatch.context() as broken:
             broken.setattr(f"gradscope.{place}", lambda *_: 1 / 0)

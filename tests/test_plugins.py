@@ -90,7 +90,7 @@ def test_a_package_adds_a_rule_a_penalty_and_a_sink(installed: dict[str, str], t
 
 def test_a_sink_that_nobody_provides() -> None:
     from gradscope import InputError
-    from gradscope.sinks import checked_sinks
+    from gradscope.recording.sink import checked_sinks
 
     with pytest.raises(InputError, match="sinks holds 'nowhere', and no installed package provides that"):
         checked_sinks(["nowhere"])

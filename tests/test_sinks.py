@@ -19,10 +19,10 @@ import torch
 import xarray as xr
 
 import gradscope
-from gradscope import sinks as sink_threads
 from gradscope.integrations.sinks import AlertSink, MlflowSink, TensorBoardSink, TrackioSink, WandbSink, webhook
+from gradscope.recording import sink as sink_threads
+from gradscope.recording.sink import Sink
 from gradscope.run_info import RunInfo
-from gradscope.sinks import Sink
 from tests.loops import mlp, train
 
 pytestmark = [

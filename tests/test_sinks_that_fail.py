@@ -63,7 +63,7 @@ def test_what_a_sink_raises_ends_the_sink(tmp_path: Path, error: type[BaseExcept
 
 
 def test_sinks_that_never_return_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradscope.sinks.PATIENCE", 0.2)
+    monkeypatch.setattr("gradscope.recording.sink.PATIENCE", 0.2)
     waits: list[float] = []
     joined = threading.Thread.join
 
@@ -83,8 +83,8 @@ def test_sinks_that_never_return_are_waited_for_together(tmp_path: Path, monkeyp
 
 
 def test_what_waits_for_a_sink_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradscope.sinks.PATIENCE", 0.2)
-    monkeypatch.setattr("gradscope.sinks.WAITING", 2)
+    monkeypatch.setattr("gradscope.recording.sink.PATIENCE", 0.2)
+    monkeypatch.setattr("gradscope.recording.sink.WAITING", 2)
     sink = Hangs()
     told = recorded(tmp_path / "r.h5", sink, events=5000)
     assert told[0] == "Hangs is slower than the training: not every point is shown there"

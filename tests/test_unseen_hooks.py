@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.recorder import hooks
 from gradscope.recorder.listeners.activations import Activations
+from gradscope.torch_utils import module_hooks
 from tests.loops import batches, mlp, recorded
 
 CPU = torch.device("cpu")
@@ -30,12 +30,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if no other test of this process had left a watched module behind, and none of these did."""
     for kind in hidden():
         monkeypatch.delitem(copyreg.dispatch_table, kind)
-    monkeypatch.setattr(hooks, "_HIDDEN", Counter())
-    monkeypatch.setattr(hooks, "_REDUCERS", {})
-    if hooks._SCRIPTS.observers:
-        own = hooks._SCRIPTS.originals["create_script_module"]
+    monkeypatch.setattr(module_hooks, "_HIDDEN", Counter())
+    monkeypatch.setattr(module_hooks, "_REDUCERS", {})
+    if module_hooks._SCRIPTS.observers:
+        own = module_hooks._SCRIPTS.originals["create_script_module"]
         monkeypatch.setattr(torch.jit._recursive, "create_script_module", own)
-        monkeypatch.setattr(hooks._SCRIPTS, "observers", [])
+        monkeypatch.setattr(module_hooks._SCRIPTS, "observers", [])
     yield
     for kind in hidden():
         del copyreg.dispatch_table[kind]
@@ -43,7 +43,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def hidden() -> list[type]:
     """Classes whose modules are copied without the hooks of a recording."""
-    return [kind for kind, reduce in copyreg.dispatch_table.items() if reduce is hooks._reduced]
+    return [kind for kind, reduce in copyreg.dispatch_table.items() if reduce is module_hooks._reduced]
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ def test_a_look_at_a_watched_model_works_and_adds_nothing(how: str) -> None:
 @DEPRECATED
 def test_scripts_need_their_handling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken out: torch.jit meets a hook that it cannot compile."""
-    monkeypatch.setattr(hooks._SCRIPTS, "add", lambda observer: None)
+    monkeypatch.setattr(module_hooks._SCRIPTS, "add", lambda observer: None)
     model = mlp()
     watch = Activations(dict(model.named_children()), True, model)
     with pytest.raises(AttributeError, match="__name__"):

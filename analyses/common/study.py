@@ -31,7 +31,12 @@ Row = dict[str, Any]
 
 
 #: Imported once for all trainings, each in a process of its own: four seconds a cell, two of them for kernels.
-PRELOADED = ("torch", "gradscope.recording", "gradscope.report.summary", "gradscope.recorder.kernels.host_statistics")
+PRELOADED = (
+    "torch",
+    "gradscope.recording.recording",
+    "gradscope.report.summary",
+    "gradscope.recorder.kernels.host_statistics",
+)
 
 
 @dataclass(frozen=True)

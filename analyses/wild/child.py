@@ -23,13 +23,13 @@ def load() -> None:
     import sklearn.datasets
     import torchvision
 
-    import gradscope.recording
+    import gradscope.recording.recording
     from gradscope.recorder.kernels.unit_statistics import host_kernel
 
     host_kernel("add_units")
     assert sklearn.datasets
     assert torchvision
-    assert gradscope.recording
+    assert gradscope.recording.recording
 
 
 def run(path: Path) -> None:

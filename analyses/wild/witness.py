@@ -157,7 +157,7 @@ class Witness:
     """Makes a `Twin` of every recording that the script begins."""
 
     def __init__(self, check: bool) -> None:
-        from gradscope.recording import Recording
+        from gradscope.recording.recording import Recording
 
         self.twins: list[Twin] = []
         self.recordings: list[Any] = []

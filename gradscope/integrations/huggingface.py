@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from gradscope import checks
 from gradscope.extras import missing
 from gradscope.integrations.session import PREFIX, Session, free_names
-from gradscope.recorder.hooks import Hook, ModuleHooks
-from gradscope.recording import OnFailure, Recording
+from gradscope.recording.recording import OnFailure, Recording
+from gradscope.torch_utils.module_hooks import Hook, ModuleHooks
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

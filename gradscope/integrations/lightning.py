@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradscope.extras import missing
 from gradscope.integrations.session import Session
-from gradscope.recording import OnFailure, Recording
+from gradscope.recording.recording import OnFailure, Recording
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import gradscope
 from gradscope import checks
-from gradscope.recording import LearningFailureWarning, OnFailure, Recording
+from gradscope.recording.recording import LearningFailureWarning, OnFailure, Recording
 from gradscope.store import schema
 
 #: What the callbacks log themselves; it is none of the metrics of an epoch.

@@ -16,7 +16,7 @@ from typing import Any
 
 from gradscope import checks
 from gradscope.extras import missing
-from gradscope.sinks import Sink
+from gradscope.recording.sink import Sink
 from gradscope.types import InputError
 
 __all__ = ["AlertSink", "MlflowSink", "Sink", "TensorBoardSink", "TrackioSink", "WandbSink", "webhook"]

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.optim import Optimizer
 
 from gradscope.optimizers.groups import Group, number
+from gradscope.torch_utils.ranks import distributed
 
 #: What the copy is tried with; the momentum where it has such a setting. RAdam adapts from its 6th step on.
 DECAY, RATE, STEPS, MOMENTUM = 0.1, 0.002, 8, 0.9
@@ -49,7 +49,7 @@ class Behaviour:
 
 def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
     """What a copy of this optimizer does to a weight of this group; None where it cannot be copied or does not step."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed():
         return None  # its step may talk to other ranks
     try:
         with _unnoticed(_like(group).device):
@@ -64,7 +64,7 @@ def taken_at_rest(optimizer: Optimizer, group: Group) -> float:
     Of the smallest share with no ``weight_decay`` and with one as good as none: what normalises makes a whole step of
     the least decay, and what leaves out more than the decay at 0 tells nothing there.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed():
         return 0.0
     rate = number(group.get("lr"))
     found = float("inf")

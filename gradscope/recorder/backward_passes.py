@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.autograd import Variable
 
-from gradscope.recorder.hooks import EagerHook
 from gradscope.recorder.timeline import Timeline
+from gradscope.torch_utils.module_hooks import EagerHook
 
 
 class BackwardPasses:

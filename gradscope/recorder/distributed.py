@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gradscope.recorder.fields import Field, Reduction
 from gradscope.recorder.memory import CPU, on_device
+from gradscope.torch_utils.ranks import distributed
 
 #: Rows in a gather: the same on every rank, whatever its clock says.
 GATHERED_ROWS = 16
@@ -48,7 +49,7 @@ class Ranks:
     @classmethod
     def here(cls, parameters: Sequence[Tensor]) -> Self:
         """As `torch.distributed` has it; a single rank where it is not in use. All ranks have to call this."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        if not distributed():
             return cls(0, 1, False)
         sharded = any(hasattr(p, "placements") for p in parameters)
         return cls(dist.get_rank(), dist.get_world_size(), sharded, not sharded and not _in_ddp(parameters))

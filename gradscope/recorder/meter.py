@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope.recorder.fields import Field
-from gradscope.recorder.hooks import EagerHook
 from gradscope.recorder.kernels.kinds import entries, is_familiar
 from gradscope.recorder.kernels.statistics import OF_SHARDS
 from gradscope.recorder.kernels.table import TablePlan
 from gradscope.recorder.ring import Ring
+from gradscope.torch_utils.module_hooks import EagerHook
 
 #: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
 TRIES = 8

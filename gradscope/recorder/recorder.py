@@ -20,15 +20,12 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.closures import closure_of, followed, with_closure
 from gradscope.optimizers.groups import Groups
-from gradscope.optimizers.one_step import OneStep
 from gradscope.recorder.backward_passes import BackwardPasses
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.captured import Captured
 from gradscope.recorder.consumer import RowConsumer
 from gradscope.recorder.distributed import Ranks
-from gradscope.recorder.hooks import EagerHook
 from gradscope.recorder.listeners.activations import Activations
 from gradscope.recorder.listeners.forwards import Forwards
 from gradscope.recorder.listeners.registry import Listeners
@@ -38,6 +35,9 @@ from gradscope.recorder.presets import Preset
 from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.rows import HostRow
 from gradscope.recorder.timeline import Timeline
+from gradscope.torch_utils.closures import closure_of, followed, with_closure
+from gradscope.torch_utils.module_hooks import EagerHook
+from gradscope.torch_utils.one_step import OneStep
 
 
 class Recorder:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gradscope import checks
 from gradscope.recorder.fields import Field
-from gradscope.recorder.hooks import Hook
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.rows import HostRow
+from gradscope.torch_utils.module_hooks import Hook
 from gradscope.types import InputError
 
 #: Logged tensors that one row of the ring has room for; more get rings of their own.

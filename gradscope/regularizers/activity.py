@@ -16,11 +16,11 @@ from torch.optim import LBFGS, Optimizer
 
 from gradscope.optimizers.wrapped import the_one
 from gradscope.quantities import Strength
-from gradscope.regularizers import ranks
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.schedule import Schedule, scheduled
-from gradscope.regularizers.selection import chosen_modules
+from gradscope.torch_utils import ranks
+from gradscope.torch_utils.selection import selected_modules
 from gradscope.types import InputError
 
 
@@ -140,5 +140,5 @@ def regularize_activity(
     optimizer = the_one(optimizer)
     if isinstance(optimizer, LBFGS):
         raise InputError("an activity penalty does not work with LBFGS, whose line search would not see its value")
-    found = chosen_modules(model, modules)
+    found = selected_modules(model, modules)
     return ActivityRegularization(optimizer, model, penalty, schedule, found, steps_per_epoch=steps_per_epoch)

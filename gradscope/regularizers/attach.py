@@ -22,7 +22,7 @@ from gradscope.regularizers.cpr import Constrained
 from gradscope.regularizers.hooks import Attached, attached_to
 from gradscope.regularizers.penalties import L0, L2, Penalty
 from gradscope.regularizers.schedule import Schedule, scheduled
-from gradscope.regularizers.selection import Select, chosen
+from gradscope.torch_utils.selection import SelectTensors, selected_parameters
 from gradscope.types import InputError
 
 
@@ -223,7 +223,7 @@ def regularize(
     optimizer: Optimizer,
     penalty: Penalty,
     schedule: Schedule | float,
-    select: Select | None = None,
+    select: SelectTensors | None = None,
     *,
     model: nn.Module | None = None,
     decoupled: bool = False,
@@ -263,7 +263,7 @@ def regularize(
         )
     if decoupled and not isinstance(penalty, L2):
         raise InputError(f"decoupled is for L2 alone, as AdamW's decay; the penalty is {penalty.name}")
-    parameters = chosen(optimizer, select, model)
+    parameters = selected_parameters(optimizer, select, model)
     if penalty.proximal_step or decoupled:
         ids = {id(p) for p in parameters}
         for group in optimizer.param_groups:

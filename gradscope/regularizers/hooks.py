@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.closures import closure_of, with_closure
-from gradscope.optimizers.eager import eager
 from gradscope.optimizers.groups import learning_rate
-from gradscope.optimizers.one_step import OneStep
-from gradscope.regularizers import ranks
 from gradscope.regularizers.schedule import Moment, Schedule
+from gradscope.torch_utils import ranks
+from gradscope.torch_utils.closures import closure_of, with_closure
+from gradscope.torch_utils.eager import eager
+from gradscope.torch_utils.one_step import OneStep
 from gradscope.types import InputError
 
 _ATTACHED: weakref.WeakKeyDictionary[Optimizer, list[Attached]] = weakref.WeakKeyDictionary()

@@ -15,7 +15,7 @@ from gradscope.optimizers.wrapped import the_one
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.schedule import Schedule, scheduled
 from gradscope.regularizers.schedules import parse_schedule
-from gradscope.regularizers.selection import Select, chosen
+from gradscope.torch_utils.selection import SelectTensors, selected_parameters
 from gradscope.types import InputError
 
 #: Table 1 of the document as degrees by epoch, counted from 0: sparse in the first annealing only.
@@ -79,7 +79,7 @@ class GradientMask(Attached):
 def mask_gradients(
     optimizer: Optimizer,
     schedule: Schedule | float | str,
-    select: Select | None = None,
+    select: SelectTensors | None = None,
     *,
     model: nn.Module | None = None,
     seed: int = 0,
@@ -98,4 +98,4 @@ def mask_gradients(
     if schedule.stands != "anywhere":
         raise InputError(f"the schedule {schedule.text} sets a strength, not a degree of sparsity")
     optimizer = the_one(optimizer)
-    return GradientMask(optimizer, schedule, chosen(optimizer, select, model), seed, steps_per_epoch)
+    return GradientMask(optimizer, schedule, selected_parameters(optimizer, select, model), seed, steps_per_epoch)

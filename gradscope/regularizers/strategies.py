@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope import checks
-from gradscope.regularizers.selection import chosen_modules
+from gradscope.torch_utils.selection import selected_modules
 from gradscope.types import InputError
 
 
@@ -50,7 +50,7 @@ def add_noise(
         noise.training = module.training
         return cast(Tensor, noise(output))
 
-    hooks = [module.register_forward_hook(noisy) for module in chosen_modules(model, modules)]
+    hooks = [module.register_forward_hook(noisy) for module in selected_modules(model, modules)]
 
     def remove() -> None:
         for hook in hooks:

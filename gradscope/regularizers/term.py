@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from gradscope.optimizers.closures import closure_of
 from gradscope.quantities import Strength
-from gradscope.regularizers import ranks
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.schedule import Constant, Schedule
+from gradscope.torch_utils import ranks
+from gradscope.torch_utils.closures import closure_of
 from gradscope.types import InputError
 
 PREFIX = "term:"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradscope.recorder.baseline.estimate import Estimate, estimate
 from gradscope.recorder.baseline.targets import TargetWatch
-from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
+from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
 
 #: Nodes of the graph that are loss functions: what comes straight out of them holds no penalty.
 _LOSSES = ("Nll", "Mse", "BinaryCrossEntropy", "SmoothL1", "Huber", "KlDiv", "SoftMargin", "MultiMargin", "Ctc")

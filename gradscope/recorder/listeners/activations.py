@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gradscope.recorder.fields import Field
-from gradscope.recorder.hooks import Hook, ModuleHooks, is_traced
 from gradscope.recorder.kernels.kinds import Unreadable, entries
 from gradscope.recorder.kernels.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
 from gradscope.recorder.kernels.unit_statistics import UnitStatistics, host_kernel, number_of_units
@@ -23,6 +22,7 @@ from gradscope.recorder.memory import unknown, zeros
 from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.rows import Block, FetchedRows, HostRow
 from gradscope.recorder.timeline import Timeline
+from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "first_tensor"]
 

@@ -24,11 +24,11 @@ from gradscope.recorder.listeners.gradients import Gradients
 from gradscope.recorder.listeners.logged import Logged
 from gradscope.recorder.listeners.updates import Updates
 from gradscope.recorder.meter import Meter
-from gradscope.recorder.patching import MethodPatch
 from gradscope.recorder.ring import FIXED
 from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.rows import HostRow
 from gradscope.recorder.timeline import Timeline
+from gradscope.torch_utils.patching import MethodPatch
 
 NOT_IN_GRAPHS = (
     "replays of a CUDA graph are not recorded that holds several steps, or was captured without a recorded step before "

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.recorder.hooks import Hook, ModuleHooks
+from gradscope.torch_utils.module_hooks import Hook, ModuleHooks
 
 #: Tensors of one output that are followed, and how deep they may lie in it.
 FOLLOWED, DEPTH = 16, 4

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from gradscope.optimizers.wrapped import inside
 from gradscope.recorder.listener import Listener, Steps
-from gradscope.recorder.patching import MethodPatch
 from gradscope.recorder.row_buffer import RowBuffer
+from gradscope.torch_utils.patching import MethodPatch
 
 
 class GradScaling(Listener):

@@ -17,8 +17,8 @@ from torch import nn
 from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.optimizers.eager import eager, unseen
-from gradscope.recorder.patching import MethodPatch
+from gradscope.torch_utils.eager import eager, unseen
+from gradscope.torch_utils.patching import MethodPatch
 
 
 class Hook:

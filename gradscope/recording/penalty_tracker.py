@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from gradscope.child import Instructions
 from gradscope.optimizers.decay import decay_of, own_decay
 from gradscope.optimizers.groups import LATER, Groups
-from gradscope.recorder import provenance
 from gradscope.recorder.kernels.statistics import norms
 from gradscope.recorder.penalty_probe import PenaltyProbe, PenaltyTerm
+from gradscope.recording import provenance
 from gradscope.regularizers.changes import StrengthChanges
 from gradscope.regularizers.hooks import attached_to
 from gradscope.regularizers.overrides import obey

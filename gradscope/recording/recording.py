@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradscope import checks, child, resume
+from gradscope import checks, child
 from gradscope.card import card
 from gradscope.child import Stopped
 from gradscope.control.checkpoint import Kept
@@ -29,12 +29,7 @@ from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.derived import VALIDATION
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
-from gradscope.live import CHUNK, LiveJudge, Rows
-from gradscope.opening import begun, ended, make_room, new_file, run_info
-from gradscope.optimizers.eager import eager
 from gradscope.optimizers.wrapped import each_stepping
-from gradscope.penalty_tracker import PenaltyTracker
-from gradscope.recorder import provenance
 from gradscope.recorder.baseline.assumed import AssumedBaseline
 from gradscope.recorder.baseline.targets import TargetWatch
 from gradscope.recorder.cadence import Cadence, Given, cadences
@@ -48,17 +43,22 @@ from gradscope.recorder.presets import PRESETS
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.rows import Block
 from gradscope.recorder.scalars import scalar
+from gradscope.recording import provenance, resume
+from gradscope.recording.live_judge import CHUNK, LiveJudge, Rows
+from gradscope.recording.opening import begun, ended, make_room, new_file, run_info
+from gradscope.recording.penalty_tracker import PenaltyTracker
+from gradscope.recording.sink import MultiWriter, Sink, SinkThread, checked_sinks
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.run_info import history_of
-from gradscope.selection import Select, chosen_modules, chosen_parameters, plain_model
-from gradscope.sinks import MultiWriter, Sink, SinkThread, checked_sinks
 from gradscope.store.claim import LATER_ROWS, claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.names import Names
 from gradscope.store.null_writer import NullWriter
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
 from gradscope.termination import Termination, undisturbed
+from gradscope.torch_utils.eager import eager
+from gradscope.torch_utils.selection import SelectNames, plain_model, recorded_modules, recorded_parameters
 from gradscope.types import InputError, LearningFailure, Verdict
 
 #: What to do when a run is found not to learn: a word, or a function that is given the diagnosis.
@@ -87,8 +87,8 @@ def record(
     penalty: tuple[Penalty, float] | Term | None = None,
     every: Given = 1,
     preset: str = "standard",
-    select: Select | None = None,
-    modules: Select | None = None,
+    select: SelectNames | None = None,
+    modules: SelectNames | None = None,
     on_failure: OnFailure = "warn",
     steps_per_epoch: int | None = None,
     horizon: int | None = None,
@@ -190,8 +190,8 @@ class Recording:
         penalty: tuple[Penalty, float] | Term | None,
         every: Mapping[str, Cadence],
         preset: str,
-        select: Select | None,
-        modules: Select | None,
+        select: SelectNames | None,
+        modules: SelectNames | None,
         on_failure: OnFailure,
         steps_per_epoch: int | None,
         horizon: int | None,
@@ -205,7 +205,7 @@ class Recording:
     ) -> None:
         asked = child.instructions()
         optimizers, wrapped = each_stepping(optimizers)
-        parameters, unseen = chosen_parameters(model, optimizers, select)
+        parameters, unseen = recorded_parameters(model, optimizers, select)
         named = named and asked.out is None and mode != "append"  # into a folder, under a name of our own
         self.path = free_name(path) if named else _destination(path, asked)
         first = asked.out is not None and asked.out not in _RECORDED_HERE
@@ -252,7 +252,7 @@ class Recording:
             self._warnings.extend(f"{self.path}: {OWN_DECAY.format(name, share)}" for name, share in own.items())
             activations = None
             if PRESETS[preset].activations and self._ranks.measures:
-                activations = Activations(chosen_modules(model, modules), PRESETS[preset].full, plain_model(model))
+                activations = Activations(recorded_modules(model, modules), PRESETS[preset].full, plain_model(model))
                 undo.callback(activations.detach)
             self._describe(parameters, unseen, preset, every, asked)
             self._capture |= apart(plain_model(model), optimizers)

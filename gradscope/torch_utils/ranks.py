@@ -1,4 +1,4 @@
-"""What has to be the same on every rank of a distributed run before a strength may depend on it."""
+"""Whether several ranks train one model, and averages over them: what has to be the same on each, to depend on it."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gradscope import checks
-from gradscope.penalty_tracker import PenaltyTracker
 from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
 from gradscope.recorder.listeners.activations import Activations
+from gradscope.recording.penalty_tracker import PenaltyTracker
 from gradscope.run_info import RunInfo
 from gradscope.store.writer import Writer
 from gradscope.types import InputError

@@ -1,0 +1,1 @@
+"""Facts about torch that more than one room needs, each once."""
