@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import gradscope
 from gradscope.demo import training
@@ -23,6 +26,8 @@ pytestmark = [
 ]
 WITH_CODE = [page for page in PAGES if any(True for _ in blocks(page.read_text()))]
 SLOW = [page for page in WITH_CODE if any(block.why == "slow" for block in blocks(page.read_text()))]
+
+WITH_EXAMPLES = [path for path in sorted((ROOT / "gradscope").rglob("*.py")) if ">>> " in path.read_text()]
 
 
 def run_page(page: Path, slow: bool) -> None:
@@ -53,6 +58,24 @@ def test_code_blocks(page: Path) -> None:
 @pytest.mark.parametrize("page", SLOW, ids=lambda page: page.name)
 def test_all_code_blocks(page: Path) -> None:
     run_page(page, slow=True)
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_examples_in_docstrings(path: Path) -> None:
+    """Every example runs as it stands; names of `gradscope`, torch, a model and its optimizer are there."""
+    module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    given = {
+        **{name: getattr(gradscope, name) for name in gradscope.__all__},
+        "torch": torch,
+        "nn": torch.nn,
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "data": torch.ones(5, 4),
+    }
+    done = doctest.testmod(module, extraglobs=given)
+    assert done.attempted > 0
+    assert done.failed == 0  # pytest shows what was printed
 
 
 def test_every_fence_is_known() -> None:

@@ -28,8 +28,8 @@ class Checkpoint:
     has ``state_dict`` and ``load_state_dict``; random generators of torch, numpy and python; lists and dicts. Restored
     in place, bit for bit. Raises `InputError` for an object whose state cannot be taken.
 
-    >>> checkpoint = Checkpoint(model, optimizer)  # doctest: +SKIP
-    >>> with record(model, optimizer, "run.h5", checkpoint=checkpoint) as run:  # doctest: +SKIP
+    >>> checkpoint = Checkpoint(model, optimizer)
+    >>> with record(model, optimizer, "run.h5", checkpoint=checkpoint) as run:
     ...     for epoch in checkpoint.epochs(50):
     ...         run.epoch(epoch)
     """

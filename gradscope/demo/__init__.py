@@ -1,1 +1,1 @@
-"""The embedded data, a network, a plain training loop, and the demonstration built on them."""
+"""The demonstration, with its data, network and plain training loop."""

@@ -12,7 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation images [N, 64] in float32, standardised, and labels [N]."""
+    """Training and validation data.
+
+    Attributes:
+        x: training images, standardised, [N, 64] in float32.
+        y: their labels, [N].
+        x_validation: validation images, [V, 64].
+        y_validation: their labels, [V].
+    """
 
     x: Tensor
     y: Tensor
@@ -21,7 +28,7 @@ class Split:
 
 
 def digits() -> Split:
-    """80 % for training, the rest for validation, always the same split."""
+    """Load the digits, 80 % for training and the rest for validation, always the same split."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     x = torch.tensor(images[order], dtype=torch.float32)

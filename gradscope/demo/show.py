@@ -1,4 +1,4 @@
-"""`gradscope demo`: the main job on real data, through the doors that users take."""
+"""`gradscope demo`: record, diagnose, restart and search on real data, through the functions that users call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STEPS = 4
 
 
 def show(out: Path, workers: int | None = None) -> dict[str, Any]:
-    """Run the demonstration into a new folder; returns what its ``summary.json`` holds."""
+    """Run the demonstration into a new folder, and return what its ``summary.json`` holds."""
     started = time.monotonic()
     folder = checks.writable_folder(out)
     if (folder / "summary.json").exists():
@@ -94,7 +94,7 @@ def show(out: Path, workers: int | None = None) -> dict[str, Any]:
 
 
 def _to_the_end(trainings: Executor, jobs: Sequence[tuple[float, int, Path]]) -> list[Path]:
-    """Train at several strengths to the end; all but the first are the sweep."""
+    """Train at several strengths to the end, and return the records of all but the first, which are the sweep."""
     for future in [trainings.submit(training.train, *job) for job in jobs]:
         future.result()
     return [path for _, _, path in jobs[1:]]
@@ -105,7 +105,7 @@ def _sweep(folder: Path) -> list[tuple[float, int, Path]]:
 
 
 def _restarts(folder: Path, trainings: Executor) -> list[RunResult]:
-    """Once a seed: stopped when it fails, restarted with `delayed:auto`."""
+    """Train once a seed: stopped when it fails, restarted with `delayed:auto`."""
     jobs = [(2 * STRENGTH, seed, folder / f"restart-seed-{seed}") for seed in SEEDS]
     return [future.result() for future in [trainings.submit(training.train_with_restarts, *job) for job in jobs]]
 
@@ -132,7 +132,7 @@ def _search(folder: Path, trainings: Executor, workers: int, begin: Callable[[st
 
 
 def last_accuracy(path: Path) -> float:
-    """The last validation accuracy of a record."""
+    """Return the last validation accuracy of a record."""
     with Record(path) as record:
         values = record.metrics["accuracy"]
     known = values[np.isfinite(values)]  # a run that was stopped has begun an epoch it did not finish
@@ -162,7 +162,7 @@ def _level(level: ToleranceResult) -> str:
 def _figures(
     folder: Path, failed: RunSeries, runs: Sequence[RunResult], sweep: Sequence[Path], level: ToleranceResult
 ) -> None:
-    """After the first seed document's Figures 1, 2 and 5."""
+    """Draw figures after Figures 1, 2 and 5 of Park et al."""
     swept = [load_run(path) for path in sweep]
     from_start = sorted([*swept, failed], key=lambda run: run.strength)
     delayed = [load_run(run.attempts[-1].path) for run in runs if len(run.attempts) > 1]
@@ -189,7 +189,7 @@ def _figures(
 
 
 def _report(folder: Path, full: Path, runs: Sequence[RunResult]) -> None:
-    """The page of the failed run beside the same one delayed."""
+    """Write the page of the failed run beside the same one delayed."""
     delayed = [run.attempts[-1].path for run in runs[:1] if len(run.attempts) > 1]
     report([full, *delayed], folder / "report.html")
 
@@ -255,6 +255,6 @@ def _print(summary: dict[str, Any], console: Console) -> None:
 
 
 def switched_on(path: Path) -> int | None:
-    """The step at which the penalty of a record came on."""
+    """Return the step at which the penalty of a record came on."""
     with Record(path) as record:
         return record.switched_on

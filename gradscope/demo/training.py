@@ -1,9 +1,9 @@
-"""A plain training loop, recorded: a deep ReLU network without normalisation, SGD with momentum.
+"""Plain training loop, recorded: a deep ReLU network without normalisation, SGD with momentum.
 
     python -m gradscope.demo.training --weight-decay 0.08 --seed 0 --out run.h5
 
-It knows nothing of restarts and searches; `gradscope run` and `gradscope search` drive it as they
-would drive any other script.
+It knows nothing of restarts and searches; `gradscope run` and `gradscope search` drive it as they would drive any other
+script.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYERS, WIDTH, LEARNING_RATE, MOMENTUM, BATCH, EPOCHS = 6, 64, 0.03, 0.9, 64, 50
 
 
 def network(layers: int = LAYERS, width: int = WIDTH) -> nn.Sequential:
-    """``layers`` weight layers with ReLU between them, PyTorch's own initialisation."""
+    """Build ``layers`` weight layers with ReLU between them, with PyTorch's own initialisation."""
     sizes = [64, *[width] * (layers - 1), 10]
     parts: list[nn.Module] = []
     for before, after in pairwise(sizes):
@@ -33,7 +33,7 @@ def network(layers: int = LAYERS, width: int = WIDTH) -> nn.Sequential:
 
 
 def accuracy(model: nn.Module, data: Split) -> float:
-    """The share of validation images that are classified correctly."""
+    """Compute the share of validation images that are classified correctly."""
     model.eval()
     with torch.no_grad():
         right = (model(data.x_validation).argmax(1) == data.y_validation).float().mean().item()
@@ -42,7 +42,7 @@ def accuracy(model: nn.Module, data: Split) -> float:
 
 
 def parts(weight_decay: float, seed: int) -> tuple[nn.Sequential, torch.optim.SGD]:
-    """The network of a seed and its optimizer; biases do not decay."""
+    """Build the network of a seed and its optimizer; biases do not decay."""
     torch.set_num_threads(1)  # tiny layers: a second thread costs more than it brings
     torch.manual_seed(seed)
     model = network()
@@ -53,12 +53,12 @@ def parts(weight_decay: float, seed: int) -> tuple[nn.Sequential, torch.optim.SG
 
 
 def horizon(data: Split) -> int:
-    """Optimizer steps of a whole training."""
+    """Return the number of optimizer steps of a whole training."""
     return EPOCHS * -(-len(data.x) // BATCH)
 
 
 def loop(run: gradscope.Recording, model: nn.Module, optimizer: torch.optim.Optimizer, data: Split) -> None:
-    """All epochs of a recorded training."""
+    """Train all epochs, recorded."""
     for epoch in range(EPOCHS):
         run.epoch(epoch)
         for batch in torch.randperm(len(data.x)).split(BATCH):
@@ -79,7 +79,7 @@ def train(weight_decay: float, seed: int, path: str | Path, *, on_failure: str =
 
 
 def train_with_restarts(weight_decay: float, seed: int, folder: str | Path) -> RunResult:
-    """Train; stop when learning fails, and train again with the penalty delayed. ``folder``: of all attempts."""
+    """Train; stop when learning fails, and train again with the penalty delayed. All attempts go to ``folder``."""
     data = digits()
     model, optimizer = parts(weight_decay, seed)
     attempts = gradscope.Restarts(model, optimizer, path=folder, horizon=horizon(data))
@@ -91,12 +91,12 @@ def train_with_restarts(weight_decay: float, seed: int, folder: str | Path) -> R
 
 
 def trial(strength: float, seed: int, path: Path) -> None:
-    """As `gradscope.search_tolerance` calls it: λ of L2 is half the weight decay."""
+    """Train as `gradscope.search_tolerance` calls it: λ of L2 is half the weight decay."""
     train(2 * strength, seed, path)
 
 
 def main() -> None:
-    """The script."""
+    """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)

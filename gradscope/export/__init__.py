@@ -1,1 +1,1 @@
-"""Hands a record to other tools: one file a format, each written by that format's own library."""
+"""Export of records to other tools: one module a format, each written by that format's own library."""

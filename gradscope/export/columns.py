@@ -1,4 +1,4 @@
-"""A record as tables: one row a step, one column a number; see docs/decisions/0045."""
+"""Tables of a record: one row a step, one column a number; see docs/decisions/0045."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ACROSS = ("parameter", "module", "group")
 
 
 def label(quantity: str, name: object) -> str:
-    """The name of a column or tag: ``proportion/0.weight``, ``strength/0``."""
+    """Return the name of a column or tag: ``proportion/0.weight``, ``strength/0``."""
     return f"{quantity}/{name}"
 
 
 def main_variables(dataset: xr.Dataset) -> list[str]:
-    """The variables of the main table: a number a step, or one for each parameter, module or group."""
+    """List the variables of the main table: a number a step, or one for each parameter, module or group."""
     return [
         str(name)
         for name, v in dataset.data_vars.items()
@@ -29,7 +29,7 @@ def main_variables(dataset: xr.Dataset) -> list[str]:
 
 
 def main_blocks(source: Source) -> Iterator[pd.DataFrame]:
-    """The main table in blocks of rows: ``step``, then the scalars, then a column a quantity and name."""
+    """Yield the main table in blocks of rows: ``step``, then the scalars, then a column a quantity and name."""
     names = main_variables(source.dataset)
     names.sort(key=lambda name: source.dataset[name].ndim)
     for block in source.blocks(names):
@@ -50,13 +50,13 @@ def _columns(variable: xr.DataArray) -> dict[str, np.ndarray]:
 
 
 def long_variables(dataset: xr.Dataset) -> list[str]:
-    """The variables with a table of their own: histograms, and the numbers of single units."""
+    """List the variables with a table of their own: histograms, and the numbers of single units."""
     main = main_variables(dataset)
     return [str(name) for name, v in dataset.data_vars.items() if "step" in v.dims and name not in main]
 
 
 def long_blocks(source: Source, name: str) -> Iterator[pd.DataFrame]:
-    """A variable in long form, the value under its own name; steps without a sample are left out."""
+    """Yield a variable in long form, the value under its own name; steps without a sample are left out."""
     for block in source.blocks([name]):
         variable = block[name].dropna("step", how="all")
         if variable.sizes["step"]:
@@ -64,7 +64,7 @@ def long_blocks(source: Source, name: str) -> Iterator[pd.DataFrame]:
 
 
 def small_tables(source: Source) -> dict[str, pd.DataFrame]:
-    """What does not grow with the steps: the parameters, the metrics of epochs, the events."""
+    """Build the tables that do not grow with the steps: the parameters, the metrics of epochs, the events."""
     fixed = [name for name, v in source.dataset.variables.items() if v.dims == ("parameter",)]
     parameters = source.dataset[fixed].load().to_dataframe()
     tables = {"parameters": parameters, "epochs": source.epochs.to_dataframe(), "events": source.events.to_dataframe()}

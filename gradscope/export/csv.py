@@ -1,4 +1,4 @@
-"""To CSV: one row a step. What does not fit into that is in further files beside it."""
+"""Export to CSV: one row a step. What does not fit into that is in further files beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradscope.export.source import Source
 
 
 def write(source: Source, path: Path) -> None:
-    """Numbers have as many digits as it takes to read the same ones back; NaN is an empty field."""
+    """Write numbers with as many digits as it takes to read the same ones back; NaN is an empty field."""
     _write(main_blocks(source), path)
     for name in long_variables(source.dataset):
         _write(long_blocks(source, name), companion(path, name))
@@ -27,7 +27,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def _inert(block: pd.DataFrame) -> pd.DataFrame:
-    """Words of the record, and names of columns, as text: with an apostrophe where they would be formulas."""
+    """Put an apostrophe before words of the record and names of columns that are formulas to a spreadsheet."""
 
     def quoted(value: Any) -> Any:
         return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -1,4 +1,4 @@
-"""A record to a file of another tool."""
+"""Export a record to a file of another tool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from gradscope.types import InputError
 
 @dataclass(frozen=True)
 class Format:
-    """``suffix`` of the file or folder; ``module``: has ``write(source, path)``."""
+    """Format of an export.
+
+    Attributes:
+        suffix: of the file or folder.
+        module: the module that has ``write(source, path)``.
+    """
 
     suffix: str
     module: str
@@ -24,7 +29,13 @@ class Format:
 
 @dataclass(frozen=True)
 class Exported:
-    """``path``: the file or folder asked for. ``beside``: further tables, next to it."""
+    """What an export has written.
+
+    Attributes:
+        path: the file or folder asked for.
+        beside: further tables, next to it.
+        rows: rows of the record that were written.
+    """
 
     path: Path
     beside: tuple[Path, ...]
@@ -41,7 +52,10 @@ FORMATS: Mapping[str, Format] = {
 
 
 def export(run: Path, to: str, out: Path | None = None, *, force: bool = False, choice: Choice = Choice()) -> Exported:
-    """Write the record ``run`` in the format ``to``; returns what was written.
+    """Write the record ``run`` in the format ``to``.
+
+    Rows are read and written in blocks, so that memory is bounded however long the record is. The output appears under
+    its name when it is complete.
 
     Args:
         run: a record: finished, running or left by a killed process. It is only read.
@@ -50,12 +64,13 @@ def export(run: Path, to: str, out: Path | None = None, *, force: bool = False, 
         force: replace what an earlier export left there.
         choice: the variables, parameters and rows that are written; all of them by default.
 
-    Rows are read and written in blocks, so that memory is bounded however long the record is. The output
-    appears under its name when it is complete.
+    Returns:
+        What was written.
 
     Raises:
-        InputError: an unknown format, a record that cannot be read, something in the way, a disk that is full,
-            or a package that is not installed.
+        InputError: an unknown format, a record that cannot be read, something in the way, a disk that is full, or a
+            package that is not installed.
+        ModuleNotFoundError: a module is missing that no extra of gradscope brings.
     """
     checks.one_of(to, FORMATS, "--to")
     path = run.with_suffix(FORMATS[to].suffix) if out is None else out

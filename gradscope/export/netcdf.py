@@ -1,4 +1,4 @@
-"""To netCDF-4, which xarray, netCDF4, R, Julia and MATLAB open as it is."""
+"""Export to netCDF-4, which xarray, netCDF4, R, Julia and MATLAB open as it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradscope.export.source import Source
 
 
 def write(source: Source, path: Path) -> None:
-    """Variables, units and attributes as in the record; ``epochs`` and ``events`` as groups.
+    """Write variables, units and attributes as in the record; ``epochs`` and ``events`` are groups.
 
     Bools become bytes with the attribute ``dtype``, which xarray reads back as bools: netCDF has none.
     """

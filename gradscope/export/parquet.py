@@ -1,4 +1,4 @@
-"""To Parquet: one row a step, with the types of the record. Further tables are in files beside it."""
+"""Export to Parquet: one row a step, with the types of the record. Further tables are in files beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradscope.export.source import Source
 
 
 def write(source: Source, path: Path) -> None:
-    """The attributes of the record (settings, capture) are in the metadata of the file, as ``gradscope.NAME``."""
+    """Write the tables; attributes of the record are in the metadata of the file, as ``gradscope.NAME``."""
     attributes = {f"gradscope.{name}": str(value) for name, value in source.dataset.attrs.items()}
     _write(main_blocks(source), path, attributes)
     for name in long_variables(source.dataset):

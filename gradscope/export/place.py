@@ -1,4 +1,4 @@
-"""Where an export goes: under a temporary name until it is whole, and over nothing that somebody may miss."""
+"""Write an export under a temporary name until it is whole, and over nothing that somebody may miss."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from gradscope.types import InputError
 
 @contextmanager
 def whole_or_nothing(path: Path, source: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary path to write to. What was written to it and beside it is moved to ``path`` at the end.
+    """Yield a temporary path; what is written to it and beside it is moved to ``path`` at the end.
 
-    A writer may put companions beside its output, in the same temporary folder; each keeps its name. If the
-    block raises, nothing is left. Raises `InputError` where something is in the way, before and after.
-    """
+    A writer may put companions beside its output, in the same temporary folder; each keeps its name. If the block
+    raises, nothing is left.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        InputError: something is in the way, before or after, or the disk refuses.
+    """  # noqa: DOC501 - the OSError that is raised again is an InputError, too
     check(path, source, force=force)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
@@ -40,7 +46,7 @@ def whole_or_nothing(path: Path, source: Path, *, force: bool) -> Iterator[Path]
 
 
 def companion(path: Path, name: str) -> Path:
-    """A further table beside an export: ``run.csv`` and ``run.events.csv``."""
+    """Return the path of a further table beside an export: ``run.csv`` and ``run.events.csv``."""
     return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 

@@ -1,4 +1,4 @@
-"""A record as the exporters read it: block by block, however long it is."""
+"""Read a record for the exporters, block by block, however long it is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOCK_BYTES, MOST_ROWS = 1 << 26, 1 << 16
 class Choice:
     """The part of a record that is exported. Without arguments: all of it.
 
-    Args:
+    Attributes:
         variables: names of variables along ``step``, or patterns such as ``weight_*``; every other one but ``time`` is
             left out.
         parameters: a regular expression that is searched in the names of parameters and of modules.
@@ -45,7 +45,7 @@ class Choice:
             self._names()
 
     def of(self, dataset: xr.Dataset, path: Path) -> xr.Dataset:
-        """That part, read lazily. Raises `InputError` where nothing in the record has such a name."""
+        """Select that part lazily; raise `InputError` where nothing in the record has such a name."""
         if self.variables:
             rows = [str(name) for name, v in dataset.data_vars.items() if "step" in v.dims]
             for pattern in self.variables:
@@ -75,7 +75,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Source:
-    """``dataset``, what is exported, is read lazily, as ``record``, all of it; the small tables are in memory."""
+    """Record as an exporter reads it.
+
+    Attributes:
+        path: the file.
+        record: all of it.
+        dataset: what is exported, read lazily.
+        epochs: metrics of epochs, in memory.
+        events: events, in memory.
+    """
 
     path: Path
     record: Record
@@ -85,6 +93,7 @@ class Source:
 
     @property
     def rows(self) -> int:
+        """Number of rows that are exported."""
         return int(self.dataset.sizes["step"])
 
     @property
@@ -94,7 +103,7 @@ class Source:
         return int(2 ** np.clip(np.floor(np.log2(BLOCK_BYTES / a_row)), 0, np.log2(MOST_ROWS)))
 
     def blocks(self, variables: list[str] | None = None) -> Iterator[xr.Dataset]:
-        """The rows in order, in memory, a block at a time; ``variables``: of these only."""
+        """Yield the rows in order, in memory, a block at a time; ``variables``: of these only."""
         dataset = self.dataset if variables is None else self.dataset[variables]
         for start in range(0, self.rows, self.block_rows):
             yield dataset.isel(step=slice(start, start + self.block_rows)).load()
@@ -102,7 +111,7 @@ class Source:
 
 @contextmanager
 def opened(path: Path, choice: Choice = Choice()) -> Iterator[Source]:
-    """A record, finished, running or left by a killed process. Raises `InputError` for one without rows."""
+    """Open a record, finished, running or left by a killed process; raise `InputError` for one without rows."""
     with Record(path) as record, open_run(path) as dataset:
         if not dataset.sizes["step"]:
             raise InputError(f"{path} is empty: no training step was recorded, so there is nothing to export")

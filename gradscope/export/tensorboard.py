@@ -1,4 +1,4 @@
-"""To a TensorBoard log folder: scalars by quantity and layer, histograms, the verdict, events, settings."""
+"""Export to a TensorBoard log folder: scalars by quantity and layer, histograms, the verdict, events, settings."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from gradscope.export.source import Source
 
 
 def write(source: Source, path: Path) -> None:
-    """One event file in a folder in ``path`` that is named after the record, for TensorBoard calls a run by its folder.
+    """Write one event file, in a folder in ``path`` named after the record: TensorBoard calls a run by its folder.
 
-    Tags are ``quantity/parameter``, so that TensorBoard shows one group a quantity with the layers side by side.
-    Every row is written; NaN, which stands for "no value", is not. Metrics of epochs have the epoch as their step.
+    Tags are ``quantity/parameter``, so that TensorBoard shows one group a quantity with the layers side by side. Every
+    row is written; NaN, which stands for "no value", is not. Metrics of epochs have the epoch as their step.
     """
     run = path / source.path.stem
     run.mkdir(parents=True)
@@ -47,7 +47,7 @@ def write(source: Source, path: Path) -> None:
 
 
 def _put(file: BinaryIO, event: Event) -> None:
-    """The framing of a TFRecord. TensorBoard's own writer sums its bytes in Python, ten times slower than this."""
+    """Write an event as a TFRecord; TensorBoard's own writer sums its bytes in Python, ten times slower."""
     data = event.SerializeToString()
     length = struct.pack("<Q", len(data))
     file.write(length + _checksum(length) + data + _checksum(data))
@@ -92,7 +92,7 @@ def _tags(name: str, variable: xr.DataArray) -> list[str]:
 
 
 def _add(summary: Summary, described: set[str], tag: str, meaning: str, **value: Any) -> None:
-    """A value; its meaning goes with the first one of a tag."""
+    """Add a value; its meaning goes with the first one of a tag."""
     if tag in described:
         summary.value.add(tag=tag, **value)
     else:
@@ -101,7 +101,7 @@ def _add(summary: Summary, described: set[str], tag: str, meaning: str, **value:
 
 
 def _histograms(summary: Summary, described: set[str], name: str, variable: xr.DataArray, row: int) -> None:
-    """Over log₂ of the size, for bins a factor of 4 apart; the first bin holds exact zeros, the next what is below."""
+    """Add histograms over log₂ of the size, in bins a factor of 4 apart: first exact zeros, then what is below them."""
     counts = variable.values[row]
     exponent = np.log2(variable["bin"].values[2:])
     left = np.array([exponent[0] - 4, exponent[0] - 2, *exponent])
@@ -131,7 +131,7 @@ def _epochs(source: Source, time: float) -> Iterator[Event]:
 
 
 def _words(source: Source, time: float) -> Iterator[Event]:
-    """The verdict at the last step, and every event at its own."""
+    """Yield the verdict at the last step, and every event at its own."""
     record = source.record  # a verdict is that of the run, whatever part of it is exported
     found = judge_record(record).diagnosis(finished=record.finished)
     lines = [words(found.sentence), *(f"* {words(line)}" for line in found.evidence)]
@@ -145,7 +145,7 @@ def _words(source: Source, time: float) -> Iterator[Event]:
 
 
 def words(text: object) -> str:
-    """Words of the record in TensorBoard's Markdown: no tags, no links, no images that would be fetched."""
+    """Escape words of the record for TensorBoard's Markdown: no tags, no links, no images that would be fetched."""
     return plain(str(text)).replace("<", "&lt;").replace("](", "]\\(").replace("![", "!\\[")
 
 
@@ -156,7 +156,7 @@ def _text(tag: str, text: str) -> Summary.Value:
 
 
 def _settings(source: Source, began: float) -> Iterator[Summary]:
-    """Settings and capture as text, and the settings of the optimizers for the table of hyper-parameters."""
+    """Yield settings and capture as text, and the settings of the optimizers for the table of hyper-parameters."""
     record = source.record
     config = record.config
     for name, values in (("config", config), ("capture", record.capture)):
@@ -176,6 +176,6 @@ def _settings(source: Source, began: float) -> Iterator[Summary]:
 
 
 def _flat(values: Mapping[str, Any], names: Any) -> dict[str, bool | int | float | str]:
-    """Those values that TensorBoard's table can hold; lists as text."""
+    """Select the values that TensorBoard's table can hold; lists become text."""
     wanted = {name: values[name] for name in names if values.get(name) is not None}
     return {name: v if isinstance(v, bool | int | float | str) else json.dumps(v) for name, v in wanted.items()}

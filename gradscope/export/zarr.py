@@ -1,4 +1,4 @@
-"""To Zarr, a folder of chunks that many processes and object stores read at once."""
+"""Export to Zarr, a folder of chunks that many processes and object stores read at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT: Final = 2
 
 
 def write(source: Source, path: Path) -> None:
-    """Variables, units and attributes as in the record; ``epochs`` and ``events`` as groups."""
+    """Write variables, units and attributes as in the record; ``epochs`` and ``events`` are groups."""
     chunk = min(source.block_rows, 1024)
     for number, block in enumerate(source.blocks()):
         rows = block.drop_encoding()

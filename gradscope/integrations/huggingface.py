@@ -1,10 +1,10 @@
-"""A callback for Hugging Face's Trainer (the package ``transformers``).
+"""Callback for Hugging Face's Trainer (the package ``transformers``).
 
     trainer = transformers.Trainer(..., callbacks=[GradscopeCallback("run.h5")])
 
 Epochs, the horizon, the evaluation's metrics and the loss of every step come from the trainer and the model's outputs.
-Gradients are right under accumulation, clipping, mixed precision and the optimizers that accelerate wraps, because
-the recorder looks when the backward pass ends.
+Gradients are right under accumulation, clipping, mixed precision and the optimizers that accelerate wraps, because the
+recorder reads them when the backward pass ends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _SAME = 1e-3
 
 
 class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
-    """Records what a `transformers.Trainer` trains.
+    """Callback that records what a `transformers.Trainer` trains.
+
+    The loss of a step is that of the model's own output. Where the Trainer computes another one (label smoothing,
+    ``compute_loss_func``), its logged average is recorded instead, at the steps at which it logs.
 
     Args:
         path: the record to write. A resumed training goes on in it.
@@ -48,9 +51,6 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         log_every: log the main quantities of every n-th step, and the verdict as ``gradscope/failed``, as the Trainer
             logs its own: into its history, and to whatever it reports to.
         options: whatever else `gradscope.record` takes.
-
-    The loss of a step is that of the model's own output. Where the Trainer computes another one (label smoothing,
-    ``compute_loss_func``), its logged average is recorded instead, at the steps at which it logs.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Model, optimizer and state are as they will be used."""
+        """Open the record: model, optimizer and state are as they will be used."""
         assert model is not None
         caller = sys._getframe(1).f_locals.get("self")  # who calls all callbacks; they are not given it
         self._handler = caller if isinstance(caller, CallbackHandler) else None
@@ -103,11 +103,11 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """An epoch begins, or is gone on with."""
+        """Note that an epoch begins, or goes on."""
         self._session.epoch(int((state.epoch or 0) + 1e-6))
 
     def _see_output(self, model: nn.Module, inputs: Any, given: Mapping[str, Any], output: Any) -> None:
-        """After every forward of the model: its loss, if it has one."""
+        """Note the loss after every forward of the model, if it has one."""
         if not model.training or not torch.is_grad_enabled():
             return
         loss = output.get("loss") if isinstance(output, Mapping) else output[0] if isinstance(output, tuple) else None
@@ -120,7 +120,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         self._session.add_loss(loss)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The optimizer has stepped."""
+        """Log the loss of the step, and stop the trainer where the run has failed."""
         loss = self._session.log_loss(self._world if self._scaled else None) if self._own_loss else None
         if loss is not None:
             self._since_log.append(loss)
@@ -136,7 +136,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """What the Trainer says every ``logging_steps``; what is not known otherwise joins the row."""
+        """Record what the Trainer logs every ``logging_steps``, as far as it is not known otherwise."""
         logs = logs or {}
         if self.recording is None or "train_runtime" in logs:
             return
@@ -149,7 +149,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
             self.recording.log(**free_names(others))
 
     def _compare(self, logged: float) -> None:
-        """Whether the model's own loss is what is trained on."""
+        """Check that the model's own loss is what is trained on, by the Trainer's average."""
         kept, self._since_log = self._since_log, []
         ours = torch.stack(kept).mean().item() if kept else None
         if not self._own_loss or (ours is not None and not (abs(ours - logged) > _SAME * abs(logged) + 1e-4)):
@@ -170,20 +170,20 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
         metrics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Metrics of an evaluation, for the epoch that is going on or has just ended."""
+        """Record metrics of an evaluation, for the epoch that is going on or has just ended."""
         told = {name: value for name, value in (metrics or {}).items() if name != "epoch"}
         self._session.epoch(max(0, math.ceil(state.epoch or 0) - 1), told)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The end, also after ``control.should_training_stop``."""
+        """Close the record, also after ``control.should_training_stop``."""
         self._detach()
         self._session.close()
         self._log_news(args, state, control)
 
     def _log_news(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
-        """What is new, as `Trainer.log` does it: into the history and to all callbacks, at the steps it is of."""
+        """Log what is new as `Trainer.log` does: into the history and to all callbacks, at the steps it belongs to."""
         for step, values in self._session.news():
             at = copy(state)
             at.global_step = step + 1  # the Trainer counts the steps that are done

@@ -1,10 +1,10 @@
-"""A callback for Lightning's Trainer (the package ``lightning``).
+"""Callback for Lightning's Trainer (the package ``lightning``).
 
     trainer = lightning.Trainer(callbacks=[GradscopeCallback("run.h5")])
 
 Epochs, the horizon, the loss of every step and the metrics that the module logs come from the trainer. Gradients are
-right under accumulation, clipping, mixed precision and the closures that Lightning passes to the optimizer,
-because the recorder looks when the backward pass ends.
+right under accumulation, clipping, mixed precision and the closures that Lightning passes to the optimizer, because the
+recorder reads them when the backward pass ends.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ except ImportError:
 
 
 class GradscopeCallback(Callback):  # type: ignore[misc]
-    """Records what a `lightning.Trainer` trains.
+    """Callback that records what a `lightning.Trainer` trains.
 
     Args:
         path: the record to write. A resumed training goes on in it.
         on_failure: as in `gradscope.record`; ``"stop"`` sets ``trainer.should_stop``.
-        log_every: log the main quantities of every n-th step, and the verdict as ``gradscope/failed``, to the
-            trainer's loggers; other callbacks see the latest ones among its metrics.
+        log_every: log the main quantities of every n-th step, and the verdict as ``gradscope/failed``, to the trainer's
+            loggers; other callbacks see the latest ones among its metrics.
         options: whatever else `gradscope.record` takes.
     """
 
@@ -53,15 +53,15 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
         return self._session.recording
 
     def state_dict(self) -> dict[str, Any]:
-        """Goes into every checkpoint."""
+        """Return the step to go on at, for a checkpoint."""
         return {"next_step": self._resume_step if self.recording is None else self.recording.next_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Comes out of the checkpoint that a training is resumed from."""
+        """Restore the step of the checkpoint that a training is resumed from."""
         self._resume_step = int(state_dict["next_step"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The optimizers are there, and what a checkpoint held."""
+        """Open the record: the optimizers are there, and what a checkpoint held."""
         self._session.open(
             pl_module,
             list(trainer.optimizers),
@@ -74,11 +74,11 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
         self._first = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch begins."""
+        """Note that an epoch begins."""
         self._session.epoch(trainer.current_epoch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """The first loss still has its graph, which tells what kind of loss it is."""
+        """Log the first loss while it has its graph, which tells what kind of loss it is."""
         if self._first and self.recording is not None:
             self._first = False
             self.recording.log(loss=loss)  # its value is written over when the step is done
@@ -86,7 +86,7 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A micro-batch is done, and perhaps a step."""
+        """Note the loss of a micro-batch and, if it ended a step, log the step's."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             # Lightning hands out the loss divided by the number of micro-batches.
@@ -100,24 +100,24 @@ class GradscopeCallback(Callback):  # type: ignore[misc]
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Metrics of a validation inside the training."""
+        """Record metrics of a validation inside the training."""
         self._session.epoch(trainer.current_epoch, trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Metrics of the training."""
+        """Record metrics of the training."""
         self._session.epoch(trainer.current_epoch, trainer.callback_metrics)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The end, also after ``trainer.should_stop``."""
+        """Close the record, also after ``trainer.should_stop``."""
         self._end(failed=False)
         self._log(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The end, by an error or Ctrl-C."""
+        """Close the record after an error or Ctrl-C."""
         self._end(failed=True)
 
     def _log(self, trainer: Trainer) -> dict[str, float]:
-        """What is new, to the trainer's loggers, at the steps it is of; the latest of each."""
+        """Log what is new to the trainer's loggers, at the steps it belongs to; return the latest of each."""
         latest: dict[str, float] = {}
         for step, values in self._session.news():
             latest |= values

@@ -1,4 +1,4 @@
-"""What the callbacks of the frameworks share: a recording that follows somebody else's loop."""
+"""Base of the frameworks' callbacks: a recording that follows a loop which is not the user's."""
 
 from __future__ import annotations
 
@@ -24,31 +24,36 @@ ON_FAILURE = ("ignore", "warn", "raise", "stop")
 
 
 class Relay(gradscope.Sink):
-    """Keeps what is shown until the training thread logs it by the trainer's own means."""
+    """Sink that keeps values and texts until the training thread logs them by the trainer's own means."""
 
     def __init__(self, *, every: int) -> None:
         super().__init__(every=every)
         self._kept: deque[tuple[int, dict[str, float]]] = deque()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step."""
+        """Keep the numbers of a step."""
         self._kept.append((step, dict(values)))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """The verdict as a number: whether the run fails."""
+        """Keep the verdict as a number: whether the run fails."""
         if name == f"{PREFIX}verdict":
             failed = not text.startswith(("healthy", "undecided"))
             self._kept.append((step, {f"{PREFIX}failed": float(failed)}))
 
     def taken(self) -> list[tuple[int, dict[str, float]]]:
-        """What was kept, which is no longer kept."""
+        """Return what was kept, and forget it."""
         return [self._kept.popleft() for _ in range(len(self._kept))]
 
 
 class Session:
-    """One record, opened when a trainer begins to train and gone on with when it goes on.
+    """One record, opened when a trainer begins to train, and continued when the trainer continues.
 
-    ``stop``: the run was found not to learn, and the trainer has to be told.
+    Attributes:
+        path: the record that is written.
+        options: what `gradscope.record` is given.
+        on_failure: what a failure leads to.
+        recording: the recording while the training goes on.
+        stop: the run was found not to learn, and the trainer has to be told.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class Session:
     def open(
         self, model: torch.nn.Module, optimizers: list[Any], *, resume_step: int, horizon: float, exists: bool
     ) -> Recording:
-        """Begin, or go on at ``resume_step`` with the record that ``exists``."""
+        """Begin a record, or continue at ``resume_step`` the one that ``exists``."""
         self.close(failed=True)  # left open by a training that ended in an error
         self.stop, self._losses = False, []
         given: dict[str, Any] = {"on_failure": self._failed if self.on_failure == "stop" else self.on_failure}
@@ -97,7 +102,7 @@ class Session:
         return self.recording
 
     def _move_on(self) -> None:
-        """The trainer begins again (a smaller batch, the next trial of a search): beside what it has recorded."""
+        """Take another path where the trainer begins again (a smaller batch, the next trial of a search)."""
         while True:
             path = self._first.with_stem(f"{self._first.stem}-{self._trainings + 1}")
             if not path.exists():
@@ -114,17 +119,17 @@ class Session:
         )
 
     def add_loss(self, loss: Tensor) -> None:
-        """The loss of one micro-batch."""
+        """Add the loss of one micro-batch."""
         self._losses.append(loss.detach())
 
     def step_is_over(self) -> bool:
-        """Whether the optimizer has stepped since the last time this was so."""
+        """Return whether the optimizer has stepped since the last time this was so."""
         now = self._steps_seen if self.recording is None else self.recording.next_step
         before, self._steps_seen = self._steps_seen, now
         return now > before
 
     def log_loss(self, times: float | None = None) -> Tensor | None:
-        """The step's loss from those of its micro-batches: their sum ``times`` a factor, without one their mean."""
+        """Log the step's loss from those of its micro-batches: their sum ``times`` a factor, without one their mean."""
         losses, self._losses = self._losses, []
         if not losses or self.recording is None:
             return None
@@ -134,23 +139,23 @@ class Session:
         return loss
 
     def news(self) -> list[tuple[int, dict[str, float]]]:
-        """What there is to log since the last time: steps, and numbers by name."""
+        """Return what there is to log since the last time: steps, and numbers by name."""
         return [] if self._relay is None else self._relay.taken()
 
     def epoch(self, epoch: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """An epoch begins, or has metrics."""
+        """Note that an epoch begins, or has metrics."""
         if self.recording is not None:
             self.recording.epoch(epoch, **free_names(metrics or {}))
 
     def close(self, failed: bool = False) -> None:
-        """The end of the training."""
+        """Close the record at the end of the training."""
         if self.recording is not None:
             self.recording.close(failed=failed or self.stop)
         self.recording = None
 
 
 def free_names(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those metrics that are numbers; a name that the record uses itself gets ``metric_`` before it."""
+    """Select the metrics that are numbers; a name that the record uses itself gets ``metric_`` before it."""
     taken = {*schema.BY_NAME, *schema.COORDINATES, "epochs", "events"}
     numbers = {name: value for name, value in metrics.items() if _is_number(value) and not name.startswith(PREFIX)}
     return {f"metric_{n}" if n.replace("/", "_") in taken else n: float(v) for n, v in numbers.items()}

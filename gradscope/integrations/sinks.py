@@ -1,8 +1,8 @@
 """Sinks for `gradscope.record(…, sinks=[…])`: TensorBoard, Weights & Biases, trackio, MLflow, alerts.
 
-A sink shows what the record holds in full: the sizes of the whole network's gradients, penalty gradients and
-weights, the proportion, strength, learning rate, what was logged, the metrics of epochs, and events, the verdict above
-all. Names begin with ``gradscope/``. For another tool, subclass `gradscope.Sink`.
+A sink shows what the record holds in full: the sizes of the whole network's gradients, penalty gradients and weights,
+the proportion, strength, learning rate, what was logged, the metrics of epochs, and events, the verdict above all.
+Names begin with ``gradscope/``. For another tool, subclass `gradscope.Sink`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ ANSWER = 10.0
 
 
 class TensorBoardSink(Sink):
-    """Event files in ``logdir``, for ``tensorboard --logdir``. Raises ImportError without tensorboard."""
+    """Sink into event files, for ``tensorboard --logdir``.
+
+    Args:
+        logdir: the folder of the event files.
+        every: one step of this many is shown.
+        layers: show the layers, too.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
 
     def __init__(self, logdir: str | os.PathLike[str], *, every: int = 10, layers: bool = False) -> None:
         super().__init__(every=every, layers=layers)
@@ -37,24 +46,29 @@ class TensorBoardSink(Sink):
         self._writer = SummaryWriter(str(checks.absolute_path(logdir, "logdir")), flush_secs=10)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One scalar a name."""
+        """Write one scalar a name."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Shown on the page of texts."""
+        """Write to the page of texts."""
         self._writer.add_text(name, text, step)
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Write what is buffered."""
         self._writer.close()
 
 
 class WandbSink(Sink):
-    """A run of Weights & Biases, as ``wandb.init()`` returns it; offline ones too. It is not finished by the sink.
+    """Sink into a run of Weights & Biases; offline ones too. It does not finish the run.
 
-    What is shown has an axis of its own, ``gradscope/step``, so that it does not disturb the steps of the run's
-    other ``log`` calls. The last text of a kind stands in the run's summary: ``gradscope/verdict``.
+    What is shown has an axis of its own, ``gradscope/step``, so that it does not disturb the steps of the run's other
+    ``log`` calls. The last text of a kind stands in the run's summary: ``gradscope/verdict``.
+
+    Args:
+        run: what ``wandb.init()`` returns.
+        every: one step of this many is shown.
+        layers: show the layers, too.
     """
 
     def __init__(self, run: Any, *, every: int = 10, layers: bool = False) -> None:
@@ -66,20 +80,26 @@ class WandbSink(Sink):
         run.define_metric("gradscope/*", step_metric="gradscope/step")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of the run's history."""
+        """Log one row of the run's history."""
         self._run.log({"gradscope/step": step, **values})
 
     def text(self, step: int, name: str, text: str) -> None:
-        """In the history, and so in the summary."""
+        """Log to the history, and so to the summary."""
         self._run.log({"gradscope/step": step, name: text})
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """An alert of the run, which W&B sends on as its user has set."""
+        """Send an alert of the run, which W&B sends on as its user has set."""
         self._run.alert(title=f"gradscope: {title}", text=text)
 
 
 class TrackioSink(Sink):
-    """A run of trackio, as ``trackio.init()`` returns it. It is not finished by the sink."""
+    """Sink into a run of trackio. It does not finish the run.
+
+    Args:
+        run: what ``trackio.init()`` returns.
+        every: one step of this many is shown.
+        layers: show the layers, too.
+    """
 
     def __init__(self, run: Any, *, every: int = 10, layers: bool = False) -> None:
         super().__init__(every=every, layers=layers)
@@ -88,24 +108,32 @@ class TrackioSink(Sink):
         self._run = run
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of the run's metrics."""
+        """Log one row of the run's metrics."""
         self._run.log(dict(values), step=step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A row that holds the text."""
+        """Log a row that holds the text."""
         self._run.log({name: text}, step=step)
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """An alert of the run, where this trackio knows of them."""
+        """Send an alert of the run, where this version of trackio has them."""
         if hasattr(self._run, "alert"):
             self._run.alert(title=f"gradscope: {title}", text=text, step=step)
 
 
 class MlflowSink(Sink):
-    """A run of MLflow, by its identifier (``mlflow.active_run().info.run_id``). It is not ended by the sink.
+    """Sink into a run of MLflow. It does not end the run.
 
-    Numbers are metrics, the last text of a kind is a tag: ``gradscope/verdict``. ``client``: one that is set up
-    already. Raises ImportError without mlflow.
+    Numbers are metrics, the last text of a kind is a tag: ``gradscope/verdict``.
+
+    Args:
+        run_id: identifier of the run, ``mlflow.active_run().info.run_id``.
+        client: one that is set up already.
+        every: one step of this many is shown.
+        layers: show the layers, too.
+
+    Raises:
+        ImportError: mlflow is not installed.
     """
 
     def __init__(self, run_id: str, *, client: Any = None, every: int = 10, layers: bool = False) -> None:
@@ -120,19 +148,22 @@ class MlflowSink(Sink):
         self._run_id, self._client, self._metric = run_id, client or MlflowClient(), Metric
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One request for all metrics of the step."""
+        """Log all metrics of the step in one request."""
         now = int(1000 * time.time())
         self._client.log_batch(self._run_id, metrics=[self._metric(n, v, now, step) for n, v in values.items()])
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A tag of the run."""
+        """Set a tag of the run."""
         self._client.set_tag(self._run_id, name, text)
 
 
 class AlertSink(Sink):
-    """Calls a function when the run is found not to learn: ``function(title, text)``, in a thread of its own.
+    """Sink that calls a function when the run is found not to learn, in a thread of its own.
 
-    sinks=[AlertSink(print), AlertSink(webhook("https://…"))]
+        sinks=[AlertSink(print), AlertSink(webhook("https://…"))]
+
+    Args:
+        function: called as ``function(title, text)``.
     """
 
     def __init__(self, function: Callable[[str, str], object]) -> None:
@@ -142,18 +173,28 @@ class AlertSink(Sink):
         self._function = function
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Not shown."""
+        """Ignore numbers."""
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Not shown."""
+        """Ignore texts."""
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """Calls the function."""
+        """Call the function."""
         self._function(title, text)
 
 
 def webhook(url: str) -> Callable[[str, str], None]:
-    """A function for `AlertSink` that posts ``{"title": …, "text": …}`` as JSON, as Slack and others take it."""
+    """Return a function for `AlertSink` that posts ``{"title": …, "text": …}`` as JSON, as Slack and others take it.
+
+    Args:
+        url: an address that begins with ``https://`` or ``http://``.
+
+    Returns:
+        A function of a title and a text.
+
+    Raises:
+        InputError: the address begins otherwise.
+    """
     if not url.startswith(("http://", "https://")):
         raise InputError(f"url is {url!r}; expected an address that begins with https://")
 

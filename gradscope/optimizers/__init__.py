@@ -1,1 +1,1 @@
-"""What gradscope has to know of optimizers: which one steps, when a step begins, its groups, its decay."""
+"""What gradscope knows of optimizers: which one steps, when a step begins, its groups, its decay."""

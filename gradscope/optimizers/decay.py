@@ -42,8 +42,13 @@ _PUBLIC = {
 
 @dataclass(frozen=True)
 class Decay:
-    """``acts``: ``coupled``, ``decoupled`` or ``unknown``. ``times_rate``: a decoupled one takes the share lr·decay of
-    a weight, otherwise the decay itself. ``adaptive``: steps do not grow with the gradient. ``known_by``: in words.
+    """How ``weight_decay`` acts on a group.
+
+    Attributes:
+        acts: ``coupled`` (through the gradient), ``decoupled`` or ``unknown``.
+        times_rate: a decoupled one takes the share lr·decay of a weight, otherwise the decay itself.
+        adaptive: steps do not grow with the gradient.
+        known_by: how this is known, in words.
     """
 
     acts: str
@@ -53,6 +58,7 @@ class Decay:
 
     @property
     def decoupled(self) -> bool:
+        """Whether the decay acts beside the gradient."""
         return self.acts == "decoupled"
 
 
@@ -60,7 +66,7 @@ _FOUND: weakref.WeakKeyDictionary[Optimizer, dict[Any, Decay]] = weakref.WeakKey
 
 
 def torch_class(optimizer: Optimizer) -> str:
-    """The name of torch's class whose ``step`` this optimizer takes, empty if it has one of its own."""
+    """Return the name of torch's class whose ``step`` this optimizer takes, empty if it has one of its own."""
     makers = [cls for cls in type(optimizer).__mro__ if "step" in vars(cls)]
     step = _inner(vars(makers[0])["step"])  # without torch's hooks
     # Where torch puts hooks around an inherited step, it stands in the heir as well.
@@ -73,7 +79,7 @@ def _inner(step: Any) -> Any:
 
 
 def decay_of(optimizer: Optimizer, group: Group) -> Decay:
-    """How the decay of this group acts; tried once for each kind of group."""
+    """Find out how the decay of this group acts; tried once for each kind of group."""
     if name := torch_class(optimizer):
         decoupled = bool(group.get("decoupled_weight_decay", name in _DECOUPLED))
         return Decay("decoupled" if decoupled else "coupled", adaptive=name not in ("SGD", "ASGD"), known_by="torch")
@@ -89,9 +95,12 @@ def decay_of(optimizer: Optimizer, group: Group) -> Decay:
 
 
 def own_decay(optimizer: Optimizer) -> float:
-    """The share of its weights that a step takes by a decay which is not the groups' ``weight_decay``; 0 for none.
+    """Measure the share of its weights that a step takes by a decay which is not the groups' ``weight_decay``.
 
-    Of optimizers that are not known by name, tried on a small copy: a decay under another name, or kept elsewhere.
+    A decay under another name, or kept elsewhere; looked for in optimizers that are not known by name, on a small copy.
+
+    Returns:
+        The largest share over the first groups, 0 for none.
     """
     known = (
         torch_class(optimizer) or (type(optimizer).__module__.partition(".")[0], type(optimizer).__name__) in _PUBLIC

@@ -1,4 +1,4 @@
-"""Parameter groups as they are now: replaced by ``load_state_dict``, added, removed, with whatever they hold."""
+"""Parameter groups as they are now: replaced by ``load_state_dict``, added or removed, with whatever they hold."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gradscope.types import InputError
 
 Group = dict[str, Any]
 
-#: In the place of a group that was not there when the groups were first looked at.
+#: Place of a group that was not there when the groups were first looked at.
 LATER = 1 << 30
 
 
 def number(value: Any) -> float:
-    """A hyper-parameter as a number: NaN for None and for what is none. Waits for the device of a tensor."""
+    """Convert a hyper-parameter to a number, NaN for None and for what is none; waits for the device of a tensor."""
     if isinstance(value, Tensor) and value.numel() != 1:
         return math.nan
     try:
@@ -29,13 +29,13 @@ def number(value: Any) -> float:
 
 
 def weight_decay(group: Group) -> float:
-    """Its decay: 0 where it has none, NaN where that is no number."""
+    """Return the ``weight_decay`` of a group: 0 where it has none, NaN where that is no number."""
     value = group.get("weight_decay")
     return 0.0 if value is None else number(value)
 
 
 def learning_rate(group: Group, who: str) -> float:
-    """The learning rate of a group, for what cannot act without one; raises `InputError` where there is none."""
+    """Return the learning rate of a group, for what cannot act without one; raise `InputError` where there is none."""
     rate = number(group.get("lr"))
     if math.isnan(rate):
         raise InputError(f"{who} goes by the learning rate, and the optimizer's lr is {group.get('lr')!r}")
@@ -43,7 +43,7 @@ def learning_rate(group: Group, who: str) -> float:
 
 
 def _same(now: list[Any], before: list[Any]) -> bool:
-    """Whether lists hold the same tensors: `==` of lists asks for identity, and only where it differs for more."""
+    """Compare lists of tensors: `==` of lists asks for identity, and only where it differs for more."""
     try:
         return bool(now == before)
     except RuntimeError:  # several numbers were compared
@@ -51,12 +51,14 @@ def _same(now: list[Any], before: list[Any]) -> bool:
 
 
 class Groups:
-    """The groups that some optimizers have at first, found again by their parameters when they have been replaced.
+    """Parameter groups that some optimizers have at first, found again by their parameters when they are replaced.
 
-    ``counts``: how many each optimizer has at first. ``places``: per optimizer, for each group that it has
-    now, its number among all the first ones, or `LATER`. ``generation`` counts the changes of ``places``. ``left``: the
-    parameters (their ids) that were in these groups and are in none of their optimizer's any more; ``joined``: how many
-    have come into those that were there.
+    Attributes:
+        counts: how many groups each optimizer has at first.
+        places: per optimizer, for each group that it has now, its number among all the first ones, or `LATER`.
+        generation: how often ``places`` has changed.
+        left: ids of the parameters that were in these groups and are in none of their optimizer's any more.
+        joined: how many parameters have come into the groups that were there.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -76,7 +78,7 @@ class Groups:
         self.joined = 0
 
     def now(self) -> list[Group | None]:
-        """The first groups as they are now, None for those that are gone."""
+        """Return the first groups as they are now, None for those that are gone."""
         current = [group for o in self._optimizers for group in o.param_groups]
         seen = self._seen
         if len(current) != len(seen) or not all(map(is_, current, seen)):
@@ -96,7 +98,7 @@ class Groups:
         self._count(current)
 
     def _count(self, current: list[Group]) -> None:
-        """Who has left, and who has joined."""
+        """Count the parameters that have left and that have joined."""
         self._members = [list(group["params"]) for group in current]
         left: set[int] = set()
         self.joined = 0

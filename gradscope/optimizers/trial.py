@@ -1,4 +1,4 @@
-"""Trying an optimizer that nobody knows, on a copy with one small weight of its own.
+"""Try an optimizer that is not known, on a copy with one small weight of its own.
 
 The copy takes a few steps with the same gradients under different decays and rates; what it does to the weight tells
 how the decay acts. Nothing of the training is touched: not its weights, states, hooks, or random numbers.
@@ -40,7 +40,7 @@ SAME = 0.02
 
 @dataclass(frozen=True)
 class Behaviour:
-    """As in `decay.Decay`."""
+    """What a trial shows of an optimizer; attributes as in `decay.Decay`."""
 
     acts: str
     times_rate: bool
@@ -48,7 +48,7 @@ class Behaviour:
 
 
 def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
-    """What a copy of this optimizer does to a weight of this group; None where it cannot be copied or does not step."""
+    """Try a copy of this optimizer on a weight of this group; None where it cannot be copied or does not step."""
     if distributed():
         return None  # its step may talk to other ranks
     try:
@@ -59,10 +59,13 @@ def behaviour(optimizer: Optimizer, group: Group) -> Behaviour | None:
 
 
 def taken_at_rest(optimizer: Optimizer, group: Group) -> float:
-    """The share of a weight that a step takes where gradients and ``weight_decay`` are 0; 0 where it takes none.
+    """Measure the share of a weight that a step takes where gradients and ``weight_decay`` are 0.
 
-    Of the smallest share with no ``weight_decay`` and with one as good as none: what normalises makes a whole step of
-    the least decay, and what leaves out more than the decay at 0 tells nothing there.
+    Of the smallest share with no ``weight_decay`` and with one as good as none: an optimizer that normalises makes a
+    whole step of the least decay, and one that leaves out more than the decay at 0 tells nothing there.
+
+    Returns:
+        The share, 0 where a step takes none.
     """
     if distributed():
         return 0.0
@@ -113,9 +116,12 @@ def _seen(optimizer: Optimizer, group: Group) -> Behaviour | None:
 
 
 def _shares(decayed: Tensor, without: Tensor, alike: int = STEPS) -> list[float] | None:
-    """The share of the weight that the decay takes in each step, None unless it is the same for all entries.
+    """Compute the share of the weight that the decay takes in each step.
 
-    The first steps of some take nothing: they only gather. Only the first ``alike`` steps are held to it.
+    The first steps of some take nothing: they only gather. Only the first ``alike`` steps have to be alike.
+
+    Returns:
+        One share a step, None unless it is the same for all entries.
     """
     apart = decayed - without
     found: list[float] = []
@@ -131,7 +137,7 @@ def _shares(decayed: Tensor, without: Tensor, alike: int = STEPS) -> list[float]
 
 
 def _like(group: Group) -> Tensor:
-    """The parameter that the small weight stands for."""
+    """Return the parameter that the small weight stands for."""
     found: Tensor = next((p for p in group["params"] if p.ndim > 1), group["params"][0])
     return found
 
@@ -148,9 +154,19 @@ def _seed(device: torch.device) -> None:
 def _path(
     optimizer: Optimizer, group: Group, decay: float, rate: float, scale: float, until: int, given: float
 ) -> Tensor:
-    """The weight before and after each step, [STEPS + 1, entries] in float64.
+    """Step a copy of the optimizer and return the weight before and after each step.
 
-    ``scale``: of the gradients. ``until``: steps with the decay. ``given``: a decay that the gradients hold already.
+    Args:
+        optimizer: the optimizer to copy.
+        group: the group whose settings it takes.
+        decay: ``weight_decay`` of the copy.
+        rate: learning rate of the copy.
+        scale: factor of the gradients.
+        until: steps with the decay.
+        given: a decay that the gradients hold already.
+
+    Returns:
+        The weight in float64, [STEPS + 1, entries].
     """
     like = _like(group)
     _seed(like.device)
@@ -185,10 +201,10 @@ def _path(
 
 
 def _copy(optimizer: Optimizer, group: Group, like: Tensor, weight: Tensor) -> Optimizer:
-    """An optimizer of one weight, as fresh as one that was never used; with no hooks."""
+    """Copy an optimizer to one weight, as fresh as one that was never used, with no hooks."""
     own = {name: value for name, value in vars(optimizer).items() if name not in ("state", "param_groups", "step")}
     hooks = [name for name in own if name.endswith("_hooks")]
-    if sum(_numbers(value) for name, value in own.items()) > LARGEST:
+    if sum(_numbers(value) for value in own.values()) > LARGEST:
         raise ValueError("too large to be copied")
     twin: Optimizer = object.__new__(type(optimizer))
     memo: dict[int, Any] = {id(p): weight for g in optimizer.param_groups for p in g["params"]}
@@ -202,7 +218,7 @@ def _copy(optimizer: Optimizer, group: Group, like: Tensor, weight: Tensor) -> O
 
 
 def _numbers(value: Any, depth: int = 3) -> int:
-    """The entries of the tensors in an attribute."""
+    """Count the entries of the tensors in an attribute."""
     if isinstance(value, nn.Parameter):
         return 0
     if isinstance(value, Tensor):
@@ -215,7 +231,7 @@ def _numbers(value: Any, depth: int = 3) -> int:
 
 @contextlib.contextmanager
 def _unnoticed(device: torch.device) -> Iterator[None]:
-    """Random numbers go on as if nothing had been; no warnings; nothing is compiled."""
+    """Preserve random states, silence warnings and keep torch from compiling."""
     numbers, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))

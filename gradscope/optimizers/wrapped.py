@@ -1,4 +1,4 @@
-"""Optimizers inside others: hooks belong on the one whose ``step()`` moves the weights.
+"""Find optimizers inside others: hooks belong on the one whose ``step()`` moves the weights.
 
 Accelerate, Fabric, Lightning, SAM, Lookahead and many more hand out an object that looks like an optimizer and holds
 another. Its own hooks, if it has any, are called too early, too often or never.
@@ -15,10 +15,16 @@ from gradscope.types import InputError
 
 
 def stepping(given: Any) -> list[Optimizer]:
-    """The optimizers that move the weights of ``given``: itself, or those that it holds.
+    """Find the optimizers that move the weights of ``given``: itself, or those that it holds.
 
     Held ones count where together they have all of its parameters and none twice; a wrapper of shards, or of flat
-    copies, is hooked itself. Raises `InputError` where ``given`` is no optimizer, or nothing of it can be hooked.
+    copies, is hooked itself.
+
+    Returns:
+        At least one optimizer.
+
+    Raises:
+        InputError: ``given`` is no optimizer, or nothing of it can be hooked.
     """
     if found := inside(given):
         return found
@@ -35,7 +41,7 @@ def stepping(given: Any) -> list[Optimizer]:
 
 
 def each_stepping(given: Sequence[Any]) -> tuple[list[Optimizer], dict[str, str]]:
-    """The same for several, each once, and for the record which wrappers they were found in."""
+    """Find the optimizers of several, each once, and note for the record which wrappers they were found in."""
     found: dict[int, Optimizer] = {}
     notes = {}
     for one in given:
@@ -47,12 +53,12 @@ def each_stepping(given: Sequence[Any]) -> tuple[list[Optimizer], dict[str, str]
 
 
 def inside(given: Any) -> list[Optimizer]:
-    """The same; none where there is nothing to hook."""
+    """Find the optimizers that move the weights of ``given``; none where there is nothing to hook."""
     return _search(given, [])
 
 
 def the_one(given: Any) -> Optimizer:
-    """The same, for what is put on one optimizer."""
+    """Find the single optimizer that moves the weights of ``given``; raise `InputError` where there are several."""
     found = stepping(given)
     if len(found) > 1:
         names = ", ".join(type(o).__name__ for o in found)
@@ -90,7 +96,7 @@ def _is_optimizer(thing: Any) -> bool:
 
 
 def parameters(optimizer: Any) -> set[int]:
-    """The ids of an optimizer's parameters; none where it has no groups."""
+    """Return the ids of an optimizer's parameters; none where it has no groups."""
     try:
         return {id(p) for group in optimizer.param_groups for p in group["params"]}
     except Exception:
@@ -98,6 +104,6 @@ def parameters(optimizer: Any) -> set[int]:
 
 
 def _has_hooks(given: Any) -> bool:
-    """Whether its ``step`` calls step hooks: torch sees to that where ``Optimizer.__init__`` is called."""
+    """Return whether ``step`` calls step hooks: torch sees to that where ``Optimizer.__init__`` is called."""
     hooked = getattr(getattr(type(given), "step", None), "hooked", False)
     return isinstance(given, Optimizer) and "_optimizer_step_pre_hooks" in vars(given) and bool(hooked)

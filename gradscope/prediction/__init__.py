@@ -1,1 +1,1 @@
-"""The tolerance level, read from a few probes of some dozens of steps."""
+"""Prediction of the tolerance level from a few probes of some dozens of steps."""

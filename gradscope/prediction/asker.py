@@ -1,4 +1,4 @@
-"""Which probe comes next, and what they all say: an ask/tell object that knows no processes and no files.
+"""Ask/tell of probes: which comes next, and what they all say. Knows no processes and no files.
 
 First a run without a penalty, to its escape if that comes soon: it tells the optimizer, its rates and the kind of net,
 and gives a first guess. Then probes under a penalty, each at the strength that those before it point to.
@@ -43,13 +43,21 @@ CONFIDENCE = 0.95
 
 
 def rows_needed(probe: Probe) -> int:
-    """Rows of a probe of this strength: enough of the penalty's own time, from `SHORTEST` to `ROWS`."""
+    """Return the rows of a probe of this strength: enough of the penalty's own time, from `SHORTEST` to `ROWS`."""
     return math.ceil(min(float(ROWS), max(float(SHORTEST), FOLDINGS * probe.folding + 5)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A probe to run. ``steps`` at most; ``to_escape``: to the row at which the loss has clearly fallen, if it does."""
+    """Probe to run.
+
+    Attributes:
+        number: which one, from 0.
+        strength: λ, 0 without a penalty.
+        seed: of the run.
+        steps: at most.
+        to_escape: end at the row at which the loss has clearly fallen, if it does.
+    """
 
     number: int
     strength: float
@@ -60,7 +68,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prediction:
-    """λ* from probes, or why there is none. ``low``, ``high``: what holds for 95 % of configurations of other kinds."""
+    """λ* from probes, or why there is none.
+
+    Attributes:
+        determined: whether there is one.
+        reason: what it rests on, or why there is none.
+        tolerance: λ*.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        confidence: share of configurations of other kinds that the interval holds for.
+    """
 
     determined: bool
     reason: str
@@ -72,11 +89,20 @@ class Prediction:
 
 @dataclass
 class Prober:
-    """Asks for probes and is told their rows.
+    """Planner of probes: asked for probes and told their rows.
 
-    ``readers``: by kind, of the shipped file. ``start``: the first strength, else it is guessed. ``most``: probes under
-    a penalty at most. ``horizon``: steps of a whole run, where that is known, as `tell` may learn. ``quick``: nothing
-    is predicted of a training whose probes would cost as much as its runs.
+    Attributes:
+        readers: by kind, of the shipped file.
+        penalty: ``l2`` or ``l1``.
+        start: the first strength, else it is guessed.
+        most: probes under a penalty at most.
+        seed: of the first run.
+        horizon: steps of a whole run, where that is known, as `tell` may learn.
+        quick: predict nothing of a training whose probes would cost as much as its runs.
+        reason: why there is no prediction, empty while there may be one.
+        told: probes under a penalty, with the distance that each reads.
+        free: runs without a penalty.
+        late: steps to the escape of a net that escapes late, 0 otherwise.
     """
 
     readers: Mapping[str, Reader]
@@ -94,7 +120,7 @@ class Prober:
 
     @property
     def done(self) -> bool:
-        """Enough is known, or nothing can be."""
+        """Whether enough is known, or nothing can be."""
         if self.reason or len(self.told) >= self.most:
             return True
         return len(self.told) >= 2 and abs(self.told[-1][1]) < CLOSE
@@ -102,7 +128,7 @@ class Prober:
     # -- asking -----------------------------------------------------------------------------------
 
     def ask(self) -> Plan:
-        """The next probe; each has a seed of its own, but for a run that is followed on."""
+        """Return the next probe; each has a seed of its own, except a run that is continued."""
         number, self._next = self._next, self._next + 1
         if not self.free:
             return Plan(number, 0.0, self.seed, FREE, True)
@@ -119,11 +145,11 @@ class Prober:
 
     @property
     def reader(self) -> Reader:
-        """That of the penalty, as the run without one has shown the optimizer."""
+        """The reader of the penalty, as the run without one has shown the optimizer."""
         return self.readers[self.free[0].kind]
 
     def place(self, first: float) -> float:
-        """log₁₀ of the next strength; ``first``: of the first one."""
+        """Return log₁₀ of the next strength; ``first``: of the first one."""
         at = first
         if self.told:
             last = math.log10(self.told[-1][0].strength)
@@ -131,7 +157,7 @@ class Prober:
         return min(at, math.log10(self._strongest()))
 
     def _strongest(self) -> float:
-        """Beyond this a step of the penalty alone overshoots."""
+        """Return the strength beyond which a step of the penalty alone overshoots."""
         unit = replace(self.free[0], strength=1.0)
         if unit.kind != "direct":
             return math.inf
@@ -148,14 +174,14 @@ class Prober:
         return max(1, math.ceil(min(2 * self.late, self.horizon or LONGEST) / ROWS))
 
     def _escape(self, free: Probe) -> float:
-        """Steps to the escape, 0 without one."""
+        """Return the steps to the escape, 0 without one."""
         below = np.flatnonzero(smoothed(free.loss)[SMOOTH - 1 :] < ESCAPED * free.baseline)
         return float(free.step[below[0] + SMOOTH - 1] + 1) if len(below) else 0.0
 
     # -- telling ----------------------------------------------------------------------------------
 
     def tell(self, plan: Plan, probe: Probe, invariant: float = 0.0) -> None:
-        """The rows of a probe. ``invariant``: the share of ‖w‖² in weights whose scale the loss does not depend on."""
+        """Take the rows of a probe. ``invariant``: share of ‖w‖² in weights whose scale the loss does not depend on."""
         self.reason = self._unusable(plan, probe, invariant)
         if self.reason:
             return
@@ -186,7 +212,7 @@ class Prober:
             self.late = max(self.late, escape)
 
     def _unusable(self, plan: Plan, probe: Probe, invariant: float) -> str:
-        """Why nothing can be read off this probe."""
+        """Return why nothing can be read off this probe, empty if something can."""
         if not (math.isfinite(probe.baseline) and probe.baseline > 0):
             return (
                 f"the baseline loss is {probe.baseline:g}; give record(baseline_loss=…), the loss of a constant answer"
@@ -210,13 +236,13 @@ class Prober:
     # -- what is known ----------------------------------------------------------------------------
 
     def level(self) -> float:
-        """log₁₀ λ* by all probes, the near ones counting most."""
+        """Compute log₁₀ λ* from all probes, the near ones weighing most."""
         at = np.array([math.log10(probe.strength) - distance for probe, distance in self.told])
         weights = np.array([(SPREAD[0] + SPREAD[1] * abs(distance)) ** -2 for _, distance in self.told])
         return float((at * weights).sum() / weights.sum())
 
     def prediction(self) -> Prediction:
-        """λ* with its interval, or why not."""
+        """Return λ* with its interval, or why not."""
         if self.reason or not self.told:
             return Prediction(False, self.reason or "no probe has been run")
         at, half = self.level(), self.reader.error(len(self.told))

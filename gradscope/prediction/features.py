@@ -1,7 +1,7 @@
-"""What is read off a probe: some twenty numbers without units, the same at every scale of loss, time and width.
+"""Features of a probe: some twenty numbers without units, the same at every scale of loss, time and width.
 
-Times are told in the penalty's own time τ, losses as shares of the baseline. Nothing is needed that a record does not
-hold; the outputs' spread would add little (../shared/facts/prediction.md of the project: .118 against .124 decades).
+Times are in the penalty's own time τ, losses are shares of the baseline. Nothing is needed that a record does not hold;
+the outputs' spread would add little (../shared/facts/prediction.md of the project: .118 against .124 decades).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NAMES = (
 
 
 def smoothed(loss: Array) -> Array:
-    """Running means of `SMOOTH` losses, [T]: of what there is at the first rows."""
+    """Compute running means of `SMOOTH` losses, [T]; over fewer at the first rows."""
     total = np.cumsum(np.nan_to_num(loss, nan=np.inf, posinf=np.inf))
     before = np.concatenate([np.zeros(SMOOTH), total[:-SMOOTH]]) if len(loss) > SMOOTH else np.zeros(len(loss))
     with np.errstate(invalid="ignore"):
@@ -38,7 +38,7 @@ def smoothed(loss: Array) -> Array:
 
 
 def features(probe: Probe) -> Array:
-    """The numbers of `NAMES`, [F], all finite for a probe of finite rows under a penalty."""
+    """Compute the numbers of `NAMES`, [F], all finite for a probe of finite rows under a penalty."""
     rows = len(probe.step)
     third = slice(rows - max(rows // 3, 4), rows)
     time = probe.step + 1
@@ -82,7 +82,7 @@ FREE_NAMES = (
 
 
 def free_features(probe: Probe) -> Array:
-    """The numbers of `FREE_NAMES` of a run without a penalty, [F]: what can be known of a level before any probe."""
+    """Compute the numbers of `FREE_NAMES` of a run without a penalty, [F]: what is known before any probe."""
     loss = smoothed(probe.loss) / probe.baseline
     gradient, weight = np.sqrt((probe.gradient**2).sum(1)), np.sqrt((probe.weight**2).sum(1))
     first = np.maximum(probe.weight[0], 1e-30)
@@ -101,7 +101,7 @@ def free_features(probe: Probe) -> Array:
 
 
 def _bounded(found: list[Any]) -> Array:
-    """Finite, and no further out than any forest asks about."""
+    """Clip to finite numbers, no further out than any forest asks about."""
     return np.clip(np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0, posinf=FAR, neginf=-FAR), -FAR, FAR)
 
 
@@ -110,12 +110,12 @@ def _log(x: Array | float) -> Array:
 
 
 def _squeezed(x: float) -> float:
-    """Sign and size, so that a balance of a thousand does not count as much as all others."""
+    """Compress a number, keeping its sign, so that a balance of a thousand does not count as much as all others."""
     return float(np.arcsinh(x))
 
 
 def _slope(x: Array, y: Array) -> float:
-    """Of the straight line through these points; 0 where they all lie at one x."""
+    """Fit a straight line and return its slope; 0 where all points lie at one x."""
     x = x - x.mean()
     square = float((x**2).sum())
     return float(np.clip((x * (y - y.mean())).sum() / square, -50, 50)) if square > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Trees as three plain arrays, evaluated by numpy: no pickle, and no scikit-learn where a prediction is read."""
+"""Random forest as plain arrays, evaluated by numpy: no pickle, and no scikit-learn where a prediction is read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from gradscope.prediction.rows import Array
 
 @dataclass(frozen=True)
 class Forest:
-    """The mean of T trees whose N nodes lie one after the other.
+    """Mean of T trees whose N nodes lie one after the other.
 
-    ``feature`` [N]: the number of the feature that a node asks about, −1 for a leaf. ``value`` [N]: its threshold, or
-    what the leaf says. ``right`` [N]: how many nodes further on the branch above the threshold begins; the other one
-    is the next node. ``root`` [T]: where the trees begin.
+    Attributes:
+        feature: number of the feature that a node asks about, −1 for a leaf, [N].
+        value: its threshold, or the answer of the leaf, [N].
+        right: how many nodes further on the branch above the threshold begins, [N]; the other one is the next node.
+        root: where the trees begin, [T].
     """
 
     feature: NDArray[np.int8]
@@ -27,7 +29,7 @@ class Forest:
     root: NDArray[np.int32]
 
     def predict(self, features: Array) -> float:
-        """The answer to one set of features [F]."""
+        """Return the answer to one set of features, [F]."""
         node, x = self.root.astype(np.int64), features.astype(np.float32)
         while True:
             asked = self.feature[node]
@@ -39,9 +41,9 @@ class Forest:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], name: str) -> Forest:
-        """The one that `arrays` gave this name."""
+        """Build the forest that `arrays` stored under this name."""
         return cls(*(arrays[f"{name}.{part}"] for part in ("feature", "value", "right", "root")))
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """For a file of arrays."""
+        """Return its arrays by name, for a file."""
         return {f"{name}.{part}": getattr(self, part) for part in ("feature", "value", "right", "root")}

@@ -1,4 +1,4 @@
-"""Runs the probes that are asked for, one after the other, and reads what they record."""
+"""Run the probes that are asked for, one after the other, and read what they record."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ Run = Callable[[Plan, Path], str]
 
 
 class MissingRecordError(InputError):
-    """The training ended and left no record."""
+    """Training that ended and left no record."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A probe that was run. ``distance``: log₁₀(λ/λ*) as it reads, None without a penalty."""
+    """Probe that was run.
+
+    Attributes:
+        strength: λ, 0 without a penalty.
+        seed: of the run.
+        steps: that were run.
+        path: its record.
+        distance: log₁₀(λ/λ*) as it reads, None without a penalty.
+    """
 
     strength: float
     seed: int
@@ -39,9 +47,14 @@ def _asked(plan: Plan) -> Instructions:
 
 
 def of_command(command: Command, where: Executor | None = None) -> Run:
-    """Probes of a training command, each a process that ends once it has its rows.
+    """Return a runner of probes that starts a training command for each, which ends once it has its rows.
 
-    ``where``: they are run there; None: each as a child of this process.
+    Args:
+        command: the training command.
+        where: runs the processes; None: each is a child of this process.
+
+    Returns:
+        A function of a plan and a path.
     """
 
     def run(plan: Plan, path: Path) -> str:
@@ -60,7 +73,7 @@ def of_command(command: Command, where: Executor | None = None) -> Run:
 
 
 def of_function(train: Train) -> Run:
-    """Probes of a plain function ``train(strength, seed, path)`` in this process."""
+    """Return a runner of probes that calls a plain function ``train(strength, seed, path)`` in this process."""
 
     def run(plan: Plan, path: Path) -> str:
         with instructed(_asked(plan)):
@@ -79,7 +92,7 @@ def of_function(train: Train) -> Run:
 
 
 def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult], None]) -> list[ProbeResult]:
-    """Every probe that the prober asks for, in order. Raises `InputError` for a training that cannot be probed."""
+    """Run every probe that the prober asks for, in order; raise `InputError` for a training that cannot be probed."""
     results: list[ProbeResult] = []
     starts: dict[int, tuple[float, ...]] = {}
     while not prober.done:

@@ -1,4 +1,4 @@
-"""What a probe says about the level: how many decades its strength lies above λ*, and how wrong that usually is."""
+"""Read the level off a probe: how many decades its strength lies above λ*, and how wrong that usually is."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ NEAR, WEIGHT = 0.4, 0.7
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader of one kind of penalty. ``whole``: learned from all probes; ``near``: from those near the level.
+    """Regression of one kind of penalty, from the features of a probe to the distance from the level.
 
-    ``first``: log₁₀ λ* from a run without a penalty. ``errors``: what 95 % of the errors of held-out families stay
-    below, in decades, by the number of probes. ``reach``: λ·rate·gain of the strengths it has learned from, the ends.
+    Attributes:
+        whole: learned from all probes.
+        near: learned from those near the level.
+        first: log₁₀ λ* from a run without a penalty.
+        errors: what 95 % of the errors of held-out families stay below, in decades, by the number of probes.
+        reach: λ·rate·gain of the strengths it has learned from, the ends.
     """
 
     whole: Forest
@@ -35,40 +39,40 @@ class Reader:
     reach: tuple[float, float]
 
     def distance(self, probe: Probe) -> float:
-        """û = log₁₀(λ/λ*), as far as this probe tells."""
+        """Compute û = log₁₀(λ/λ*), as far as this probe tells."""
         return self.read(features(probe))
 
     def read(self, x: Array) -> float:
-        """The same from the features of a probe, [F]."""
+        """Compute û from the features of a probe, [F]."""
         found = self.whole.predict(x)
         return found if abs(found) > NEAR else (1 - WEIGHT) * found + WEIGHT * self.near.predict(x)
 
     def begin(self, free: Probe) -> float:
-        """log₁₀ of the strength to try first, from a run without a penalty."""
+        """Compute log₁₀ of the strength to try first, from a run without a penalty."""
         return self.guess(free, free_features(free))
 
     def guess(self, free: Probe, x: Array) -> float:
-        """The same from its features, [F]."""
+        """Compute log₁₀ of the strength to try first from the features of a run without a penalty, [F]."""
         return self.first.predict(x) - _scale(free)
 
     def error(self, probes: int) -> float:
-        """The half-width of the 95 % interval after so many probes, in decades."""
+        """Return the half-width of the 95 % interval after so many probes, in decades."""
         known = [count for count in self.errors if count <= probes]
         return self.errors[max(known, default=min(self.errors))]
 
 
 def _scale(free: Probe) -> float:
-    """log₁₀ of the learning rate, under AdamW, whose decay has it as a factor of λ; 0 elsewhere."""
+    """Return log₁₀ of the learning rate under AdamW, whose decay has it as a factor of λ; 0 elsewhere."""
     return float(np.log10(np.nanmean(free.rate))) if free.adaptive and free.kind == "direct" else 0.0
 
 
 def scaled(strength: float, free: Probe) -> float:
-    """What `Reader.first` is taught: log₁₀ λ, with the learning rate under AdamW."""
+    """Compute what `Reader.first` is taught: log₁₀ λ, with the learning rate under AdamW."""
     return float(np.log10(strength)) + _scale(free)
 
 
 def readers(arrays: Mapping[str, Any]) -> dict[str, Reader]:
-    """By kind, from the arrays of the shipped file."""
+    """Build the readers by kind, from the arrays of the shipped file."""
     facts = json.loads(str(arrays["facts"]))
     found = {}
     for kind, told in facts["kinds"].items():
@@ -80,6 +84,6 @@ def readers(arrays: Mapping[str, Any]) -> dict[str, Reader]:
 
 @functools.cache
 def shipped() -> dict[str, Reader]:
-    """The readers of this gradscope, made by ``python -m analyses.prediction.fit``."""
+    """Load the readers of this gradscope, made by ``python -m analyses.prediction.fit``."""
     with resources.files("gradscope.prediction").joinpath(FILE).open("rb") as file, np.load(file) as arrays:
         return readers(dict(arrays))

@@ -1,4 +1,4 @@
-"""The level, read from a run that is recorded already: its first rows are a probe."""
+"""Read the level off a run that is recorded already: its first rows are a probe."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ FAR = 1.2
 
 
 def level_of(record: Record) -> Prediction:
-    """The tolerance level as the first rows of a run under a penalty from the start tell it, or why they do not.
+    """Predict the tolerance level from the first rows of a run under a penalty from the start.
 
     For SGD and AdamW, whose readings of failing runs alone have been measured. One reading is far less sharp than what
     `suggest_strength` says after three.
+
+    Returns:
+        The level, or why there is none.
     """
     try:
         return _read(record)

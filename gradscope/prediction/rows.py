@@ -1,4 +1,4 @@
-"""The rows of a probe, as a reader of tolerance levels needs them: from a record, or from plain arrays."""
+"""Rows of a probe, as a reader of tolerance levels needs them: from a record, or from plain arrays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,25 @@ NEEDED = (
 
 @dataclass(frozen=True)
 class Probe:
-    """T rows of a run under one strength; P matrices (parameters with more than one dimension) that it penalises.
+    """T rows of a run under one strength, of the P matrices (more than one dimension) that it penalises.
 
-    ``step`` [T] counts from 0. ``gradient``, ``weight`` [T, P]: Euclidean norms; ``dot`` [T, P]: ⟨w, ∂L/∂w⟩;
-    ``gradient_size``, ``weight_size`` [T, P]: mean |∂L/∂w|, mean |w|. ``rate`` [T]: the learning rate. ``adaptive``,
-    ``beside``: an Adam; a penalty that acts beside its step (AdamW, a proximal step). ``baseline``: the loss of the
-    best constant answer. ``optimizer``: its class.
+    Attributes:
+        step: from 0, [T].
+        loss: of the data, [T].
+        gradient: ‖∂L/∂w‖, [T, P].
+        weight: ‖w‖, [T, P].
+        dot: ⟨w, ∂L/∂w⟩, [T, P].
+        gradient_size: mean |∂L/∂w|, [T, P].
+        weight_size: mean |w|, [T, P].
+        numel: entries of each matrix, [P].
+        rate: learning rate, [T].
+        strength: λ.
+        penalty: its name.
+        momentum: that of SGD.
+        adaptive: the optimizer is an Adam.
+        beside: the penalty acts beside its step (AdamW, a proximal step).
+        baseline: loss of the best constant answer.
+        optimizer: its class.
     """
 
     step: Array
@@ -50,7 +63,7 @@ class Probe:
     def kind(self) -> str:
         """What has a reader of its own: ``direct`` (SGD, AdamW), ``coupled`` (L2 inside Adam's step) or ``l1``.
 
-        For anything else the words in which it is told that there is none.
+        For anything else, the words in which a user is told that there is none.
         """
         if self.optimizer not in ("SGD", "Adam", "AdamW"):
             return f"the optimizer {self.optimizer}"
@@ -64,8 +77,8 @@ class Probe:
     def folding(self) -> float:
         """τ: steps in which the penalty alone shrinks a weight by e, as it is at the first row.
 
-        (1 − μ)/(2ηλ) for SGD, 1/(2ηλ) for AdamW. L1: mean |w| over the threshold ηλ. Coupled Adam, whose step is
-        about η whatever the gradient's size: mean |w| over η, times |g| + |r| over |r|. Infinite without a penalty.
+        (1 − μ)/(2ηλ) for SGD, 1/(2ηλ) for AdamW. L1: mean |w| over the threshold ηλ. Coupled Adam, whose step is about
+        η whatever the gradient's size: mean |w| over η, times |g| + |r| over |r|. Infinite without a penalty.
         """
         rate = float(np.nanmean(self.rate))
         if not (self.strength > 0 and rate > 0):
@@ -80,11 +93,11 @@ class Probe:
         return weight / rate * (gradient + pull) / pull
 
     def first(self, rows: int) -> Probe:
-        """The same without what comes after so many rows."""
+        """Return the first so many rows."""
         return self._each(lambda values: values[:rows])
 
     def averaged(self, every: int) -> Probe:
-        """So many rows made one: the last one's step, the means of the rest. What is left over is left out."""
+        """Average each ``every`` rows into one, with the step of the last; what is left over is left out."""
         count = len(self.step) // every
 
         def means(values: Array) -> Array:
@@ -107,11 +120,18 @@ class Probe:
 
 
 def probe_of(record: Record, penalty: str = "l2", rows: int | None = None) -> Probe:
-    """The probe that a record holds; ``penalty``: the one that is asked about, for a record of a run without any.
+    """Read the probe that a record holds.
 
-    ``rows``: of them only the first so many.
+    Args:
+        record: the record.
+        penalty: the one that is asked about, for a record of a run without any.
+        rows: the first so many only.
 
-    Raises `InputError` for a record that cannot be read as one.
+    Returns:
+        The probe.
+
+    Raises:
+        InputError: the record cannot be read as a probe.
     """
     if missing := [name for name in NEEDED if name not in record]:
         hint = "call Recording.log(loss=loss)" if missing[0] == "loss" else 'record with preset="standard"'
@@ -149,7 +169,7 @@ def probe_of(record: Record, penalty: str = "l2", rows: int | None = None) -> Pr
 
 
 def invariant_share(record: Record) -> float:
-    """The share of ‖w‖² at the first row in matrices whose scale the loss does not depend on, as the record says."""
+    """Compute the share of ‖w‖² at the first row in matrices whose scale the loss does not depend on."""
     found = record.capture.get("scale_invariant", {}).get("parameters") or {}
     square = np.nan_to_num(record.column("weight_norm", 0).astype(np.float64) ** 2)
     without = record.info.matrices & np.array([name in found for name in record.info.parameters])

@@ -1,4 +1,4 @@
-"""From a training to the tolerance level that some dozens of its steps tell, or to why they do not."""
+"""Predict the tolerance level of a training from some dozens of its steps, or say why they do not tell."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ PENALTIES = ("l2", "l1")
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The level that probes predict. ``tolerance``, ``low``, ``high`` are None where ``reason`` says why.
+    """The level that probes predict.
 
-    ``horizon``: steps of a whole run, where its record tells. ``out``: the folder of the probes' records.
+    Attributes:
+        penalty: ``l2`` or ``l1``.
+        prediction: the level with its interval, or why there is none.
+        probes: the probes that were run.
+        horizon: steps of a whole run, where its record tells.
+        out: the folder of the probes' records.
     """
 
     penalty: str
@@ -37,22 +42,27 @@ class Suggestion:
 
     @property
     def determined(self) -> bool:
+        """Whether there is a level."""
         return self.prediction.determined
 
     @property
     def tolerance(self) -> float | None:
+        """λ*, None where there is none."""
         return self.prediction.tolerance
 
     @property
     def low(self) -> float | None:
+        """Lower end of the interval, None where there is none."""
         return self.prediction.low
 
     @property
     def high(self) -> float | None:
+        """Upper end of the interval, None where there is none."""
         return self.prediction.high
 
     @property
     def reason(self) -> str:
+        """What the level rests on, or why there is none."""
         return self.prediction.reason
 
     @property
@@ -71,7 +81,7 @@ class Suggestion:
         return None if self.tolerance is None else (self.tolerance / 10, self.tolerance * 10)
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``gradscope suggest --json`` prints it."""
+        """Return what ``gradscope suggest --json`` prints."""
         p = self.prediction
         return {
             "determined": p.determined,
@@ -89,7 +99,7 @@ class Suggestion:
         }
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Draw a card for notebooks."""
         p = self.prediction
         facts: dict[str, object] = {"penalty": self.penalty, "steps": self.steps_run}
         if p.determined and p.tolerance is not None:
@@ -126,7 +136,7 @@ def suggest_strength(
 
     Raises:
         InputError: the training cannot be probed, or something given cannot be used.
-    """
+    """  # noqa: DOC502 - raised by what it calls
     return _suggest(of_function(train), penalty, start, probes, out, seed, on_probe)
 
 
@@ -140,7 +150,7 @@ def suggest_command(
     on_probe: Callable[[ProbeResult], None] | None = None,
     executor: Executor | None = None,
 ) -> Suggestion:
-    """`suggest_strength` for a training command; each probe is a process of its own, started by the executor."""
+    """Predict the tolerance level of a training command; each probe is a process that the executor starts."""
     return _suggest(of_command(command, executor), command.penalty, start, probes, out, seed, on_probe)
 
 

@@ -1,1 +1,1 @@
-"""What is added to the loss, how strongly over time, and how it reaches an optimizer."""
+"""Penalties on weights and outputs, their strength over time, and how they reach an optimizer."""

@@ -25,7 +25,7 @@ from gradscope.types import InputError
 
 
 class ActivityRegularization(Attached):
-    """A penalty on outputs; made by `regularize_activity`."""
+    """Penalty on the outputs of modules, as `regularize_activity` returns it."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ActivityRegularization(Attached):
                 self._sums[id(p)] = gradient if before is None else before + gradient
 
     def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """∂Ω/∂w of the coming step, averaged over the forwards since the last one."""
+        """Return ∂Ω/∂w of the coming step, averaged over the forwards since the last one."""
         count = max(1, self._forwards)
         return [self._sums[id(p)] / count if id(p) in self._sums else torch.zeros_like(p) for p in parameters]
 
@@ -81,6 +81,7 @@ class ActivityRegularization(Attached):
             self._forwards = -1
 
     def settle(self) -> None:
+        """Decide what the coming step does, and average the gradients over the ranks."""
         super().settle()
         self._reduce()
 
@@ -106,6 +107,7 @@ class ActivityRegularization(Attached):
         self._forget()
 
     def detach(self) -> None:
+        """Remove the hooks from the optimizer and from the modules."""
         super().detach()
         for hook in self._forward_hooks:
             hook.remove()
@@ -125,12 +127,24 @@ def regularize_activity(
 ) -> ActivityRegularization:
     """Penalise outputs: λ_t·Ω(outputs)/batch, summed over ``modules``, as Keras' ``activity_regularizer`` does.
 
-    ``schedule``: as for `regularize`. ``modules``: a regular expression on their names, a type or several, a predicate,
-    or the modules themselves.
-    Several forwards before one step (accumulation) are averaged; ranks of a distributed run too. Raises `InputError`
-    if no module is chosen, or if the schedule bounds the norm of weights.
+    Several forwards before one step (accumulation) are averaged; so are the ranks of a distributed run.
 
-    >>> regularize_activity(optimizer, model, L1(), Constant(1e-5), modules=nn.ReLU)  # doctest: +SKIP
+    Args:
+        optimizer: as for `regularize`, except LBFGS.
+        model: the model, whose forward pass ends one measurement of the outputs.
+        penalty: Ω, such as ``L1()``.
+        schedule: its strength over time, or a number; none that bounds the norm of weights.
+        modules: a regular expression on their names, a type or several, a predicate, or the modules themselves.
+        steps_per_epoch: lets a schedule count epochs where no recording tells them.
+
+    Returns:
+        The handle, as `regularize` returns it.
+
+    Raises:
+        InputError: no module is chosen, the optimizer is LBFGS, or the schedule bounds the norm of weights.
+
+    >>> regularize_activity(optimizer, model, L1(), Constant(1e-5), modules=nn.ReLU)
+    <activity:l1 of λ 1e-05, constant>
     """
     if not isinstance(penalty, Penalty):
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L1()")

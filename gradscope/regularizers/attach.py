@@ -1,7 +1,7 @@
-"""How a penalty on weights reaches an optimizer: through its step hooks, leaving ``.grad`` the pure loss gradient.
+"""Put a penalty on weights into an optimizer through its step hooks, with ``.grad`` still the pure loss gradient.
 
-During ``step()`` the gradient that the optimizer sees is ``grad + λ_t·∂Ω/∂w``. Proximal penalties act on the
-weights after the update, with threshold lr·λ_t, the Euclidean map whatever the optimizer's own metric is.
+During ``step()`` the gradient that the optimizer sees is ``grad + λ_t·∂Ω/∂w``. Proximal penalties act on the weights
+after the update, with threshold lr·λ_t: the Euclidean map, whatever the optimizer's own metric is.
 """
 
 from __future__ import annotations
@@ -50,10 +50,16 @@ class ScheduledDecay(Attached):
 
 
 class Regularization(Attached):
-    """A penalty with its schedule on some parameters of one optimizer; see `regularize`.
+    """Penalty with its schedule on some parameters of one optimizer, as `regularize` returns it.
 
-    ``replaces_decay``: the optimizer's own ``weight_decay`` is kept from these parameters (the others
-    go on getting it). ``decoupled``: L2 shrinks the weights by lr·2λ instead of going through the gradient.
+    Args:
+        optimizer: the optimizer that steps.
+        penalty: Ω.
+        schedule: its strength over time.
+        parameters: those that are penalised.
+        replaces_decay: keep the optimizer's own ``weight_decay`` from these parameters; the others go on getting it.
+        decoupled: let L2 shrink the weights by lr·2λ instead of going through the gradient.
+        steps_per_epoch: lets the schedule count epochs where no recording tells them.
     """
 
     def __init__(
@@ -98,9 +104,12 @@ class Regularization(Attached):
         self._decayed = True
 
     def _lenders(self, optimizer: Optimizer) -> list[int]:
-        """Groups that lend their ``weight_decay`` for the time of the step: L2 on all of them, at no cost.
+        """Return the groups whose ``weight_decay`` holds this L2 for the time of a step, which costs nothing.
 
-        Only in torch's own optimizers, where it is known to be read at the step and nowhere else.
+        Only in torch's own optimizers, where ``weight_decay`` is known to be read at the step and nowhere else.
+
+        Returns:
+            Indices of the groups that are penalised as a whole.
         """
         if not self._adds_l2 or not isinstance(self.penalty, L2):
             return []
@@ -118,7 +127,7 @@ class Regularization(Attached):
         return self._lent
 
     def _each(self, optimizer: Optimizer) -> list[tuple[int, dict[str, Any], list[Tensor], float]]:
-        """Each group with the chosen parameters that have a gradient, and their strength; idle groups left out."""
+        """List each active group with its index, its penalised parameters that have a gradient, and their strength."""
         rows = zip(optimizer.param_groups, self._members(optimizer), self._strengths, strict=True)
         live = (
             (index, group, [p for p in mine if p.grad is not None], strength)
@@ -235,20 +244,26 @@ def regularize(
         optimizer: any torch optimizer, with or without a closure, fused, under GradScaler or not; of one that wraps
             another (Accelerate's, SAM, Lookahead), the one inside.
         penalty: Ω, such as ``L2()``.
-        schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``. A number is a strength
-            that does not change, ``Constant(number)``.
-        select: which parameters: a predicate, the parameters themselves, a regular expression on names, or a type
-            of module (its weights). Without it, every parameter with more than one dimension. For different
-            strengths in different places, call `regularize` once for each.
+        schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``. A number is a strength that
+            does not change, ``Constant(number)``.
+        select: which parameters: a predicate, the parameters themselves, a regular expression on names, or a type of
+            module (its weights). Without it, every parameter with more than one dimension. For different strengths in
+            different places, call `regularize` once for each.
         model: where names and modules are looked up; names are known without it if the optimizer was made of
             ``model.named_parameters()``.
         decoupled: L2 shrinks the weights by lr·2λ beside the update, as AdamW's decay does.
         steps_per_epoch: lets a schedule count epochs where no recording tells them.
 
-    Returns the handle: ``detach()`` takes the penalty off, ``now()`` is its strength, ``state_dict()`` goes into
-    a checkpoint. Raises `InputError` if nothing is selected, or if a parameter would get the same penalty twice.
+    Returns:
+        The handle: ``detach()`` takes the penalty off, ``now()`` is its strength, ``state_dict()`` goes into a
+        checkpoint.
 
-    >>> regularize(optimizer, L2(), Delayed(0.006, epochs=5))  # doctest: +SKIP
+    Raises:
+        InputError: nothing is selected, a parameter would get the same penalty twice, or the optimizer cannot apply
+            this penalty.
+
+    >>> regularize(optimizer, L2(), Delayed(0.006, epochs=5))
+    <l2 of weight_decay 0.012 (λ 0.006), delayed:5, on 2 parameters>
     """
     if not isinstance(penalty, Penalty):
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L2()")
@@ -282,9 +297,16 @@ def regularize(
 def refuse_twice(
     optimizer: Optimizer, penalty: Penalty, members: Sequence[list[Tensor]], only: list[Tensor] | None = None
 ) -> None:
-    """Raises `InputError` where a parameter would get one penalty twice, from here or from ``weight_decay``.
+    """Check that no parameter gets one penalty twice, from `regularize` or from ``weight_decay``.
 
-    ``only``: parameters about to be chosen; with it what is attached already is looked at too.
+    Args:
+        optimizer: the optimizer that steps.
+        penalty: the penalty that is to act.
+        members: the parameters of each group that it acts on.
+        only: parameters about to be chosen; with it, penalties already attached are checked too.
+
+    Raises:
+        InputError: a parameter would get the penalty twice.
     """
     ids = None if only is None else {id(p) for p in only}
     for group, mine in zip(optimizer.param_groups, members, strict=True):

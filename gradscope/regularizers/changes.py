@@ -10,7 +10,7 @@ Event = tuple[int, str]
 
 
 class StrengthChanges:
-    """Told the strength of every penalty before each recorded step; `take` hands over what there is to write.
+    """Collector of changes of strength: told every strength before each recorded step, it makes the events to write.
 
     A strength that changes at every step (a ramp) makes two events, not one a step.
     """
@@ -21,7 +21,7 @@ class StrengthChanges:
         self._events: list[Event] = []
 
     def see(self, step: int, strengths: Mapping[str, float]) -> None:
-        """The strengths that act at ``step``, by the name of the penalty."""
+        """Compare the strengths that act at ``step``, by name of penalty, with those before."""
         for name, strength in strengths.items():
             before = self._last.get(name)
             if strength == before:
@@ -35,6 +35,6 @@ class StrengthChanges:
             self._running[name] = self._running.get(name, 0) + 1 if before is not None else 0
 
     def take(self) -> list[Event]:
-        """The events since the last call."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events

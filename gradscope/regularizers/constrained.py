@@ -1,4 +1,4 @@
-"""CPR as a schedule: each weight tensor held below a bound that it sets itself. `cpr.py` applies it."""
+"""CPR as a schedule: each weight tensor is held below a bound that it sets itself. `cpr.py` applies it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ class CPR(Schedule):
     """Constrained parameter regularization (Franke et al., NeurIPS 2024, arXiv 2311.09058), for L2.
 
     Every penalised tensor gets a bound κ on ‖w‖², and a multiplier that grows while the tensor is above it. κ is the
-    tensor's own ‖w‖² after ``warm_start`` steps or, without that, at the inflection point of its growth, looked
-    for every ``every`` steps in a moving average with factor ``smooth``. ``strength`` is the update rate μ.
+    tensor's own ‖w‖² after ``warm_start`` steps or, without that, at the inflection point of its growth.
+
+    Args:
+        strength: the update rate μ of the multipliers.
+        warm_start: steps after which the bounds are set.
+        every: steps from one look for the inflection point to the next.
+        smooth: factor of the moving average of ‖w‖ in which it is looked for.
     """
 
     stands = "alone"
@@ -25,8 +30,10 @@ class CPR(Schedule):
         self.smooth = checks.finite(smooth, "smooth")
 
     def factor(self, now: Moment) -> float:
+        """Return 1: the multipliers, not time, decide the strength."""
         return 1.0
 
     @property
     def text(self) -> str:
+        """The schedule as text, ``cpr:500steps`` or ``cpr:inflection``."""
         return f"cpr:{self.warm_start}steps" if self.warm_start is not None else "cpr:inflection"

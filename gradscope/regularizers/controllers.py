@@ -1,7 +1,7 @@
 """Controllers: schedules that are fed with training loss and error ("Improving L2 Regularization based on Auto L2").
 
-`decide` is the four algorithms of that document as one pure function, state and measurement in, state out.
-`AutoL2` and `AdvanceL2` hold such a state in a schedule's place.
+`decide` is the four algorithms of that document as one pure function, from state and measurement to state. `AutoL2` and
+`AdvanceL2` hold such a state in the place of a schedule.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from gradscope.types import InputError
 
 @dataclass(frozen=True)
 class Rule:
-    """What tells the four algorithms apart, and their constants.
+    """Constants of an algorithm, which tell the four apart.
 
-    ``decay``: decay_factor, 0.1. ``threshold``: α in percent (methods 1 and 3). ``increase``: λ may rise too
-    (methods 2 and 3). ``cooldown``: the numerator of the cool-down in steps, cooldown/λ_new: 0.1 in the
-    pseudocode, 10 in the text of the document. ``ceiling``: λ never rises above it (its section 5 suggests one).
+    Attributes:
+        decay: ``decay_factor``, by which λ falls.
+        threshold: α, in percent (methods 1 and 3).
+        increase: λ may rise too (methods 2 and 3).
+        cooldown: numerator of the cool-down in steps, cooldown/λ_new: 0.1 in the pseudocode, 10 in the text.
+        ceiling: λ never rises above it (section 5 of the document suggests one).
     """
 
     decay: float = 0.1
@@ -34,7 +37,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class State:
-    """λ, MIN_STEP, MINLOSS, MINERROR, and LOSS and ERROR of the measurement before."""
+    """State of a controller between two measurements.
+
+    Attributes:
+        strength: λ.
+        min_step: MIN_STEP, the step after which λ may change again.
+        min_loss: MINLOSS.
+        min_error: MINERROR.
+        last_loss: LOSS of the measurement before.
+        last_error: ERROR of the measurement before.
+    """
 
     strength: float
     min_step: float = 0.0
@@ -45,11 +57,20 @@ class State:
 
 
 def decide(rule: Rule, state: State, step: int, loss: float, error: float = math.nan) -> State:
-    """One measurement of algorithm 1 (method 1, 2 or 3: algorithms 2, 3, 4) at optimizer step ``step``.
+    """Apply one measurement of algorithm 1 (methods 1, 2 and 3: algorithms 2, 3 and 4) to a controller's state.
 
     The first measurement initialises the minima and decides nothing: read literally, algorithm 3 compares with an
-    infinite minimum at every measurement and multiplies λ for ever. A loss that is not finite counts as infinite.
-    Without an error (NaN) the loss decides alone.
+    infinite minimum at every measurement and multiplies λ for ever.
+
+    Args:
+        rule: the algorithm and its constants.
+        state: the state before.
+        step: optimizer step of the measurement.
+        loss: training loss; a loss that is not finite counts as infinite.
+        error: training error; without one (NaN) the loss decides alone.
+
+    Returns:
+        The state after the measurement.
     """
     loss = loss if math.isfinite(loss) else math.inf
     measured = replace(state, last_loss=loss, last_error=error)
@@ -72,7 +93,7 @@ def decide(rule: Rule, state: State, step: int, loss: float, error: float = math
 
 
 def _least(first: float, second: float) -> float:
-    """The smaller one; NaN stands for nothing measured yet."""
+    """Return the smaller number; NaN stands for nothing measured yet."""
     return second if math.isnan(first) else first if math.isnan(second) else min(first, second)
 
 
@@ -84,7 +105,7 @@ def _changed(rule: Rule, state: State, step: int, strength: float) -> State:
 
 
 class Controller(Schedule):
-    """A schedule whose strength follows from what it is told of the training."""
+    """Schedule whose strength follows from the training loss and error that it is told."""
 
     word: str
     stands = "first"
@@ -103,16 +124,20 @@ class Controller(Schedule):
         self.measures_every = checks.positive_int(every, "every")
 
     def factor(self, now: Moment) -> float:
+        """Return the present strength over the initial one."""
         return self.state.strength / self.strength
 
     def strength_at(self, now: Moment) -> float:
+        """Return the present strength."""
         return self.state.strength
 
     def observe(self, step: int, loss: float, error: float | None = None) -> None:
+        """Take one measurement of training loss and error."""
         self.state = decide(self.rule, self.state, step, loss, math.nan if error is None else error)
 
     @property
     def text(self) -> str:
+        """The controller as text, with the options that differ from their defaults."""
         plain = Rule(increase=self.rule.increase)
         options = [f"{number_text(self.rule.threshold)}%"] if self.rule.threshold else []
         if self.measures_every != 5:
@@ -125,16 +150,23 @@ class Controller(Schedule):
         return ":".join([self.word, ",".join(options)] if options else [self.word])
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state, as plain numbers."""
         return asdict(self.state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.state = State(**state)
 
 
 class AutoL2(Controller):
-    """Start strong, and divide λ by 10 when loss or error stays above its minimum (algorithm 1).
+    """Controller that starts strong and divides λ by 10 when loss or error stays above its minimum (algorithm 1).
 
-    ``threshold``: only when it exceeds the minimum by so many percent (method 1, algorithm 2).
+    Args:
+        strength: λ to start with.
+        threshold: how far it has to be above, in percent of the minimum (method 1, algorithm 2).
+        every: steps between two measurements.
+        decay: factor by which λ falls.
+        cooldown: numerator of the cool-down in steps, cooldown/λ.
     """
 
     word = "autol2"
@@ -152,9 +184,15 @@ class AutoL2(Controller):
 
 
 class AdvanceL2(Controller):
-    """As `AutoL2`, and λ is multiplied by 10 when loss or error stays below its minimum (method 2, algorithm 3).
+    """`AutoL2` that also multiplies λ by 10 when loss or error stays below its minimum (method 2, algorithm 3).
 
-    With a ``threshold`` in percent it is method 3 (algorithm 4).
+    Args:
+        strength: λ to start with.
+        threshold: how far it has to be above or below, in percent of the minimum (method 3, algorithm 4).
+        every: steps between two measurements.
+        decay: factor by which λ falls, and by whose inverse it rises.
+        cooldown: numerator of the cool-down in steps, cooldown/λ.
+        ceiling: λ never rises above it.
     """
 
     word = "advancel2"

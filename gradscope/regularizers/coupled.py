@@ -14,11 +14,16 @@ SCHEMES = {"sch01": (1.0, 1.0, 8.0, 16.0, 16.0), "sch02": (1.0, 1.0, 4.0, 8.0, 8
 
 
 class Taper(Schedule):
-    """Stronger while the learning rate is lower, whatever lowers it ("Adapting Regularization with Learning Rate").
+    """Schedule that is stronger while the learning rate is lower ("Adapting Regularization with Learning Rate").
 
-    ``Taper(λ, "sch01")``, ``Taper(λ, "sch02")``: the two schemes of its Table 1. ``Taper(λ, 0.5)``, the rule behind
-    them: λ·(highest rate/rate)^0.5, at most ``limit``·λ (16 in Table 1). The rate is compared with the highest so
-    far: a warm-up is no reason for a strong penalty, and a restart ends the taper.
+    The rate is compared with the highest so far: a warm-up is no reason for a strong penalty, and a restart ends the
+    taper.
+
+    Args:
+        strength: λ at the highest rate.
+        rule: ``"sch01"`` or ``"sch02"``, the schemes of Table 1; or a power q, the rule behind them: λ·(highest
+            rate/rate)^q.
+        limit: the largest factor of a power (16 in Table 1).
     """
 
     needs_rate = True
@@ -33,6 +38,7 @@ class Taper(Schedule):
             raise InputError(f"the limit of the taper is {limit:g}; expected at least 1")
 
     def factor(self, now: Moment) -> float:
+        """Return the factor at this learning rate."""
         rate, highest = now.learning_rate, now.highest_rate
         decades = math.log10(highest / rate) if rate > 0 else math.inf
         if isinstance(self.rule, str):
@@ -43,13 +49,14 @@ class Taper(Schedule):
 
     @property
     def text(self) -> str:
+        """The schedule as text, such as ``taper:sch01`` or ``taper:0.5``."""
         if isinstance(self.rule, str):
             return f"taper:{self.rule}"
         return f"taper:{number_text(self.rule)}" + (f":{number_text(self.limit)}" if self.limit != 16 else "")
 
 
 def _between(factors: tuple[float, ...], decades: float) -> float:
-    """The factor at a number of decades; exact on the decades of the table."""
+    """Interpolate the factors at a number of decades, logarithmically; exact on the decades of the table."""
     if decades >= len(factors) - 1:
         return factors[-1]
     nearest = round(decades)
@@ -61,9 +68,12 @@ def _between(factors: tuple[float, ...], decades: float) -> float:
 
 
 class Ivanov(Schedule):
-    """All of λ while the norm of the penalised weights together is above ``bound``, else nothing.
+    """Schedule that applies all of λ while the norm of the penalised weights together is above a bound, else nothing.
 
-    As Park et al. tried it (appendix B), the norm is ‖w‖₁; ``norm="l2"`` takes ‖w‖₂.
+    Args:
+        strength: λ above the bound.
+        bound: the norm that is allowed.
+        norm: ``"l1"`` for ‖w‖₁, as in Park et al. (appendix B), or ``"l2"`` for ‖w‖₂.
     """
 
     def __init__(self, strength: float, bound: float, norm: str = "l1") -> None:
@@ -72,9 +82,11 @@ class Ivanov(Schedule):
         self.needs_norm = checks.one_of(norm, ("l1", "l2"), "the norm of the bound")
 
     def factor(self, now: Moment) -> float:
+        """Return 1 above the bound, 0 at it and below."""
         assert self.needs_norm is not None
         return float(now.norms[self.needs_norm] > self.bound)
 
     @property
     def text(self) -> str:
+        """The schedule as text, such as ``ivanov:300`` or ``ivanov:20:l2``."""
         return f"ivanov:{number_text(self.bound)}" + (":l2" if self.needs_norm == "l2" else "")

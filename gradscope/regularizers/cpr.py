@@ -23,7 +23,15 @@ from gradscope.regularizers.penalties import L2
 
 @dataclass
 class Bounds:
-    """One number a tensor: multiplier λ, bound κ (∞: not set), moving average of ‖w‖ and its last relative growth."""
+    """State of CPR, each a tensor [T] with one number for each of T penalised tensors.
+
+    Attributes:
+        multiplier: λ.
+        bound: κ on ‖w‖²; ∞ until it is set.
+        average: moving average of ‖w‖.
+        last: that average at the last look for an inflection point.
+        growth: relative growth of the average at that look.
+    """
 
     multiplier: Tensor
     bound: Tensor
@@ -33,14 +41,25 @@ class Bounds:
 
     @classmethod
     def of(cls, count: int, device: torch.device) -> Bounds:
+        """Create the state of ``count`` tensors before the first step."""
         zero = torch.zeros(count, device=device)
         return cls(zero, zero + math.inf, zero, zero, zero)
 
 
 def constrain(rule: CPR, state: Bounds, step: int, squares: Tensor, numel: Tensor) -> Bounds:
-    """The state after the update of step ``step`` (from 1), given ‖w‖² of each tensor.
+    """Compute the state of CPR after the update of one step.
 
-    A bound set in this step acts from the next one on.
+    A bound that is set in this step acts from the next one on.
+
+    Args:
+        rule: the schedule, with its constants.
+        state: the state before.
+        step: number of the step, from 1.
+        squares: ‖w‖² of each tensor, [T].
+        numel: weights of each tensor, [T].
+
+    Returns:
+        The state after the step.
     """
     grown = state.multiplier + rule.strength / numel * (squares - state.bound)
     set_before = torch.isfinite(state.bound)
@@ -64,7 +83,7 @@ def constrain(rule: CPR, state: Bounds, step: int, squares: Tensor, numel: Tenso
 
 
 class Constrained(Attached):
-    """CPR on some parameters of one optimizer; made by `regularize` with a `CPR` schedule."""
+    """CPR on some parameters of one optimizer, as `regularize` returns it for a `CPR` schedule."""
 
     schedule: CPR
 
@@ -77,13 +96,13 @@ class Constrained(Attached):
         self._index = {id(p): i for i, p in enumerate(self._chosen)}
 
     def now(self, group: int = 0) -> float:
-        """The L2 strength that the multipliers amount to, averaged over the tensors: their mean over the rate."""
+        """Compute the L2 strength that the multipliers amount to: their mean over the tensors, divided by the rate."""
         optimizer = self._optimizer()
         rate = number(optimizer.param_groups[group].get("lr")) if optimizer is not None else math.nan
         return 0.0 if self.suspended or rate == 0 else float(self.bounds.multiplier.mean()) / rate
 
     def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """∂Ω/∂w of each parameter, weighted by its multiplier over the mean of all."""
+        """Compute ∂Ω/∂w of each parameter, weighted by its multiplier over the mean of all."""
         mean = self.bounds.multiplier.mean()
         weights = torch.where(mean > 0, self.bounds.multiplier / mean, torch.ones_like(self._numel))
         return [2 * weights[self._index[id(p)]] * p for p in parameters]
@@ -105,12 +124,14 @@ class Constrained(Attached):
         torch._foreach_mul_(self._chosen, list(kept.unbind()))
 
     def state_dict(self) -> dict[str, Any]:
+        """Return counter, schedule and bounds, for a checkpoint."""
         return {
             **super().state_dict(),
             "bounds": {f.name: getattr(self.bounds, f.name).clone() for f in fields(Bounds)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         device = self._numel.device
         self.bounds = Bounds(**{name: value.to(device) for name, value in state["bounds"].items()})

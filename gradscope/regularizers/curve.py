@@ -16,7 +16,14 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Curve:
-    """``strength`` at each ``at`` of ``axis``; ``note`` says what had to be supposed."""
+    """Strength along an axis.
+
+    Attributes:
+        axis: name of the axis, such as ``step``.
+        at: places on it.
+        strength: λ_t at each place.
+        note: what had to be supposed, empty if nothing.
+    """
 
     axis: str
     at: list[float]
@@ -25,11 +32,23 @@ class Curve:
 
 
 def curve(schedule: Schedule, steps: int, steps_per_epoch: int | None = None, points: int = 60) -> Curve:
-    """λ_t over ``steps`` steps at up to ``points`` places; other axes where time alone does not decide.
+    """Compute λ_t over ``steps`` steps at up to ``points`` places; other axes where time alone does not decide.
 
-    A schedule that follows the learning rate is drawn over a rate that falls through four decades, one that holds a
-    norm over that norm. Raises `InputError` where epochs are counted and ``steps_per_epoch`` is not given, and for
-    controllers, whose strength nobody knows before the training.
+    A schedule that follows the learning rate is drawn over a rate that falls through four decades, one that bounds a
+    norm over that norm.
+
+    Args:
+        schedule: the schedule.
+        steps: length of the training.
+        steps_per_epoch: needed where the schedule counts epochs.
+        points: places at most.
+
+    Returns:
+        The curve.
+
+    Raises:
+        InputError: epochs are counted and ``steps_per_epoch`` is not given, or the strength follows from the training
+            itself (a controller).
     """
     checks.positive_int(steps, "steps")
     if schedule.stands != "anywhere":
@@ -69,7 +88,7 @@ def _bound(schedule: Schedule) -> float:
 
 
 def drawn(found: Curve, height: int = 6) -> str:
-    """The curve as lines of block characters, the highest strength at the top, with its axes named."""
+    """Draw the curve as lines of block characters, the highest strength at the top, with its axes named."""
     highest = max(found.strength) or 1.0
     label = f"{highest:.4g}"
     lines = []

@@ -1,4 +1,4 @@
-"""Group lasso, and the words of all penalties."""
+"""Group lasso, and the parser of penalties."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ AXES = {"filter": 0, "neuron": 0, "input": 1}
 class GroupLasso(Penalty):
     """Ω = Σ over groups of √(size of the group)·‖w of the group‖₂, by its proximal map: whole groups become 0.
 
-    ``per="filter"`` (the same as ``"neuron"``): the weights into one output channel or neuron are a group (the first
-    axis); ``per="input"``: those out of one input channel or neuron (the second axis; Scardapane et al. 2017).
-    A tensor that lacks the axis, such as a bias, is entry by entry its own groups.
+    A tensor that lacks the axis, such as a bias, is a group for each entry.
+
+    Args:
+        per: ``"filter"`` (the same as ``"neuron"``): the weights into one output channel or neuron are a group (the
+            first axis); ``"input"``: those out of one input channel or neuron (the second axis; Scardapane et al.
+            2017).
     """
 
     proximal_step = True
@@ -31,17 +34,20 @@ class GroupLasso(Penalty):
         self.name = f"group:{per}"
 
     def value(self, w: Tensor) -> Tensor:
+        """Compute Ω(w), a scalar."""
         rows = self._rows(w)
         norms: Tensor = rows.norm(dim=1)
         return math.sqrt(rows.shape[1]) * norms.sum()
 
     def gradient(self, w: Tensor) -> Tensor:
+        """Compute ∂Ω/∂w, 0 in groups that are 0."""
         rows = self._rows(w)
         norms = rows.norm(dim=1, keepdim=True)
         slope = math.sqrt(rows.shape[1]) * rows / torch.where(norms > 0, norms, torch.ones_like(norms))
         return self._back(slope, w)
 
     def proximal(self, w: Tensor, threshold: float) -> Tensor:
+        """Shrink the norm of each group by threshold·√size, to 0 at the least."""
         rows = self._rows(w)
         norms = rows.norm(dim=1, keepdim=True)
         cut = threshold * math.sqrt(rows.shape[1])
@@ -49,7 +55,7 @@ class GroupLasso(Penalty):
         return self._back(rows * kept, w)
 
     def _rows(self, w: Tensor) -> Tensor:
-        """``w`` as [groups, size]."""
+        """Reshape ``w`` to [groups, size]."""
         axis = AXES[self.per]
         if w.ndim <= max(axis, 1):
             return w.reshape(-1, 1)
@@ -63,6 +69,7 @@ class GroupLasso(Penalty):
 
     @property
     def kinds(self) -> frozenset[str]:
+        """The kind ``group``, whatever the axis."""
         return frozenset({"group"})
 
     def __repr__(self) -> str:
@@ -70,7 +77,16 @@ class GroupLasso(Penalty):
 
 
 def parse_penalty(text: str) -> Penalty:
-    """The penalty that a word names, as on the command line and in ``GRADSCOPE_PENALTY``.
+    """Parse the name of a penalty, as on the command line and in ``GRADSCOPE_PENALTY``.
+
+    Args:
+        text: such as ``l2``, ``l1.5``, ``l1l2:0.5,1``, ``group:filter``, or the name of a plug-in's.
+
+    Returns:
+        The penalty.
+
+    Raises:
+        InputError: no penalty has this name.
 
     >>> parse_penalty("l1"), parse_penalty("l3"), parse_penalty("group:filter")
     (L1(), Lp(3), GroupLasso('filter'))
@@ -90,7 +106,7 @@ def parse_penalty(text: str) -> Penalty:
 
 
 def _penalty_of(name: str, own: object) -> Penalty:
-    """What a plug-in gives under this name: a penalty, or what makes one."""
+    """Return the penalty that a plug-in gives under this name, or makes when called."""
     made = own if isinstance(own, Penalty) else own() if callable(own) else own
     if not isinstance(made, Penalty):
         raise InputError(f"the plug-in {name} of gradscope.penalties is a {type(made).__name__}; expected a Penalty")

@@ -1,4 +1,4 @@
-"""What everything that acts at an optimizer's step shares: hooks, a schedule, a counter, a state.
+"""Base of everything that acts at an optimizer's step: hooks, a schedule, a counter, a state.
 
 During ``step()`` the optimizer may be shown other gradients than the loss's, in tensors of their own; afterwards
 ``.grad`` is the loss gradient again, bit for bit.
@@ -30,12 +30,12 @@ AGREE_EVERY = 16
 
 
 def attached_to(optimizer: Optimizer) -> list[Attached]:
-    """What has been put on this optimizer, oldest first."""
+    """List what is attached to this optimizer, oldest first."""
     return list(_ATTACHED.get(optimizer, ()))
 
 
 class Attached:
-    """Something that acts at every step of one optimizer; `detach` takes it off again."""
+    """Base of what acts at every step of one optimizer; `detach` takes it off again."""
 
     #: It is a penalty, which the environment may replace or multiply.
     penalises = True
@@ -89,7 +89,7 @@ class Attached:
         return self._step
 
     def now(self, group: int = 0) -> float:
-        """The strength (or factor) of a parameter group at the coming step."""
+        """Return the strength (or factor) of a parameter group at the coming step."""
         if self.schedule.needs_epochs and self.epoch < 0 and self._steps_per_epoch is None:
             raise InputError(
                 f"the schedule {self.schedule.text} counts epochs, and nothing says which epoch it is: give it "
@@ -101,7 +101,7 @@ class Attached:
         return self.schedule.strength_at(self._moment(group))
 
     def observe(self, *, loss: Tensor | float, error: Tensor | float | None = None) -> None:
-        """Training loss and error of the latest step, for a controller; kept until it next looks, no synchronising."""
+        """Note training loss and error of the latest step, without synchronising, until a controller next looks."""
         self._seen = {"loss": loss if not isinstance(loss, Tensor) else loss.detach().clone()}
         if error is not None:
             self._seen["error"] = error if not isinstance(error, Tensor) else error.detach().clone()
@@ -117,9 +117,12 @@ class Attached:
             self._agree_on_the_active_phase()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counter, schedule and what a controller has seen: with it a resumed run goes on bit for bit.
+        """Return counter, schedule and what a controller has seen: with it a resumed run goes on bit for bit.
 
         What the environment asks of the schedule is left out: another attempt may be asked something else.
+
+        Returns:
+            Plain values and the schedule's own state.
         """
         schedule = self.own_schedule or self.schedule
         return {
@@ -133,7 +136,7 @@ class Attached:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, on a handle with the same schedule."""
+        """Restore what `state_dict` returned, on a handle with the same schedule."""
         schedule = self.own_schedule or self.schedule
         if state.get("schedule") != schedule.text:
             raise InputError(f"the state is of schedule {state.get('schedule')!r}; this one is {schedule.text!r}")
@@ -148,7 +151,7 @@ class Attached:
         self._step, self._settled = step, -1
 
     def detach(self) -> None:
-        """Remove the hooks; the optimizer is as it was."""
+        """Remove the hooks, which leaves the optimizer as it was."""
         for hook in self._hooks:
             hook.remove()
         if self in self._beside:
@@ -157,16 +160,16 @@ class Attached:
     # -- what an implementation overrides -------------------------------------------------------------
 
     def _act(self, optimizer: Optimizer) -> None:
-        """Before the update, with the gradients of this step in place; once for each call of a closure."""
+        """Act before the update, with the gradients of this step in place; once for each call of a closure."""
 
     def _finish(self, optimizer: Optimizer) -> None:
-        """After the update, with ``.grad`` as it was."""
+        """Act after the update, with ``.grad`` as it was."""
 
     def _forget(self) -> None:
-        """A closure is about to be called, perhaps again: what was gathered in its last call is void."""
+        """Discard what the last call of a closure gathered: it is about to be called again."""
 
     def _put_back(self, stale: bool = False) -> None:
-        """``.grad`` as it was. ``stale``: the last step raised; what has been changed since then is left alone."""
+        """Restore ``.grad``. ``stale``: the last step raised, and what has changed since then is left alone."""
         for p, grad, shown in self._kept:
             if not stale or (p.grad is shown and shown._version == 0):
                 p.grad = grad
@@ -193,7 +196,7 @@ class Attached:
             return None
 
         def acted() -> Any:
-            """The gradients of a step with a closure exist only once it has been called; some call it often."""
+            """Call the closure and act on the gradients that it made; some optimizers call it often."""
             self._put_back()
             self._forget()
             loss = closure()
@@ -203,7 +206,7 @@ class Attached:
         return with_closure(args, kwargs, acted)
 
     def _objective(self, loss: Any) -> Any:
-        """What the optimizer is told of the closure's loss."""
+        """Return what the optimizer is told of the closure's loss."""
         return loss
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -235,8 +238,14 @@ class Attached:
         return Moment(step, epoch, rate, highest, norms)
 
     def _norm_of_weights(self) -> Tensor:
-        """Of all penalised weights together. Measured after a step and read before the next, so that the
-        device is never waited for while it has nothing else to do."""
+        """Compute the norm of all penalised weights together.
+
+        Measured after a step and read before the next, so that the device is never waited for while it has nothing else
+        to do.
+
+        Returns:
+            A scalar on the device of the first parameter.
+        """
         with torch.no_grad():
             order = 1 if self.schedule.needs_norm == "l1" else 2
             norms = torch._foreach_norm([p.detach() for p in self._chosen], order)
@@ -250,7 +259,7 @@ class Attached:
             self._overflow = None
 
     def _measure(self) -> None:
-        """A controller looks at step t (from 0) after its update, where t is a multiple of ``measures_every``."""
+        """Let a controller look at step t (from 0) after its update, where t is a multiple of ``measures_every``."""
         every, last = self.schedule.measures_every, self._step - 1
         if last < self._due:
             return
@@ -267,7 +276,7 @@ class Attached:
             )
 
     def _agree_on_the_active_phase(self) -> None:
-        """Ranks see different losses: the penalty begins on all of them once one has seen its active phase."""
+        """Begin the penalty on all ranks once one has seen its active phase: ranks see different losses."""
         if self._step % AGREE_EVERY:
             return
         seen = self._reached if self._reached is not None else math.nan
@@ -279,14 +288,14 @@ class Attached:
     _reached: int | None = None
 
     def active_phase(self) -> None:
-        """The recording has seen the run learn."""
+        """Note that the recording has seen the run learn."""
         if ranks.distributed():
             self._reached = self.step
         else:
             self.schedule.active_phase(self.step)
 
     def _members(self, optimizer: Optimizer) -> list[list[Tensor]]:
-        """The chosen parameters by group; found again when a group has grown or shrunk."""
+        """List the chosen parameters of each group, found again when a group has grown or shrunk."""
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         if sizes != self._sizes:
             self._sizes = sizes

@@ -27,7 +27,7 @@ SCHEMES = {
 
 
 class GradientMask(Attached):
-    """A share of the gradient set to 0 for the update; made by `mask_gradients`. ``.grad`` stays whole."""
+    """Mask that sets a share of the gradient to 0 for the update; made by `mask_gradients`. ``.grad`` stays whole."""
 
     penalises = False
 
@@ -60,7 +60,7 @@ class GradientMask(Attached):
                 self._show(mine, gradients, torch._foreach_mul(gradients, [self._masks[id(p)] for p in mine]))
 
     def _draw(self) -> None:
-        """The pattern follows from the seed and from how often one has been drawn: nothing else to save."""
+        """Draw the pattern from the seed and from how many were drawn before: nothing else has to be saved."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.drawn)
         for p in self._chosen:
             mask = torch.ones(p.numel())
@@ -68,9 +68,11 @@ class GradientMask(Attached):
             self._masks[id(p)] = mask.view(p.shape).to(p)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return counter, schedule, number of patterns drawn and degree, for a checkpoint."""
         return {**super().state_dict(), "drawn": self.drawn, "degree": self.degree}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, and the pattern."""
         super().load_state_dict(state)
         self.drawn, self.degree = state["drawn"], state["degree"]
         self._draw()
@@ -85,12 +87,26 @@ def mask_gradients(
     seed: int = 0,
     steps_per_epoch: int | None = None,
 ) -> GradientMask:
-    """Keep a share of the weights from being updated: ``schedule`` is the share, ``"sch21"`` … ``"sch23"`` its Table 1.
+    """Keep a share of the weights from being updated ("Adapting Regularization with Learning Rate", section 2.2).
 
-    ``select`` and ``model`` as for `regularize`. The same pattern on every rank, from ``seed``. A ``weight_decay``
-    of the optimizer still moves the masked weights, and so does momentum gathered before.
+    The pattern is the same on every rank. A ``weight_decay`` of the optimizer still moves the masked weights, and so
+    does momentum gathered before.
 
-    >>> mask_gradients(optimizer, Constant(0.5))  # doctest: +SKIP
+    Args:
+        optimizer: as for `regularize`.
+        schedule: the share over time, from 0 to 1; ``"sch21"``, ``"sch22"`` and ``"sch23"`` are those of Table 1.
+        select: which parameters, as for `regularize`.
+        model: where names and modules are looked up, as for `regularize`.
+        seed: of the pattern.
+        steps_per_epoch: lets a schedule count epochs where no recording tells them.
+
+    Returns:
+        The handle, as `regularize` returns it.
+
+    Raises:
+        InputError: nothing is selected, or the schedule sets a strength and not a share.
+
+    >>> mask = mask_gradients(optimizer, Constant(0.5))
     """
     if isinstance(schedule, str):
         schedule = parse_schedule(SCHEMES.get(schedule.lower(), schedule))

@@ -1,4 +1,4 @@
-"""What the environment asks of a script's penalty: another strength, or a schedule over time."""
+"""Replace a script's penalty by what the environment asks for: another strength, or a schedule over time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,22 @@ Undo = Callable[[], None]
 def obey(
     optimizers: Sequence[Optimizer], strength: float | None, penalty: str | None, schedule: str | None
 ) -> list[Undo]:
-    """Put the asked-for strength or schedule on these optimizers; returns what takes it off again.
+    """Apply the asked-for strength or schedule to these optimizers for the time of a recording.
 
-    A strength replaces the script's penalty on parameters with more than one dimension. A schedule
-    alone multiplies whatever penalty the script set. What another recording has put on stays as it is.
+    A strength replaces the script's penalty on parameters with more than one dimension. A schedule alone multiplies
+    whatever penalty the script set. What another recording has put on stays as it is.
+
+    Args:
+        optimizers: those of the script.
+        strength: λ, None where the script's own stays.
+        penalty: name of the penalty that a strength belongs to, L2 if None.
+        schedule: text of a schedule, None for none.
+
+    Returns:
+        Functions that undo it.
+
+    Raises:
+        InputError: the schedule cannot be put over the script's penalty, or nothing is there to act on.
     """
     when = parse_schedule(schedule or "constant", strength if strength is not None else 1.0)
     if when.stands == "alone" or (strength is None and when.stands == "first"):
@@ -71,7 +83,7 @@ def _matrices(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def _set_term(terms: Sequence[TermPenalty], penalty: str, schedule: Schedule) -> list[Undo]:
-    """The term that is asked about follows another schedule for the time of the recording."""
+    """Let the term that is asked for follow another schedule for the time of the recording."""
     names = ", ".join(dict.fromkeys(term.name for term in terms)) or "none: give record a Term as its penalty"
     if not penalty.startswith(PREFIX):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which weights the loss does not depend on the scale of: those followed by batch, layer, group or instance norm.
+"""Find weights whose scale the loss does not depend on: those followed by batch, layer, group or instance norm.
 
 If L(c·w) = L(w) for every c > 0, then ⟨w, ∂L/∂w⟩ = 0 (Euler), whatever the order of the modules is. So the record
 itself shows such weights: the cosine between weight and gradient is rounding there, and of the size 1/√n or above
@@ -32,7 +32,11 @@ SO_FAR = "none was found; of the undecided weights nothing is claimed"
 
 
 class Cosines:
-    """RMS of cosine·√n between weight and gradient, per parameter, over the first `ROWS` rows with a gradient."""
+    """RMS of cosine·√n between weight and gradient, per parameter, over the first `ROWS` rows with a gradient.
+
+    Args:
+        numel: weights of each parameter, [P].
+    """
 
     def __init__(self, numel: NDArray[Any]) -> None:
         self._numel = numel
@@ -40,7 +44,7 @@ class Cosines:
         self._squares = np.zeros(len(numel))
 
     def add(self, dot: NDArray[Any], weight_norm: NDArray[Any], gradient_norm: NDArray[Any]) -> None:
-        """Rows [N, P]: ⟨w, g⟩, ‖w‖, ‖g‖."""
+        """Add rows [N, P] of ⟨w, g⟩, ‖w‖ and ‖g‖."""
         with np.errstate(invalid="ignore"):  # 0 times an infinite gradient
             size = weight_norm.astype(np.float64) * gradient_norm
         live = np.isfinite(dot) & np.isfinite(size) & (size > 0)
@@ -51,7 +55,7 @@ class Cosines:
 
     @property
     def rms(self) -> NDArray[np.float64]:
-        """NaN where too few rows have a gradient."""
+        """RMS of each parameter, [P]; NaN where too few rows have a gradient."""
         known = self.count >= ROWS
         return np.where(known, np.sqrt(self._squares / np.maximum(self.count, 1) * self._numel), np.nan)
 
@@ -59,7 +63,7 @@ class Cosines:
 def invariant(
     dot: NDArray[Any], weight_norm: NDArray[Any], gradient_norm: NDArray[Any], numel: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """Per parameter, from rows [N, P]: ⟨w, g⟩ vanishes. False where fewer than `ROWS` rows have a gradient."""
+    """Return whether ⟨w, g⟩ vanishes in rows [N, P], per parameter; False with fewer than `ROWS` gradients."""
     cosines = Cosines(numel)
     cosines.add(dot, weight_norm, gradient_norm)
     found: NDArray[np.bool_] = cosines.rms < LIMIT
@@ -67,7 +71,7 @@ def invariant(
 
 
 class ScaleInvariance:
-    """Told the rows of a record, says which weights are scale-invariant as soon as that can be told of each."""
+    """Detector of scale-invariant weights, told the rows of a record until each weight is decided."""
 
     def __init__(self, names: Sequence[str], numel: NDArray[Any], matrices: NDArray[np.bool_]) -> None:
         self._names, self._matrices = list(names), matrices
@@ -77,7 +81,7 @@ class ScaleInvariance:
         self._over = False
 
     def see(self, block: Mapping[str, NDArray[Any]]) -> dict[str, Any] | None:
-        """What is new for the record's ``capture``, None if nothing is."""
+        """Return what is new for the record's ``capture``, None if nothing is."""
         if self._over:
             return None
         if "weight_gradient_dot" not in block:
@@ -109,7 +113,7 @@ class ScaleInvariance:
         return {"parameters": found, "note": note} | ({"undecided": undecided} if undecided else {})
 
     def _with_bias(self, dot: NDArray[Any]) -> NDArray[Any]:
-        """⟨w, g⟩ of each weight plus that of its own bias: a norm over channels sees both on one scale."""
+        """Add to ⟨w, g⟩ of each weight that of its own bias: a norm over channels sees both on one scale."""
         column = {name: i for i, name in enumerate(self._names)}
         out = dot.astype(np.float64).copy()
         for name, i in column.items():

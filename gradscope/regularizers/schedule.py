@@ -1,4 +1,4 @@
-"""What every strength schedule is: λ_t = λ · factor(now), with a text form and a state.
+"""Base of every strength schedule: λ_t = λ·factor(now), with a text form and a state.
 
 Nothing here knows torch: a schedule is a function of a few plain numbers.
 """
@@ -15,11 +15,14 @@ from gradscope.types import InputError
 
 
 class Moment(NamedTuple):
-    """What a schedule may look at.
+    """What a schedule may depend on.
 
-    ``step`` counts optimizer steps from 0; ``epoch`` is −1 while unknown; ``learning_rate`` is that of the
-    parameter group, ``highest_rate`` the highest it has had; ``norms`` holds the size of the penalised weights
-    together, by name (``l1``, ``l2``).
+    Attributes:
+        step: optimizer steps done, from 0.
+        epoch: number of the epoch, −1 while unknown.
+        learning_rate: that of the parameter group.
+        highest_rate: the highest that it has had.
+        norms: norm of the penalised weights together, by name (``l1``, ``l2``).
     """
 
     step: int = 0
@@ -30,7 +33,11 @@ class Moment(NamedTuple):
 
 
 class Schedule(ABC):
-    """A strength over time, written as text wherever it crosses a command line or a file."""
+    """Strength over time, written as text wherever it crosses a command line or a file.
+
+    Args:
+        strength: λ, the full strength.
+    """
 
     #: True where the schedule counts epochs, which somebody then has to make known.
     needs_epochs: bool = False
@@ -50,7 +57,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, now: Moment) -> float:
-        """The share of the full strength that acts at this moment (a taper or a controller may go above 1)."""
+        """Return the share of the full strength that acts at this moment; a taper or a controller may go above 1.
+
+        Args:
+            now: step, epoch and what else the schedule depends on.
+
+        Returns:
+            A factor of at least 0.
+        """
 
     @property
     @abstractmethod
@@ -58,51 +72,61 @@ class Schedule(ABC):
         """The schedule as text; ``parse_schedule`` reads it back."""
 
     def at(self, step: int = 0, epoch: int = -1, **seen: Any) -> float:
-        """λ_t; ``seen``: what else a `Moment` holds, such as ``learning_rate=0.01``."""
+        """Return λ_t.
+
+        Args:
+            step: optimizer steps done.
+            epoch: number of the epoch, −1 if unknown.
+            **seen: what else a `Moment` holds, such as ``learning_rate=0.01``.
+
+        Returns:
+            The strength.
+        """
         return self.strength_at(Moment(step, epoch, **seen))
 
     def strength_at(self, now: Moment) -> float:
-        """λ_t at a moment."""
+        """Return λ_t at a moment."""
         return self.strength * self.factor(now)
 
     def active_phase(self, step: int) -> None:  # noqa: B027 - most schedules do not listen
-        """Told, by the recording, that the run has left the baseline at ``step``; only the first time counts."""
+        """Note that the run has left the baseline at ``step``; only the first time counts. A recording calls it."""
 
     @property
     def waiting(self) -> bool:
-        """The schedule still waits for the active phase."""
+        """Whether the schedule still waits for the active phase."""
         return False
 
     def observe(self, step: int, loss: float, error: float | None = None) -> None:  # noqa: B027
-        """Told training loss and error every ``measures_every`` steps."""
+        """Take training loss and error, every ``measures_every`` steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the arguments; plain numbers."""
+        """Return what a resumed run needs beside the arguments, as plain numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """The inverse of ``state_dict``."""
+        """Restore what `state_dict` returned."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.strength:g}, {self.text!r})"
 
 
 def number_text(value: float) -> str:
-    """A number that reads back as exactly itself, without a superfluous ``.0``."""
+    """Write a number so that it reads back as exactly itself, without a superfluous ``.0``."""
     return repr(float(value)).removesuffix(".0")
 
 
 class Constant(Schedule):
-    """λ from the first step."""
+    """Schedule of λ from the first step on."""
 
     text = "constant"
 
     def factor(self, now: Moment) -> float:
+        """Return 1."""
         return 1.0
 
 
 def scheduled(schedule: Schedule | float) -> Schedule:
-    """A schedule as it is; a number as `Constant` of it. Raises `InputError` for anything else."""
+    """Return a schedule as it is, a number as `Constant` of it; raise `InputError` for anything else."""
     if isinstance(schedule, Schedule):
         return schedule
     number: object = schedule
@@ -113,7 +137,7 @@ def scheduled(schedule: Schedule | float) -> Schedule:
 
 
 class Times(Schedule):
-    """The product of two schedules: the strength of the first times the factor of the second, ``ramp:5*taper:0.5``."""
+    """Product of two schedules: the strength of the first times the factor of the second, ``ramp:5*taper:0.5``."""
 
     def __init__(self, first: Schedule, second: Schedule) -> None:
         super().__init__(first.strength)
@@ -131,30 +155,38 @@ class Times(Schedule):
         self.measures_every = first.measures_every
 
     def factor(self, now: Moment) -> float:
+        """Return the product of both factors."""
         return self.parts[0].factor(now) * self.parts[1].factor(now)
 
     def strength_at(self, now: Moment) -> float:
+        """Return the strength of the first times the factor of the second."""
         return self.parts[0].strength_at(now) * self.parts[1].factor(now)
 
     @property
     def text(self) -> str:
+        """The texts of both, joined by ``*``."""
         return "*".join(part.text for part in self.parts)
 
     def active_phase(self, step: int) -> None:
+        """Tell both parts that the run has left the baseline."""
         for part in self.parts:
             part.active_phase(step)
 
     @property
     def waiting(self) -> bool:
+        """Whether one of the parts still waits for the active phase."""
         return any(part.waiting for part in self.parts)
 
     def observe(self, step: int, loss: float, error: float | None = None) -> None:
+        """Tell both parts training loss and error."""
         for part in self.parts:
             part.observe(step, loss, error)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the states of both parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the states of both parts."""
         for part, own in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(own)

@@ -41,11 +41,21 @@ _NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
 def parse_schedule(text: str, strength: float | None = None) -> Schedule:
-    """The schedule that a text describes, with its strength (without one: 1, for controllers 0.1).
+    """Parse the text of a schedule, such as ``delayed:5``, ``taper:sch01`` or a product ``delayed:5*taper:sch02``.
+
+    Args:
+        text: as ``Schedule.text`` writes it.
+        strength: λ; without it 1, and 0.1 for controllers.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        InputError: the text describes no schedule; the message lists examples.
 
     >>> parse_schedule("delayed:2000steps", 0.01).at(1999), parse_schedule("delayed:2000steps", 0.01).at(2000)
     (0.0, 0.01)
-    """
+    """  # noqa: DOC502 - raised by what it calls
     first, *others = text.strip().lower().split("*")
     schedule = _parse(first, text, strength)
     for other in others:

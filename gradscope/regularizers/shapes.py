@@ -20,9 +20,16 @@ FAMILY = ("l0", "l1", "l2", "l3", "linf")
 
 @dataclass(frozen=True)
 class PenaltyShape:
-    """``value``, ``gradient`` [K]: Ω and ∂Ω/∂w at ``w`` [K]. ``ball`` [2, M]: two weights with Ω = 1.
+    """Penalty of one weight, and the ball of two.
 
     The gradient is NaN, and the ball is empty, where there is none (L0 counts).
+
+    Attributes:
+        name: name of the penalty.
+        w: places, [K].
+        value: Ω at each, [K].
+        gradient: ∂Ω/∂w at each, [K].
+        ball: pairs of weights with Ω = 1, [2, M].
     """
 
     name: str
@@ -33,7 +40,7 @@ class PenaltyShape:
 
 
 def penalty_shape(text: str, span: float = 1.5, half: int = 150) -> PenaltyShape:
-    """The penalty that a word names between −``span`` and ``span``, from the class that acts in training."""
+    """Compute a penalty between −``span`` and ``span``, with the class that acts in training."""
     counts = text.strip().lower() == "l0"
     penalty: Penalty = L0() if counts else parse_penalty(text)
     w = torch.arange(-half, half + 1, dtype=torch.float64) * (span / half)  # 0 is exactly among them
@@ -45,7 +52,7 @@ def penalty_shape(text: str, span: float = 1.5, half: int = 150) -> PenaltyShape
 
 
 def _ball(penalty: Penalty, points: int = 145) -> Array:
-    """Two weights with Ω = 1, all the way round; found along each direction by halving, for Ω grows outwards."""
+    """Compute pairs of weights with Ω = 1, by bisection along each direction, for Ω grows outwards."""
     angle = np.linspace(0, 2 * np.pi, points)
     direction = np.stack([np.cos(angle), np.sin(angle)])
     low, high = np.zeros(points), np.full(points, 2.0)
@@ -60,7 +67,7 @@ def _ball(penalty: Penalty, points: int = 145) -> Array:
 
 
 def penalty_words(recorded: str) -> list[str]:
-    """The penalties in a record's attribute ``penalty``, such as ``l1+l2``; those that cannot be drawn are refused."""
+    """Split a record's attribute ``penalty``, such as ``l1+l2``; raise `InputError` for one that cannot be drawn."""
     words = recorded.split("+")
     for word in words:
         try:

@@ -1,4 +1,4 @@
-"""Which penalties act on which parameters of an optimizer right now, wherever they come from."""
+"""List which penalties act on which parameters of an optimizer right now, wherever they come from."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ from gradscope.regularizers.term import TermPenalty
 class Source:
     """One penalty on some parameters of one parameter group.
 
-    ``strength()`` is λ at the coming step, in the convention of the penalty (L2: half the weight
-    decay). ``gradients``: ∂Ω/∂w at that strength 1; ``shares`` as in `Penalty.shares`, None where the size of the
-    gradient has to be measured. ``acts``: ``coupled`` (through the optimizer's gradient), ``decoupled``, ``unknown``,
-    ``gradient``, ``proximal``, ``constraint``, ``activity`` or ``loss``. ``intended``: somebody has set this
-    penalty, even if a schedule holds it back now.
+    Attributes:
+        name: name of the penalty.
+        group: index of the parameter group.
+        parameters: ids of the parameters.
+        strength: function that returns λ at the coming step, in the convention of the penalty (L2: half the weight
+            decay).
+        acts: ``coupled`` (through the optimizer's gradient), ``decoupled``, ``unknown``, ``gradient``, ``proximal``,
+            ``constraint``, ``activity`` or ``loss``.
+        intended: somebody has set this penalty, even if a schedule holds it back now.
+        gradients: function that returns ∂Ω/∂w at strength 1.
+        shares: as `Penalty.shares`, None where the size of the gradient has to be measured.
+        note: how its decay is known, for the record.
     """
 
     name: str
@@ -43,7 +50,7 @@ class Source:
 
 
 def penalty_sources(optimizer: Optimizer) -> list[Source]:
-    """Every penalty on this optimizer: its own ``weight_decay`` and what was attached to it."""
+    """List every penalty on this optimizer: its own ``weight_decay`` and what was attached to it."""
     handles = [h for h in attached_to(optimizer) if h.penalises and not h.suspended and not isinstance(h, TermPenalty)]
     factors = [h for h in handles if isinstance(h, ScheduledDecay)]
     sources = []
@@ -110,7 +117,7 @@ def joint_gradients(
     weights: Sequence[Tensor],
     where: Sequence[int],
 ) -> list[Tensor]:
-    """Σ over the sources of λ·∂Ω/∂w for the weights ``where``; ``columns``: which weights each source is on."""
+    """Sum λ·∂Ω/∂w over the sources for the weights ``where``; ``columns``: which weights each source is on."""
     total = {i: torch.zeros_like(weights[i]) for i in where}
     for source, mine, strength in zip(sources, columns, strengths, strict=True):
         here = [i for i in mine if i in total]

@@ -1,4 +1,4 @@
-"""What stands beside a penalty in "Regularization Strategies in Deep Learning": noise, adversarial examples, patience.
+"""Strategies beside a penalty in "Regularization Strategies in Deep Learning": noise, adversarial examples, patience.
 
 Dropout, augmentation and learning-rate schedules are torch's and torchvision's own.
 """
@@ -18,20 +18,25 @@ from gradscope.types import InputError
 
 
 class GaussianNoise(nn.Module):
-    """Adds zero-centred Gaussian noise in training mode (its section 3.5); as a layer, or by `add_noise`.
-
-    ``std``: standard deviation, in the units of what passes through. The noise comes from torch's global generator.
-    """
+    """Layer that adds zero-centred Gaussian noise in training mode (section 3.5); `add_noise` adds it elsewhere."""
 
     def __init__(self, std: float) -> None:
         super().__init__()
         self.std = checks.strength(std, "std")
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` with noise in training mode, ``x`` itself otherwise."""
+        """Return ``x`` with noise in training mode, ``x`` itself otherwise.
+
+        Args:
+            x: any shape.
+
+        Returns:
+            A tensor of the shape of ``x``.
+        """
         return x + self.std * torch.randn_like(x) if self.training and self.std else x
 
     def extra_repr(self) -> str:
+        """Return the standard deviation, for the printed model."""
         return f"std={self.std:g}"
 
 
@@ -40,10 +45,19 @@ def add_noise(
     std: float,
     modules: str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | Iterable[nn.Module],
 ) -> Callable[[], None]:
-    """Gaussian noise on the outputs of hidden layers of a finished model; returns what takes it off again.
+    """Add Gaussian noise to the outputs of hidden layers of a finished model.
 
-    ``modules`` as for `regularize_activity`. Raises `InputError` if it chooses none.
-    """
+    Args:
+        model: the model.
+        std: standard deviation of the noise.
+        modules: whose outputs, as for `regularize_activity`.
+
+    Returns:
+        A function that takes the noise off again.
+
+    Raises:
+        InputError: ``modules`` chooses none.
+    """  # noqa: DOC502 - raised by what it calls
     noise = GaussianNoise(std)
 
     def noisy(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -62,10 +76,23 @@ def add_noise(
 def fgsm(
     model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, epsilon: float
 ) -> Tensor:
-    """Adversarial examples by the fast gradient sign method: x + ε·sign(∂J/∂x) (its eq. 6). Shape of ``x``.
+    """Make adversarial examples by the fast gradient sign method: x + ε·sign(∂J/∂x) (eq. 6).
 
     Train on them beside or instead of ``x``. No ``.grad`` of the model is touched; its forward counts as one (batch
-    normalisation in training mode sees it). Raises `InputError` if the loss does not depend on ``x``.
+    normalisation in training mode sees it).
+
+    Args:
+        model: the model.
+        criterion: J, from outputs and targets to a scalar.
+        x: inputs.
+        y: targets.
+        epsilon: ε, the largest change of an input.
+
+    Returns:
+        Perturbed inputs, the shape of ``x``.
+
+    Raises:
+        InputError: the loss does not depend on ``x``.
     """
     epsilon = checks.strength(epsilon, "epsilon")
     moved = x.detach().clone().requires_grad_()
@@ -77,7 +104,12 @@ def fgsm(
 
 
 class EarlyStopping:
-    """Stop when a validation figure has not improved for ``patience`` calls in a row (Keras' callback, section 3.6).
+    """Stop of a training whose validation figure has not improved for ``patience`` calls in a row (section 3.6).
+
+    Args:
+        patience: calls without an improvement until it is time to stop.
+        mode: ``"min"`` or ``"max"``, which is better.
+        min_delta: least change that is an improvement.
 
     >>> stopping = EarlyStopping(patience=2)
     >>> [stopping.update(loss) for loss in (0.9, 0.8, 0.85, 0.8)]
@@ -92,7 +124,14 @@ class EarlyStopping:
         self.waited = 0
 
     def update(self, value: float) -> bool:
-        """True once it is time to stop. NaN is never an improvement."""
+        """Return whether it is time to stop.
+
+        Args:
+            value: the validation figure; NaN is never an improvement.
+
+        Returns:
+            True once ``patience`` values in a row brought no improvement.
+        """
         value = float(value) if self.mode == "min" else -float(value)
         if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
@@ -101,9 +140,9 @@ class EarlyStopping:
         return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.best, self.waited = state["best"], int(state["waited"])

@@ -1,10 +1,10 @@
-"""A penalty term of the user's own inside the loss: the KL weight of a VAE, a sparsity or a smoothness term.
+"""Penalty term of the user's own inside the loss: the KL weight of a VAE, a sparsity or a smoothness term.
 
 The loop calls the term with its value and adds what it returns: λ_t times the value, λ_t by the term's schedule. At a
 step that is recorded the value is differentiated by itself, with `torch.autograd.grad` and the graph retained for the
-loss, which costs about one backward more. Its share of each gradient is noted when the backward pass of the loss comes
-by, with the factor that it comes with: so accumulation, means over micro-batches and a GradScaler are right, and a
-loss that is thrown away does not count.
+loss, which costs about one backward more. Its share of each gradient is noted when the backward pass of the loss
+arrives, with the factor that it arrives with: so accumulation, means over micro-batches and a GradScaler are right, and
+a loss that is thrown away does not count.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ from gradscope.torch_utils.closures import closure_of
 from gradscope.types import InputError
 
 PREFIX = "term:"
-#: Steps without a call of the term after which that is said.
+#: Steps without a call of the term after which a warning says so.
 SILENT_STEPS = 16
 
 
 class Term:
-    """A term of the loss whose strength follows a schedule, and whose gradient a recording tells from the data's.
+    """Term of the loss whose strength follows a schedule, and whose gradient a recording tells from the data's.
+
+    Give it to `gradscope.record` as ``penalty``, and add to the loss what it returns when called with its value.
 
     Args:
         name: what the record calls it: ``Term("kl")`` is the penalty ``term:kl``.
         schedule: its strength over time, a number meaning `Constant`.
 
-    Give it to `gradscope.record` as ``penalty``, and add to the loss what it returns when called with its value:
-
-    >>> kl = Term("kl", Delayed(0.5, "auto"))  # doctest: +SKIP
-    >>> with record(model, optimizer, "run.h5", penalty=kl) as run:  # doctest: +SKIP
-    ...     loss = reconstruction + kl(divergence)
+    >>> kl = Term("kl", Delayed(0.5, "auto"))
+    >>> with record(model, optimizer, "run.h5", penalty=kl) as run:
+    ...     y = model(data)
+    ...     loss = y.mean() + kl(y.square().mean())
+    ...     loss.backward()
+    ...     optimizer.step()
     """
 
     def __init__(self, name: str, schedule: Schedule | float = 1.0) -> None:
@@ -58,7 +61,17 @@ class Term:
         self._handle: TermPenalty | None = None
 
     def __call__(self, value: Tensor | Callable[[], Tensor]) -> Tensor:
-        """λ_t times the value, to be added to the loss. ``value``: a tensor with one entry, or a function of none."""
+        """Return λ_t times the value, to be added to the loss.
+
+        Args:
+            value: a tensor with one entry, or a function that returns one.
+
+        Returns:
+            A scalar with a gradient.
+
+        Raises:
+            InputError: the value is no tensor with one entry, or no recording has the term yet.
+        """
         if self._handle is None:
             raise InputError(
                 f"the term {self.name.removeprefix(PREFIX)!r} has no schedule to follow yet: give it to "
@@ -76,11 +89,18 @@ class Term:
         return self.schedule.strength if self._handle is None else self._handle.now()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where its schedule is, for a checkpoint."""
+        """Return where its schedule is, for a checkpoint."""
         return {} if self._handle is None else self._handle.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, once it is recorded."""
+        """Restore what `state_dict` returned, once it is recorded.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            InputError: no recording has the term yet.
+        """
         if self._handle is None:
             raise InputError(f"{self.name} has no state yet: give it to gradscope.record first, then load its state")
         self._handle.load_state_dict(state)
@@ -103,9 +123,11 @@ class Term:
 
 
 class TermPenalty(Attached):
-    """A `Term` on an optimizer, made by a recording.
+    """`Term` on an optimizer, made by a recording.
 
-    ``wanted()``: whether the coming step is recorded; ``amp()``: the factor of a GradScaler, None without one.
+    Attributes:
+        wanted: function that tells whether the coming step is recorded.
+        amp: function that returns the factor of a GradScaler, None without one.
     """
 
     def __init__(self, optimizer: Optimizer, name: str, schedule: Schedule, parameters: Sequence[Tensor]) -> None:
@@ -122,7 +144,7 @@ class TermPenalty(Attached):
     # -- in the forward and the backward pass -------------------------------------------------------
 
     def added(self, value: Tensor) -> Tensor:
-        """λ_t·value, watched."""
+        """Return λ_t·value, and note its gradient if the coming step is recorded."""
         strength = self.now()
         self._called = True
         if not (torch.is_grad_enabled() and value.requires_grad):
@@ -137,7 +159,7 @@ class TermPenalty(Attached):
         return out
 
     def _differentiated(self, value: Tensor) -> Sequence[Tensor | None] | None:
-        """∂Ω/∂w; None where the graph does not bear a second backward pass, and the training has to go on."""
+        """Compute ∂Ω/∂w; None where the graph allows no second backward pass, and the training has to go on."""
         if self.trouble is not None:
             return None
         try:
@@ -150,7 +172,7 @@ class TermPenalty(Attached):
 
     @torch.no_grad()
     def _arrived(self, factor: Tensor, gradients: Sequence[Tensor | None], value: Tensor) -> None:
-        """The backward pass of a loss has come to the term, with this derivative of the loss by it."""
+        """Note the term's share of the gradients, given the derivative of the loss by the term in its backward pass."""
         if (scale := self.amp()) is not None:
             factor = factor / scale.to(factor.device)
         if all(p.grad is None for p, g in zip(self._chosen, gradients, strict=True) if g is not None):
@@ -164,24 +186,25 @@ class TermPenalty(Attached):
     # -- what the recorder asks -----------------------------------------------------------------------
 
     def strength(self) -> float:
-        """λ with which the coming step's loss was made; 0 where it holds no such term."""
+        """Return λ with which the coming step's loss was made; 0 where it holds no such term."""
         return self.acting
 
     def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """∂Ω/∂w of the coming step, as it stands in ``.grad`` but for λ and the factor of a GradScaler.
+        """Return ∂Ω/∂w of the coming step as it stands in ``.grad``, without λ and the factor of a GradScaler.
 
-        NaN where it cannot be told.
+        Returns:
+            One gradient a parameter; NaN where it cannot be told.
         """
         if self.trouble is not None and self.acting:
             return [torch.full_like(p, math.nan) for p in parameters]
         return [self._pulls[id(p)] if id(p) in self._pulls else torch.zeros_like(p) for p in parameters]
 
     def inside(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """What the term adds to each gradient."""
+        """Compute what the term adds to each gradient."""
         return [self.acting * pull for pull in self.pulls(parameters)]
 
     def value(self, like: Tensor) -> Tensor:
-        """What it adds to a logged loss: its mean over the passes of the coming step."""
+        """Compute what the term adds to a logged loss: its mean over the passes of the coming step."""
         if self.trouble is not None and self.acting:
             return torch.full((), math.nan, device=like.device)
         if not self._values:
@@ -189,7 +212,7 @@ class TermPenalty(Attached):
         return self.acting * torch.stack([v.to(like.device) for v in self._values]).mean()
 
     def like(self) -> Tensor:
-        """A tensor where the weights are."""
+        """Return a tensor on the device of the weights."""
         return self._chosen[0]
 
     # -- at the step ----------------------------------------------------------------------------------

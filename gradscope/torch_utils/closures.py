@@ -1,4 +1,4 @@
-"""Closures that are given to an optimizer's step, whose hooks get its arguments: ``args``, the optimizer first."""
+"""Closures among the arguments of an optimizer's step, as its hooks get them: ``args``, the optimizer first."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Closure | None:
-    """The closure among the arguments of a step, None without one."""
+    """Return the closure among the arguments of a step, None without one."""
     closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
     return closure if callable(closure) else None
 
 
 def with_closure(args: tuple[Any, ...], kwargs: dict[str, Any], closure: Closure) -> Arguments:
-    """The arguments of a step with another closure in the place of theirs."""
+    """Return the arguments of a step with another closure in place of theirs."""
     return ((args[0], closure, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closure})
 
 
 def followed(closure: Closure, act: Callable[[], None]) -> Closure:
-    """A closure that calls ``act()`` after it was called for the first time: the gradients are there then."""
+    """Wrap a closure so that ``act()`` runs after its first call, when the gradients are there."""
     acted = False
 
     def both() -> Any:

@@ -1,4 +1,4 @@
-"""Functions that torch's compiler leaves alone: those that act at a step count, and work with addresses."""
+"""Keep functions out of torch's compiler: those that act at a step count, and work with addresses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def eager(function: Callable[P, T]) -> Callable[P, T]:
-    """This function, run as it is whoever calls it.
+    """Run a function outside of torch's compiler, whoever calls it.
 
-    A trace that comes to it is left for the call. Where dynamo follows code that it could not trace, it would try
-    each frame on its way, and take what the frame holds for constants; of this one and all below it sees nothing.
+    A trace that comes to it is left for the call. Where dynamo follows code that it could not trace, it would try each
+    frame on its way, and take what the frame holds for constants; of this one and all below it sees nothing.
+
+    Returns:
+        The function, wrapped.
     """
     outside: Callable[P, T] = _disable_dynamo(function)
 
@@ -30,9 +33,12 @@ def eager(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def unseen(function: F) -> F:
-    """This function, whose frames dynamo runs without a look, as it does all that they call. Costs nothing at a call.
+    """Let dynamo run the frames of a function without tracing them or what they call; costs nothing at a call.
 
-    Into a trace it is inlined all the same. A torch that lacks the means looks at it.
+    Into a trace it is inlined all the same. A torch that lacks the means traces it.
+
+    Returns:
+        The same function.
     """
     try:
         from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy

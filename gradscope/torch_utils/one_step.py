@@ -1,4 +1,4 @@
-"""One step of an optimizer is one step, however many ``step()`` methods of its classes run inside one another.
+"""Tell one step of an optimizer from the ``step()`` methods of its classes that run inside one another.
 
 torch wraps the ``step`` of every class that was ever made an object of, so hooks run once more for each
 ``super().step()``: where the parent class is in use by itself, and not elsewhere.
@@ -16,14 +16,14 @@ _CALLER = Optimizer.profile_hook_step(lambda: None).__code__
 
 
 class OneStep:
-    """For one optimizer, and one who has hooks on it: are we at the beginning, or the end, of a whole step?"""
+    """Detector of the beginning and the end of a whole step, for one optimizer and one owner of hooks on it."""
 
     def __init__(self) -> None:
         self.running = False  # or its last step has raised
         self._nested = False
 
     def begins(self, optimizer: Optimizer) -> bool:
-        """In a pre-hook: False inside another ``step()`` of this optimizer."""
+        """Return whether a whole step begins; False inside another ``step()`` of this optimizer. For a pre-hook."""
         if self.running and _inside_another(optimizer):
             self._nested = True
             return False
@@ -31,7 +31,7 @@ class OneStep:
         return True
 
     def ends(self, optimizer: Optimizer) -> bool:
-        """In a post-hook, likewise."""
+        """Return whether a whole step ends. For a post-hook."""
         if self._nested and _inside_another(optimizer):
             return False
         self.running = self._nested = False

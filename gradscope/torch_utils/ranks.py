@@ -1,4 +1,4 @@
-"""Whether several ranks train one model, and averages over them: what has to be the same on each, to depend on it."""
+"""Ranks of a distributed run: whether there are several, and averages over them of what a strength depends on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import distributed as dist
 
 
 def distributed() -> bool:
-    """Whether other processes train the same model."""
+    """Return whether other processes train the same model."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def mean_of_those_given(values: Sequence[float], like: Tensor) -> list[float]:
-    """Each value averaged over the ranks that have one (NaN: none); the values themselves in a single process."""
+    """Average each value over the ranks that have one (NaN: none); a single process keeps its values."""
     if not distributed():
         return list(values)
     own = torch.tensor(values, dtype=torch.float64, device=like.device)
