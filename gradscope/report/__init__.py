@@ -1,1 +1,1 @@
-"""From a record to a typed summary, from there to a figure."""
+"""Figures and pages: from a record to a typed summary, from there to a drawing."""

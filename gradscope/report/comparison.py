@@ -1,4 +1,4 @@
-"""Records side by side: the settings that differ, the verdicts, numbers and curves in common."""
+"""Compare records: the settings that differ, the verdicts, numbers and curves in common."""
 
 from __future__ import annotations
 
@@ -24,7 +24,16 @@ WINDOWS = 40
 
 @dataclass(frozen=True)
 class Side:
-    """One of the records. ``numbers``: None where the record does not hold what it takes."""
+    """One of the compared records.
+
+    Attributes:
+        path: the file.
+        label: short name.
+        verdict: the judge's.
+        sentence: the verdict in words.
+        failed: whether the run does not learn.
+        numbers: key numbers, None where the record does not hold what it takes.
+    """
 
     path: Path
     label: str
@@ -36,10 +45,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``differing``: settings by name, a value a record, None where a record has no such setting.
+    """What several records have in common and what not.
 
-    ``alike``: how many settings are the same in all. ``curves``: by quantity, a line a record. ``notes``: which
-    curves are missing where. ``costs``: what penalties cost or gain beside the one run without, in sentences.
+    Attributes:
+        sides: the records.
+        differing: settings by name, a value a record, None where a record has no such setting.
+        alike: how many settings are the same in all.
+        curves: by quantity, a line a record.
+        notes: which curves are missing where.
+        costs: what penalties cost or gain beside the one run without, in sentences.
     """
 
     sides: tuple[Side, ...]
@@ -50,7 +64,7 @@ class Comparison:
     costs: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as `gradscope compare --json` prints them."""
+        """Return plain values, as `gradscope compare --json` prints them."""
         return {
             "runs": [
                 {"path": str(s.path), "label": s.label, "verdict": s.verdict, "sentence": s.sentence,
@@ -66,7 +80,7 @@ class Comparison:
 
 
 def compare(paths: Sequence[Path]) -> Comparison:
-    """Two or more records side by side. Raises `InputError` for fewer."""
+    """Compare two or more records; raise `InputError` for fewer."""
     if len(paths) < 2:
         raise InputError(f"{len(paths)} record was given; compare takes at least two")
     runs = [load_run(path) for path in paths]
@@ -85,7 +99,7 @@ def _side(run: RunSeries) -> Side:
 
 
 def _numbers(run: RunSeries) -> dict[str, float | None]:
-    """Key numbers of a run; those of the end are means over the last 5 % of the rows."""
+    """Compute key numbers of a run; those of the end are means over the last 5 % of the rows."""
     series = run.series
     last = slice(-max(1, len(series) // 20), None)
     found: dict[str, float] = {
@@ -115,7 +129,7 @@ def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
 
 
 def _curves(runs: Sequence[RunSeries]) -> tuple[dict[str, Curves], list[str]]:
-    """Those quantities that at least one record holds; an empty line for the others."""
+    """Compute the quantities that at least one record holds, with an empty line for the others, and what is missing."""
     curves, notes = {}, []
     for quantity in SHOWN:
         lines = []
@@ -133,7 +147,7 @@ def _curves(runs: Sequence[RunSeries]) -> tuple[dict[str, Curves], list[str]]:
 
 
 def panels(comparison: Comparison) -> list[Curves]:
-    """What `gradscope compare -o` draws."""
+    """Arrange the panels that `gradscope compare -o` draws."""
     shown = [replace(curves, keyed="never") for curves in comparison.curves.values()]
     beside = min(1, len(shown) - 1)  # the upper right one of four
     return [replace(curves, keyed="outside") if k == beside else curves for k, curves in enumerate(shown)]

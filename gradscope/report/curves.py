@@ -1,4 +1,4 @@
-"""What a figure of lines shows, as plain arrays: computed before anything is drawn, and what tests look at."""
+"""Contents of a figure as plain arrays: computed before anything is drawn, and what tests look at."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ Array = NDArray[np.float64]
 class Curve:
     """One line of a figure.
 
-    ``low``, ``high`` [K]: an interval around ``y`` [K], NaN where there is none. ``dots_x``, ``dots_y`` [N]: the
-    single values behind a mean. ``shade``: a place between 0 and 1 on a scale of colours, in place of a colour of
-    its own. ``colour``, ``dash``: its place in the palette and among the dashes, where lines belong together; else
-    its place among the curves. ``failed``: the run did not learn; the line ends in a cross.
+    Attributes:
+        label: its name in the legend.
+        x: places, [K].
+        y: values, [K].
+        failed: the run did not learn; the line ends in a cross.
+        low: lower end of an interval around ``y``, [K], NaN where there is none.
+        high: upper end.
+        dots_x: places of the single values behind a mean, [N].
+        dots_y: those values.
+        shade: a place between 0 and 1 on a scale of colours, in place of a colour of its own.
+        colour: its place in the palette, where lines belong together; else its place among the curves.
+        dash: its place among the dashes, likewise.
     """
 
     label: str
@@ -36,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line to compare with."""
+    """Horizontal line to compare with."""
 
     label: str
     y: float
@@ -44,7 +52,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Band:
-    """A range of x that is marked, such as the interval of a tolerance level."""
+    """Range of x that is marked, such as the interval of a tolerance level."""
 
     label: str
     low: float
@@ -53,12 +61,27 @@ class Band:
 
 @dataclass(frozen=True)
 class Curves:
-    """A panel of lines. ``points``: with markers and error bars. ``stairs``: ``y`` holds until the next ``x``.
+    """Panel of lines.
 
-    ``scale``: what the shades stand for, from the lightest to the darkest, for a colour bar. ``notes``: what a
-    reader has to know and the picture does not show. ``square``: a unit of x is as long as one of y. ``keyed``: a
-    legend where there is something to tell apart (empty), ``always``, ``never``, or ``outside`` the axes. ``names``:
-    what stands at x = 0, 1, 2 …, in place of numbers.
+    Attributes:
+        title: above the panel.
+        x_label: name of the x axis.
+        y_label: name of the y axis.
+        curves: the lines.
+        log_x: the x axis is logarithmic.
+        log_y: the y axis is logarithmic.
+        points: with markers and error bars.
+        stairs: ``y`` holds until the next ``x``.
+        square: a unit of x is as long as one of y.
+        keyed: a legend where there is something to tell apart (empty), ``always``, ``never``, or ``outside`` the axes.
+        y_range: ends of the y axis.
+        x_range: ends of the x axis.
+        levels: horizontal lines.
+        band: a marked range of x.
+        legend: title of the legend.
+        scale: what the shades stand for, from the lightest to the darkest, for a colour bar.
+        names: what stands at x = 0, 1, 2 …, in place of numbers.
+        notes: what a reader has to know and the picture does not show.
     """
 
     title: str
@@ -81,7 +104,7 @@ class Curves:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "title": self.title,
             "x_label": self.x_label,
@@ -94,9 +117,17 @@ class Curves:
 
 @dataclass(frozen=True)
 class Grid:
-    """A panel of coloured cells: ``values`` [K, W] of K rows called ``rows``, between ``edges`` [W + 1] along x.
+    """Panel of coloured cells.
 
-    ``label``: what the colours stand for; ``limits``: of their scale, None: those of the values.
+    Attributes:
+        title: above the panel.
+        x_label: name of the x axis.
+        label: what the colours stand for.
+        edges: between the cells along x, [W + 1].
+        rows: names of the K rows.
+        values: of the cells, [K, W].
+        limits: of the scale of colours, None: those of the values.
+        notes: what a reader has to know and the picture does not show.
     """
 
     title: str
@@ -109,7 +140,7 @@ class Grid:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values; None where nothing is known."""
+        """Return plain values; None where nothing is known."""
         values = [[None if v != v else v for v in row] for row in self.values.tolist()]
         named = {"title": self.title, "x_label": self.x_label, "label": self.label, "notes": list(self.notes)}
         return {**named, "edges": self.edges.tolist(), "rows": list(self.rows), "values": values}

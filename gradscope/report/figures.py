@@ -1,4 +1,4 @@
-"""Draws summaries with matplotlib."""
+"""Draw summaries with matplotlib."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHADES = {False: (0.88, 0.0), True: (0.2, 1.0)}
 
 
 def figure_of(panels: Sequence[Panel], style: Style = STYLES["screen"]) -> Figure:
-    """A figure with up to three panels side by side, more in two rows; no legend covers a curve."""
+    """Draw up to three panels side by side, more in two rows; no legend covers a curve."""
     rows = 1 if len(panels) <= 3 else 2
     columns = -(-len(panels) // rows)
     with rc_context(style.settings()):
@@ -52,7 +52,7 @@ def figure_of(panels: Sequence[Panel], style: Style = STYLES["screen"]) -> Figur
 
 
 def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) -> None:
-    """One summary into one set of axes."""
+    """Draw one summary into one set of axes."""
     axes.set_title(summary.title, loc="left")
     axes.set_xlabel(summary.x_label)
     axes.set_ylabel(summary.y_label)
@@ -92,7 +92,7 @@ def _draw_grid(axes: Axes, grid: Grid, style: Style) -> None:
 
 
 def _name(axis: Axis, names: Sequence[str], most: int) -> None:
-    """Names at 0, 1, 2 …, as many of them as there is room for."""
+    """Put names at 0, 1, 2 …, as many of them as there is room for."""
     every = max(1, -(-len(names) // most))
     shown = range(0, len(names), every)
     short = [plain(names[i], NAME) for i in shown]
@@ -153,7 +153,7 @@ def _frame(axes: Axes, summary: Curves, style: Style) -> None:
 
 
 def _explain_marks(axes: Axes, summary: Curves, style: Style) -> None:
-    """A line in the legend for every mark that is no line."""
+    """Add an entry to the legend for every mark that is no line."""
     if any(curve.failed for curve in summary.curves):
         axes.plot([], [], "x", color=style.ink, markersize=style.marker * 1.4, label="does not learn")
     if any(curve.dots_x is not None and len(curve.dots_x) for curve in summary.curves):
@@ -166,7 +166,7 @@ def _explain_marks(axes: Axes, summary: Curves, style: Style) -> None:
 
 
 def tidy(figure: Figure) -> None:
-    """Legends that cover a curve move beside the axes; titles and labels are broken to the length of their axes."""
+    """Move legends that cover a curve beside the axes; break titles and labels to the length of their axes."""
     figure.draw_without_rendering()
     while covering := [axes for axes in figure.axes if _covers(axes.get_legend(), axes)]:
         for axes in covering:
@@ -183,7 +183,7 @@ def tidy(figure: Figure) -> None:
 
 
 def _covers(legend: Legend | None, axes: Axes) -> bool:
-    """Whether a legend inside the axes lies over a line or a mark."""
+    """Return whether a legend inside the axes lies over a line or a mark."""
     if legend is None or legend.get_window_extent().x0 >= axes.get_window_extent().x1:
         return False
     box = legend.get_window_extent()
@@ -237,7 +237,7 @@ def save(figure: Figure, path: Path, style: Style = STYLES["screen"]) -> None:
 
 
 def _make_inert(figure: Figure) -> None:
-    """Names of a record are no formulas, and no longer than a figure can bear."""
+    """Keep names of a record from being read as formulas, and cut them to what a figure can bear."""
     texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
     for axes in figure.axes:
         texts += [*axes.texts, axes.xaxis.label, axes.yaxis.label, axes.title, axes._left_title, axes._right_title]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The figures there are: what each shows, what it needs, how it is put together."""
+"""Table of figures: what each shows, what it needs, how it is put together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ MANY = 12
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a figure is asked to show. ``against`` None: whatever suits the number of runs."""
+    """What a figure is asked to show.
+
+    Attributes:
+        metric: of the epochs.
+        against: the x axis, None: whatever suits the number of runs.
+        choice: which layers.
+        quantity: of a map of layers.
+        steps: of a profile over depth.
+    """
 
     metric: str = "accuracy"
     against: Literal["step", "epoch", "strength"] | None = None
@@ -43,7 +51,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Kind:
-    """``shows``: in a line. ``against``: the axes it may have, the usual one first; empty where it has its own."""
+    """Kind of figure.
+
+    Attributes:
+        shows: what it shows, in a line.
+        build: from runs to panels.
+        against: the axes it may have, the usual one first; empty where it has its own.
+    """
 
     shows: str
     build: Callable[[Sequence[RunSeries], Wanted], Sequence[Panel]]
@@ -78,7 +92,7 @@ def _over_time(quantity: str) -> Callable[[Sequence[RunSeries], Wanted], list[Cu
 
 
 def _several(*figures: str) -> Callable[[Sequence[RunSeries], Wanted], list[Curves]]:
-    """Panels side by side, of which the first explains the lines."""
+    """Put panels side by side, of which the first explains the lines."""
 
     def build(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
         panels = [panel for name in figures for panel in _over_time(name)(runs, wanted)]
@@ -88,7 +102,7 @@ def _several(*figures: str) -> Callable[[Sequence[RunSeries], Wanted], list[Curv
 
 
 def _of_one(build: Callable[[Record, Wanted], Sequence[Panel]]) -> Callable[[Sequence[RunSeries], Wanted], list[Panel]]:
-    """Figures by layer are of one run."""
+    """Build figures by layer, which are of one run."""
 
     def of(runs: Sequence[RunSeries], wanted: Wanted) -> list[Panel]:
         if len(runs) > 1:
@@ -150,10 +164,19 @@ FIGURES = {**{name: kind.shows for name, kind in KINDS.items()}, SHAPES: "Î©, âˆ
 
 
 def panels_of(runs: Sequence[RunSeries], name: str, wanted: Wanted) -> list[Panel]:
-    """The panels of the figure of this name.
+    """Build the panels of the figure of this name.
 
-    Raises `InputError` for an unknown figure, an axis that it cannot have, and a record that does not hold what it
-    takes; the message says how to record that.
+    Args:
+        runs: the records.
+        name: a key of `KINDS`.
+        wanted: what it is asked to show.
+
+    Returns:
+        At least one panel.
+
+    Raises:
+        InputError: an unknown figure, an axis that it cannot have, or a record that does not hold what it takes; the
+            message says how to record that.
     """
     checks.one_of(name, KINDS, "figure")
     kind = KINDS[name]

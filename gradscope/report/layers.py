@@ -1,4 +1,4 @@
-"""Figures by layer of one run: lines over time, layers x steps, profiles over depth."""
+"""Figures by layer of one run: lines over time, layers × steps, profiles over depth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ SHOWN = (GRADIENT, PENALTY, PROPORTION, WEIGHT)
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layers: those of a name or a regular expression, of a parameter group; else those that count."""
+    """Choice of layers: those of a name or a regular expression, of a parameter group; else those the verdict is about.
+
+    Attributes:
+        parameter: a name, or a regular expression that is searched in names.
+        group: index of a parameter group.
+    """
 
     parameter: str | None = None
     group: int | None = None
@@ -35,7 +40,7 @@ class Choice:
         return self.parameter is not None or self.group is not None
 
     def of(self, record: Record) -> NDArray[np.int64]:
-        """Their columns in the record. Raises `InputError` where there are none."""
+        """Return the columns of these layers in the record; raise `InputError` where there are none."""
         names, mask = record.info.parameters, record.info.watched
         if self.anything:
             mask = np.ones(len(names), dtype=bool)
@@ -66,12 +71,12 @@ class Choice:
         return ", ".join([*words, *([] if self.group is None else [f"group {self.group}"])])
 
 
-#: The layers that count.
+#: The layers that the verdict is about.
 ALL = Choice()
 
 
 def by_layer(record: Record, choice: Choice) -> list[Curves]:
-    """Every size of each layer over time, of more than twelve of each block: means over its entries."""
+    """Draw every size of each layer over time; of more than twelve, of each block: means over its entries."""
     columns = choice.of(record)
     labels, members = _lines([record.info.parameters[i] for i in columns])
     windows = Windows(POINTS // 2, max(1, -(-record.rows // POINTS)))
@@ -95,7 +100,7 @@ def by_layer(record: Record, choice: Choice) -> list[Curves]:
 
 
 def _lines(names: Sequence[str]) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """Labels of lines, and the layers that each is made of."""
+    """Return labels of lines, and the layers that each is made of."""
     if len(names) <= LINES:
         return tuple(names), [np.array([i]) for i in range(len(names))]
     labels, places = blocks([name.split(".")[:-1] for name in names], LINES)
@@ -112,7 +117,7 @@ def _note(members: Sequence[NDArray[np.int64]]) -> tuple[str, ...]:
 def _of_groups(
     block: dict[str, NDArray[np.generic]], numel: Array, groups: Sequence[NDArray[np.int64]]
 ) -> Iterator[tuple[str, Array]]:
-    """Of each quantity the mean over the entries of each group of columns, [N, G]; of the proportion that of sums."""
+    """Yield the mean over the entries of each group of columns, [N, G]; the proportion is that of sums."""
 
     def sums(q: Quantity) -> tuple[Array, Array]:
         values = np.asarray(block[q.name], dtype=np.float64)
@@ -132,7 +137,7 @@ def _of_groups(
 
 
 def over_steps(record: Record, choice: Choice, quantity: str) -> Grid:
-    """Layers x steps: one quantity, held against each layer's start where it spans decades."""
+    """Draw layers × steps: one quantity, relative to each layer's start where it spans decades."""
     q, columns = _quantity(record, quantity), choice.of(record)
     windows = Windows(WINDOWS // 2, max(1, -(-record.rows // WINDOWS)))
     for block in record.blocks((q.name,)):
@@ -161,7 +166,7 @@ def _quantity(record: Record, word: str) -> Quantity:
 
 
 def profiles(record: Record, choice: Choice, steps: Sequence[int] = ()) -> list[Curves]:
-    """Every size over the depth of the network, at these steps, or at some from the first to the last."""
+    """Draw every size over the depth of the network, at these steps, or at some from the first to the last."""
     columns, rows = choice.of(record), _rows(record, steps)
     names = tuple(record.info.parameters[i] for i in columns)
     depth, at = np.arange(len(columns), dtype=np.float64), record.steps
@@ -181,7 +186,7 @@ def profiles(record: Record, choice: Choice, steps: Sequence[int] = ()) -> list[
 
 
 def _rows(record: Record, steps: Sequence[int]) -> list[int]:
-    """The rows of these steps, each the nearest one that was recorded."""
+    """Return the rows of these steps, each the nearest one that was recorded."""
     at = record.steps
     wanted = list(steps) or np.linspace(at[0], at[-1], STEPS).tolist()
     beyond = [step for step in steps if not at[0] <= step <= at[-1]]

@@ -1,4 +1,4 @@
-"""A tolerance level as a figure: the trials, the fitted curve, the interval."""
+"""Figure of a tolerance level: the trials, the fitted curve, the interval."""
 
 from __future__ import annotations
 
@@ -31,7 +31,17 @@ TRIALS: tuple[tuple[str, Callable[[Outcome], bool], str, bool], ...] = (
 
 @dataclass(frozen=True)
 class LevelSummary:
-    """What the figure shows: trials, and at ``strength`` [K] the mean curve ``failing`` with its 95 % band."""
+    """What the figure shows.
+
+    Attributes:
+        label: name of the level.
+        outcomes: the trials.
+        estimate: the level.
+        strength: places of the curve, [K].
+        failing: mean share of runs that fail, [K].
+        low: lower end of its 95 % band, [K].
+        high: upper end of it, [K].
+    """
 
     label: str
     outcomes: tuple[Outcome, ...]
@@ -45,7 +55,7 @@ class LevelSummary:
 def level_summary(
     label: str, posterior: Posterior, outcomes: Sequence[Outcome], estimate: ToleranceEstimate
 ) -> LevelSummary:
-    """The curve that these trials leave, over all levels that ``posterior`` knows."""
+    """Compute the curve that these trials leave, over all levels that ``posterior`` knows."""
     x = np.linspace(posterior.level[0], posterior.level[-1], 481)
     weights = posterior.weights.ravel()
     drawn = np.random.default_rng(0).choice(weights.size, DRAWS, p=weights)
@@ -56,7 +66,7 @@ def level_summary(
 
 
 def draw_level(axes: Axes, summary: LevelSummary, colour: str, penalty: str) -> None:
-    """One level into one set of axes."""
+    """Draw one level into one set of axes."""
     e = summary.estimate
     if e.low is not None and e.high is not None:
         axes.axvspan(e.low, e.high, color=colour, alpha=0.15, linewidth=0)
@@ -111,14 +121,14 @@ def draw_levels(summaries: Sequence[LevelSummary], penalty: str, path: Path) -> 
 
 
 def _plain_ticks(axis: XAxis) -> None:
-    """1, 2 and 5 of each decade, as plain numbers: the range shown is often less than a decade."""
+    """Set ticks at 1, 2 and 5 of each decade, as plain numbers: the range shown is often less than a decade."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def _shown_range(summaries: Sequence[LevelSummary]) -> tuple[float, float]:
-    """From the weakest to the strongest trial and interval, and a bit more; a searched range may be far wider."""
+    """Widen the range from the weakest to the strongest trial and interval; a searched range may be wider still."""
     at = [o.strength for summary in summaries for o in summary.outcomes]
     at += [x for summary in summaries for x in (summary.estimate.low, summary.estimate.high) if x is not None]
     return min(at) / 1.5, max(at) * 1.5

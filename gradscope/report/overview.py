@@ -1,4 +1,4 @@
-"""What a record holds, as plain values."""
+"""Contents of a record, as plain values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from gradscope.types import InputError
 
 
 def overview(record: Record) -> dict[str, Any]:
-    """Parameters, steps, ranges and the capture of a record, as `gradscope inspect --json` prints them.
+    """Summarise parameters, steps, ranges and the capture of a record, as `gradscope inspect --json` prints them.
 
-    ``ranges``: the smallest and largest finite value of each variable; ``samples``: in how many rows it holds any.
-    Raises `InputError` for a record without rows.
+    ``ranges`` holds the smallest and largest finite value of each variable, ``samples`` in how many rows it holds any.
+
+    Returns:
+        Plain values by name.
+
+    Raises:
+        InputError: the record has no rows.
     """
     if not record.rows:
         raise InputError("the record is empty: no training step was recorded")
@@ -46,7 +51,7 @@ def overview(record: Record) -> dict[str, Any]:
 
 
 def _parameters(record: Record) -> list[dict[str, Any]]:
-    """Each parameter, with mean |w| and mean |∂L/∂w| in the first and the last row."""
+    """List each parameter, with mean |w| and mean |∂L/∂w| in the first and the last row."""
     ends = {q.name: record.column(q.name, [0, -1]).astype(np.float64) for q in (WEIGHT, GRADIENT) if q.name in record}
     shapes, info = record.shapes, record.info
     return [

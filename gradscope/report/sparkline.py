@@ -1,4 +1,4 @@
-"""A series as one line of block characters, for terminals."""
+"""Draw a series as one line of block characters, for terminals."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 def sparkline(
     values: ArrayLike, width: int = 40, *, log: bool = False, low: float | None = None, high: float | None = None
 ) -> str:
-    """The series [N] in at most ``width`` characters, each the mean of what it stands for; a blank where nothing is.
+    """Draw a series in at most ``width`` characters, each the mean of what it stands for; a blank where nothing is.
 
-    ``log``: heights follow log₁₀, and values that are not positive are blank. ``low``, ``high``: the values of the
-    lowest and the highest block, for lines that share a scale; by default those of the series itself. A series
-    that does not change is drawn along the bottom.
+    A series that does not change is drawn along the bottom.
+
+    Args:
+        values: the series, [N].
+        width: characters at most.
+        log: heights follow log₁₀, and values that are not positive are blank.
+        low: value of the lowest block, for lines that share a scale; by default the smallest of the series.
+        high: value of the highest block, likewise.
+
+    Returns:
+        One line.
     """
     y = np.asarray(values, dtype=np.float64)
     if not len(y):

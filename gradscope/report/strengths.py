@@ -19,7 +19,14 @@ FEWEST, SURE = 3, 1e-3
 
 @dataclass(frozen=True)
 class Sample:
-    """One series of runs. One entry a run, [N]: its strength, what came of it, the share of its weights that are 0."""
+    """One series of runs, with one entry a run, [N].
+
+    Attributes:
+        label: name of the series.
+        strength: λ of each run.
+        value: what is drawn of each.
+        sparsity: share of its weights that are 0.
+    """
 
     label: str
     strength: Array
@@ -28,9 +35,19 @@ class Sample:
 
     @classmethod
     def of(cls, label: str, strength: ArrayLike, values: ArrayLike, sparsity: ArrayLike | None = None) -> Sample:
-        """From one entry a run, [N], or from strengths [K] with the values of several seeds each, [K, seeds].
+        """Build a sample from one entry a run, [N], or from strengths [K] with the values of several seeds, [K, seeds].
 
-        NaN stands for a run that is missing. Raises `InputError` if the shapes do not fit.
+        Args:
+            label: name of the series.
+            strength: λ, [N] or [K].
+            values: [N] or [K, seeds]; NaN stands for a run that is missing.
+            sparsity: shares of weights that are 0, the shape of ``values``.
+
+        Returns:
+            The sample.
+
+        Raises:
+            InputError: the shapes do not fit.
         """
         x, y = np.asarray(strength, dtype=np.float64), np.asarray(values, dtype=np.float64)
         s = None if sparsity is None else np.asarray(sparsity, dtype=np.float64)
@@ -43,11 +60,14 @@ class Sample:
 
 
 def mean_interval(values: Array) -> tuple[float, float, float]:
-    """The mean over seeds and the ends of its 95 % interval by Student's t; NaN ends for fewer than `FEWEST` values.
+    """Compute the mean over seeds and the ends of its 95 % interval by Student's t.
 
     Of shares (all within [0, 1]) on the scale of their log odds, so that no end lies beyond 0 or 1. Near the tolerance
     level some seeds learn and some fail; there the interval is wide and no normal one: a figure shows the single runs
     too.
+
+    Returns:
+        Mean, low and high; NaN ends for fewer than `FEWEST` values.
     """
     mean, count = float(np.mean(values)), len(values)
     if count < FEWEST:
@@ -66,9 +86,21 @@ def mean_interval(values: Array) -> tuple[float, float, float]:
 def accuracy_against_strength(
     samples: Sequence[Sample], *, quantity: str = "accuracy", penalty: str = "", log_y: bool = False
 ) -> Curves:
-    """Park et al., Figures 1, 3, 4, 6: means over seeds with 95 % intervals against the strength, one line a series.
+    """Draw means over seeds with 95 % intervals against the strength, as Figures 1, 3, 4 and 6 of Park et al.
 
     Runs without a penalty (strength 0) have no place on a logarithmic axis and become a horizontal line.
+
+    Args:
+        samples: the series, one line each.
+        quantity: name of their values.
+        penalty: name of the penalty, for the axis.
+        log_y: the y axis is logarithmic.
+
+    Returns:
+        One panel.
+
+    Raises:
+        InputError: no run has a strength above 0.
     """
     curves, levels = [], []
     for sample in samples:
@@ -98,7 +130,7 @@ def accuracy_against_strength(
 
 
 def accuracy_against_sparsity(samples: Sequence[Sample], *, quantity: str = "accuracy") -> Curves:
-    """Park et al., Figures 3c, 4c, 7: one point a strength, its mean sparsity against its mean accuracy."""
+    """Draw one point a strength, its mean sparsity against its mean accuracy (Park et al., Figures 3c, 4c, 7)."""
     curves = []
     for sample in samples:
         if sample.sparsity is None:
@@ -120,7 +152,7 @@ def accuracy_against_sparsity(samples: Sequence[Sample], *, quantity: str = "acc
 
 
 def _decade_around(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """The axis of a single strength, which has no width of its own."""
+    """Return the axis of a single strength, which has no width of its own."""
     strengths = np.unique(np.concatenate([curve.x for curve in curves]))
     return (float(strengths[0]) / 10**0.5, float(strengths[0]) * 10**0.5) if len(strengths) == 1 else None
 

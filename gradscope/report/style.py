@@ -1,4 +1,4 @@
-"""How figures look: on paper and on a screen, light and dark. Colours that any eye and a grey printer tell apart."""
+"""Styles of figures: for paper and screen, light and dark, in colours that any eye and a grey printer tell apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ SCALE = "cividis"
 
 @dataclass(frozen=True)
 class Style:
-    """``panel``: width and height of one panel in inches; ``widest``: of the whole figure."""
+    """Style of figures.
+
+    Attributes:
+        name: ``paper`` or ``screen``.
+        panel: width and height of one panel, in inches.
+        widest: width of the whole figure at most, in inches.
+        font: size in points.
+        line: width in points.
+        marker: size in points.
+        dpi: dots an inch.
+        dark: light on dark.
+    """
 
     name: str
     panel: tuple[float, float]
@@ -33,24 +44,27 @@ class Style:
 
     @property
     def colours(self) -> tuple[str, ...]:
+        """Colours of lines, in order."""
         return ON_BLACK if self.dark else COLOURS
 
     @property
     def ink(self) -> str:
+        """Colour of text and axes."""
         return "#e8e8e8" if self.dark else "#1a1a1a"
 
     @property
     def paper(self) -> str:
+        """Colour of the background."""
         return "#16181c" if self.dark else "#ffffff"
 
     def size(self, rows: int, columns: int) -> tuple[float, float]:
-        """Of a figure with so many panels."""
+        """Return the size of a figure with so many panels, in inches."""
         width, height = self.panel
         share = min(1.0, self.widest / (width * columns))
         return width * columns * share, height * rows * max(share, 0.72)
 
     def settings(self) -> Any:
-        """For `matplotlib.rc_context`."""
+        """Return the settings for `matplotlib.rc_context`."""
         ink, paper = self.ink, self.paper
         return {
             "font.size": self.font,
@@ -85,5 +99,5 @@ STYLES = {
 
 
 def style(name: str, *, dark: bool = False) -> Style:
-    """The style of this name. Raises `InputError` for another."""
+    """Return the style of this name; raise `InputError` for another."""
     return replace(STYLES[checks.one_of(name, STYLES, "--style")], dark=dark)

@@ -1,4 +1,4 @@
-"""From records to the summaries of figures."""
+"""Summarise records for figures."""
 
 from __future__ import annotations
 
@@ -28,10 +28,23 @@ LINES = 7
 
 @dataclass(frozen=True)
 class RunSeries:
-    """One record, ready for figures. ``sparsity``: the share of penalised weights that are 0 at the end, or NaN.
+    """One record, ready for figures.
 
-    ``epoch`` [N]: the epoch of each row with its fraction, NaN where epochs are unknown. ``settings``: as one flat
-    table. ``of``: the layers that the series are of, where some were chosen.
+    Attributes:
+        path: the file.
+        label: name of the run.
+        strength: λ.
+        failed: whether it does not learn.
+        series: rows, of the whole network or of chosen layers.
+        metrics: of the epochs.
+        penalty: its name.
+        schedule: its text.
+        sparsity: share of penalised weights that are 0 at the end, or NaN.
+        epoch: epoch of each row with its fraction, [N], NaN where epochs are unknown.
+        diagnosis: of the whole network.
+        settings: as one flat table.
+        baseline: loss of the best constant answer.
+        of: the layers that the series are of, where some were chosen.
     """
 
     path: Path
@@ -58,7 +71,7 @@ OVER_TIME = {
 
 
 def load_run(path: Path, label: str | None = None, choice: Choice = ALL) -> RunSeries:
-    """The series of one record: of the whole network or of chosen layers; the verdict is of the whole."""
+    """Read the series of one record: of the whole network or of chosen layers; the verdict is of the whole."""
     with Record(path) as record:
         judge = judge_record(record)
         diagnosis = judge.diagnosis(finished=record.finished)
@@ -72,7 +85,7 @@ def load_run(path: Path, label: str | None = None, choice: Choice = ALL) -> RunS
 
 
 def _series_of(record: Record, choice: Choice) -> Series | None:
-    """The series of the layers that were chosen; None where none were."""
+    """Read the series of the layers that were chosen; None where none were."""
     if not choice.anything:
         return None
     mask = np.zeros(len(record.info.parameters), dtype=bool)
@@ -84,7 +97,7 @@ def _series_of(record: Record, choice: Choice) -> Series | None:
 
 
 def _fractional_epoch(epoch: NDArray[Any]) -> Array:
-    """Rows are spread over their epoch evenly; the last one may be unfinished, and counts as long as the one before."""
+    """Spread rows over their epoch evenly; the last one may be unfinished, and counts as long as the one before."""
     starts = np.flatnonzero(np.diff(epoch, prepend=-2))
     lengths = np.diff(np.append(starts, len(epoch)))
     if len(lengths) > 1:
@@ -95,7 +108,7 @@ def _fractional_epoch(epoch: NDArray[Any]) -> Array:
 
 
 def labelled(runs: Sequence[RunSeries]) -> list[str]:
-    """Short names: the strength, and as much more as it takes to tell the runs apart."""
+    """Return short names: the strength, and as much more as it takes to tell the runs apart."""
     parts = [[Strength(r.strength, r.penalty).short if r.strength > 0 else "no penalty"] for r in runs]
     for more in ("penalty", "schedule"):
         if len({getattr(run, more) for run in runs}) > 1:
@@ -109,9 +122,12 @@ def labelled(runs: Sequence[RunSeries]) -> list[str]:
 def over_time(
     runs: Sequence[RunSeries], quantity: str, points: int = 200, against: Literal["step", "epoch"] = "step"
 ) -> Curves:
-    """One quantity of the whole network over steps or epochs, averaged within at most ``points`` windows.
+    """Draw one quantity of the whole network over steps or epochs, averaged within at most ``points`` windows.
 
     More than seven runs of several strengths are told apart by shades instead of colours.
+
+    Returns:
+        One panel.
     """
     what, title, log_y = _drawn(quantity)
     shades, scale = _shades(runs)
@@ -125,7 +141,7 @@ def over_time(
 
 
 def values_of(run: RunSeries, quantity: str) -> Array:
-    """One quantity of a run, [N]. Raises `InputError` if the record does not hold it, with how to record it."""
+    """Return one quantity of a run, [N]; raise `InputError`, with how to record it, if the record does not hold it."""
     what = OVER_TIME[quantity]
     values: Array = getattr(run.series, what.word)
     if not np.isfinite(values).any():
@@ -134,7 +150,7 @@ def values_of(run: RunSeries, quantity: str) -> Array:
 
 
 def _drawn(quantity: str) -> tuple[quantities.Quantity, str, bool]:
-    """The quantity of this figure, its title, and whether its axis is logarithmic."""
+    """Return the quantity of this figure, its title, and whether its axis is logarithmic."""
     what = OVER_TIME[quantity]
     closeup = quantity != what.word
     return what, what.title + (", log scale" if closeup else ""), what.log and (closeup or not what.closeup)
@@ -161,7 +177,7 @@ def _shades(runs: Sequence[RunSeries]) -> tuple[list[float | None], tuple[str, f
 
 
 def _thinned(x: Array, y: Array, points: int) -> tuple[Array, Array]:
-    """Means over windows of equal length; a window that is all NaN is left out."""
+    """Average over windows of equal length; a window that is all NaN is left out."""
     size = max(1, -(-len(x) // points))
     edges = np.arange(0, len(x), size)
     seen = np.isfinite(y)
@@ -176,7 +192,7 @@ def _thinned(x: Array, y: Array, points: int) -> tuple[Array, Array]:
 
 
 def by_setting(runs: Sequence[RunSeries]) -> dict[str, list[RunSeries]]:
-    """The runs of each penalty and schedule, by what tells them apart; one group without a name if nothing does."""
+    """Group the runs by penalty and schedule; one group without a name if these do not differ."""
     names = [("penalty", {run.penalty for run in runs}), ("schedule", {run.schedule for run in runs})]
     differing = [name for name, values in names if len(values) > 1]
     groups: dict[str, list[RunSeries]] = {}
@@ -187,13 +203,13 @@ def by_setting(runs: Sequence[RunSeries]) -> dict[str, list[RunSeries]]:
 
 
 def sample(label: str, runs: Sequence[RunSeries], metric: str = "accuracy") -> Sample:
-    """Strength, last value of an epoch metric and sparsity of each run."""
+    """Collect strength, last value of an epoch metric and sparsity of each run."""
     values = [last_metric(run, metric) for run in runs]
     return Sample.of(label, [run.strength for run in runs], values, [run.sparsity for run in runs])
 
 
 def last_metric(run: RunSeries, metric: str) -> float:
-    """The last finite value of an epoch metric. Raises `InputError` where there is none."""
+    """Return the last finite value of an epoch metric; raise `InputError` where there is none."""
     values = run.metrics.get(metric, np.empty(0))
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -207,14 +223,14 @@ def last_metric(run: RunSeries, metric: str) -> float:
 
 
 def accuracy_by_strength(groups: Mapping[str, Sequence[RunSeries]], metric: str = "accuracy") -> Curves:
-    """The last value of an epoch metric against the strength, one line a group; means over equal strengths."""
+    """Draw the last value of an epoch metric against the strength, one line a group; means over equal strengths."""
     penalties = {run.penalty for runs in groups.values() for run in runs}
     samples = [sample(label, runs, metric) for label, runs in groups.items()]
     return accuracy_against_strength(samples, quantity=metric, penalty="".join(penalties))
 
 
 def ends_by_strength(groups: Mapping[str, Sequence[RunSeries]], quantity: str) -> Curves:
-    """A quantity at the end of the runs (the mean of the last 5 % of the rows) against the strength."""
+    """Draw a quantity at the end of the runs (the mean of the last 5 % of the rows) against the strength."""
     penalties = {run.penalty for runs in groups.values() for run in runs}
     samples = []
     for label, runs in groups.items():

@@ -1,4 +1,4 @@
-"""The tolerance level from a set of recorded runs that differ in strength and seed only."""
+"""Estimate the tolerance level from a set of recorded runs that differ in strength and seed only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,17 @@ MANY = 64
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One record, as far as a tolerance level is concerned."""
+    """One record, as far as a tolerance level is concerned.
+
+    Attributes:
+        path: the file.
+        strength: λ.
+        diagnosis: the judge's.
+        steps: that were run.
+        epochs: that were run, None where unknown.
+        settings: as one flat table.
+        early: ended before its horizon.
+    """
 
     path: Path
     strength: float
@@ -40,12 +50,12 @@ class RunSummary:
 
     @property
     def outcome(self) -> Outcome:
-        """A label that was read at the horizon is certain; before it, the judge says how sure it is."""
+        """The trial: a label read at the horizon is certain; before it, the judge says how sure it is."""
         found = self.diagnosis
         return Outcome(self.strength, found.probability_failed if self.early else float(found.failed), self.early)
 
     def value(self, by: str) -> str:
-        """The value of a setting; of a group of settings (``shapes``) all that is in it."""
+        """Return the value of a setting; of a group of settings (``shapes``) all that is in it."""
         if by in self.settings:
             return self.settings[by].strip('"')
         inside = [f"{k.removeprefix(by + '.')} {v}" for k, v in self.settings.items() if k.startswith(by + ".")]
@@ -53,10 +63,19 @@ class RunSummary:
 
 
 def tolerance_of_runs(paths: Sequence[Path], by: str | None = None, processes: int = 1) -> dict[str, Any]:
-    """The estimate that `gradscope tolerance --json` prints; with ``by``, one a value of that setting.
+    """Estimate the level, as `gradscope tolerance --json` prints it; with ``by``, one a value of that setting.
 
-    ``processes``: of `MANY` records and more, so many read them side by side. Started anew: a script that calls this
-    needs ``if __name__ == "__main__"``.
+    Args:
+        paths: the records.
+        by: a setting, or a group of settings, in which they may differ.
+        processes: of `MANY` records and more, so many read them side by side. Started anew: a script that calls this
+            needs ``if __name__ == "__main__"``.
+
+    Returns:
+        Plain values.
+
+    Raises:
+        InputError: no run has the setting, or the runs differ in more than strength and seed.
     """
     runs = _summaries(paths, processes)
     if by is not None and all(run.value(by) == "none" for run in runs):
@@ -69,13 +88,13 @@ def tolerance_of_runs(paths: Sequence[Path], by: str | None = None, processes: i
 
 
 def outcomes_of(paths: Sequence[Path], processes: int = 1) -> tuple[str, list[Outcome]]:
-    """The penalty and the outcomes of these runs, for a figure of them."""
+    """Return the penalty and the outcomes of these runs, for a figure of them."""
     runs = _usable(_summaries(paths, processes))
     return runs[0].settings["penalty"] if runs else "none", [run.outcome for run in runs]
 
 
 def _summaries(paths: Sequence[Path], processes: int) -> list[RunSummary]:
-    """Each record's, in order. Raises `InputError` for the first that cannot be read."""
+    """Summarise each record, in order; raise `InputError` for the first that cannot be read."""
     if len(paths) < MANY or processes == 1:
         return [_summary(path) for path in paths]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -90,7 +109,7 @@ def _summaries(paths: Sequence[Path], processes: int) -> list[RunSummary]:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started here do not hear SIGINT."""
+    """Start processes that ignore SIGINT."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,7 +152,7 @@ def _check_alike(runs: Sequence[RunSummary], by: str | None) -> None:
 
 
 def _usable(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Runs with an outcome and a penalty."""
+    """Select runs with an outcome and a penalty."""
     return [run for run in runs if run.diagnosis.verdict is not Verdict.UNDECIDED and run.strength > 0]
 
 

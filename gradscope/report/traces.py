@@ -22,7 +22,7 @@ TRAINING = ("train_{}", "training_{}")
 
 
 def strength_traces(runs: Sequence[RunSeries], against: Literal["step", "epoch"] = "step") -> Curves:
-    """The strength over time of every run, as Auto L2 and schedules move it; one line a parameter group it acts on."""
+    """Draw the strength over time of every run, one line a parameter group that it acts on."""
     curves = []
     for run in runs:
         with Record(run.path) as record:
@@ -55,7 +55,7 @@ def strength_traces(runs: Sequence[RunSeries], against: Literal["step", "epoch"]
 
 
 def _corners(x: Array, y: Array) -> tuple[Array, Array]:
-    """The places where a strength changes, and both ends."""
+    """Select the places where a strength changes, and both ends."""
     changes = np.flatnonzero(np.diff(y, prepend=np.nan, append=np.nan) != 0)
     changes = np.unique(np.append(changes[changes < len(y)], len(y) - 1))
     if len(changes) > CORNERS:
@@ -64,10 +64,20 @@ def _corners(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def learning_curves(runs: Sequence[RunSeries], metric: str = "accuracy") -> list[Curves]:
-    """Loss and another metric over epochs, training and validation side by side.
+    """Draw loss and another metric over epochs, training and validation side by side.
 
     The training loss is the mean over the steps of an epoch where no metric ``train_loss`` was recorded. A panel is
-    drawn if at least one run has something for it. Raises `InputError` if nothing is there but the training loss.
+    drawn if at least one run has something for it.
+
+    Args:
+        runs: the records.
+        metric: the other metric.
+
+    Returns:
+        One panel or two.
+
+    Raises:
+        InputError: epochs are unknown, or nothing is there but the training loss.
     """
     for run in runs:
         if not np.isfinite(run.epoch).any():

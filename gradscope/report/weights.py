@@ -16,10 +16,13 @@ from gradscope.types import InputError
 
 
 def weight_histograms(runs: Sequence[RunSeries], choice: Choice = ALL) -> Curves:
-    """The share of weights of each size: of one run at its first, middle and last sample; of several, at the last.
+    """Draw the share of weights of each size: of one run at its first, middle and last sample; of several, at the last.
 
     Of the penalised weights, or of the layers that were chosen. The share of exact zeros, which has no place on a
     logarithmic axis, stands in the label.
+
+    Returns:
+        One panel.
     """
     curves = []
     for run in runs:
@@ -42,7 +45,7 @@ def weight_histograms(runs: Sequence[RunSeries], choice: Choice = ALL) -> Curves
 
 
 def _counts(record: Record, choice: Choice) -> tuple[NDArray[np.int64], Array]:
-    """Steps [K] and counts [K, bin]: sums over the parameters that count, in the rows that hold a sample."""
+    """Read steps [K] and counts [K, bin]: sums over the chosen parameters, in the rows that hold a sample."""
     name = "weight_histogram"
     if name not in record:
         raise InputError(f"{record.path} holds no weight histograms: record with preset='full'")
@@ -59,7 +62,7 @@ def _counts(record: Record, choice: Choice) -> tuple[NDArray[np.int64], Array]:
 
 
 def _filled(curves: Sequence[Curve]) -> tuple[int, int]:
-    """From the first to the last bin that holds anything, and one beyond, which closes the last stair."""
+    """Return the first and the last bin that hold anything, and one beyond, which closes the last stair."""
     held = np.flatnonzero(np.max([curve.y for curve in curves], axis=0) > 0)
     if not len(held):
         return 0, len(curves[0].y)
@@ -68,9 +71,15 @@ def _filled(curves: Sequence[Curve]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Shape:
-    """A penalty as a function of one weight ``w`` [K]: ``value`` Ω, ``gradient`` ∂Ω/∂w (empty where there is none).
+    """Penalty as a function of one weight, and its ball of two.
 
-    ``ball_x``, ``ball_y``: where Ω = 1 in the plane of two weights; empty for penalties that count.
+    Attributes:
+        name: of the penalty.
+        w: places, [K].
+        value: Ω, [K].
+        gradient: ∂Ω/∂w, [K]; empty where there is none.
+        ball_x: first of two weights with Ω = 1; empty for penalties that count.
+        ball_y: second of them.
     """
 
     name: str
@@ -82,7 +91,7 @@ class Shape:
 
 
 def penalty_shapes(shapes: Sequence[Shape]) -> list[Curves]:
-    """Ω of one weight, its gradient, and the ball Ω = 1 of two weights, one line a penalty."""
+    """Draw Ω of one weight, its gradient, and the ball Ω = 1 of two weights, one line a penalty."""
     value = [Curve(s.name, s.w, s.value) for s in shapes]
     slope = [Curve(s.name, s.w, s.gradient) for s in shapes]
     balls = [Curve(s.name, s.ball_x, s.ball_y) for s in shapes]

@@ -1,4 +1,4 @@
-"""Follows a record in a thread of its own and answers, at any time, with the summary of what has been seen."""
+"""Follow a record in a thread of its own and summarise, at any time, what has been seen."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ TRIES = 20
 
 
 class _Stopped(Exception):
-    """Nobody wants to know any more."""
+    """Signal that nobody wants to follow any more."""
 
 
 class Follower:
-    """Reads rows as they are published, in bounded memory; the file is only read.
+    """Reader of rows as they are published, in bounded memory; the file is only read.
 
-    ``over``: no more rows will come; ``error``: what is there is no record. A context manager: its thread has to end
-    before the interpreter does, because HDF5 may not be left in the middle of a call: that hung it.
+    A context manager: its thread has to end before the interpreter does, because HDF5 hangs if it is left in the middle
+    of a call.
+
+    Attributes:
+        path: the file.
+        over: no more rows will come.
+        error: why the file is no record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +60,11 @@ class Follower:
         self._thread.join()
 
     def run(self) -> tuple[RunPage, float | None] | None:
-        """The summary so far and the steps a second; None before the first row, or while the file cannot be read."""
+        """Return the summary so far and the steps a second.
+
+        Returns:
+            None before the first row, or while the file cannot be read.
+        """
         with self._lock:
             if self._fold is None or self._rules is None or not self._fold.windows.rows:
                 return None
@@ -71,7 +80,7 @@ class Follower:
             return self._latest
 
     def wait(self, seconds: float) -> None:
-        """Until the run is over, but no longer than this."""
+        """Wait until the run is over, but no longer than this."""
         # Not `join`: up to Python 3.12 a Ctrl-C in it makes the thread count as ended while it goes on.
         self._ended.wait(seconds)
 
@@ -112,7 +121,7 @@ class Follower:
         return True
 
     def _empty(self) -> tuple[Fold, Checker]:
-        """What takes the rows of this record, which may be between two commits and not be had at the first try."""
+        """Create what takes the rows of this record, trying again while the file is between two commits."""
         for attempt in range(TRIES + 1):
             try:
                 with Record(self.path) as record:
@@ -125,7 +134,7 @@ class Follower:
 
 
 def run_now(path: Path) -> Frame:
-    """One look at what is in the file now. Raises `InputError` for what is no record, or holds no row yet."""
+    """Summarise what is in the file now; raise `InputError` for what is no record, or holds no row yet."""
     with Record(path) as record:
         if not record.rows:
             raise InputError(f"{path} holds no row yet; without --once, gradscope watch waits for the first")

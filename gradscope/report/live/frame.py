@@ -1,4 +1,4 @@
-"""What one look at a run says, as typed values; `terminal.py` draws it, ``--json`` prints it."""
+"""Summary of one look at a run, as typed values; `terminal.py` draws it, ``--json`` prints it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ WORST, EVENTS = 5, 4
 
 @dataclass(frozen=True)
 class Line:
-    """One series over the whole run, [W]."""
+    """One series over the whole run.
+
+    Attributes:
+        name: symbol of the quantity.
+        values: one a window, [W].
+        last: the last known value.
+        log: its height follows the logarithm.
+    """
 
     name: str
     values: tuple[float, ...]
@@ -28,7 +35,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Worst:
-    """A layer whose loss gradient has faded: what is left of it and of the weights, as shares of their start."""
+    """Layer whose loss gradient has faded.
+
+    Attributes:
+        name: of the layer.
+        gradient: mean |∂L/∂w| now.
+        gradient_left: that, as a share of its start.
+        weight_left: mean |w|, as a share of its start.
+        proportion: share of the loss gradient in both gradients.
+    """
 
     name: str
     gradient: float
@@ -39,7 +54,25 @@ class Worst:
 
 @dataclass(frozen=True)
 class Frame:
-    """One look. ``seconds_left``: to the horizon, None where either is unknown."""
+    """One look at a run.
+
+    Attributes:
+        label: name of the run.
+        status: what it is doing.
+        sentence: the verdict and what to do, in words.
+        verdict: the judge's.
+        probability_failed: how sure the judge is.
+        step: the last one seen.
+        rows: seen so far.
+        horizon: steps of the whole run, None where unknown.
+        steps_per_second: over the latest rows.
+        seconds_left: to the horizon, None where either is unknown.
+        findings: of the rules, in words.
+        lines: series of the network.
+        worst: layers that have faded most.
+        underflow: the layer that leaves float32 first.
+        events: the latest.
+    """
 
     label: str
     status: str
@@ -58,7 +91,7 @@ class Frame:
     events: tuple[Mark, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``gradscope watch --json`` prints it; the series as their last values."""
+        """Return what ``gradscope watch --json`` prints; of the series, their last values."""
         lines = {line.name: line.last for line in self.lines}
         told = self.underflow.sentence if self.underflow else None
         return {**asdict(self), "lines": lines, "underflow_sentence": told}
@@ -73,7 +106,7 @@ class Frame:
 
 
 def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
-    """The summary of a run, as far as a terminal shows it. ``over``: it was read to its end, and nobody writes."""
+    """Summarise a run, as far as a terminal shows it. ``over``: it was read to its end, and nobody writes."""
     status = run.status
     if over != (status != "running"):
         status = "left by its writer" if over else "reading"
@@ -101,7 +134,7 @@ def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
 
 
 def worst_off(table: tuple[LayerRow, ...]) -> tuple[Worst, ...]:
-    """The layers whose loss gradient has faded most, worst first; penalised ones where there are any."""
+    """List the layers whose loss gradient has faded most, worst first; penalised ones where there are any."""
     watched = [row for row in table if row.penalised] or list(table)
     found = [
         Worst(row.name, row.gradient[1], _share(row.gradient), _share(row.weight), row.proportion[1]) for row in watched

@@ -1,4 +1,4 @@
-"""The keys that scroll a live view, where standard input is a terminal."""
+"""Read the keys that scroll a live view, where standard input is a terminal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ MOVES = {b"\x1b[A": -1, b"\x1b[B": 1, b"k": -1, b"j": 1, b"\x1b[5~": -10, b"\x1b
 
 
 class Keys:
-    """``top``: the line that the keys have moved to. ``read``: whether there is a terminal to read them from.
+    """Keys of a terminal, as a context manager in which it sends them one by one and does not show them.
 
-    A context manager, in which the terminal sends keys one by one and does not show them. Ctrl-C stays what it is.
+    Ctrl-C stays what it is.
+
+    Attributes:
+        top: the line that the keys have moved to.
     """
 
     def __init__(self) -> None:
@@ -27,6 +30,7 @@ class Keys:
 
     @property
     def read(self) -> bool:
+        """Whether there is a terminal to read keys from."""
         return self._before is not None
 
     def __enter__(self) -> Keys:
@@ -45,7 +49,7 @@ class Keys:
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
 
     def wait(self, seconds: float) -> None:
-        """So long, or until a key that moves the view was pressed."""
+        """Wait so long, or until a key that moves the view was pressed."""
         if self._before is None:
             time.sleep(seconds)
         elif select.select([self._input], [], [], seconds)[0]:

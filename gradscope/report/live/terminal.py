@@ -1,4 +1,4 @@
-"""Draws a frame with rich, for any width; shows a run until it ends, and scrolls where it is longer than a terminal."""
+"""Draw a frame with rich, for any width; show a run until it ends, scrolled where it is longer than a terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NARROW = 60
 
 
 def drawn(shown: Frame, width: int) -> RenderableType:
-    """A frame as lines of at most ``width`` characters; words of the record without control characters."""
+    """Draw a frame in lines of at most ``width`` characters; words of the record lose their control characters."""
     tone = TONES.get(shown.verdict, "red")
     verdict = Text.assemble(
         (shown.verdict.upper(), f"bold {tone}"),
@@ -80,9 +80,12 @@ def _number(value: float) -> str:
 
 
 def watch(path: Path, console: Console) -> Frame | None:
-    """Show the run until it ends; the last frame, None if there never was one.
+    """Show the run until it ends.
 
-    Waits for a file that is not there yet. Raises `InputError` for what is no record.
+    Waits for a file that is not there yet; raises `InputError` for what is no record.
+
+    Returns:
+        The last frame, None if there never was one.
     """
     last = None
     with Follower(path) as follower:
@@ -100,7 +103,7 @@ def watch(path: Path, console: Console) -> Frame | None:
 
 
 def _scrolled(console: Console, shown: RenderableType, keys: Keys) -> RenderableType:
-    """As much as fits on the terminal, from where the keys have moved to."""
+    """Cut to what fits on the terminal, from where the keys have moved to."""
     lines = console.render_lines(shown, pad=False)
     room = console.height - 1
     if len(lines) <= room:
@@ -115,10 +118,16 @@ def _scrolled(console: Console, shown: RenderableType, keys: Keys) -> Renderable
 
 
 def looks(follower: Follower, pause: Callable[[float], None] | None = None) -> Iterator[Frame | None]:
-    """One look after the other, until the run is over; None while there is nothing to see. Raises `InputError`.
+    """Look again and again until the run is over; raise `InputError` for what is no record.
 
     Ctrl-C arrives between two looks, when the last one has been drawn: HDF5 would make another error of it.
-    ``pause``: called with the seconds between two of them, to wait elsewhere than at the follower.
+
+    Args:
+        follower: reads the record.
+        pause: called with the seconds between two looks, to wait elsewhere than at the follower.
+
+    Yields:
+        A frame, None while there is nothing to see.
     """
     while True:
         with held_back():
@@ -138,7 +147,7 @@ def _waiting(path: Path) -> Text:
 
 
 def _told(follower: Follower, path: Path) -> Frame | None:
-    """Without a terminal: plain lines, few of them, as they become known."""
+    """Print plain lines where there is no terminal, few of them, as they become known."""
     verdict, rows, last = "", TOLD_ROWS, None
     waiting = False
     for look in looks(follower):

@@ -1,4 +1,4 @@
-"""When a layer will be too small for float32: a straight line through the logarithm, carried on."""
+"""Predict when a layer will be too small for float32, by extrapolating a straight line through the logarithm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ WATCHED = (GRADIENT, WEIGHT)
 
 @dataclass(frozen=True)
 class Underflow:
-    """The layer that leaves float32 first. ``steps``: from now, 0 if it has; ``seconds``: None without a step rate."""
+    """The layer that leaves float32 first.
+
+    Attributes:
+        layer: its name.
+        quantity: word of the quantity that leaves it.
+        steps: from now, 0 if it has left.
+        seconds: from now, None without a step rate.
+    """
 
     layer: str
     quantity: str
@@ -30,7 +37,7 @@ class Underflow:
 
     @property
     def sentence(self) -> str:
-        """In words, with what the number rests on."""
+        """The prediction in words, with what it rests on."""
         what = f"{BY_LAYER[self.quantity].axis} of {self.layer}"
         if self.steps <= 0:
             return f"{what} is below float32's smallest normal number ({SMALLEST:.2g})"
@@ -42,9 +49,12 @@ class Underflow:
 
 
 def underflow(run: RunPage, steps_per_second: float | None) -> Underflow | None:
-    """The first of all layers' gradients and weights to leave float32; None where none is on its way.
+    """Find the first of all layers' gradients and weights to leave float32.
 
     Ordinary least squares of ln y over the step, on the centre of each window of the last quarter of the run.
+
+    Returns:
+        None where none is on its way.
     """
     first: Underflow | None = None
     for name in (q.word for q in WATCHED):
@@ -61,7 +71,7 @@ def underflow(run: RunPage, steps_per_second: float | None) -> Underflow | None:
 
 
 def steps_left(at: NDArray[np.floating], values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Steps [K] until each column of ``values`` [W, K], at steps ``at`` [W], is below `SMALLEST`; ∞: not in sight."""
+    """Extrapolate each column of ``values`` [W, K], at steps ``at`` [W], to `SMALLEST`: steps [K], or ∞."""
     known = np.isfinite(values).any(1)
     at, values = at[known], values[known]
     n = max(FEWEST, round(LATEST * len(at)))
@@ -80,7 +90,7 @@ def steps_left(at: NDArray[np.floating], values: NDArray[np.floating]) -> NDArra
 
 
 def duration(seconds: float) -> str:
-    """A time in words."""
+    """Write a time in words."""
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / divisor:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Serves the page of a run while it goes on, to browsers on this machine only."""
+"""Serve the page of a run while it goes on, to browsers on this machine only."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ WAITING = (
 
 
 class View:
-    """What the server answers with: pages made of what a follower has seen, one at a time."""
+    """Pages that the server answers with, made of what a follower has seen, one at a time."""
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
         self._lock = Lock()
 
     def html(self) -> str:
-        """The page, or one that waits."""
+        """Return the page, or one that waits."""
         with self._lock:
             found = self.follower.run()
             if found is None:
@@ -56,7 +56,7 @@ class View:
             return document(Page(found[0].label, (found[0],), ()), live=True)
 
     def news(self, since: str) -> dict[str, Any] | None:
-        """What changed since that version; None: nothing."""
+        """Return what changed since that version, None for nothing."""
         with self._lock:
             over, found = self.follower.over, self.follower.run()
             if found is None:
@@ -70,7 +70,7 @@ class View:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Two addresses: the page, and its news as JSON."""
+    """Request handler with two addresses: the page, and its news as JSON."""
 
     def __init__(self, view: View, *rest: Any) -> None:
         self._view = view
@@ -80,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "gradscope", ""
 
     def do_GET(self) -> None:
+        """Answer a request."""
         address = urlsplit(self.path)
         if not self._asked_by_us():
             self._answer(403, "text/plain", b"this page is served to this machine only")
@@ -95,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"there is / and /live.json")
 
     def _asked_by_us(self) -> bool:
-        """By our own page or an address that somebody has typed: every browser says which page asks."""
+        """Return whether our own page, or a typed address, asks: every browser says which page does."""
         assert isinstance(self.server, Server)
         port = self.server.server_port
         ours = {f"{name}:{port}" for name in NAMES} | set(NAMES)
@@ -120,11 +121,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the reader has gone
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: the terminal is for messages."""
+        """Print nothing: the terminal is for messages."""
 
 
 class Server(ThreadingHTTPServer):
-    """So many connections at a time, all of which end with it."""
+    """Server of a limited number of connections, all of which end with it."""
 
     def __init__(self, *arguments: Any) -> None:
         self._connections: set[socket] = set()
@@ -132,6 +133,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Start an answer, or hang up where there are too many."""
         with self._noting:
             full = len(self._connections) >= MOST
             if not full:
@@ -142,15 +144,16 @@ class Server(ThreadingHTTPServer):
             super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """Forget a connection and end it."""
         with self._noting:
             self._connections.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Silent: a connection that broke off is none of the terminal's."""
+        """Print nothing of a connection that broke off."""
 
     def hang_up(self) -> None:
-        """End what still waits for a word of its browser."""
+        """End connections that still wait for their browser."""
         with self._noting:
             left = list(self._connections)
         for connection in left:
@@ -160,9 +163,13 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def served(path: Path, port: int = 0) -> Iterator[tuple[str, View]]:
-    """The address under which the run is served, for as long as the context lasts; ``port`` 0 takes a free one.
+    """Serve the run for as long as the context lasts; ``port`` 0 takes a free one.
 
-    Raises `InputError` where the port cannot be had.
+    Yields:
+        The address, and the view that answers.
+
+    Raises:
+        InputError: the port cannot be had.
     """
     with Follower(path) as follower:
         view = View(follower)

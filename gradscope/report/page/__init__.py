@@ -1,1 +1,1 @@
-"""The interactive page: rows → windows → `RunPage` → one HTML file, or the same page live."""
+"""Interactive page: rows → windows → `RunPage` → one HTML file, or the same page live."""

@@ -1,4 +1,4 @@
-"""Groups layers by the block of the model that they are part of, as far as their dotted names tell."""
+"""Group layers by the block of the model that they are part of, as far as their dotted names tell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from itertools import groupby
 
 
 def blocks(layers: Sequence[Sequence[str]], most: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """At most ``most`` labels, and for each layer the place of its own among them.
+    """Group layers by block.
 
     Args:
         layers: the parts of each module's dotted name, in the order of the model.
-        most: labels; where there are more blocks, neighbours share one: ``layers.0–5``.
+        most: labels at most; where there are more blocks, neighbours share one: ``layers.0–5``.
+
+    Returns:
+        The labels, and for each layer the place of its own among them.
     """
     names = [_block(parts) for parts in layers]
     own = list(dict.fromkeys(names))
@@ -27,13 +30,13 @@ def blocks(layers: Sequence[Sequence[str]], most: int) -> tuple[tuple[str, ...],
 
 
 def _block(parts: Sequence[str]) -> str:
-    """Up to the first number (``blocks.3`` of ``blocks.3.attention.q``), else the first two parts."""
+    """Return the name up to the first number (``blocks.3`` of ``blocks.3.attention.q``), else the first two parts."""
     end = next((i + 1 for i, part in enumerate(parts) if part.isdigit()), 2)
     return ".".join(parts[:end])
 
 
 def _siblings(names: Sequence[str]) -> list[list[str]]:
-    """Neighbours that differ in their number alone stand together."""
+    """Group neighbours that differ in their number alone."""
     stems = [name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else f"{name} " for name in names]
     return [[name for _, name in run] for _, run in groupby(zip(stems, names, strict=True), key=lambda pair: pair[0])]
 

@@ -40,12 +40,12 @@ _LIGHTNESS = {"light": 0.55, "dark": 0.76}
 
 
 def layer_palette(theme: str, count: int = 64) -> list[str]:
-    """From blue by violet to orange, alike in lightness: the first layer is blue, the last orange."""
+    """Return colours from blue by violet to orange, alike in lightness: the first layer is blue, the last orange."""
     return [_oklch(_LIGHTNESS[theme], 0.14, 255 + 165 * i / max(count - 1, 1)) for i in range(count)]
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast ratio of two colours (WCAG 2.2), between 1 and 21."""
+    """Compute the contrast ratio of two colours (WCAG 2.2), between 1 and 21."""
     a, b = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (a + 0.05) / (b + 0.05)
 
@@ -57,7 +57,7 @@ def _luminance(colour: str) -> float:
 
 
 def _oklch(lightness: float, chroma: float, hue: float) -> str:
-    """A colour of Björn Ottosson's Oklab space (2020) in sRGB, cut to what a screen can show."""
+    """Convert a colour of Björn Ottosson's Oklab space (2020) to sRGB, cut to what a screen can show."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     l_ = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     m_ = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3

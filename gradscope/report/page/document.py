@@ -1,7 +1,7 @@
-"""Writes the page: one HTML file with everything in it. Nothing is fetched, and nothing else may run.
+"""Write the page: one HTML file with everything in it. Nothing is fetched, and nothing else may run.
 
-Text from a record reaches the page through a template that escapes it, or as JSON that the script puts into text
-nodes and plots. The page's own policy (CSP) lets only our scripts run, by their hashes.
+Text from a record reaches the page through a template that escapes it, or as JSON that the script puts into text nodes
+and plots. The page's own policy (CSP) lets only our scripts run, by their hashes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gradscope.report.page.plots import embedded, figures
 from gradscope.report.page.summary import FRONT, LINES, Page, page_of
 from gradscope.types import InputError
 
-#: The quantities of the map of layers, and what the script draws of each kind; shares are not held against their start.
+#: The quantities of the map of layers, and what the script draws of each kind; shares are not divided by their start.
 MAPPED = tuple(q for q in BY_LAYER.values() if q.stored)
 DRAWN = {
     "lines": LINES,
@@ -47,9 +47,17 @@ SCRIPTS = ("numbers.js", "layers.js", "page.js")
 
 
 def report(paths: Sequence[Path], out: Path) -> Page:
-    """Write the page of these records to ``out``; returns what it shows.
+    """Write the page of these records to ``out``.
 
-    Raises `InputError` for a name that is no HTML file, a folder that is not there, or a record that cannot be read.
+    Args:
+        paths: the records.
+        out: an HTML file.
+
+    Returns:
+        What the page shows.
+
+    Raises:
+        InputError: ``out`` is no name of an HTML file, its folder is not there, or a record cannot be read.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"cannot write {out}: expected a name that ends in .html")
@@ -64,7 +72,7 @@ def report(paths: Sequence[Path], out: Path) -> Page:
 
 
 def document(page: Page, live: bool = False) -> str:
-    """The HTML of a page. ``live``: it asks its server for news (`news`)."""
+    """Render the HTML of a page. ``live``: it asks its server for news (`news`)."""
     plots = embedded(figures(len(page.runs) > 1))
     script, library = _script(), _library()
     sources = " ".join(f"'sha256-{_digest(text)}'" for text in (script, library))
@@ -91,7 +99,7 @@ def document(page: Page, live: bool = False) -> str:
 
 
 def news(page: Page) -> dict[str, Any]:
-    """What has to change on a live page: its numbers, and the blocks of its text."""
+    """Return what has to change on a live page: its numbers, and the blocks of its text."""
     template = _template()
     blocks = {name: "".join(template.blocks[name](template.new_context(_context(page)))) for name in LIVE_BLOCKS}
     return {"data": payload(page), "blocks": blocks}
@@ -112,7 +120,7 @@ def _template() -> Any:
 
 
 def _shown(value: Any) -> Any:
-    """Words of a record become inert before they are escaped; what the page itself brings stays."""
+    """Make words of a record inert before they are escaped; what the page itself brings stays."""
     return plain(value, LONG) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -123,13 +131,13 @@ def _asset(name: str) -> str:
 
 @cache
 def _script() -> str:
-    """Our own scripts in a scope of their own."""
+    """Join our own scripts in a scope of their own."""
     return "\n".join(['"use strict";\n(() => {', *map(_asset, SCRIPTS), "begin();\n})();"])
 
 
 @cache
 def _library() -> str:
-    """BokehJS without widgets, tables and WebGL."""
+    """Return BokehJS without widgets, tables and WebGL."""
     return "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
 
 
@@ -138,7 +146,7 @@ def _digest(text: str) -> str:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that may stand inside a script element: no character in it can end the element."""
+    """Write JSON that may stand inside a script element: no character in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -146,7 +154,7 @@ def _json(value: Any) -> Markup:
 
 
 def number(value: float | int | None) -> str:
-    """A number for a table."""
+    """Write a number for a table."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.3g}"

@@ -1,6 +1,7 @@
-"""The numbers of a page as JSON, small: layers as the upper half of a float32 (bfloat16, 0.4 % steps), in base64.
+"""Encode the numbers of a page as small JSON: layers as bfloat16 (the upper half of a float32) in base64.
 
-A hundred layers would not fit into 3 MB as text. The range is that of float32, so that what underflows is seen.
+A hundred layers would not fit into 3 MB as text. The range is that of float32, so that what underflows is seen; the
+steps are 0.4 %.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ Array = NDArray[np.floating]
 
 
 def payload(page: Page) -> dict[str, Any]:
-    """What the script of the page draws. The words of a record are inert in it; packed numbers stay as they are."""
+    """Return what the script of the page draws, with the words of a record made inert."""
     detailed = {run.label for run in page.detailed}
     return {"runs": [_run(run, run.label in detailed) for run in page.runs]}
 
 
 def packed(values: Array) -> str:
-    """Numbers as little-endian bfloat16 in base64, rounded to nearest, in the order of the array."""
+    """Encode numbers as little-endian bfloat16 in base64, rounded to nearest, in the order of the array."""
     v = np.ascontiguousarray(values, dtype="<f4")
     bits = v.view("<u4")
     half = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
@@ -36,7 +37,7 @@ def packed(values: Array) -> str:
 
 
 def _series(envelope: Envelope, window_rows: int) -> dict[str, Array]:
-    """The parts of an envelope, [W, K] each; where a window is a row they are one."""
+    """Return the parts of an envelope, [W, K] each; where a window is a row they are one."""
     mean = {"mean": envelope.mean}
     return mean if window_rows == 1 else {**mean, "low": envelope.low, "high": envelope.high}
 
@@ -76,7 +77,7 @@ def _table(q: Quantity, window_rows: int) -> dict[str, Any]:
 
 
 def _numbers(values: Array) -> list[float | int | None]:
-    """Six significant digits; whole numbers without a point; null for what is not finite."""
+    """Round to six significant digits; whole numbers without a point; null for what is not finite."""
     return [_number(float(value)) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Reads a record once, block by block, and keeps what a page shows of it: thinned series and the judge's answer.
+"""Read a record once, block by block, into what a page shows of it: thinned series and the judge's answer.
 
 The same fold serves a finished record and one that is being written; memory does not grow with the steps.
 """
@@ -25,7 +25,7 @@ NAMES = (*JUDGED, PROPORTION.name, "time", "epoch")
 MOST_LAYERS = 2000
 #: Windows of a page: at least for a short budget, at most where there are few layers.
 FEWEST, MOST = 32, 512
-#: What there is of penalised layers alone, and into how many stretches a run is smoothed that knows no epochs.
+#: Quantities of penalised layers alone, and into how many stretches a run is smoothed whose epochs are unknown.
 OF_PENALTY = {PENALTY.word, PROPORTION.word, BALANCE.word}
 GUESSED_PASSES = 50
 
@@ -34,7 +34,7 @@ PACE_SECONDS, PACE_ROWS = 15.0, 4096
 
 
 class Fold:
-    """What has been seen of one run.
+    """Summary of the rows seen of one run.
 
     Args:
         info: of the run, as the judge takes it.
@@ -77,7 +77,7 @@ class Fold:
             self._pace = pace[:, pace[1] >= pace[1, -1] - PACE_SECONDS]
 
     def columns(self, word: str) -> NDArray[np.int64]:
-        """Which columns of the record are kept of this quantity."""
+        """Return which columns of the record are kept of this quantity."""
         return self.modules if word in BY_MODULE else self.penalised if word in OF_PENALTY else self.parameters
 
     @property
@@ -89,14 +89,14 @@ class Fold:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Over the latest rows; None where their times do not tell."""
+        """Step rate over the latest rows; None where their times do not tell."""
         steps, seconds = self._pace
         if len(steps) < 2 or not seconds[-1] > seconds[0]:
             return None
         return float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
 
     def _sums(self, rows: Rows) -> dict[str, NDArray[np.floating]]:
-        """Σ⟨w, −∂L/∂w⟩ and Σ⟨w, λ∂Ω/∂w⟩ by layer, whose ratio is the radial balance."""
+        """Compute Σ⟨w, −∂L/∂w⟩ and Σ⟨w, λ∂Ω/∂w⟩ by layer, whose ratio is the radial balance."""
         push = layer_push(rows, self.info)
         if push is None or "weight_gradient_dot" not in rows:
             return {}
@@ -105,7 +105,7 @@ class Fold:
 
 
 def _evenly(count: int, first: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Which of ``count`` layers are drawn: all, or `MOST_LAYERS` evenly spaced, those in ``first`` before others."""
+    """Choose layers to draw: all, or `MOST_LAYERS` evenly spaced, those in ``first`` before others."""
     if count <= MOST_LAYERS:
         return np.arange(count)
     wanted, others = np.flatnonzero(first), np.flatnonzero(~first)

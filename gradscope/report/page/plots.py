@@ -1,4 +1,4 @@
-"""The Bokeh figures of the page: axes, glyphs and tools. They hold no numbers; the script of the page fills them.
+"""Bokeh figures of the page: axes, glyphs and tools. They hold no numbers; the script of the page fills them.
 
 So a page with many runs, and one that is live, have one set of figures whose sources change.
 """
@@ -36,7 +36,12 @@ from gradscope.quantities import BY_LAYER, BY_MODULE, COMPARED, LOSS, STRENGTH, 
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure of lines: a quantity, and the note under it."""
+    """Figure of lines.
+
+    Attributes:
+        of: the quantity.
+        note: the text under it.
+    """
 
     of: Quantity
     note: str
@@ -60,7 +65,7 @@ Y_RANGES = {"proportion": (-0.02, 1.02), "balance": (-0.5, 2.0)}
 
 
 def figures(several: bool) -> dict[str, Any]:
-    """Every figure of the page, by its name; those that compare runs only where there are several."""
+    """Build every figure of the page, by its name; those that compare runs only where there are several."""
     time, layer_time = Range1d(start=0, end=1), Range1d(start=0, end=1)
     found = {
         "loss": _lines("loss", LOSS_OVER_TIME, time, marks=True),
@@ -79,7 +84,7 @@ def figures(several: bool) -> dict[str, Any]:
 
 
 def embedded(models: dict[str, Any]) -> dict[str, Any]:
-    """One Bokeh document of these figures as JSON; ``roots``: by name the identifier of the element to draw in."""
+    """Serialise these figures as one Bokeh document; ``roots``: by name the identifier of the element to draw in."""
     document = Document()
     for model in models.values():
         document.add_root(model)

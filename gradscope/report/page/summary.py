@@ -1,4 +1,4 @@
-"""What a page says, as typed values: everything that is drawn or written is in here first."""
+"""Contents of a page, as typed values: everything that is drawn or written is in here first."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ FADED = 0.1
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened. ``step``: −1 before the first."""
+    """Something that happened.
+
+    Attributes:
+        step: −1 before the first.
+        kind: of event.
+        text: what happened.
+    """
 
     step: int
     kind: str
@@ -50,9 +56,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One quantity by layer: an envelope [W, K] and the names of its K columns.
+    """One quantity by layer.
 
-    ``weight`` [W, K]: what a mean over several layers weighs them by; None: by their entries.
+    Attributes:
+        names: of its K columns.
+        envelope: extremes and mean, [W, K].
+        weight: what a mean over several layers weighs them by, [W, K]; None: by their entries.
     """
 
     names: tuple[str, ...]
@@ -62,7 +71,17 @@ class Quantity:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A line of the table of layers. Means of the first and the last window that hold one; NaN: nothing recorded."""
+    """Line of the table of layers, with means of the first and the last window that hold one; NaN: nothing recorded.
+
+    Attributes:
+        name: of the layer.
+        penalised: whether a penalty acts on it.
+        gradient: mean |∂L/∂w|, first and last.
+        weight: mean |w|, first and last.
+        proportion: share of the loss gradient, first and last.
+        balance: radial balance, last.
+        faded_at: step from which the gradient has faded, None if it has not.
+    """
 
     name: str
     penalised: bool
@@ -75,7 +94,13 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Moment:
-    """A stretch of the run: means of the whole network by quantity."""
+    """Stretch of the run.
+
+    Attributes:
+        begin: its first step.
+        end: its last step.
+        values: means of the whole network by quantity.
+    """
 
     begin: int
     end: int
@@ -84,7 +109,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class RunPage:
-    """One run. ``begin``, ``end``: the first and the last step of each window, [W]."""
+    """One run, as a page shows it.
+
+    ``begin`` and ``end`` [W] are the first and the last step of each window.
+    """
 
     label: str
     path: str
@@ -114,7 +142,7 @@ class RunPage:
     capture: tuple[tuple[str, str], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``gradscope report --json`` prints it."""
+        """Return what ``gradscope report --json`` prints."""
         found = [finding.as_dict() for finding in self.diagnosis.findings]
         own = {"path": self.path, "sentence": self.sentence, "rows": self.rows}
         return {**own, **self.diagnosis.as_dict(), "findings": found}
@@ -168,7 +196,13 @@ class RunPage:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page: the runs, and how they differ. ``more``: runs beyond those in detail."""
+    """Everything on the page.
+
+    Attributes:
+        title: of the page.
+        runs: the records.
+        differences: settings that are not equal in all runs: a name, and one value a run.
+    """
 
     title: str
     runs: tuple[RunPage, ...]
@@ -181,9 +215,17 @@ class Page:
 
 
 def page_of(paths: Sequence[Path], labels: Sequence[str] | None = None) -> Page:
-    """The page of these records, each read once and in bounded memory.
+    """Summarise these records, each read once and in bounded memory.
 
-    Raises `InputError` for a file that is no record, or holds no row.
+    Args:
+        paths: the records.
+        labels: their names on the page; without them, file names.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: a file is no record, or holds no row.
     """
     if not paths:
         raise InputError("no record was given; expected at least one, such as run.h5")
@@ -202,7 +244,7 @@ def page_of(paths: Sequence[Path], labels: Sequence[str] | None = None) -> Page:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """File names; with as much of the folder as tells them apart."""
+    """Return file names, with as much of the folder as tells them apart."""
     for depth in range(1, 5):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
@@ -211,7 +253,7 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 
 def read(record: Record, values: int) -> tuple[Fold, Checker]:
-    """A fold and the rules, which have seen every row of the record, read once."""
+    """Read every row of the record once into a fold and the rules."""
     fold = Fold(record.info, values, record.rows)
     rules = Checker(record.info, None, validation_losses(record.metrics))
     feed({fold: NAMES, rules: NEEDED}, record)
@@ -219,9 +261,17 @@ def read(record: Record, values: int) -> tuple[Fold, Checker]:
 
 
 def run_page(label: str, record: Record, fold: Fold, rules: Checker, whole: bool = True) -> RunPage:
-    """The summary of a run from what was folded of it, and what the rules found; the record gives the settings.
+    """Summarise a run from what was folded of it, and what the rules found; the record gives the settings.
 
-    ``whole``: every row was folded, so that a finished run may be judged by its end.
+    Args:
+        label: name of the run.
+        record: its settings.
+        fold: its rows.
+        rules: what they found.
+        whole: every row was folded, so that a finished run may be judged by its end.
+
+    Returns:
+        The summary.
     """
     windows = fold.windows
     steps = windows.envelope("step")
@@ -281,7 +331,7 @@ def _penalised(fold: Fold) -> NDArray[np.bool_]:
 
 
 def _balance(fold: Fold) -> Quantity | None:
-    """B = Σ⟨w, −∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ over each window, where a penalty pushes; None where none does."""
+    """Compute B = Σ⟨w, −∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ over each window, where a penalty pushes; None where none does."""
     if "push" not in fold.windows:
         return None
     push = fold.windows.sum("push")
@@ -292,7 +342,7 @@ def _balance(fold: Fold) -> Quantity | None:
 
 
 def _table(fold: Fold, quantities: dict[str, Quantity], begin: Array) -> tuple[LayerRow, ...]:
-    """One line a layer of the page."""
+    """Build one line a layer of the page."""
     columns = {name: dict(zip(q.names, q.envelope.mean.T, strict=True)) for name, q in quantities.items()}
     lines = []
     for index in fold.parameters:
@@ -318,7 +368,7 @@ def _mean(values: Array) -> float:
 
 
 def faded_at(gradient: Array, begin: Array) -> int | None:
-    """The step from which the gradient [W] stays below `FADED` of its first value; None if it does not."""
+    """Return the step from which the gradient [W] stays below `FADED` of its first value; None if it does not."""
     known = np.flatnonzero(np.isfinite(gradient))
     if not len(known):
         return None
@@ -328,7 +378,7 @@ def faded_at(gradient: Array, begin: Array) -> int | None:
 
 
 def _marks(record: Record, diagnosis: Diagnosis) -> tuple[Mark, ...]:
-    """Events of the record, and the steps that the judge names."""
+    """List events of the record, and the steps that the judge names."""
     verdict = diagnosis.verdict
     named: list[tuple[int | None, str, str]] = [(diagnosis.active_step, "active phase", "the run leaves the baseline")]
     if diagnosis.failed:
@@ -357,7 +407,7 @@ def _text(value: Any) -> str:
 
 
 def differences(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The settings that are not equal in all runs: a name, and one value a run, as a page shows it."""
+    """List the settings that are not equal in all runs: a name, and one value a run, as a page shows it."""
     found = differing(table(settings))
     return tuple((n, tuple("–" if v is None else v.strip('"') for v in row)) for n, row in found.items())
 

@@ -1,7 +1,7 @@
-"""Thins rows as they come, in bounded memory, so that no spike is lost.
+"""Thin rows as they come, in bounded memory, so that no spike is lost.
 
-Rows fall into windows of equal length. When there are too many windows, neighbours are joined and the length
-doubles: so a table of any length ends in between ``least`` and ``2·least`` windows, whoever cut the rows into blocks.
+Rows fall into windows of equal length. When there are too many windows, neighbours are joined and the length doubles:
+so a table of any length ends in between ``least`` and ``2·least`` windows, however the rows were cut into blocks.
 """
 
 from __future__ import annotations
@@ -22,23 +22,31 @@ _EMPTY = {"low": np.nan, "high": np.nan, "sum": 0.0, "count": 0.0}
 
 @dataclass(frozen=True)
 class Envelope:
-    """The smallest value of every window, the largest and the mean, [W, K]; NaN where a window holds none."""
+    """Extremes and mean of every window; NaN where a window holds nothing.
+
+    Attributes:
+        low: smallest value, [W, K].
+        high: largest value, [W, K].
+        mean: mean, [W, K].
+    """
 
     low: Values
     high: Values
     mean: Values
 
     def of(self, columns: NDArray[np.bool_]) -> Envelope:
-        """These columns alone."""
+        """Select columns."""
         return Envelope(self.low[:, columns], self.high[:, columns], self.mean[:, columns])
 
 
 @dataclass
 class Windows:
-    """The windows of one table of rows: which row belongs where, and the columns thinned so far.
+    """Windows of one table of rows: which row belongs where, and the columns thinned so far.
 
-    Args:
-        least: windows that a long run has at least, at most twice as many.
+    Attributes:
+        least: windows that a long run has at least; at most it has twice as many.
+        size: rows in a window.
+        rows: rows so far.
     """
 
     least: int
@@ -52,7 +60,7 @@ class Windows:
         return -(-self.rows // self.size)
 
     def add(self, envelopes: dict[str, Values], sums: dict[str, Values]) -> None:
-        """A block of rows, [N, K] a name; ``sums`` are added up over a window, a NaN in them counts 0."""
+        """Add a block of rows, [N, K] a name; ``sums`` are added up over a window, a NaN in them counts 0."""
         n = len(next(iter(envelopes.values())))
         if not n:
             return
@@ -70,21 +78,21 @@ class Windows:
         self.rows += n
 
     def envelope(self, name: str) -> Envelope:
-        """What was kept of the rows of this name."""
+        """Return extremes and mean of the rows of this name."""
         low, high, count = (self._kept[name, kind][: self.count] for kind in ("low", "high", "count"))
         mean = np.divide(self.sum(name), count, out=np.full(count.shape, np.nan), where=count > 0)
         # A mean of float32 may round beyond its own extremes.
         return Envelope(low, high, np.clip(mean, low, high).astype(low.dtype))
 
     def sum(self, name: str) -> Values:
-        """The sums a window, [W, K]."""
+        """Return the sums a window, [W, K]."""
         return self._kept[name, "sum"][: self.count]
 
     def __contains__(self, name: object) -> bool:
         return any(kept == name for kept, _ in self._kept)
 
     def _add(self, name: str, values: Values, index: NDArray[np.int64], edges: NDArray[np.int64]) -> None:
-        """The sum of what is known of each window, and how many values that are."""
+        """Add up what is known of each window, and count the values."""
         known = np.isfinite(values)
         self._put(name, "sum", index, np.add.reduceat(np.where(known, values, 0.0), edges, axis=0, dtype=np.float64))
         self._put(name, "count", index, np.add.reduceat(known, edges, axis=0, dtype=np.float32))
