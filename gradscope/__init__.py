@@ -18,8 +18,8 @@ _HOME = {
     "Every": "gradscope.recorder.cadence",
     "Windows": "gradscope.recorder.cadence",
     "Recording": "gradscope.recording.recording",
-    "record": "gradscope.recording.recording",
-    "close_recordings": "gradscope.recording.opening",
+    "record": "gradscope.recording.opening",
+    "close_recordings": "gradscope.recording.open_recordings",
     "Restarts": "gradscope.restarts",
     "Checkpoint": "gradscope.control.checkpoint",
     "resume_from": "gradscope.child",
@@ -82,9 +82,9 @@ if TYPE_CHECKING:
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every
     from gradscope.recorder.cadence import Windows as Windows
-    from gradscope.recording.opening import close_recordings as close_recordings
+    from gradscope.recording.open_recordings import close_recordings as close_recordings
+    from gradscope.recording.opening import record as record
     from gradscope.recording.recording import Recording as Recording
-    from gradscope.recording.recording import record as record
     from gradscope.recording.sink import Sink as Sink
     from gradscope.regularizers.activity import regularize_activity as regularize_activity
     from gradscope.regularizers.attach import regularize as regularize

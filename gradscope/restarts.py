@@ -32,7 +32,7 @@ from gradscope.control.checkpoint import Checkpoint
 from gradscope.control.history import History, RunResult, status_of
 from gradscope.control.policy import Decision, Policy, policy_for
 from gradscope.control.resumption import checkpoints_beside, resumption
-from gradscope.recording.recording import LearningFailureWarning, Recording, record
+from gradscope.recording import LearningFailureWarning, Recording, record
 from gradscope.types import InputError
 
 OWN = ("on_failure", "mode", "resume_step", "later_rows", "checkpoint")

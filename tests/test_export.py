@@ -258,7 +258,7 @@ def test_running_and_crashed_records(tmp_path: Path) -> None:
     live, left = tmp_path / "live.h5", tmp_path / "left.h5"
     for run in training(live, 40, "cheap"):
         run._recorder.fetch(open_row=True)
-        run._writer.flush()
+        run._notes.writer.flush()
         for suffix in ("", ".log"):  # as a killed process leaves it
             shutil.copy(f"{live}{suffix}", f"{left}{suffix}")
         assert export(live, "csv").rows == 40

@@ -197,13 +197,13 @@ def test_ctrl_c_while_a_record_is_closed_waits_for_it(tmp_path: Path) -> None:
     def closes_under_ctrl_c() -> None:
         with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
             train(model, optimizer, 20, run)
-            finish = run._finish
+            finish = run._closing._finish
 
             def interrupted(status: str) -> None:
                 signal.raise_signal(signal.SIGINT)
                 finish(status)
 
-            run._finish = interrupted  # type: ignore[method-assign]
+            run._closing._finish = interrupted  # type: ignore[method-assign]
 
     with pytest.raises(KeyboardInterrupt):
         closes_under_ctrl_c()

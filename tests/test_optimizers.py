@@ -169,7 +169,7 @@ def test_a_recording_that_fails_to_begin_leaves_nothing(
     before = sorted(p.name for p in tmp_path.iterdir())
     for place in (
         "recorder.listeners.grad_scaling.GradScaling.attach",
-        "recording.recording.Termination",
+        "recording.opening.Termination",
         "recorder.baseline.assumed.AssumedBaseline.watch",
     ):
         with monkeypatch.context() as broken:

@@ -136,7 +136,7 @@ def test_memory_is_bounded_and_a_slow_sink_is_waited_for(tmp_path: Path, monkeyp
         train(model, run._recorder._optimizers[0], 300, run)
         assert max(ring.rows for ring in run._recorder.buffer.rings.values()) == 48
         assert len(run._recorder.buffer.hosts) <= 48
-        stated = run._capture["buffer_bytes"]
+        stated = run._notes.capture["buffer_bytes"]
         assert stated == sum(ring._flat.numel() * 4 for ring in run._recorder.buffer.rings.values())
     with gradscope.open_run(tmp_path / "s.h5") as dataset:
         assert dataset["step"].values.tolist() == list(range(300))

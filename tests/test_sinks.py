@@ -20,7 +20,7 @@ import xarray as xr
 
 import gradscope
 from gradscope.integrations.sinks import AlertSink, MlflowSink, TensorBoardSink, TrackioSink, WandbSink, webhook
-from gradscope.recording import sink as sink_threads
+from gradscope.recording import sink_thread
 from gradscope.recording.sink import Sink
 from gradscope.run_info import RunInfo
 from tests.loops import mlp, train
@@ -208,7 +208,7 @@ def test_a_failure_is_an_alert_and_a_run_that_learns_is_none(tmp_path: Path) -> 
     [(title, text)] = told
     assert title == "the training does not learn"
     assert text.startswith("stalled from step 0")
-    one = sink_threads.SinkThread(AlertSink(lambda *words: told.append(words)), no_info, lambda: 0, print)
+    one = sink_thread.SinkThread(AlertSink(lambda *words: told.append(words)), no_info, lambda: 0, print)
     one.event(9, "verdict", "healthy: the run learns")
     one.event(9, "verdict", "undecided: the record does not tell")
     one.event(9, "finding", "dead_units: …")
@@ -286,7 +286,7 @@ def test_a_sink_that_fails_is_told_once_and_the_record_is_whole(tmp_path: Path) 
 
 
 def test_a_sink_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_threads, "PATIENCE", 0.1)
+    monkeypatch.setattr(sink_thread, "PATIENCE", 0.1)
     release = threading.Event()
     with pytest.warns(UserWarning, match="Bad has not finished in 0.1 s; what it did not show is in the record"):
         kept = record_with(Bad(release), tmp_path / "run.h5")
@@ -296,7 +296,7 @@ def test_a_sink_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_sink_that_is_slow_loses_points_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_threads, "WAITING", 2)
+    monkeypatch.setattr(sink_thread, "WAITING", 2)
     told: list[str] = []
     release = threading.Event()
 
@@ -306,7 +306,7 @@ def test_a_sink_that_is_slow_loses_points_and_says_so(monkeypatch: pytest.Monkey
             release.wait(60)
 
     sink = Slow()
-    one = sink_threads.SinkThread(sink, no_info, lambda: 0, told.append)
+    one = sink_thread.SinkThread(sink, no_info, lambda: 0, told.append)
     for _ in range(10):
         one.epoch(0, {"accuracy": 0.5})
     for step in range(10):

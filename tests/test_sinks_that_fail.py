@@ -49,7 +49,7 @@ def recorded(path: Path, *sinks: gradscope.Sink, events: int = 0) -> list[str]:
                 run.epoch(epoch, accuracy=0.5)
                 run._recorder.fetch()
             for _ in range(events):
-                run._writer.event(1, "note", "x")
+                run._notes.writer.event(1, "note", "x")
     with open_run(path) as dataset:
         assert dataset.sizes["step"] == 40
         assert dataset.attrs["status"] == "finished"
@@ -63,7 +63,7 @@ def test_what_a_sink_raises_ends_the_sink(tmp_path: Path, error: type[BaseExcept
 
 
 def test_sinks_that_never_return_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradscope.recording.sink.PATIENCE", 0.2)
+    monkeypatch.setattr("gradscope.recording.sink_thread.PATIENCE", 0.2)
     waits: list[float] = []
     joined = threading.Thread.join
 
@@ -83,8 +83,8 @@ def test_sinks_that_never_return_are_waited_for_together(tmp_path: Path, monkeyp
 
 
 def test_what_waits_for_a_sink_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradscope.recording.sink.PATIENCE", 0.2)
-    monkeypatch.setattr("gradscope.recording.sink.WAITING", 2)
+    monkeypatch.setattr("gradscope.recording.sink_thread.PATIENCE", 0.2)
+    monkeypatch.setattr("gradscope.recording.sink_thread.WAITING", 2)
     sink = Hangs()
     told = recorded(tmp_path / "r.h5", sink, events=5000)
     assert told[0] == "Hangs is slower than the training: not every point is shown there"

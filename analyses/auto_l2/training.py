@@ -16,7 +16,7 @@ import gradscope
 from analyses.auto_l2.methods import CONTROLS, SMALL, schedule_of
 from analyses.auto_l2.networks import Size, lecun, network
 from analyses.common import images, loop, study
-from gradscope.recording.recording import record  # by its own name, so that it is loaded before the workers are forked
+from gradscope.recording import record  # by its own name, so that it is loaded before the workers are forked
 from gradscope.regularizers.attach import regularize
 from gradscope.report.summary import load_run
 from gradscope.report.traces import strength_traces

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 #: Imported once for all trainings, each in a process of its own: four seconds a cell, two of them for kernels.
 PRELOADED = (
     "torch",
-    "gradscope.recording.recording",
+    "gradscope.recording.opening",
     "gradscope.report.summary",
     "gradscope.recorder.kernels.host_statistics",
 )

@@ -18,7 +18,7 @@ from analyses.shapes_of_regularization.networks import NETS, Arctan, as_publishe
 from analyses.shapes_of_regularization.published import Split, batch_accuracy, batch_loss, constant_loss, split
 from analyses.shapes_of_regularization.weights import LargestOfAll, statistics
 from gradscope.recorder.kernels.magnitude_bins import COLUMNS, histogram
-from gradscope.recording.recording import Recording, record
+from gradscope.recording import Recording, record
 from gradscope.regularizers.attach import regularize
 from gradscope.regularizers.groups import parse_penalty
 from gradscope.types import InputError

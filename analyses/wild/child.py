@@ -23,13 +23,13 @@ def load() -> None:
     import sklearn.datasets
     import torchvision
 
-    import gradscope.recording.recording
+    import gradscope.recording.opening
     from gradscope.recorder.kernels.unit_statistics import host_kernel
 
     host_kernel("add_units")
     assert sklearn.datasets
     assert torchvision
-    assert gradscope.recording.recording
+    assert gradscope.recording.opening
 
 
 def run(path: Path) -> None:

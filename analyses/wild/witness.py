@@ -157,17 +157,18 @@ class Witness:
     """Makes a `Twin` of every recording that the script begins."""
 
     def __init__(self, check: bool) -> None:
-        from gradscope.recording.recording import Recording
+        from gradscope.recording import Recording, opening
 
         self.twins: list[Twin] = []
         self.recordings: list[Any] = []
-        begin, log = Recording.__init__, Recording.log
+        begin, log = opening.open_recording, Recording.log
 
-        def begun(recording: Recording, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-            begin(recording, model, *args, **kwargs)
+        def begun(model: nn.Module, *args: Any) -> Recording:
+            recording = begin(model, *args)
             self.recordings.append(recording)
             if check:
                 self.twins.append(Twin(recording, model))
+            return recording
 
         def logged(recording: Recording, **scalars: Any) -> None:
             for twin in self.twins:
@@ -175,7 +176,7 @@ class Witness:
                     twin.logged(scalars)
             log(recording, **scalars)
 
-        Recording.__init__ = begun  # type: ignore[method-assign,assignment]
+        opening.open_recording = begun  # type: ignore[assignment]
         if check:
             Recording.log = logged  # type: ignore[method-assign,assignment]
             self._depth = 0

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gradscope.extras import missing
 from gradscope.integrations.session import Session
-from gradscope.recording.recording import OnFailure, Recording
+from gradscope.recording import Recording
+from gradscope.recording.options import OnFailure
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -15,12 +15,12 @@ from torch import Tensor
 
 import gradscope
 from gradscope import checks
-from gradscope.recording.recording import LearningFailureWarning, OnFailure, Recording
+from gradscope.recording import LearningFailureWarning, Recording
+from gradscope.recording.options import OnFailure, check_on_failure
 from gradscope.store import schema
 
 #: What the callbacks log themselves; it is none of the metrics of an epoch.
 PREFIX = "gradscope/"
-ON_FAILURE = ("ignore", "warn", "raise", "stop")
 
 
 class Relay(gradscope.Sink):
@@ -66,8 +66,7 @@ class Session:
         self._relay = None if log_every is None else Relay(every=log_every)
         self.path, self.options = checks.absolute_path(path, "path"), dict(options)
         self.on_failure = on_failure
-        if not callable(on_failure):
-            checks.one_of(on_failure, ON_FAILURE, "on_failure")
+        check_on_failure(on_failure)
         inspect.signature(gradscope.record).bind(None, None, path, **options)  # a wrong name is told now
         self.recording: Recording | None = None
         self._first, self._trainings = self.path, 0

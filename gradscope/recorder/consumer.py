@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from gradscope.recorder.rows import Block
@@ -19,13 +18,3 @@ class RowConsumer(Protocol):
 
     def tick(self) -> None:
         """Time has passed: called several times a second, after the rows."""
-
-
-class Noting:
-    """A consumer that calls ``note(block)``."""
-
-    def __init__(self, note: Callable[[Block], None]) -> None:
-        self.append = note
-
-    def tick(self) -> None:
-        """Nothing waits here."""

@@ -49,7 +49,7 @@ class Recorder:
         optimizers: the recorded ones; ``groups``: their parameter groups.
         parameters: by plain name.
         probe: what penalties do.
-        before_step: called with the step's number when a row begins, before the optimizer has done anything.
+        consumers: of finished rows, in their order; more may be added before `attach`.
         warn: told what the user should be told; ``steps_missed``: why a training goes on of which no step is seen.
 
     Attributes:
@@ -69,7 +69,6 @@ class Recorder:
         cadences: Mapping[str, Cadence],
         activations: Activations | None = None,
         forwards: Forwards,
-        before_step: Callable[[int], None] = lambda step: None,
         warn: Callable[[str], None] = lambda text: None,
         steps_missed: Callable[[str], None] = lambda text: None,
         groups: Groups,
@@ -78,7 +77,7 @@ class Recorder:
         self.buffer = RowBuffer(ranks, consumers)
         self.timeline = Timeline(cadences, self.buffer)
         self._passes = BackwardPasses(self.timeline, ranks.size > 1, self._pass_ended)
-        self._optimizers, self._before_step = list(optimizers), before_step
+        self._optimizers = list(optimizers)
         self._once = {id(o): OneStep() for o in optimizers}
         self._hooks: list[Any] = []
         self._start = time.perf_counter()
@@ -112,8 +111,12 @@ class Recorder:
         self.fetch(open_row=True)
         self._lay_out(probe)
 
-    def attach(self) -> None:
-        """Begin: put the hooks on, and start the thread that hands rows out."""
+    def attach(self, before_step: Callable[[int], None]) -> None:
+        """Begin: put the hooks on, and start the thread that hands rows out.
+
+        ``before_step``: called with the step's number when a row begins, before the optimizer has done anything.
+        """
+        self._before_step = before_step
         self.begin_at(0)
         for optimizer in self._optimizers:
             before = optimizer.register_step_pre_hook(EagerHook(self._on_pre_step))

@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "FindingWarning": "gradscope.recording.recording",
-    "LearningFailureWarning": "gradscope.recording.recording",
+    "FindingWarning": "gradscope.recording.notes",
+    "LearningFailureWarning": "gradscope.recording.notes",
     "Recording": "gradscope.recording.recording",
-    "record": "gradscope.recording.recording",
+    "close_recordings": "gradscope.recording.open_recordings",
+    "record": "gradscope.recording.opening",
 }
 
 if TYPE_CHECKING:
-    from gradscope.recording.recording import FindingWarning as FindingWarning
-    from gradscope.recording.recording import LearningFailureWarning as LearningFailureWarning
+    from gradscope.recording.notes import FindingWarning as FindingWarning
+    from gradscope.recording.notes import LearningFailureWarning as LearningFailureWarning
+    from gradscope.recording.open_recordings import close_recordings as close_recordings
+    from gradscope.recording.opening import record as record
     from gradscope.recording.recording import Recording as Recording
-    from gradscope.recording.recording import record as record
 
 
 def __getattr__(name: str) -> Any:

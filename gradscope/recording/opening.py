@@ -1,147 +1,289 @@
-"""What a new recording begins with: no earlier one in its place, the run as the judge knows it, and the file."""
+"""The front door `record`: what it is told, and the parts that it brings together to one recording."""
 
 from __future__ import annotations
 
+import atexit
 import os
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from gradscope import checks
-from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
+from gradscope import checks, child
+from gradscope.control.checkpoint import Kept
+from gradscope.diagnosis.judge import Judge
+from gradscope.diagnosis.rules.checker import Checker
+from gradscope.optimizers.wrapped import each_stepping
+from gradscope.recorder.baseline.assumed import AssumedBaseline
+from gradscope.recorder.baseline.targets import TargetWatch
+from gradscope.recorder.cadence import Given
+from gradscope.recorder.consumer import RowConsumer
+from gradscope.recorder.distributed import Ranks
+from gradscope.recorder.kernels.table import without_kernels
 from gradscope.recorder.listeners.activations import Activations
+from gradscope.recorder.listeners.forwards import Forwards
+from gradscope.recorder.ownership import apart
+from gradscope.recorder.presets import PRESETS
+from gradscope.recorder.recorder import Recorder
+from gradscope.recording import open_recordings, resume
+from gradscope.recording.actions import Actions
+from gradscope.recording.baseline_settler import BaselineSettler
+from gradscope.recording.between_steps import BetweenSteps
+from gradscope.recording.closing import Closing
+from gradscope.recording.destination import destination, has_begun, own_instructions
+from gradscope.recording.live_judge import LiveJudge
+from gradscope.recording.new_record import describe, new_file, run_info
+from gradscope.recording.notes import Notes
+from gradscope.recording.options import OnFailure, RecordOptions
 from gradscope.recording.penalty_tracker import PenaltyTracker
-from gradscope.run_info import RunInfo
+from gradscope.recording.recording import Recording
+from gradscope.recording.row_notes import FindingNotes, RowNotes
+from gradscope.recording.sink import Sink
+from gradscope.recording.sink_thread import MultiWriter, SinkThread
+from gradscope.regularizers.penalties import Penalty
+from gradscope.regularizers.term import Term
+from gradscope.store.claim import claim, claim_name, free_name, give_back, is_folder
+from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
+from gradscope.termination import Termination
+from gradscope.torch_utils.selection import SelectNames, plain_model, recorded_modules, recorded_parameters
 from gradscope.types import InputError
 
-#: So many open recordings of one process are not meant, each with a thread and three files.
-MANY = 8
+OWN_DECAY = (
+    "a step of {} takes the share {:.2g} of the weights by a decay that is not the weight_decay of its groups: no "
+    "penalty is recorded for it; keep it in weight_decay (AdamW's, say), or leave it to gradscope.regularize()"
+)
 
 
-class Open(Protocol):
-    """A recording that is open, as far as this file is concerned. ``owned``: a ``with`` block will close it."""
+def record(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    path: str | os.PathLike[str],
+    *,
+    penalty: tuple[Penalty, float] | Term | None = None,
+    every: Given = 1,
+    preset: str = "standard",
+    select: SelectNames | None = None,
+    modules: SelectNames | None = None,
+    on_failure: OnFailure = "warn",
+    steps_per_epoch: int | None = None,
+    horizon: int | None = None,
+    baseline_loss: float | None = None,
+    mode: str = "create",
+    resume_step: int | None = None,
+    later_rows: str = "drop",
+    checkpoint: Callable[[Path], object] | None = None,
+    sinks: Sequence[Sink | str] = (),
+    storage: Storage = DEFAULT,
+) -> Recording:
+    """Record a training run to an HDF5 file, from now until `Recording.close`.
 
-    path: Path
-    owned: bool
+    Args:
+        model: the model, wrapped (DDP, compiled) or not; names are those of the plain model.
+        optimizer: one optimizer or several. Its ``weight_decay`` is understood by itself. Of one that wraps another
+            (Accelerate's, SAM, Lookahead, …), the one inside is recorded.
+        path: the file to write; folders that are missing are made. A folder (or a path that ends in ``/``) gets a file
+            with a name of its own: ``runs/2026-11-30-1.h5``, the day and a number.
+        penalty: a penalty that the loop itself adds to the loss, as ``(L1(), strength)``, or a `Term` of its own. Log
+            the loss that is minimised then, with the penalty in it: its value is taken off.
+        every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
+            of quantity: ``{"rows": 1, "activations": 10, "updates": 1, "histograms": 50}``.
+        preset: ``cheap``, ``standard`` or ``full``; see the file format.
+        select: the parameters to record: a regular expression or predicate on names, or a type of module.
+        modules: the same for the modules whose activations are recorded.
+        on_failure: when the run is found not to learn: ``ignore``, ``warn``, ``raise`` `LearningFailure`, or a function
+            that is called with the `Diagnosis`, between two steps.
+        steps_per_epoch: makes epochs known without `Recording.epoch`.
+        horizon: the number of optimizer steps planned.
+        baseline_loss: the loss of the best constant predictor (class-prior entropy). Assumed if not given.
+        mode: ``create`` refuses an existing file, ``overwrite`` replaces a record, ``append`` goes on with one.
+        resume_step: with ``append``, the step of the checkpoint, which comes next; after the last row if not given.
+        later_rows: with ``append``, what becomes of rows from ``resume_step`` on: ``drop`` or ``keep``.
+        checkpoint: writes all that training goes on from to the path it is given, such as a `gradscope.Checkpoint`.
+            Called where epochs begin, now and then, if ``gradscope run`` restarts from checkpoints; and, with a path
+            beside the record (``run.stopped.pt``), before gradscope ends a run on a failure.
+        sinks: where else to show the main quantities and the verdict: objects of `gradscope.integrations.sinks`, or the
+            names of plug-ins.
+        storage: how soon a row is safe, and how it is compressed or rounded: a `Storage`.
 
-    def close(self) -> None: ...
-
-    def give_way(self) -> None:
-        """Close, and take what the loop still tells without a word: it goes on beside the recording that begins."""
-        ...
-
-
-_OPEN: dict[int, tuple[Open, frozenset[int]]] = {}  # of this process, with the parameters that they watch
-
-
-def begun(recording: Open, parameters: Iterable[Tensor]) -> None:
-    """A recording is open from now until `ended`."""
-    _OPEN[id(recording)] = recording, frozenset(id(p) for p in parameters)
-    loose = [other.path.name for other, _ in _OPEN.values() if not other.owned]
-    if len(loose) == MANY:
-        text = (
-            f"{MANY} recordings of this process are open ({', '.join(loose)}), each with a thread and files of its own"
-        )
-        warnings.warn(
-            f"{text}; close each when its training is over, or all: gradscope.close_recordings()",
-            stacklevel=checks.users_line(),
-        )
-
-
-def ended(recording: Open) -> None:
-    """It has been closed."""
-    _OPEN.pop(id(recording), None)
-
-
-def make_room(path: Path, parameters: Iterable[Tensor]) -> None:
-    """Close what a training that begins again has left open: recordings of the same path, or the same parameters.
-
-    One inside a ``with`` block is meant to be there: it is left alone, and raises `InputError` on the same path.
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
     """
-    mine = {id(p) for p in parameters}
-    for other, watched in list(_OPEN.values()):
-        same_path = other.path == path
-        if other.owned and same_path:
-            raise InputError(
-                f"{path} is being written by a recording of this process that is inside its with block; leave that "
-                f"block first, close it with gradscope.close_recordings({path.name!r}), or give another path"
-            )
-        if same_path or (not other.owned and not mine.isdisjoint(watched)):
-            what = "the same path" if same_path else "the same parameters"
-            warnings.warn(
-                f"{other.path} was still being recorded, and is closed: a recording of {what} begins",
-                stacklevel=checks.users_line(),
-            )
-            other.give_way()
+    try:
+        if child.instructions().probe_steps is not None:  # a probe of `gradscope suggest` reads every step
+            every, preset = 1, "standard"
+        file = checks.absolute_path(path, "path")
+        options = RecordOptions(
+            penalty=penalty,
+            every=every,
+            preset=preset,
+            select=select,
+            modules=modules,
+            on_failure=on_failure,
+            steps_per_epoch=steps_per_epoch,
+            horizon=horizon,
+            baseline_loss=baseline_loss,
+            mode=mode,
+            resume_step=resume_step,
+            later_rows=later_rows,
+            checkpoint=checkpoint,
+            sinks=sinks,
+            storage=storage,
+        )
+        optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        return open_recording(model, optimizers, file, is_folder(path), options)
+    except InputError as error:
+        child.refuse(error)
 
 
-def close_recordings(path: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Close the recordings of this process that are open, or that of a path: without a handle, after an error.
+def open_recording(
+    model: nn.Module, given: list[Optimizer], path: Path, in_folder: bool, options: RecordOptions
+) -> Recording:
+    """Put a recording together and begin it; ``in_folder``: the record gets a name of its own in ``path``.
 
-    ``path``: as it was given to `gradscope.record`, or the name of the file. Returns the paths of the closed records.
+    Nothing stays behind if a later part fails.
     """
-    wanted = None if path is None else Path(path)
-    chosen = [other for other, _ in _OPEN.values() if wanted is None or _is_meant(other.path, wanted)]
-    for other in chosen:
-        other.close()
-    return [other.path for other in chosen]
+    told = child.instructions()
+    asked = own_instructions(told)
+    optimizers, wrappers = each_stepping(given)
+    parameters, unseen = recorded_parameters(model, optimizers, options.select)
+    in_folder = in_folder and told.out is None and options.mode != "append"
+    target = free_name(path) if in_folder else destination(path, told)
+    notes = Notes(target.resolve() if target.is_symlink() else target)  # the link stays, and leads to the record
+    options = options.obeying(asked)
+    goes_on = options.mode == "append"
+    with ExitStack() as undo:
+        ranks = Ranks.here(list(parameters.values()))
+        undo.callback(ranks.leave)
+        if ranks.writes:
+            if in_folder:
+                notes.path = claim_name(path)
+                undo.callback(give_back, notes.path)
+            claim(notes.path, options.mode)
+        open_recordings.make_room(notes.path, parameters.values())
+        penalties = PenaltyTracker(optimizers, parameters, options.penalty, asked, goes_on)
+        undo.callback(penalties.detach)
+        activations = None
+        if PRESETS[options.preset].activations and ranks.measures:
+            full = PRESETS[options.preset].full
+            activations = Activations(recorded_modules(model, options.modules), full, plain_model(model))
+            undo.callback(activations.detach)
+        describe(notes, options, told, parameters, unseen, penalties, ranks)
+        notes.config["modules"] = activations.types if activations else {}
+        notes.capture |= apart(plain_model(model), optimizers)
+        _tell_decays(notes, penalties)
+        if wrappers:
+            notes.capture["optimizers"] = wrappers
+        baseline_loss = options.baseline_loss
+        if goes_on and baseline_loss is None and (had := resume.baseline(notes.path)) is not None:
+            baseline_loss, said = had
+            notes.capture |= said
+        judge = Judge(run_info(parameters, penalties, notes, baseline_loss, options.horizon, activations))
+        forwards = Forwards(plain_model(model))
+        undo.callback(forwards.detach)
+        consumers: list[RowConsumer] = []
+        recorder = Recorder(
+            optimizers,
+            parameters,
+            penalties.probe,
+            consumers,
+            preset=PRESETS[options.preset],
+            cadences=options.cadences,
+            activations=activations,
+            forwards=forwards,
+            warn=notes.warn,
+            steps_missed=lambda text: between_steps.missed(text),  # of a training that has begun
+            groups=penalties.places,
+            ranks=ranks,
+        )
+        undo.callback(recorder.detach)
+        _tell_recorder(notes, penalties, recorder, parameters, options)
+        baseline, rules = AssumedBaseline(), Checker(judge.info)
+        settler = BaselineSettler(baseline, judge, rules, notes, penalties, recorder.listeners)
+        live = LiveJudge(judge, settler.settle, rules, FindingNotes(notes, ranks, options).add)
+        consumers += [RowNotes(notes, penalties, live, recorder.listeners, baseline), live]
+        closing = Closing(notes, live, recorder, options.on_failure)
+        undo.callback(baseline.unwatch)
+        baseline.watch(model)
+        if "baseline_loss" not in notes.capture:
+            baseline.targets = TargetWatch(lambda: recorder.timeline.step + 1)
+            undo.callback(baseline.targets.detach)
+        termination = Termination()
+        undo.callback(termination.restore)
+        actions = Actions(options, asked, notes, penalties, live, recorder, closing)
+        between_steps = BetweenSteps(
+            notes, penalties, live, recorder, actions, closing, termination, baseline, asked, options.steps_per_epoch
+        )
+        recorder.attach(between_steps.before_step)
+        if ranks.writes:  # last, so that nothing that fails leaves a file
+            notes.writer = _writer(notes, judge, recorder, activations, options)
+            consumers.append(notes.writer)
+        if goes_on:
+            recorder.begin_at(_go_on(notes, judge, rules, penalties, ranks, options))
+        closing.undo.enter_context(undo.pop_all())
+    kept = Kept(Path(asked.checkpoints), options.checkpoint) if asked.checkpoints and options.checkpoint else None
+    recording = Recording(notes, recorder, penalties, live, settler, between_steps, closing, kept)
+    has_begun(told)
+    child.opened(recording)
+    open_recordings.begun(recording, parameters.values())
+    closing.undo.callback(open_recordings.ended, recording)
+    atexit.register(closing.at_exit)
+    closing.undo.callback(atexit.unregister, closing.at_exit)
+    return recording
 
 
-def _is_meant(path: Path, given: Path) -> bool:
-    return path == given.absolute() or path == given.resolve() or given == Path(path.name)
+def _tell_decays(notes: Notes, penalties: PenaltyTracker) -> None:
+    """Warn of decays that are not understood, or are none of the groups' own."""
+    if unknown := penalties.unknown():
+        notes.warn_here(unknown)
+    own = penalties.own_decays()
+    for name, share in own.items():
+        notes.warn_here(OWN_DECAY.format(name, share))
+    if own:
+        notes.capture["decay_of_its_own"] = max(own.values())
 
 
-def run_info(
-    parameters: Mapping[str, Tensor],
+def _tell_recorder(
+    notes: Notes,
     penalties: PenaltyTracker,
-    config: Mapping[str, Any],
-    capture: Mapping[str, Any],
-    baseline: float | None,
-    horizon: int | None,
-    activations: Activations | None,
-) -> RunInfo:
-    """What does not change from row to row."""
-    numel = [p.numel() for p in parameters.values()]
-    static = {"numel": numel, "penalised": penalties.penalised(), "group": penalties.group}
-    modules = activations.names if activations else ()
-    return RunInfo.of(parameters, modules, static, penalties.name, config, capture, baseline, horizon)
+    recorder: Recorder,
+    parameters: Mapping[str, Tensor],
+    options: RecordOptions,
+) -> None:
+    """What the user's own term in the loss has to ask of the recorder, and what the record has to say of it."""
+    if (term := penalties.term) is not None:
+        scaling = recorder.listeners.scaling
+        term.amp = lambda: scaling.scale
+        if not PRESETS[options.preset].full:  # which splits every update, recorded or not
+            term.wanted = recorder.timeline.next_is_recorded
+    notes.capture["buffer_bytes"] = recorder.buffer.bytes
+    if (slow := without_kernels(parameters.values())) is not None:
+        notes.capture["kernels"] = slow
+        notes.warn(slow)
 
 
-def new_file(
-    path: Path,
-    info: RunInfo,
-    config: Mapping[str, Any],
-    capture: Mapping[str, Any],
-    activations: Activations | None,
-    **options: Any,
-) -> Writer:
-    """The record of this run, empty or gone on with. ``options``: how to open it, see `Writer`."""
-    return Writer(
-        path,
-        parameters=info.parameters,
-        modules=activations.names if activations else [],
-        groups=len(info.momentum),
-        static={"numel": info.numel, "penalised": info.penalised, "group": info.group},
-        attributes={
-            "gradscope_version": config["versions"]["gradscope"],
-            "penalty": info.penalty,
-            "baseline_loss": info.baseline_loss,
-            "horizon": -1 if info.horizon is None else info.horizon,
-            "config": config,
-            "capture": capture,
-        },
-        bins=BIN_EDGES if activations and activations.gradients else None,
-        units=activations.unit_names if activations else None,
-        **options,
-    )
+def _writer(
+    notes: Notes, judge: Judge, recorder: Recorder, activations: Activations | None, options: RecordOptions
+) -> Writer | MultiWriter:
+    """Of the file, and of the sinks beside it."""
+    file = new_file(notes, judge.info, activations, options)
+    if not options.checked_sinks:
+        return file
+    told_by = (lambda: judge.info, lambda: recorder.timeline.step, notes.warn)
+    return MultiWriter(file, [SinkThread(sink, *told_by) for sink in options.checked_sinks])
 
 
-def _leave_to_the_parent() -> None:
-    _OPEN.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_the_parent)
+def _go_on(
+    notes: Notes, judge: Judge, rules: Checker, penalties: PenaltyTracker, ranks: Ranks, options: RecordOptions
+) -> int:
+    """Judge and rules see the rows that were kept; the step that comes next."""
+    try:
+        first = ranks.told(resume.first_step(notes.path, options.resume_step))
+        resume.remember(judge, rules, notes.path, first)
+        penalties.begin_at(first)
+    except BaseException:
+        notes.writer.close("failed")
+        raise
+    return first

@@ -11,18 +11,6 @@ from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.quantities import JUDGED
 from gradscope.store.record import Record
-from gradscope.types import InputError
-
-
-def checked_step(step: int | None, mode: str) -> int | None:
-    """``resume_step``, which goes with ``mode="append"`` only."""
-    if step is None:
-        return None
-    if mode != "append":
-        raise InputError(f"resume_step is {step!r} and mode is {mode!r}; resume_step goes with mode='append'")
-    if not isinstance(step, int) or step < 0:
-        raise InputError(f"resume_step is {step!r}; expected a whole number of at least 0")
-    return step
 
 
 def baseline(path: Path) -> tuple[float, dict[str, Any]] | None:

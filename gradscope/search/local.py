@@ -19,7 +19,7 @@ from gradscope.search.worker import Running, TrialLostError, follow, packed, ser
 from gradscope.types import InputError
 
 #: To preload for trainings of torch: the recording, and what the first one of a process spends seconds on loading.
-RECORDING = ("gradscope.recording.recording", "gradscope.recorder.warm")
+RECORDING = ("gradscope.recording.opening", "gradscope.recorder.warm")
 
 
 class LocalExecutor(Executor):

@@ -23,7 +23,7 @@ from gradscope.search.script import BecomesError
 from gradscope.search.worker import Running, TrialLostError, serve
 
 #: What is loaded before the first fork: the recording, what the first one of a process spends seconds on, and trials.
-LOADED = ("gradscope.recording.recording", "gradscope.recorder.warm", "gradscope.search.trials")
+LOADED = ("gradscope.recording.opening", "gradscope.recorder.warm", "gradscope.search.trials")
 #: Seconds between two looks at a process.
 LOOK = 0.02
 

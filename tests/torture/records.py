@@ -23,6 +23,6 @@ def good_and_crashed(folder: Path) -> tuple[Path, Crashed]:
             train(model, optimizer, 150, run)
             run.epoch(0, accuracy=0.5)
             run._recorder.fetch(open_row=True)
-            run._writer.flush()
+            run._notes.writer.flush()
             left = path.read_bytes(), path.with_name(path.name + ".log").read_bytes()
     return good, left

@@ -42,16 +42,19 @@ class AssumedBaseline:
         self._said: tuple[float, str] | None = None
         self.loss_function = ""
         self.shape: tuple[int, ...] = ()
+        self._hooks = ModuleHooks()
         self._whole = False
         self._scaled = False
 
-    def watch(self, model: nn.Module) -> ModuleHooks:
-        """Hooks on the model, and on its children for a model that is never called itself (a LightningModule)."""
-        hooks = ModuleHooks()
+    def watch(self, model: nn.Module) -> None:
+        """Hook the model, and its children for a model that is never called itself (a LightningModule)."""
         for child in model.children():
-            hooks.after_forward(child, Hook(self._see_part))
-        hooks.after_forward(model, Hook(self._see_output))
-        return hooks
+            self._hooks.after_forward(child, Hook(self._see_part))
+        self._hooks.after_forward(model, Hook(self._see_output))
+
+    def unwatch(self) -> None:
+        """Take the hooks off."""
+        self._hooks.remove()
 
     def _see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._whole = self._whole or self._see(output)

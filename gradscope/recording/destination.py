@@ -1,0 +1,34 @@
+"""Where a recording writes, and which of a supervisor's instructions are for it, where a process makes several."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from gradscope import checks
+from gradscope.child import Instructions
+
+_RECORDED: dict[str, int] = {}  # recordings that this process has begun, by the path it was asked for
+
+
+def destination(path: Path, asked: Instructions) -> Path:
+    """Where to write: the environment beats the argument; a second recording writes beside the first."""
+    if asked.out is None:
+        return path
+    first = checks.absolute_path(asked.out, "GRADSCOPE_OUT")
+    number = _RECORDED.get(asked.out, 0) + 1
+    return first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
+
+
+def own_instructions(asked: Instructions) -> Instructions:
+    """Those for the recording that begins: only the first one of a process goes on from a checkpoint, or is a probe."""
+    if asked.out is not None and asked.out not in _RECORDED:
+        return asked
+    own = replace(asked, checkpoints=None, resume=None, resume_step=None)
+    return own if asked.out is None else replace(own, probe_steps=None, probe_escape=None)
+
+
+def has_begun(asked: Instructions) -> None:
+    """A recording of this process has begun."""
+    if asked.out is not None:
+        _RECORDED[asked.out] = _RECORDED.get(asked.out, 0) + 1
