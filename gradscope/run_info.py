@@ -17,6 +17,10 @@ Mask = NDArray[np.bool_]
 BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
 
 
+#: Parts of the class names of normalisations.
+NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
+
+
 def _no_mask() -> Mask:
     return np.zeros(0, dtype=bool)
 
@@ -47,6 +51,10 @@ class RunInfo:
         baseline_history: a step, the baseline that was known from there on, and its source, where it was told better as
             the run went on; the last is ``baseline_loss``.
         loss_kind: the loss functions that the logged loss is made of, or why that is not known.
+        part_of_loss: where the logged loss has other terms than the loss functions that were seen, these over their own
+            baseline at the end: the mean and three standard errors; NaN elsewhere.
+        loss_of_zero: of a regression, what a net that puts out 0 pays, over the baseline, by the targets of the first
+            rows; NaN elsewhere.
         unowned: in no optimizer when the recording began, [P].
         foreign: how many parameters the optimizers hold that the model does not.
         never_cleared: gradients were not cleared between the first steps, so that they added up.
@@ -76,6 +84,8 @@ class RunInfo:
     module_types: Mapping[str, str] = field(default_factory=dict)
     baseline_history: tuple[tuple[int, float, str], ...] = ()
     loss_kind: str = ""
+    part_of_loss: float = float("nan")
+    loss_of_zero: float = float("nan")
     unowned: Mask = field(default_factory=_no_mask)
     foreign: int = 0
     hidden: tuple[str, ...] = ()
@@ -88,6 +98,13 @@ class RunInfo:
     def watched(self) -> Mask:
         """The parameters that count, [P]."""
         return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
+
+    @property
+    def normalisations(self) -> frozenset[str]:
+        """Modules that normalise, as far as the record says what modules are."""
+        return frozenset(
+            name for name, kind in self.module_types.items() if any(part in kind for part in NORMALISATIONS)
+        )
 
     @property
     def sure_baseline(self) -> float:
@@ -160,6 +177,8 @@ class RunInfo:
             module_types={str(name): str(kind) for name, kind in kinds.items()},
             baseline_history=history_of(_of_kind(capture, "baseline_history", list)),
             loss_kind=_of_kind(capture, "loss_kind", str),
+            part_of_loss=_of_kind(capture, "part_of_loss", float) or float("nan"),
+            loss_of_zero=_of_kind(capture, "loss_of_zero", float) or float("nan"),
             unowned=np.array([name in _of_kind(capture, "not_recorded", dict) for name in names], dtype=bool),
             foreign=_of_kind(capture, "foreign_parameters", int),
             hidden=tuple(str(name) for name in _of_kind(capture, "unregistered_modules", list)),

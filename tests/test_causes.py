@@ -357,20 +357,128 @@ def test_harm_without_failure_is_found() -> None:
     )  # fmt: skip
     table = rows(n, fall=0.0) | {"loss": np.full(n, 1.2), "activation_std": np.ones((n, 2))}
     table["penalty_gradient_mean_abs"] = 0.3 * table["loss_gradient_mean_abs"]
+    table["weight_norm"] *= 3
     assert told("penalty_dominates", table, info) == ["dominates"]
     assert not told("penalty_dominates", table | {"loss": np.full(n, 0.2)}, info)
     assert not told("penalty_dominates", table | {"loss": np.geomspace(1.9, 0.6, n)}, info)  # not at rest
     assert not told("penalty_dominates", table, replace(info, baseline_source="guessed: x"))
-    weak = {"penalty_gradient_mean_abs": 0.05 * table["loss_gradient_mean_abs"]}
+    weak = {"penalty_gradient_mean_abs": 0.04 * table["loss_gradient_mean_abs"]}
     assert not told("penalty_dominates", table | weak, info)
     decoupled = replace(info, adaptive=(True,), beside=(True,))  # beside the step: against a step of 1
     assert not told("penalty_dominates", table, decoupled)
+    against_1 = {"penalty_gradient_mean_abs": np.full((n, 2), 0.06)}
+    assert told("penalty_dominates", table | against_1, decoupled) == ["dominates"]
+    noise = np.random.default_rng(0).lognormal(0, 0.5, (n, 1))  # small batches, whose gradients and losses scatter
+    few = {"loss_gradient_mean_abs": table["loss_gradient_mean_abs"] * noise * 3, "loss": 1.2 * noise[::-1, 0]}
+    assert told("penalty_dominates", table | few, info) == ["dominates"]
+    # Without noise both gradients are equal in the end, however weak the penalty is: it has to be high as well.
+    tiny = {name: 1e-4 * table[name] for name in ("loss_gradient_mean_abs", "penalty_gradient_mean_abs")}
+    assert not told("penalty_dominates", table | tiny, info)
     gains = np.stack([np.ones(n), np.exp(-np.arange(n) / 100)], axis=1)
     assert told("decayed_gains", table | {"weight_norm": gains}, info) == ["1.weight"]
     assert not told("decayed_gains", table | {"weight_norm": gains[:, ::-1].copy()}, info)
     assert not told("decayed_gains", table | {"weight_norm": gains}, replace(info, penalised=np.array([True, False])))
     lost = {"activation_std": np.stack([np.ones(n), np.exp(-np.arange(n) / 50)], axis=1)}
+    assert not told("lost_input", table | lost, info)  # what a normalisation puts out is as large as its gain
+    info = replace(info, module_types={})
     assert told("lost_input", table | lost, info) == ["1"]
     crushed = {"weight_norm": np.exp(-np.arange(n) / 50)[:, None] * np.ones(2)}
     assert not told("lost_input", table | lost | crushed, info)
     assert not told("lost_input", table, info)
+
+
+class Functional(nn.Module):
+    """Whose ReLU is no module, so that no record holds its zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([64, 32, 32, 32, 10]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def test_a_penalty_is_not_blamed_for_units_that_a_large_step_killed(tmp_path: Path) -> None:
+    """The gradient is exactly 0 from the first steps on; the decay takes weights down that nothing holds any more."""
+    torch.manual_seed(0)
+    data, model = digits(), Functional()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.3, weight_decay=0.03)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for _ in range(300):
+            batch = torch.randint(0, len(data.x), (32,))
+            loss = F.cross_entropy(model(data.x[batch]), data.y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    found = run.verdict
+    assert found.failed
+    assert found.cause == "learning rate too high", found.causes
+    assert {"gradients of exactly 0", PENALTY} <= {cause["cause"] for cause in found.causes}
+    assert "without the penalty" not in found.remedy, found.causes
+
+
+@pytest.mark.parametrize("kind", ["mse", "l1", "weights"])
+def test_targets_far_from_0_are_told_from_weights_that_are_too_large(kind: str, tmp_path: Path) -> None:
+    """Targets of 100 ± 10, and a rate at which the output takes for ever to get there."""
+    torch.manual_seed(0)
+    x = torch.randn(512, 8)
+    y = 10 * x[:, :1] + (0 if kind == "weights" else 100)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    if kind == "weights":
+        nn.init.normal_(model[2].weight, 0, 100)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for _ in range(300):
+            batch = torch.randint(0, 512, (32,))
+            loss = (F.l1_loss if kind == "l1" else F.mse_loss)(model(x[batch]), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    causes = {cause["cause"]: cause for cause in run.verdict.causes}
+    assert run.verdict.failed or kind == "weights"
+    assert ("targets far from 0" in causes) == (kind != "weights")
+    if kind != "weights":
+        assert run.verdict.cause == "targets far from 0"
+        assert "mean 0 and variance 1" in run.verdict.remedy
+        advice = [finding.suggestion for finding in run.findings if finding.rule == "poor_initialisation"]
+        assert advice and all("class frequencies" not in text for text in advice)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_net_learns_though_another_term_takes_up_what_it_gains(learns: bool, tmp_path: Path) -> None:
+    """The logged loss stays at its baseline; the part that a loss function of torch gave tells."""
+    torch.manual_seed(0)
+    data, model = digits(), Coded()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if learns else 1e-7)
+    x = data.x - data.x.mean(0)
+    floor = x.square().mean()
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore", horizon=600) as run:
+        for _ in range(600):
+            batch = torch.randint(0, len(x), (64,))
+            part = F.mse_loss(model(x[batch]), x[batch])
+            loss = part + (floor - part.detach()).clamp(min=0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    healthy = run.verdict.verdict is Verdict.HEALTHY
+    assert healthy == learns, run.verdict
+    assert any("its part mse_loss" in line for line in run.verdict.evidence) == learns
+    assert str(gradscope.diagnose(tmp_path / "r.h5").verdict) == str(run.verdict.verdict)
+
+
+def test_an_undecided_run_names_what_is_likely(tmp_path: Path) -> None:
+    """It ends while the loss falls, from several times its baseline: weights that begin too large, perhaps."""
+    table = rows(600, strength=0.0, fall=0.0) | {"activation_std": np.ones((600, 2))}
+    table["loss"] = 2.15 + 10 * np.exp(-np.arange(600) / 120) + 0.005 * np.random.default_rng(0).normal(size=600)
+    info = replace(INFO, loss_kind="cross_entropy", horizon=None, penalised=np.array([False, False]))
+    judge = Judge(info)
+    judge.update(table)
+    found = judge.diagnosis(finished=True)
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.remedy.startswith("perhaps initialisation first: begin with smaller weights"), found
+    assert any("below it" in line for line in found.evidence)

@@ -386,7 +386,15 @@ def test_gradients_that_a_collapse_has_taken_are_not_found_one_by_one() -> None:
 
 def first_cause(info: RunInfo = INFO, table: dict[str, np.ndarray] | None = None, **facts: object) -> str:
     nothing = {"clip": 1.0, "clipped": 0.0, "moves": 0.01, "moves_clipped": 0.01, "signal": np.array([1.0, 1.0, 1.0])}
-    nothing |= {"size": np.ones(3), "flow": None, "dead": {}, "faded": {}, "silent": [], "rate_gone": 0.0}
+    nothing |= {
+        "size": np.ones(3),
+        "flow": None,
+        "dead": {},
+        "stopped": {},
+        "faded": {},
+        "silent": [],
+        "rate_gone": 0.0,
+    }
     given = Facts(**(nothing | {"shrunk": {}, "rate": 0.1, "zeros": 0.0} | facts))
     return ranked(look(rows(200) if table is None else table, info), given)[0].name
 
@@ -399,6 +407,9 @@ def test_what_came_first_is_the_cause() -> None:
     assert first_cause(dead={"0": 3}) == "dead units"
     assert first_cause(dead={"0": 150}) == "penalty"
     assert first_cause(free, still, dead={"0": 12}) == "dead units"
+    assert first_cause(free, still, stopped={"0.weight": 12}) == "gradients of exactly 0"
+    assert first_cause(stopped={"0.weight": 3}) == "gradients of exactly 0"
+    assert first_cause(stopped={"0.weight": 150}) == "penalty"
     assert first_cause(free, still, dead={"0": 12}, moves_clipped=0.5) == "learning rate too high"
     assert first_cause(free, still, dead={"0": 0}, moves_clipped=0.5) == "dead units"
     assert first_cause(free, still, dead={"0": 12}, moves_clipped=5.0, size=np.array([2e4, 1.0, 1.0])) == "input scale"

@@ -28,10 +28,12 @@ EXPERIMENT = "try a short run without the penalty: if it learns, the penalty is 
 SHORT = 2000
 #: Share of the weights by which a step moves them, at the start, that is large.
 LARGE = 0.1
-#: Times the baseline at which a loss begins where the weights do too large.
-BEGINS = 10.0
+#: Times the baseline at which a loss begins where the weights do too large; where they may.
+BEGINS, MAY = 10.0, 3.0
 #: E-folding times before which a penalty has done nothing.
 EARLY = 0.25
+#: The same, of units that went off: what a penalty has not taken half of an e-folding time for, others did.
+WENT_OFF = 0.5
 #: A cause below this weight is not told.
 TOLD = 0.1
 #: Two causes closer than this are not told apart by the record.
@@ -78,6 +80,7 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
         _clipping(look, facts),
         _initialisation(look, facts),
         _inputs(facts),
+        _targets(look),
         _fixed_output(look, facts),
         _dead(look, facts),
         _faded(look, facts),
@@ -121,8 +124,8 @@ def _penalty(look: Look, facts: Facts) -> Cause | None:
     remedy = "start again with the same strength and a delay, or with a lower strength"
     if times < EARLY:
         return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
-    if facts.dead and acted(look, min(facts.dead.values())) < EARLY:
-        return Cause(PENALTY, 0.2, said, ["units were dead before it had acted"], remedy)
+    if facts.off and acted(look, min(facts.off.values())) < WENT_OFF:
+        return Cause(PENALTY, 0.2, said, ["no gradient passed any more before it had acted"], remedy)
     if shrunk >= 0.5:
         return Cause(PENALTY, 0.8, said, [], remedy)
     return Cause(
@@ -263,18 +266,20 @@ def _initialisation(look: Look, facts: Facts) -> Cause | None:
             said.append(f"at the start the gradient of the first matrix is {first / last:.3g} times that of the last")
             weight = max(weight, 0.5)
     begins = _begins(look)
-    large = begins > BEGINS and not facts.large_inputs
+    large = begins > MAY and not facts.large_inputs
     if large:
         said.append(f"the loss begins at {begins:.3g} times that of a constant prediction: the weights are too large")
-        weight = 0.92
+        weight = max(weight, 0.92 if begins > BEGINS else 0.7)
     if facts.zeros > 0.5:
         said = [f"{facts.zeros:.0%} of the matrices begin with all entries 0"]
         return Cause("initialisation", 0.95, said, [], "draw the weights at random: layers of zeros stay what they are")
     if not said:
         return None
-    if facts.dead and not large:  # what is dead lets nothing through, however it was begun
+    if facts.off and not large:  # what is dead lets nothing through, however it was begun
         weight = min(weight, 0.5)
     remedy = "use He (ReLU) or Xavier (tanh) initialisation, residual connections or a normalisation"
+    if large:
+        remedy = "begin with smaller weights, those of the last layer above all (He or Xavier initialisation)"
     return Cause("initialisation", weight, said, [], remedy)
 
 
@@ -304,6 +309,20 @@ def _inputs(facts: Facts) -> Cause | None:
     return None
 
 
+def _targets(look: Look) -> Cause | None:
+    """Targets far from 0, of which the loss has not even learned the mean."""
+    times = look.info.loss_of_zero
+    if not times > MAY or not look.end_level > 1.5 * look.baseline.loss:
+        return None
+    said = [
+        f"the targets are far from 0: a net that puts out 0 pays {times:.3g} times what their best constant does, and "
+        f"the loss ends at {look.end_level / look.baseline.loss:.3g} times that"
+    ]
+    weight = 0.5 if look.info.penalised.any() and acted(look) >= 1 else 0.9
+    remedy = "scale them to mean 0 and variance 1, or begin the bias of the last layer at their mean"
+    return Cause("targets far from 0", weight, said, [], f"{remedy}; else raise the learning rate")
+
+
 def _fixed_output(look: Look, facts: Facts) -> Cause | None:
     """What enters the last module varies with the input, and what leaves it does not, from the start."""
     if facts.signal is None or len(facts.signal) < 2 or not facts.signal[-1] < 1e-7 < 1e-3 < facts.signal[-2]:
@@ -315,24 +334,25 @@ def _fixed_output(look: Look, facts: Facts) -> Cause | None:
 
 
 def _dead(look: Look, facts: Facts) -> Cause | None:
-    if not facts.dead:
+    if not facts.off:
         return None
-    name, since = min(facts.dead.items(), key=lambda item: item[1])
-    times, rest = acted(look, since), len(facts.dead) - 1
-    more = f", and {rest} modules more" if rest else ""
-    said = [f"all units of {name} are 0 since step {since}{more}"]
+    name, since = min(facts.off.items(), key=lambda item: item[1])
+    times, rest = acted(look, since), len(facts.off) - 1
+    more = f", and {rest} more" if rest else ""
+    said, cause = [f"all units of {name} are 0 since step {since}{more}"], "dead units"
     remedy = "lower the learning rate or a penalty on these outputs, begin with smaller biases, or use LeakyReLU there"
-    if times >= 0.5 and look.info.penalised.any():
-        return Cause(
-            "dead units", 0.4, said, [f"the penalty had acted for {times:.2g} e-folding times by then"], remedy
-        )
+    if not facts.dead:
+        cause = "gradients of exactly 0"
+        said = [f"the loss gradient of {name} is exactly 0 since step {since}{more}: units after it are off, as a rule"]
+    if times >= WENT_OFF and look.info.penalised.any():
+        return Cause(cause, 0.4, said, [f"the penalty had acted for {times:.2g} e-folding times by then"], remedy)
     if since > look.series.step[0] and (facts.moves_clipped > LARGE or facts.large_inputs):
-        return Cause("dead units", 0.6, said, ["they died after steps that moved the weights a lot"], remedy)
-    return Cause("dead units", 0.9, said, [], remedy)
+        return Cause(cause, 0.6, said, ["that came after steps which moved the weights a lot"], remedy)
+    return Cause(cause, 0.9, said, [], remedy)
 
 
 def _faded(look: Look, facts: Facts) -> Cause | None:
-    if not facts.faded or facts.dead:
+    if not facts.faded or facts.off:
         return None
     name, share = min(facts.faded.items(), key=lambda item: item[1])
     more = f", and {len(facts.faded) - 1} modules more" if len(facts.faded) > 1 else ""
@@ -352,7 +372,7 @@ def _high_rate(facts: Facts) -> Cause | None:
     said = [f"a step of the loss moved the weights by {moves:.2g} of their size at the start (usual: 1e-3)"]
     return Cause(
         "learning rate too high",
-        0.6 if facts.large_inputs else 0.88 if moves > 1 else 0.7 if facts.dead else 0.5 if moves > 0.3 else 0.3,
+        0.6 if facts.large_inputs else 0.88 if moves > 1 else 0.7 if facts.off else 0.5 if moves > 0.3 else 0.3,
         said,
         [],
         "lower the learning rate, or warm it up",

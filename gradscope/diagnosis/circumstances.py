@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class Facts:
     ``moves_clipped``: as it was. ``signal``: of each module at the start, the share of its output that depends on
     the input, [M]; ``size``: mean size of its output before the first step, [M]. ``flow``: gradient norms of the
     first and the last matrix at the start. ``dead``: modules that put out zeros alone, and since which step.
+    ``stopped``: trained matrices whose loss gradient is exactly 0, and since which step, where they are most of them.
     ``faded``: modules before the last whose output hardly depends on the input any more, with the share of what
     once did. ``silent``: parameters that never got a gradient. ``rate_gone``: share of the rows since every
     learning rate fell below a thousandth of its largest, for good. ``shrunk``: matrices that no known penalty acts
@@ -50,12 +52,18 @@ class Facts:
     size: Array | None
     flow: tuple[float, float] | None
     dead: dict[str, int]
+    stopped: dict[str, int]
     faded: dict[str, float]
     silent: list[str]
     rate_gone: float
     shrunk: dict[str, float]
     rate: float
     zeros: float
+
+    @property
+    def off(self) -> dict[str, int]:
+        """What passes no gradient on any more, as far as activations or else gradients tell, and since when."""
+        return self.dead or self.stopped
 
     @property
     def large_inputs(self) -> bool:
@@ -73,6 +81,7 @@ class Circumstances:
         self._clip, self._clipped, self._clips = 0.0, 0, 0
         self._moves: list[Array] = []
         self._dead: NDArray[np.int64] | None = None  # the step since which, -1 for alive, [M]
+        self._stopped: NDArray[np.int64] | None = None  # the step since which a gradient is exactly 0, -1 for not, [P]
         self._highest: Array | None = None  # activation_std of each module, [M]
         self._last: Array | None = None
         self._norms: tuple[Array, Array] | None = None  # the largest norm of each parameter, and the last, [P] each
@@ -104,7 +113,9 @@ class Circumstances:
         self._see_rate(rows)
         self._see_norms(rows)
         if "loss_gradient_mean_abs" in rows:
-            got = np.isfinite(np.asarray(rows["loss_gradient_mean_abs"])).any(0)
+            gradient = np.asarray(rows["loss_gradient_mean_abs"])
+            self._see_stopped(np.asarray(rows["step"]), gradient)
+            got = np.isfinite(gradient).any(0)
             self._got = got if self._got is None else self._got | got
 
     def _moved(self, rows: Rows, n: int) -> Array:
@@ -135,6 +146,22 @@ class Circumstances:
             self._dead = np.full(zero.shape[1], -1, dtype=np.int64)
         for at, dead in zip(step, zero >= DEAD, strict=True):
             self._dead = np.where(dead, np.where(self._dead < 0, at, self._dead), -1)
+
+    def _see_stopped(self, step: NDArray[Any], gradient: NDArray[Any]) -> None:
+        if self._stopped is None:
+            self._stopped = np.full(gradient.shape[1], -1, dtype=np.int64)
+        for at, now in zip(step, gradient, strict=True):
+            since = np.where(self._stopped < 0, at, self._stopped)
+            self._stopped = np.where(now == 0, since, np.where(now > 0, -1, self._stopped))
+
+    def _most_stopped(self) -> dict[str, int]:
+        info = self._info
+        if self._stopped is None or len(info.matrices) != len(info.parameters):
+            return {}
+        trained = info.matrices & ~info.frozen
+        at = np.flatnonzero(trained & (self._stopped >= 0))
+        most = len(at) > 0.5 * trained.sum()
+        return {info.parameters[i]: int(self._stopped[i]) for i in at} if most else {}
 
     def _see_signal(self, rows: Rows) -> None:
         if "activation_std" not in rows:
@@ -215,6 +242,7 @@ class Circumstances:
             size=self._first_size(),
             flow=flow,
             dead=dead,
+            stopped=self._most_stopped(),
             faded=self._faded(share),
             silent=silent,
             shrunk=self._shrunk(),
@@ -235,4 +263,5 @@ class Circumstances:
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.where(self._highest > 0, self._last / self._highest, np.nan)
         inner = list(zip(self._info.modules, left, ever, strict=False))[:-1]
-        return {name: float(part) for name, part, once in inner if once and part < FADED}
+        norms = self._info.normalisations  # what they put out is as large as their gain
+        return {name: float(part) for name, part, once in inner if once and part < FADED and name not in norms}

@@ -109,7 +109,8 @@ def collapse_found(look: Look, start: int, balance: float) -> Failure | None:
     ]
     if look.constant:
         evidence.append("the output no longer depends on the input")
-    evidence.append(about_balance(balance))
+    if not any(look.info.adaptive):  # there, ⟨w, ∂L/∂w⟩ is not what the loss does for w
+        evidence.append(about_balance(balance))
     constant_loss = level if improved else None
     return Failure(Verdict.COLLAPSED, look.step, int(s.step[start]), evidence, constant_loss=constant_loss)
 

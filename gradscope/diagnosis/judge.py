@@ -46,6 +46,9 @@ LABEL_ERROR = 0.01
 #: As sure as "undecided" can be, either way.
 UNDECIDED = (0.1, 0.9)
 
+#: Weights of a cause from which it is named where the run is undecided, and without a "perhaps".
+FOUNDED, SURE = 0.6, 0.85
+
 #: What to do about a baseline that was guessed.
 GIVE = "give record(…, baseline_loss=…), the loss of the best constant predictor: this one is a guess"
 
@@ -239,6 +242,8 @@ class Judge:
         if not judged:
             return self._unfinished(look)
         found = at_the_horizon(look)
+        if found.verdict is not Verdict.COLLAPSED and self.info.part_of_loss < 1 - 0.5 * self.limits.improved:
+            return self._healthy_in_part(look)
         if found.verdict is Verdict.STALLED and not look.baseline.sure and not self._at_chance(look):
             return self._undecided([*self._against_baseline(look), "no better than a guess is no evidence"], GIVE)
         return replace(self._failed(self._accepted(found, look)), probability_failed=1 - LABEL_ERROR)
@@ -257,13 +262,15 @@ class Judge:
             evidence.insert(0, f"it ended after {look.n} rows: too few to tell")
         else:
             share = (look.baseline.loss - look.end_level) / abs(look.baseline.loss)
-            evidence.insert(0, f"it ended while the loss was falling, {share:.1%} of the baseline below it")
+            side = "below" if share > 0 else "above"
+            evidence.insert(0, f"it ended while the loss was falling, {abs(share):.1%} of the baseline {side} it")
         causes = ranked(look, self._circumstances.facts(), learned=self.escaped_step is not None)
         first = causes[0]
-        if first.name in (PENALTY, UNKNOWN) or first.weight < 0.85:
+        if first.name in (PENALTY, UNKNOWN) or first.weight < FOUNDED:
             return replace(said, evidence=evidence)
         evidence.append(f"{first.name}: {'; '.join(first.evidence)}")
-        return replace(said, evidence=evidence, remedy=f"{first.name} first: {first.remedy}")
+        how = first.name if first.weight >= SURE else f"perhaps {first.name}"
+        return replace(said, evidence=evidence, remedy=f"{how} first: {first.remedy}")
 
     def _last_loss(self) -> int:
         """The last row with a loss, -1 if there is none: a loss of the first rows tells nothing of the end."""
@@ -320,6 +327,15 @@ class Judge:
             remedy=for_learning(acted) if look.baseline.sure else GIVE,
             baseline_guessed=not look.baseline.sure,
         )
+
+    def _healthy_in_part(self, look: Look) -> Diagnosis:
+        """The loss ends at its baseline, for its other terms take what its part of the data has gained."""
+        part = f"its part {self.info.loss_kind} is {self.info.part_of_loss:.2g} of its own baseline or less"
+        evidence = [*self._against_baseline(look), f"{part}: the net learns, and other terms of the loss take that up"]
+        return Diagnosis(
+            Verdict.HEALTHY, False, UNDECIDED[0], None, None, self.active_step, evidence=evidence + self._assumed(),
+            remedy="none needed for learning: whether the other terms are worth what they take is another question",
+        )  # fmt: skip
 
     def _failed(self, failure: Failure) -> Diagnosis:
         causes = failure.causes

@@ -84,7 +84,8 @@ class Origin:
                 f"{FALLEN:.2f} of its maximum at step {self._fell[first]:.0f}"
             )
         balance = self.balance
-        if balance is not None and np.isfinite(balance).sum() > 1:
+        # An adaptive step does not follow the size of the gradient: the balance says little there.
+        if balance is not None and np.isfinite(balance).sum() > 1 and not any(self._info.adaptive):
             said.append(self._about(balance))
         return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,7 @@ class BaselineSettler:
         found = None if self._known else self.baseline.see_rows(rows["step"], rows["loss"])
         if first:
             self._tell_slips()
+        self._tell_part()
         if found is not None:
             self._tell(int(rows["step"][0]), *found)
 
@@ -68,6 +70,9 @@ class BaselineSettler:
         self._change(
             baseline_loss=baseline, baseline_source=source, baseline_history=history_of(history), loss_kind=kind
         )
+        if len(history) == 1 and not math.isnan(zero := self.baseline.of_zero):  # that of the first rows, for good
+            self._notes.add(loss_of_zero=zero)
+            self._change(loss_of_zero=zero)
         self._notes.writer.set_attribute("baseline_loss", baseline)
         self._notes.add(
             baseline_loss=source,
@@ -75,6 +80,13 @@ class BaselineSettler:
             loss_function=self.baseline.loss_function,
             loss_kind=kind,
         )
+
+    def _tell_part(self) -> None:
+        """Where the logged loss has other terms than the loss functions that were seen: where these are by now."""
+        part = round(self.baseline.part, 3)
+        if not math.isnan(part) and part != self._judge.info.part_of_loss:
+            self._notes.add(part_of_loss=part)
+            self._change(part_of_loss=part)
 
     def _tell_slips(self) -> None:
         said: dict[str, Any] = {}

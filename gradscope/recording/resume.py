@@ -18,7 +18,10 @@ def baseline(path: Path) -> tuple[float, dict[str, Any]] | None:
     with Record(path) as earlier:
         if earlier.baseline is None:
             return None
-        names = ("baseline_loss", "baseline_history", "loss_function", "loss_kind", "loss_takes_probabilities")
+        names = (
+            *("baseline_loss", "baseline_history", "loss_function", "loss_kind", "loss_takes_probabilities"),
+            *("loss_of_zero", "part_of_loss"),
+        )
         return earlier.baseline[0], {name: earlier.capture[name] for name in names if name in earlier.capture}
 
 

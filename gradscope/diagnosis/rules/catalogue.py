@@ -187,7 +187,8 @@ RULES: dict[str, Rule] = {
             "penalty_dominates",
             harm.penalty_dominates,
             {
-                "share": Option(0.1, "share of the penalty in both gradients that is allowed", OURS),
+                "share": Option(0.05, "share of the penalty in both gradients that is allowed", OURS),
+                "height": Option(0.02, "share of the baseline loss that the penalty has to add to the loss", OURS),
                 "floor": Option(0.25, "share of the baseline loss above which the loss stays", OURS),
                 **_waiting(64, 64, OURS),
             },

@@ -22,6 +22,7 @@ from gradscope.diagnosis.rules.derived import (
     Past,
     Rates,
     Rows,
+    Shares,
     Signals,
     Weights,
 )
@@ -45,7 +46,7 @@ class Checker:
         self._count = 0
         self.of_epochs = {} if of_epochs is None else of_epochs
         self._signals, self._rates, self._epochs = Signals(), Rates(), Epochs()
-        self._past = Past()
+        self._past, self._shares = Past(), Shares()
         self._losses, self._weights = Losses(), Weights(facts.numel)
         self._evaluations = Evaluations(self.of_epochs)
 
@@ -91,6 +92,7 @@ class Checker:
         derived = self._losses.columns(loss) | self._weights.columns(rows, number)
         derived |= self._past.columns(derived["loss_level"], number)
         derived |= self._evaluations.columns(rows, loss) | self._signals.columns(rows)
+        derived |= self._shares.columns(rows, self.facts)
         derived |= self._rates.columns(rows) | self._epochs.columns(rows)
         if np.isfinite(derived["validation"]).any():
             self._seen.add("validation")

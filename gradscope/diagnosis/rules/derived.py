@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis.circumstances import GONE
 from gradscope.diagnosis.rules.finding import Array
+from gradscope.diagnosis.series import layer_push
+from gradscope.run_info import RunInfo
 
 Rows = Mapping[str, NDArray[Any]]
 
@@ -29,15 +31,16 @@ VALIDATION = ("val_loss", "validation_loss", "valid_loss", "eval_loss", "test_lo
 
 class Losses:
     """`initial_loss`: median of the first 16 losses; `loss_level`: of the last 16; `loss_before`, `loss_spread`: the
-    median of the 32 before and their median distance from it; `loss_last`: the last of them. A loss may be logged less
-    often than rows are recorded.
+    median of the 32 before and their median distance from it; `loss_last`: the last of them. `loss_steady`: the median
+    of the last 32, which the samples of small batches move less. A loss may be logged less often than rows are
+    recorded.
     """
 
     def __init__(self) -> None:
         self._held = np.empty(0)
         self._count = 0
         self._first = np.empty(0)
-        self._level = np.nan
+        self._level, self._steady = _Carried(), _Carried()
 
     def columns(self, loss: Array) -> dict[str, Array]:
         """[N] each."""
@@ -45,7 +48,7 @@ class Losses:
         at = np.flatnonzero(np.isfinite(loss))
         known = np.concatenate([self._held, loss[at]])
         self._first = np.concatenate([self._first, loss[at]])[:FIRST] if len(self._first) < FIRST else self._first
-        before, spread, level, last = (np.full(n, np.nan) for _ in range(4))
+        before, spread, level, last, steady = (np.full(n, np.nan) for _ in range(5))
         old = len(self._held)
         if len(known) > BEFORE:
             windows = sliding_window_view(known, BEFORE)[:-1]
@@ -53,11 +56,12 @@ class Losses:
             rows = at[BEFORE - old :] if old < BEFORE else at
             before[rows], last[rows] = middle, windows[:, -1]
             spread[rows] = np.median(np.abs(windows - middle[:, None]), axis=1)
-        if len(known) >= FIRST:
-            levels = np.median(sliding_window_view(known, FIRST), axis=1)
-            new = min(len(at), len(levels))
-            if new:
-                level[at[len(at) - new :]] = levels[len(levels) - new :]
+        for length, column in ((FIRST, level), (BEFORE, steady)):
+            if len(known) >= length:
+                levels = np.median(sliding_window_view(known, length), axis=1)
+                new = min(len(at), len(levels))
+                if new:
+                    column[at[len(at) - new :]] = levels[len(levels) - new :]
         self._held = known[-BEFORE:]
         initial = np.where(self._count + np.cumsum(np.isfinite(loss)) >= FIRST, self._start, np.nan)
         self._count += len(at)
@@ -65,7 +69,8 @@ class Losses:
             "loss_before": before,
             "loss_spread": spread,
             "loss_last": last,
-            "loss_level": self._carried(level),
+            "loss_level": self._level.on(level),
+            "loss_steady": self._steady.on(steady),
             "initial_loss": initial,
         }
 
@@ -73,12 +78,61 @@ class Losses:
     def _start(self) -> float:
         return float(np.median(self._first)) if len(self._first) == FIRST else np.nan
 
-    def _carried(self, level: Array) -> Array:
-        """The last level that is known, in every row."""
-        whole = np.concatenate([[self._level], level])
+
+class _Carried:
+    """The last value that is known, in every row."""
+
+    def __init__(self) -> None:
+        self._last = np.nan
+
+    def on(self, values: Array) -> Array:
+        """Over the next rows, [N]."""
+        whole = np.concatenate([[self._last], values])
         at = np.maximum.accumulate(np.where(np.isnan(whole), 0, np.arange(len(whole))))
-        self._level = float(whole[at[-1]])
+        self._last = float(whole[at[-1]])
         return np.asarray(whole[at][1:])
+
+
+class Shares:
+    """`penalty_share` [N]: Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised, the median of the last 16
+    rows; where an adaptive optimizer decays beside its step, of the two steps, whatever the size of the gradient.
+
+    `penalty_height` [N]: what the penalty adds to the loss that is minimised, ½⟨w, λ∂Ω/∂w⟩ for L2; NaN where it acts
+    beside an adaptive step, and no such loss is.
+    """
+
+    def __init__(self) -> None:
+        self._held = np.empty(0)
+
+    def columns(self, rows: Rows, info: RunInfo) -> dict[str, Array]:
+        """Where penalties were recorded."""
+        if "penalty_gradient_mean_abs" not in rows or not len(info.matrices):
+            return {}
+        penalty = np.asarray(rows["penalty_gradient_mean_abs"], dtype=np.float64)
+        recorded = rows.get("loss_gradient_mean_abs")
+        gradient = np.full(penalty.shape, np.nan) if recorded is None else np.asarray(recorded, dtype=np.float64)
+        adaptive, beside = (info.of_groups(np.array(values)) > 0 for values in (info.adaptive, info.beside))
+        pull = np.where(adaptive & beside, np.where(gradient > 0, 1.0, np.nan), gradient)
+        counted = np.where(np.isfinite(penalty + pull) & info.penalised & info.matrices, info.numel, 0.0)
+        held, pulled = ((np.nan_to_num(values) * counted).sum(1) for values in (penalty, pull))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            now = np.where(held > 0, held / (held + pulled), np.nan)
+        push = layer_push(rows, info)
+        height = np.full(len(now), np.nan)
+        if push is not None and not (adaptive & beside & info.penalised).any():
+            height = np.where(info.penalised, np.nan_to_num(push), 0.0).sum(1) * (0.5 if info.penalty == "l2" else 1.0)
+        return {"penalty_share": self._middle(now), "penalty_height": height}
+
+    def _middle(self, now: Array) -> Array:
+        at = np.flatnonzero(np.isfinite(now))
+        known = np.concatenate([self._held, now[at]])
+        found = np.full(len(now), np.nan)
+        if len(known) >= FIRST and len(at):
+            middles = np.median(sliding_window_view(known, FIRST), axis=1)
+            new = min(len(at), len(middles))
+            found[at[len(at) - new :]] = middles[len(middles) - new :]
+        self._held = known[-(FIRST - 1) :]
+        return found
 
 
 class Past:

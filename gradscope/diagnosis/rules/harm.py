@@ -15,36 +15,31 @@ from gradscope.run_info import RunInfo
 
 #: A loss above this share of what it was some time ago is at rest.
 REST = 0.85
-#: Parts of the class names of normalisations.
-NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
 
 def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """The penalty is a good part of what moves the weights, while the loss stays far above 0.
+    """The penalty is a part of what moves the weights that counts, while the loss stays far above 0.
 
     Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised; where an adaptive optimizer decays beside its step,
-    of the two steps, whatever the size of the gradient. The loss has left the baseline, which the user gave or the
-    targets told, and is at rest: it was hardly higher at two thirds of the rows so far. Whether the metric gains what
-    the loss pays is another question, which ``gradscope tune`` answers.
+    of the two steps, whatever the size of the gradient. Most of a gradient is noise, and the penalty pulls the same way
+    in every step, so that a twentieth is much. Where the penalty is part of the loss that is minimised, it has to be
+    ``height`` of the baseline high as well: without noise both gradients are as large as each other in the end,
+    however weak the penalty is. The loss has left the baseline, which the user gave or the targets told, and is at
+    rest: it was hardly higher at two thirds of the rows so far. Whether the metric gains what the loss pays is another
+    question, which ``gradscope tune`` answers.
     """
-    penalty = rows.get("penalty_gradient_mean_abs")
-    if penalty is None or not info.sure_baseline > 0 or not info.penalised.any():
+    share, height = rows.series("penalty_share")[:, None], rows.series("penalty_height")[:, None]
+    if not info.sure_baseline > 0 or not info.penalised.any():
         return []
-    gradient = rows.like("loss_gradient_mean_abs", penalty)
-    adaptive, beside = (info.of_groups(np.array(values)) > 0 for values in (info.adaptive, info.beside))
-    pull = np.where(adaptive & beside, np.where(gradient > 0, 1.0, np.nan), gradient)
-    counted = np.where(np.isfinite(penalty + pull) & info.penalised & info.matrices, info.numel, 0.0)
-    held, pulled = ((np.nan_to_num(values) * counted).sum(1, keepdims=True) for values in (penalty, pull))
+    level = rows.series("loss_steady")[:, None] / info.sure_baseline
     with np.errstate(divide="ignore", invalid="ignore"):
-        share: Array = held / (held + pulled)
-    level = rows.series("loss_level")[:, None] / info.sure_baseline
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rest = (rows.series("loss_level") / rows.series("loss_then"))[:, None] > REST
+        rest = (rows.series("loss_steady") / rows.series("loss_then"))[:, None] > REST
     there = (share > o["share"]) & (level > o["floor"]) & (level < 0.95) & rest
+    there &= ~(height < o["height"] * info.sure_baseline)
     return [
         Symptom(
             kind="dominates",
-            shows=shown(there, ~np.isnan(share + level) & (held > 0)),
+            shows=shown(there, ~np.isnan(share + level)),
             values=share,
             layers=("",),
             text=f"the run learns, and the penalty holds its loss above {o['floor']:.0%} of the baseline",
@@ -85,8 +80,7 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
 
 def _gains(info: RunInfo) -> NDArray[np.bool_]:
     """The gains of normalisations, [P]."""
-    types = [info.module_types.get(name.rpartition(".")[0], "") for name in info.parameters]
-    norm = [any(part in kind for part in NORMS) for kind in types]
+    norm = [name.rpartition(".")[0] in info.normalisations for name in info.parameters]
     return np.array([n and name.endswith("weight") for n, name in zip(norm, info.parameters, strict=True)], dtype=bool)
 
 
@@ -135,6 +129,8 @@ def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Sym
         )
     dead = (np.nan_to_num(rows.like("activation_zero_fraction", kept)) >= DEAD).any(1, keepdims=True)
     never = rows.like("signal_was", kept) < EVER
+    scales = np.array([name in info.normalisations for name in info.modules], dtype=bool)  # as large as their gain
+    never |= scales if len(scales) == kept.shape[1] else False
     return [
         Symptom(
             kind="lost",

@@ -35,6 +35,9 @@ def _loss_at_start(rows: Columns, facts: RunInfo, o: Mapping[str, float], early:
     if not facts.sure_baseline > 0:
         return []
     ratio = rows.series("loss")[:, None] / facts.sure_baseline
+    advice = "start the last layer with smaller weights and its bias at the class frequencies"
+    if facts.loss_of_zero > o["loss"]:
+        advice = "the targets are far from 0: scale them to mean 0 and variance 1, or begin the last bias at their mean"
     return [
         Symptom(
             kind="loss",
@@ -44,7 +47,7 @@ def _loss_at_start(rows: Columns, facts: RunInfo, o: Mapping[str, float], early:
             text="the loss begins far above that of a constant prediction",
             quantity="loss/baseline",
             limit=o["loss"],
-            suggestion="start the last layer with smaller weights and its bias at the class frequencies",
+            suggestion=advice,
         )
     ]
 

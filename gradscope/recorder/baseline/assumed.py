@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradscope.recorder.baseline.estimate import Estimate, estimate
+from gradscope.recorder.baseline.estimate import Estimate, estimate, part_of_baseline
 from gradscope.recorder.baseline.targets import TargetWatch
 from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
 
@@ -29,13 +29,17 @@ class AssumedBaseline:
 
     First of all from the targets that the loss functions are given (``targets``); where they do not tell it, from the
     width of the first output and the first logged losses. ``loss_kind``: the loss functions that the logged loss is
-    made of, or why it is not known. ``probabilities``: a cross-entropy was given probabilities.
+    made of, or why it is not known. ``probabilities``: a cross-entropy was given probabilities. ``part``: where the
+    logged loss has other terms, the part that was seen over its own baseline, of late; else NaN. ``of_zero``: of a
+    regression, what a net that puts out 0 pays, over the baseline; else NaN.
     """
 
     def __init__(self, targets: TargetWatch | None = None) -> None:
         self.targets = targets
         self.loss_kind = "unknown"
         self.probabilities = False
+        self.part = self.of_zero = math.nan
+        self._found: Estimate | None = None
         self._losses: dict[int, float] = {}
         self._early: list[float] = []
         self._border = 0  # the step from which a better estimate is due
@@ -100,7 +104,8 @@ class AssumedBaseline:
             return None
         border = int(step[-1]) + 1
         if self.targets is not None:  # what waits is kept short
-            self.targets.before(border)
+            sums = self.targets.before(border)
+            self.part = math.nan if self._found is None else part_of_baseline(sums, self._found, border)
         if step[-1] < self._border:
             return None
         self._border = 2 * border
@@ -116,8 +121,11 @@ class AssumedBaseline:
             sums = self.targets.before(border)
             self.probabilities = any(one.probabilities for one in sums)
             found = estimate(sums, self._losses)
+            self._found = found if isinstance(found, Estimate) else None
             if isinstance(found, Estimate):
                 self.loss_kind = "+".join(found.functions)
+                zeros = [one.of_zero for one in sums if found.functions == (one.kind,)]
+                self.of_zero = zeros[0] if len(zeros) == 1 else math.nan
                 return found.loss, found.source
             why = self.targets.problem or found
         self.loss_kind = f"unknown: {why}"

@@ -30,6 +30,14 @@ class Estimate:
     functions: tuple[str, ...]
 
 
+#: What the source of a baseline says where the logged loss is more than what was seen.
+OTHER_TERMS = "the logged loss has other terms, which are taken to be 0 at best"
+#: Looks in the last quarter of the steps below which they do not tell where a part of the loss is.
+LOOKS = 8
+#: Standard errors that its mean is allowed to be off.
+ERRORS = 3.0
+
+
 @dataclass(frozen=True)
 class _Seen:
     """A loss function (or all together): its value in each of the steps, its baseline, and in words."""
@@ -68,11 +76,31 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
     parts = [s for s in whole if (s.values <= logged * (1 + EXACT)).all() and np.median(s.values / logged) > PART]
     if parts:
         largest = max(parts, key=lambda seen: float(np.median(seen.values)))
-        return _made(largest, 1.0, "; the logged loss has other terms, which are taken to be 0 at best")
+        return _made(largest, 1.0, f"; {OTHER_TERMS}")
     near = [s for s in whole if abs(np.median(logged / np.where(s.values == 0, np.nan, s.values)) - 1) < NEAR]
     if near:
         return _made(near[0], 1.0, "; what is logged is close to that loss, and not equal to it")
     return f"the logged loss is none of those that were seen ({', '.join(sorted({s.kind for s in sums}))})"
+
+
+def part_of_baseline(sums: Sequence[Sums], found: Estimate, border: int) -> float:
+    """Where the logged loss has other terms: the part that was seen, over its baseline, in the last quarter of the
+    steps before ``border``. Its mean and three standard errors; NaN where too few steps were looked at.
+    """
+    if not found.source.endswith(OTHER_TERMS):
+        return float("nan")
+    results = [
+        {step: np.array(values) for step, values in s.values.items() if 0.75 * border <= step < border} for s in sums
+    ]
+    steps = sorted({step for values in results for step in values})
+    if len(steps) < LOOKS:
+        return float("nan")
+    each = [seen for s, values in zip(sums, results, strict=True) for seen in _ways(s, values, steps)]
+    for seen in [*_together(sums, results, steps), *each]:
+        if seen.functions == found.functions and seen.baseline > 0:
+            share = seen.values / seen.baseline
+            return float(share.mean() + ERRORS * share.std(ddof=1) / np.sqrt(len(share)))
+    return float("nan")
 
 
 def _made(seen: _Seen, ratio: float, more: str) -> Estimate:

@@ -66,14 +66,19 @@ def of_squares(total: Array, square: Array, entries: Array) -> float:
     return float((np.clip(square - total**2 / entries, 0, None) * few).sum() / entries.sum())
 
 
+def distances(off: Array, threshold: float) -> Array:
+    """The Huber distance of each, |x| itself for ``threshold`` 0."""
+    size = np.abs(off)
+    if threshold <= 0:
+        return np.asarray(size)
+    return np.asarray(np.where(size < threshold, size**2 / 2, threshold * (size - threshold / 2)))
+
+
 def of_distances(targets: Array, threshold: float) -> float:
     """The mean Huber distance from the best constant for each output; ``threshold`` 0: of |t − c| itself. [N, F]."""
 
     def loss(c: Array) -> Array:
-        off = np.abs(targets - c)
-        if threshold <= 0:
-            return np.asarray(off.mean(0))
-        return np.asarray(np.where(off < threshold, off**2 / 2, threshold * (off - threshold / 2)).mean(0))
+        return np.asarray(distances(targets - c, threshold).mean(0))
 
     if threshold <= 0:
         return float(loss(np.median(targets, axis=0)).mean())

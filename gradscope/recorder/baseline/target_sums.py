@@ -93,6 +93,11 @@ class Sums(ABC):
     def constant(self) -> bool: ...
 
     @property
+    def of_zero(self) -> float:
+        """What a net that puts out 0 pays, over the baseline; NaN where 0 says something, as a logit does."""
+        return float("nan")
+
+    @property
     def equal(self) -> str:
         """In words, that the targets are those of equal classes and the loss a plain cross-entropy; empty if not."""
         return ""
@@ -222,6 +227,12 @@ class Numbers(Sums):
         return mean * (self.entries / self.calls if self.reduction == 2 else 1)
 
     @property
+    def of_zero(self) -> float:
+        count, total, square = self.table[:3].cpu().double().numpy()
+        spread = float((square - total**2 / count).sum())
+        return float("nan") if self.bits or not spread > 0 else float(square.sum() / spread)
+
+    @property
     def constant(self) -> bool:
         """Or all those of each call: an adversary is asked for ones of the data and for zeros of what is made up."""
         if self.calls >= LOOKED and not bool(self.varied):
@@ -261,6 +272,11 @@ class Distances(Sums):
     def baseline(self) -> float:
         mean = self.scale * prior.of_distances(self._targets(), self.threshold)
         return mean * (self.entries / self.calls if self.reduction == 2 else 1)
+
+    @property
+    def of_zero(self) -> float:
+        best = prior.of_distances(self._targets(), self.threshold)
+        return float(prior.distances(self._targets(), self.threshold).mean()) / best if best > 0 else float("nan")
 
     @property
     def constant(self) -> bool:
