@@ -47,7 +47,7 @@ def say(line: str) -> None:
 
 def showing(show: Callable[[T], None], command: Sequence[str], what: str) -> Callable[[T], None]:
     """``show``; before its first call one line where each run of the command imports torch by itself, and why."""
-    from gradscope.search.script import why_cold
+    from gradscope.processes.script import why_cold
 
     lines = [f"each {what} imports torch anew: {why}"] if (why := why_cold(command)) is not None else []
 

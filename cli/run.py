@@ -12,7 +12,7 @@ from gradscope_cli.output import Json, print_json, say, tell
 NEVER_PENALISED = 4
 
 if TYPE_CHECKING:
-    from gradscope.control.attempt import Attempt
+    from gradscope.restart.attempt import Attempt
 
 
 def run(
@@ -41,10 +41,10 @@ def run(
     passed on to it. Killed at any moment, the same command goes on. Exits with 3 if the failure could not be remedied,
     with 4 if the run learns and its delayed penalty never came on.
     """
-    from gradscope.child import Command
-    from gradscope.control.policy import policy_for
-    from gradscope.control.supervisor import supervise
+    from gradscope.processes.command import Command
     from gradscope.regularizers.schedules import parse_schedule
+    from gradscope.restart.policy import policy_for
+    from gradscope.restart.supervisor import supervise
 
     if schedule is not None:
         parse_schedule(schedule)

@@ -10,7 +10,7 @@ import typer
 from gradscope_cli.output import Json, on_terminal, print_json, say, shorter, showing, tell
 
 if TYPE_CHECKING:
-    from gradscope.search.result import Progress, ToleranceResult
+    from gradscope.tolerance.result import Progress, ToleranceResult
 
 
 def search(
@@ -48,10 +48,10 @@ def search(
     its outcome is clear. The command may hold {strength}, {weight_decay}, {seed} and {out}; gradscope.record in it
     obeys the environment.
     """
-    from gradscope.child import Command
+    from gradscope.processes.command import Command
     from gradscope.quantities import Strength
-    from gradscope.search.executors import checked
-    from gradscope.search.search import search_command
+    from gradscope.tolerance.search import search_command
+    from gradscope.trials.executors import checked
 
     result = search_command(
         Command.parse(command, penalty), low, high, delayed=delayed, workers=workers, executor=checked(executor),

@@ -32,11 +32,11 @@ def suggest(
     and placed where those before it point to. Without an answer it says why. The command may hold {strength},
     {weight_decay}, {seed} and {out}; gradscope.record in it obeys the environment.
     """
-    from gradscope.child import Command
     from gradscope.prediction.suggest import suggest_command
+    from gradscope.processes.command import Command
+    from gradscope.processes.script import why_cold
     from gradscope.quantities import Strength
-    from gradscope.search.local import LocalExecutor
-    from gradscope.search.script import why_cold
+    from gradscope.trials.local import LocalExecutor
 
     parsed = Command.parse(command, penalty)
     where = None if why_cold(command) else LocalExecutor(1, scripts=True)

@@ -20,7 +20,7 @@ def tolerance(
 ) -> None:
     """Find the strength beyond which learning fails, from records."""
     from gradscope.quantities import Strength
-    from gradscope.report.tolerance import tolerance_of_runs
+    from gradscope.tolerance.from_records import tolerance_of_runs
     from gradscope.types import InputError
 
     if out is not None and by is not None:
@@ -44,9 +44,9 @@ def tolerance(
 
 
 def _draw(runs: list[Path], out: Path) -> None:
-    from gradscope.diagnosis.tolerance import posterior_of
     from gradscope.report.level import draw_levels, level_summary
-    from gradscope.report.tolerance import outcomes_of
+    from gradscope.tolerance.from_records import outcomes_of
+    from gradscope.tolerance.posterior import posterior_of
 
     penalty, outcomes = outcomes_of(runs, os.cpu_count() or 1)
     if not outcomes:

@@ -10,7 +10,7 @@ import typer
 from gradscope_cli.output import Json, print_json, say, shorter, showing, tell
 
 if TYPE_CHECKING:
-    from gradscope.search.tuned import TuneProgress, TuneResult
+    from gradscope.tuning.result import TuneProgress, TuneResult
 
 
 def tune(
@@ -43,10 +43,10 @@ def tune(
     costs little. Runs that fail are ended early. The command may hold {strength}, {weight_decay}, {seed} and {out};
     gradscope.record in it obeys the environment. Beyond which strength nothing is learned: gradscope search.
     """
-    from gradscope.child import Command
+    from gradscope.processes.command import Command
     from gradscope.quantities import Strength
-    from gradscope.search.executors import checked
-    from gradscope.search.tuning import tune_command
+    from gradscope.trials.executors import checked
+    from gradscope.tuning.tune import tune_command
 
     result = tune_command(
         Command.parse(command, penalty), low, high, metric=metric, mode=mode, delayed=delayed, workers=workers,

@@ -20,9 +20,9 @@ _HOME = {
     "Recording": "gradscope.recording.recording",
     "record": "gradscope.recording.opening",
     "close_recordings": "gradscope.recording.open_recordings",
-    "Restarts": "gradscope.restarts",
-    "Checkpoint": "gradscope.control.checkpoint",
-    "resume_from": "gradscope.child",
+    "Restarts": "gradscope.restart.in_process",
+    "Checkpoint": "gradscope.restart.checkpoint",
+    "resume_from": "gradscope.processes.instructions",
     "Penalty": "gradscope.regularizers.penalties",
     "Term": "gradscope.regularizers.term",
     "L0": "gradscope.regularizers.penalties",
@@ -57,12 +57,12 @@ _HOME = {
     "open_run": "gradscope.store.reader",
     "diagnose": "gradscope.reading",
     "Diagnosis": "gradscope.diagnosis.verdict",
-    "search_tolerance": "gradscope.search.search",
+    "search_tolerance": "gradscope.tolerance.search",
     "Suggestion": "gradscope.prediction.suggest",
     "suggest_strength": "gradscope.prediction.suggest",
-    "ToleranceResult": "gradscope.search.result",
-    "tune_strength": "gradscope.search.tuning",
-    "TuneResult": "gradscope.search.tuned",
+    "ToleranceResult": "gradscope.tolerance.result",
+    "tune_strength": "gradscope.tuning.tune",
+    "TuneResult": "gradscope.tuning.result",
     "InputError": "gradscope.types",
     "LearningFailure": "gradscope.types",
     "RecordExistsError": "gradscope.types",
@@ -73,11 +73,10 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from gradscope.child import resume_from as resume_from
-    from gradscope.control.checkpoint import Checkpoint as Checkpoint
     from gradscope.diagnosis.verdict import Diagnosis as Diagnosis
     from gradscope.prediction.suggest import Suggestion as Suggestion
     from gradscope.prediction.suggest import suggest_strength as suggest_strength
+    from gradscope.processes.instructions import resume_from as resume_from
     from gradscope.reading import diagnose as diagnose
     from gradscope.recorder.cadence import DenseStart as DenseStart
     from gradscope.recorder.cadence import Every as Every
@@ -115,13 +114,14 @@ if TYPE_CHECKING:
     from gradscope.regularizers.timed import Ramp as Ramp
     from gradscope.regularizers.timed import StrongFirst as StrongFirst
     from gradscope.regularizers.timed import Table as Table
-    from gradscope.restarts import Restarts as Restarts
-    from gradscope.search.result import ToleranceResult as ToleranceResult
-    from gradscope.search.search import search_tolerance as search_tolerance
-    from gradscope.search.tuned import TuneResult as TuneResult
-    from gradscope.search.tuning import tune_strength as tune_strength
+    from gradscope.restart.checkpoint import Checkpoint as Checkpoint
+    from gradscope.restart.in_process import Restarts as Restarts
     from gradscope.store.reader import open_run as open_run
     from gradscope.store.storage import Storage as Storage
+    from gradscope.tolerance.result import ToleranceResult as ToleranceResult
+    from gradscope.tolerance.search import search_tolerance as search_tolerance
+    from gradscope.tuning.result import TuneResult as TuneResult
+    from gradscope.tuning.tune import tune_strength as tune_strength
     from gradscope.types import InputError as InputError
     from gradscope.types import LearningFailure as LearningFailure
     from gradscope.types import RecordExistsError as RecordExistsError

@@ -9,9 +9,10 @@ import torch
 
 import gradscope
 from gradscope.card import STROKES, card
-from gradscope.diagnosis.tolerance import Outcome, estimate_tolerance
 from gradscope.report.page.colours import contrast
-from gradscope.search.result import ToleranceResult
+from gradscope.tolerance.posterior import estimate_tolerance
+from gradscope.tolerance.result import ToleranceResult
+from gradscope.trials.trial import Outcome
 from tests.loops import mlp, train
 
 

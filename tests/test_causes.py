@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope import Verdict
-from gradscope.control.attempt import Attempt
-from gradscope.control.history import status_of
-from gradscope.control.policy import DelayedRestart
 from gradscope.demo.data import digits
 from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNDECLARED, Cause
 from gradscope.diagnosis.judge import Judge
@@ -26,6 +23,9 @@ from gradscope.diagnosis.remedies import remedy
 from gradscope.diagnosis.rules.catalogue import RULES
 from gradscope.diagnosis.rules.checker import Checker
 from gradscope.diagnosis.rules.post_hoc import check
+from gradscope.restart.attempt import Attempt
+from gradscope.restart.history import status_of
+from gradscope.restart.policy import DelayedRestart
 from tests.test_failure_model import INFO, rows
 from tests.test_policies import attempt
 

@@ -100,7 +100,7 @@ def test_many_records_are_read_on_all_cores(
 ) -> None:  # fmt: skip
     records = [str(collapsed_run), str(healthy_run)]
     one_by_one = ok(["tolerance", *records], capsys)
-    monkeypatch.setattr("gradscope.report.tolerance.MANY", 2)
+    monkeypatch.setattr("gradscope.tolerance.from_records.MANY", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert ok(["tolerance", *records], capsys) == one_by_one
     (tmp_path / "no.h5").write_text("nothing")
@@ -301,7 +301,8 @@ def test_run_refuses_a_folder_with_a_run(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_braces_are_escaped_by_doubling(tmp_path: Path) -> None:
-    from gradscope.child import Command, Instructions
+    from gradscope.processes.command import Command
+    from gradscope.processes.instructions import Instructions
 
     command = Command.parse([PYTHON, "a{{b}}", "{seed}-{{seed}}"])
     assert command.filled(Instructions(seed=3)) == [PYTHON, "a{b}", "3-{seed}"]

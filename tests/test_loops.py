@@ -214,7 +214,7 @@ def test_ctrl_c_while_a_record_is_closed_waits_for_it(tmp_path: Path) -> None:
 
 TWICE = """
 import os, signal, sys, time, torch
-import gradscope, gradscope.termination
+import gradscope, gradscope.processes.termination
 from tests.loops import batches, mlp, train
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -234,7 +234,7 @@ def case(how):
         signal.signal(signal.SIGTERM, lambda *given: before(*given))
         run.close()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(gradscope.termination.ECHO * 1.2)
+    time.sleep(gradscope.processes.termination.ECHO * 1.2)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 

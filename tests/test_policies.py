@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradscope import InputError, Verdict, parse_schedule
-from gradscope.control.attempt import Attempt
-from gradscope.control.policy import DelayedRestart, NeverRestart, Policy, policy_for
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.restart.attempt import Attempt
+from gradscope.restart.policy import DelayedRestart, NeverRestart, Policy, policy_for
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "never": NeverRestart,

@@ -17,14 +17,14 @@ from gradscope_cli.main import run as cli
 
 import gradscope
 from gradscope import InputError
-from gradscope.child import Instructions, instructed
-from gradscope.control.attempt import Attempt, read_attempt
-from gradscope.prediction.asker import FREE, LATE, ROWS, Plan, Prober, rows_needed
+from gradscope.prediction.ask_tell import FREE, LATE, ROWS, Plan, Prober, rows_needed
 from gradscope.prediction.features import FREE_NAMES, NAMES, features, free_features, smoothed
 from gradscope.prediction.forest import Forest
+from gradscope.prediction.from_record import ALONE, level_of
 from gradscope.prediction.reader import Reader, shipped
-from gradscope.prediction.recorded import ALONE, level_of
 from gradscope.prediction.rows import Probe, probe_of
+from gradscope.processes.instructions import Instructions, instructed
+from gradscope.restart.attempt import Attempt, read_attempt
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
 from tests.loops import a_deep_net as train
@@ -365,7 +365,7 @@ def test_a_failed_run_tells_its_level(tmp_path: Path, monkeypatch: pytest.Monkey
         assert found.determined, found.reason
         probe = probe_of(record, rows=ROWS)
         distance = shipped()["direct"].distance(probe.first(rows_needed(probe)))
-        monkeypatch.setattr("gradscope.prediction.recorded.FAR", distance - 0.1)
+        monkeypatch.setattr("gradscope.prediction.from_record.FAR", distance - 0.1)
         assert "times below its strength" in level_of(record).reason
     assert found.tolerance is not None
     assert found.tolerance == pytest.approx(3 * gradscope_says.tolerance / 10**distance)

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock
 
 import gradscope
 from gradscope import CPR, L1, L2, AutoL2, Constant, Delayed, InputError, LInf, Lp, regularize, regularize_activity
-from gradscope.child import check_strength
+from gradscope.processes.command import check_strength
 from gradscope.quantities import Strength
 from gradscope.regularizers.changes import StrengthChanges
 from gradscope.regularizers.scale_invariance import invariant

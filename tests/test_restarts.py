@@ -16,11 +16,12 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError
-from gradscope.control.attempt import Attempt
-from gradscope.control.checkpoint import Checkpoint, Kept, kept_in, last_healthy
-from gradscope.control.policy import Decision
 from gradscope.demo.data import digits
 from gradscope.recording import LearningFailureWarning
+from gradscope.restart.attempt import Attempt
+from gradscope.restart.checkpoint import Checkpoint
+from gradscope.restart.policy import Decision
+from gradscope.restart.resumption import KeptCheckpoints, kept_in, last_healthy
 from tests.test_regularizers import same
 
 
@@ -308,7 +309,7 @@ def test_a_checkpoint_restores_whatever_has_a_state(tmp_path: Path) -> None:
 
 
 def test_few_checkpoints_are_kept_and_the_last_healthy_is_found(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "c", lambda path: path.touch())
+    kept = KeptCheckpoints(tmp_path / "c", lambda path: path.touch())
     for step in range(0, 5000, 10):
         kept.offer(step)
     steps = sorted(kept_in(tmp_path / "c"))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from gradscope import InputError
-from gradscope.search.executors import checked, open_executor
-from gradscope.search.local import LocalExecutor, devices_here
-from gradscope.search.worker import TrialLostError
+from gradscope.processes.worker import WorkerLostError
+from gradscope.trials.executors import checked, open_executor
+from gradscope.trials.local import LocalExecutor, devices_here
 from tests import trials
 
 PYTHON = sys.executable
@@ -119,7 +119,7 @@ def test_what_a_trial_raises_arrives(executor: Executor) -> None:
 @pytest.mark.thorough
 def test_a_killed_trial_costs_that_trial_alone(executor: Executor) -> None:
     other = executor.submit(trials.answer, 1, 1.0)
-    with pytest.raises(TrialLostError, match="killed by signal 9"):
+    with pytest.raises(WorkerLostError, match="killed by signal 9"):
         executor.submit(trials.killed).result()
     assert other.result() == 1
 
@@ -127,7 +127,7 @@ def test_a_killed_trial_costs_that_trial_alone(executor: Executor) -> None:
 @pytest.mark.thorough
 def test_a_trial_that_hangs_is_stopped(executor: Executor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    with pytest.raises(TrialLostError, match="not over after 8 s"):
+    with pytest.raises(WorkerLostError, match="not over after 8 s"):
         executor.submit(trials.pid_then_sleep, note).result()
     assert _gone(int(note.read_text()))
     assert executor.submit(trials.answer, 4).result() == 4
@@ -195,7 +195,7 @@ def test_devices_are_those_that_the_user_left_visible(monkeypatch: pytest.Monkey
 ORPHAN = """
 import sys
 from pathlib import Path
-from gradscope.search.local import LocalExecutor
+from gradscope.trials.local import LocalExecutor
 from tests import trials
 
 if __name__ == "__main__":
@@ -228,7 +228,7 @@ def test_a_trial_does_not_outlive_a_killed_search(tmp_path: Path) -> None:
 FORKED = """
 import os
 import torch
-from gradscope.search.local import LocalExecutor
+from gradscope.trials.local import LocalExecutor
 from tests import trials
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "3"
@@ -249,7 +249,7 @@ def test_a_trial_of_a_torch_that_was_there_takes_its_share_of_the_cores(tmp_path
 
 WARM = """
 import os
-from gradscope.search.local import RECORDING, LocalExecutor
+from gradscope.trials.local import RECORDING, LocalExecutor
 from tests import trials
 
 if __name__ == "__main__":
@@ -320,7 +320,7 @@ def test_a_search_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_search_leaves_nothing_running_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from gradscope.search.executors import open_executor; "
+        "import sys; from pathlib import Path; from gradscope.trials.executors import open_executor; "
         "from tests import trials; executor, _ = open_executor(sys.argv[1], 1, None); "
         "executor.submit(trials.pid_then_sleep, Path(sys.argv[2])).result()"
     )
@@ -342,7 +342,7 @@ def test_an_executor_that_there_is_not(name: str) -> None:
 
 
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradscope.search.cluster.PATIENCE", 1)
+    monkeypatch.setattr("gradscope.trials.cluster.PATIENCE", 1)
     with pytest.raises(InputError, match=r"no Dask scheduler answers at 127\.0\.0\.1:1 "):
         open_executor("dask://127.0.0.1:1", 1, None)
 

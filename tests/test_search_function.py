@@ -15,11 +15,11 @@ import gradscope
 from gradscope import InputError
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.search import _start_of_delayed
-from gradscope.search.session import name_of
-from gradscope.search.trial import Trial
-from gradscope.search.trials import _outcome, run_function_trial
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.tolerance.search import _start_of_delayed
+from gradscope.trials.run_trial import _outcome, run_function_trial
+from gradscope.trials.session import name_of
+from gradscope.trials.trial import Trial
 from tests.loops import batches
 
 

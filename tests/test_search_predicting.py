@@ -19,13 +19,13 @@ from gradscope_cli.main import run as cli
 
 import gradscope
 from gradscope import InputError
-from gradscope.diagnosis.tolerance import SURE, Outcome, Posterior, Predicted
-from gradscope.prediction.asker import FREE, LATE, ROWS, Prober
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.campaign import Campaign
-from gradscope.search.ledger import Ledger
-from gradscope.search.predicting import _Gate, worth_predicting
-from gradscope.search.trial import Trial
+from gradscope.prediction.ask_tell import FREE, LATE, ROWS, Prober
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.tolerance.posterior import SURE, Posterior, Predicted
+from gradscope.tolerance.prior import _Gate, worth_predicting
+from gradscope.trials.journal import Journal
+from gradscope.trials.runner import Runner
+from gradscope.trials.trial import Outcome, Trial
 from tests.loops import a_deep_net as train
 
 KNOWN = Predicted.from_interval(0.05, 0.05 * 10**0.375)
@@ -141,11 +141,11 @@ class Slow:
 
 
 def test_probes_take_the_place_of_one_trial(tmp_path: Path) -> None:
-    ledger, slow = Ledger(tmp_path, {"command": "x"}), Slow()
+    ledger, slow = Journal(tmp_path, {"command": "x"}), Slow()
     slow.probes = Future()
     heard: list[Any] = []
     search = ToleranceSearch(1e-3, 1.0, max_trials=4)
-    campaign = Campaign(slow.start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
+    campaign = Runner(slow.start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
     campaign.level("tolerance", search, None, (slow.probes, heard.append))
     ledger.close()
     assert heard == ["predicted"]
@@ -154,7 +154,7 @@ def test_probes_take_the_place_of_one_trial(tmp_path: Path) -> None:
 
 def test_what_is_over_is_kept_where_probes_end_the_search(tmp_path: Path) -> None:
     """No record at all is a mistake; the trial that ended in the same moment is in the ledger."""
-    ledger, slow = Ledger(tmp_path, {"command": "x"}), Slow()
+    ledger, slow = Journal(tmp_path, {"command": "x"}), Slow()
     slow.probes = Future()
 
     def start(_executor: Any, plan: Trial, path: Path) -> Future[Trial]:
@@ -164,7 +164,7 @@ def test_what_is_over_is_kept_where_probes_end_the_search(tmp_path: Path) -> Non
             slow.probes.set_exception(InputError("no record"))
         return future
 
-    campaign = Campaign(start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
+    campaign = Runner(start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no record"):
         campaign.level("tolerance", ToleranceSearch(1e-3, 1.0, max_trials=4), None, (slow.probes, lambda _: None))
     ledger.close()
@@ -192,7 +192,7 @@ def test_a_trial_asked_to_end_as_it_ends_says_nothing() -> None:
     script = """
     import os, pickle, signal
     from multiprocessing import Pipe
-    from gradscope.search.worker import packed, serve
+    from gradscope.processes.worker import packed, serve
     ours, theirs = Pipe()
     ours.send_bytes(pickle.dumps({"environment": dict(os.environ), "folder": "."}))
     ours.send_bytes(packed(abs, -1))

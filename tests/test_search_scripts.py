@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from gradscope import InputError
-from gradscope.child import Command, Outcome, run_child
-from gradscope.search.local import LocalExecutor
-from gradscope.search.script import Script
-from gradscope.search.trial import Trial
-from gradscope.search.trials import run_command_trial
+from gradscope.processes.child import ExitStatus, run_child
+from gradscope.processes.command import Command
+from gradscope.processes.script import Script
 from gradscope.store.record import Record
+from gradscope.trials.local import LocalExecutor
+from gradscope.trials.run_trial import run_command_trial
+from gradscope.trials.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
@@ -60,7 +61,7 @@ if __name__ == "__main__":
 """
 
 
-def outcome(words: list[str], environment: dict[str, str]) -> Outcome:
+def outcome(words: list[str], environment: dict[str, str]) -> ExitStatus:
     return run_child(words, environment)
 
 
@@ -83,7 +84,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
 
 
-def both(warm: LocalExecutor, words: list[str], **more: str) -> tuple[Outcome, Outcome]:
+def both(warm: LocalExecutor, words: list[str], **more: str) -> tuple[ExitStatus, ExitStatus]:
     """What comes of a command by itself, and forked."""
     there = environment(**more)
     return run_child(words, there), warm.submit(outcome, words, there).result()
@@ -211,18 +212,18 @@ def test_the_warm_process_has_one_thread_and_ends_with_its_search() -> None:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
         executor = LocalExecutor(1, devices=(), scripts=True)
         executor.submit(number).result()
-    assert executor._warm is not None
-    process = executor._warm._process
+    assert executor._server is not None
+    process = executor._server._process
     assert len([*Path(f"/proc/{process.pid}/task").iterdir()]) == 1
     process.kill()  # by whatever: trials go on, from interpreters of their own
     process.wait()
     assert executor.submit(number).result() > 0
     executor.shutdown()
     with LocalExecutor(1, devices=(), scripts=True) as executor:
-        assert executor._warm is None  # nothing was asked for
+        assert executor._server is None  # nothing was asked for
         executor.submit(number).result()
-        assert executor._warm is not None
-        process = executor._warm._process
+        assert executor._server is not None
+        process = executor._server._process
     assert process.returncode == -signal.SIGTERM
 
 

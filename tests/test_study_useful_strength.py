@@ -8,7 +8,7 @@ import pytest
 from analyses.useful_strength import simulated
 from analyses.useful_strength.run import cells
 from analyses.useful_strength.training import HIGH, LOW
-from gradscope.search.tuner import DELAYED, StrengthTuning
+from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
 
 
 @pytest.mark.parametrize("strength", [10**-2.7, 10**-1.6, 10**-1.5])

@@ -17,10 +17,10 @@ import pytest
 from gradscope_cli.main import run
 
 import gradscope
-from gradscope.child import Instructions
-from gradscope.control.attempt import Attempt
-from gradscope.control.history import History
-from gradscope.control.resumption import resumption
+from gradscope.processes.instructions import Instructions
+from gradscope.restart.attempt import Attempt
+from gradscope.restart.history import History
+from gradscope.restart.resumption import resumption
 from gradscope.types import InputError
 from tests.test_policies import attempt
 

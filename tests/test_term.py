@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope import Constant, Delayed, InputError, Term
-from gradscope.child import Instructions, instructed
+from gradscope.processes.instructions import Instructions, instructed
 from gradscope.store.record import Record
 from tests.loops import batches
 
@@ -241,8 +241,8 @@ def test_a_tuning_of_a_term(tmp_path: Path) -> None:
     def train(strength: float, seed: int, path: Path) -> None:
         trained(path, Term("kl", strength), steps=4)
 
-    from gradscope.search.trial import Trial
-    from gradscope.search.trials import run_function_trial
+    from gradscope.trials.run_trial import run_function_trial
+    from gradscope.trials.trial import Trial
 
     trial = run_function_trial(train, Trial(0, 0.3, 0, whole=True), tmp_path / "t.h5", "term:kl", "loss")
     assert trial.value is not None

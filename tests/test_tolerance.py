@@ -10,9 +10,9 @@ import pytest
 from scipy.special import ndtr
 
 from gradscope import InputError
-from gradscope.diagnosis.tolerance import LAPSE, TILT, EarlyErrors, Outcome, Posterior, estimate_tolerance
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.trial import Trial
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.tolerance.posterior import LAPSE, TILT, EarlyErrors, Posterior, estimate_tolerance
+from gradscope.trials.trial import Outcome, Trial
 
 
 def simulate(level: float, slope: float, seed: int, **options: float) -> ToleranceSearch:

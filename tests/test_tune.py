@@ -16,12 +16,12 @@ from torch import nn
 
 import gradscope
 from gradscope import InputError
-from gradscope.search.metric_curve import MetricCurve, Squash
-from gradscope.search.placement import Arm, Scene, knowledge_gradient
-from gradscope.search.trial import Trial
-from gradscope.search.tuned import concluded, difference
-from gradscope.search.tuner import DELAYED, PAIRED, StrengthTuning
 from gradscope.store.record import Record
+from gradscope.trials.trial import Trial
+from gradscope.tuning.ask_tell import DELAYED, PAIRED, StrengthTuning
+from gradscope.tuning.metric_curve import MetricCurve, Squash
+from gradscope.tuning.placement import Arm, Scene, knowledge_gradient
+from gradscope.tuning.result import concluded, difference
 from tests.loops import batches
 
 Metric = Callable[[float, bool], float]
@@ -384,7 +384,7 @@ def test_a_script_with_a_penalty_of_its_own_has_no_run_without(tmp_path: Path) -
 
 
 def test_the_ledger_holds_the_schedule_and_the_metric(tmp_path: Path) -> None:
-    from gradscope.search.trials import run_function_trial
+    from gradscope.trials.run_trial import run_function_trial
 
     plan = Trial(0, 0.001, 3, False, DELAYED, whole=True)
     trial = run_function_trial(train, plan, tmp_path / "t.h5", "l2", "steep")
@@ -411,7 +411,7 @@ def _get_started(strength: float, seed: int, path: Path) -> None:
 @pytest.mark.slow
 def test_the_advice_of_get_started_is_good_when_followed(tmp_path: Path) -> None:
     """What tune names, trained with seeds that it has not seen, is as good as no penalty and far better than λ* / 2."""
-    from gradscope.search.metric import metric_at_end
+    from gradscope.trials.run_trial import metric_at_end
 
     def accuracy(strength: float, seed: int) -> float:
         path = tmp_path / f"{strength}-{seed}.h5"

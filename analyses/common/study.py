@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from gradscope import checks
-from gradscope.search.executors import checked, open_executor
+from gradscope.trials.executors import checked, open_executor
 from gradscope.types import InputError
 
 #: What identifies a training (strength, seed, ...), and what was measured in it: plain JSON values by name.

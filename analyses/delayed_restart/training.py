@@ -17,10 +17,10 @@ from torch.nn.functional import cross_entropy
 
 import gradscope
 from analyses.common import digits as common
-from gradscope.control.attempt import Attempt
 from gradscope.demo.data import Split, digits
 from gradscope.demo.training import accuracy
 from gradscope.regularizers.groups import parse_penalty
+from gradscope.restart.attempt import Attempt
 
 SHARE = 0.05  # of the rows at the end, and of the baseline loss: the label of a learning failure
 

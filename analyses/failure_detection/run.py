@@ -19,7 +19,8 @@ import numpy as np
 from analyses.common.tasks import task
 from analyses.failure_detection.families import CONFIGURATIONS, FAMILIES, Configuration
 from analyses.failure_detection.training import Change, Run, train
-from gradscope.diagnosis.tolerance import Outcome, Posterior
+from gradscope.tolerance.posterior import Posterior
+from gradscope.trials.trial import Outcome
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"

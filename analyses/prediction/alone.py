@@ -15,7 +15,7 @@ from analyses.common.markdown import markdown
 from analyses.common.study import machine
 from analyses.prediction.data import cases
 from analyses.prediction.fit import of_kind, without_each
-from gradscope.prediction.recorded import ALONE, FAR
+from gradscope.prediction.from_record import ALONE, FAR
 
 HERE = Path(__file__).parent
 #: Parts of what is read, in decades above the level.

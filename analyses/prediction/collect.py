@@ -22,7 +22,8 @@ from analyses.prediction.configurations import HORIZON, SEARCHED, Configuration,
 from analyses.prediction.tasks import task
 from analyses.prediction.training import Ensemble, outcomes, probes
 from analyses.tolerance_search.training import searches
-from gradscope.diagnosis.tolerance import Outcome, Posterior, posterior_of
+from gradscope.tolerance.posterior import Posterior, posterior_of
+from gradscope.trials.trial import Outcome
 
 #: Where a level is looked for first: (the middle, decades to each side). AdamW's are λ times the learning rate.
 PLACES = {"direct": (0.03, 1.0), "adamw": (0.02, 1.2), "coupled": (0.1, 1.2), "l1": (3e-3, 1.2)}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analyses.prediction.configurations import HORIZON, Configuration, benchmark, configurations
 from analyses.prediction.training import rate
-from gradscope.prediction.asker import FOLDINGS, FREE, LATE, ROWS, SHORTEST, SHORTEST_FOLDING
+from gradscope.prediction.ask_tell import FOLDINGS, FREE, LATE, ROWS, SHORTEST, SHORTEST_FOLDING
 from gradscope.prediction.features import features, free_features
 from gradscope.prediction.rows import Probe
 

@@ -23,7 +23,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from analyses.prediction.configurations import HORIZON
 from analyses.prediction.data import Case, cases
 from gradscope.prediction import reader as shipped
-from gradscope.prediction.asker import PROBES, Prober
+from gradscope.prediction.ask_tell import PROBES, Prober
 from gradscope.prediction.forest import Forest
 from gradscope.prediction.reader import Reader, scaled
 

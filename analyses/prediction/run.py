@@ -19,7 +19,7 @@ from analyses.common.markdown import markdown
 from analyses.common.study import machine
 from analyses.prediction.data import Case, cases
 from analyses.prediction.fit import Tried, interval, of_kind, tried, without_each
-from gradscope.prediction.asker import INVARIANT, PROBES
+from gradscope.prediction.ask_tell import INVARIANT, PROBES
 from gradscope.prediction.reader import Reader, scaled
 
 HERE = Path(__file__).parent

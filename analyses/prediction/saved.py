@@ -16,8 +16,8 @@ import numpy as np
 from analyses.common.markdown import markdown
 from analyses.common.study import machine
 from analyses.tolerance_search.oracles import Simulated, driven
-from gradscope.diagnosis.tolerance import Predicted
-from gradscope.search.asker import ToleranceSearch
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.tolerance.posterior import Predicted
 
 HERE = Path(__file__).parent
 #: The slope of the curves, in decades.

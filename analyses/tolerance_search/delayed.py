@@ -19,9 +19,9 @@ from analyses.tolerance_search.tables import Table, rows
 from analyses.tolerance_search.training import trial
 from gradscope.diagnosis.measures import e_foldings
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.diagnosis.tolerance import Outcome, posterior_of
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.trial import Trial
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.tolerance.posterior import posterior_of
+from gradscope.trials.trial import Outcome, Trial
 
 SCHEDULE = "delayed:auto"
 LAYERS = 8

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr
 
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.trial import Trial
-from gradscope.search.trials import Train, run_function_trial
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.trials.run_trial import run_function_trial
+from gradscope.trials.trial import Train, Trial
 
 #: Answers a plan with what came of it.
 Oracle = Callable[[Trial], Trial]

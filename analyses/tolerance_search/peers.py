@@ -12,8 +12,9 @@ import numpy as np
 from analyses.tolerance_search.oracles import Simulated, driven
 from analyses.tolerance_search.simulated import HIGH, LOW
 from analyses.tolerance_search.tables import Table
-from gradscope.diagnosis.tolerance import Outcome, Posterior
-from gradscope.search.asker import ToleranceSearch
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.tolerance.posterior import Posterior
+from gradscope.trials.trial import Outcome
 
 SLOPES = (0.02, 0.05, 0.1)
 #: Searches for each slope; psignifit takes seventeen seconds a fit.

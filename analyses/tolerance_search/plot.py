@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from analyses.tolerance_search.tables import HERE, rows
 from analyses.tolerance_search.training import HIGH, LOW
-from gradscope.diagnosis.tolerance import Outcome, Posterior
+from gradscope.tolerance.posterior import Posterior
+from gradscope.trials.trial import Outcome
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 TICKS = (0.02, 0.03, 0.05, 0.07, 0.1)

@@ -7,7 +7,7 @@ import numpy as np
 from analyses.tolerance_search.oracles import Simulated, driven
 from analyses.tolerance_search.simulated import HIGH, JUDGES, LOW
 from analyses.tolerance_search.tables import Table
-from gradscope.search.asker import ToleranceSearch
+from gradscope.tolerance.ask_tell import ToleranceSearch
 
 SLOPES = (0.02, 0.05)
 STEPS_AN_EPOCH = 23

@@ -8,7 +8,7 @@ import numpy as np
 
 from analyses.tolerance_search.oracles import Simulated
 from analyses.tolerance_search.tables import Table
-from gradscope.search.asker import ToleranceSearch
+from gradscope.tolerance.ask_tell import ToleranceSearch
 
 SLOPES = (0.01, 0.02, 0.05, 0.1)
 #: The judge's errors: none, and those of analyses/judge_first_look (of 81 runs that held one failed after all; of

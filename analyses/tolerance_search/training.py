@@ -19,8 +19,8 @@ from analyses.tolerance_search.oracles import Trained, driven
 from analyses.tolerance_search.tables import Table
 from gradscope.demo.data import digits
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.trials import early_word
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.trials.run_trial import early_word
 
 LOW, HIGH = 1e-3, 1.0
 LR, INIT = 0.03, "he"

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from analyses.useful_strength.training import HIGH, LOW, train
-from gradscope.search.trial import Trial
-from gradscope.search.trials import run_function_trial
-from gradscope.search.tuner import DELAYED, StrengthTuning
-from gradscope.search.tuning import tune_strength
+from gradscope.trials.run_trial import run_function_trial
+from gradscope.trials.trial import Trial
+from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
+from gradscope.tuning.tune import tune_strength
 
 HERE = Path(__file__).parent
 GRID, TUNINGS = HERE / "grid.jsonl", HERE / "tunings.jsonl"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gradscope.search.tuned import concluded
-from gradscope.search.tuner import StrengthTuning
+from gradscope.tuning.ask_tell import StrengthTuning
+from gradscope.tuning.result import concluded
 
 HERE = Path(__file__).parent
 LOW, HIGH = 1e-4, 1.0

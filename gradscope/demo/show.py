@@ -19,8 +19,6 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from gradscope import checks
-from gradscope.control.attempt import Attempt
-from gradscope.control.history import RunResult
 from gradscope.demo import training
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
@@ -28,9 +26,12 @@ from gradscope.quantities import Strength
 from gradscope.report.figures import figure_of, save
 from gradscope.report.page.document import report
 from gradscope.report.summary import RunSeries, accuracy_by_strength, load_run, over_time
-from gradscope.search.local import RECORDING, LocalExecutor
-from gradscope.search.search import Progress, ToleranceResult, search_tolerance
+from gradscope.restart.attempt import Attempt
+from gradscope.restart.history import RunResult
 from gradscope.store.record import Record
+from gradscope.tolerance.result import Progress, ToleranceResult
+from gradscope.tolerance.search import search_tolerance
+from gradscope.trials.local import RECORDING, LocalExecutor
 from gradscope.types import InputError
 
 STRENGTH = 0.04

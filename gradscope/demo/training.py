@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gradscope
-from gradscope.control.history import RunResult
 from gradscope.demo.data import Split, digits
+from gradscope.restart.history import RunResult
 
 LAYERS, WIDTH, LEARNING_RATE, MOMENTUM, BATCH, EPOCHS = 6, 64, 0.03, 0.9, 64, 50
 

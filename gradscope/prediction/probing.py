@@ -7,20 +7,19 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradscope.child import Command, Instructions, Stopped, check_strength, instructed, run_child
-from gradscope.prediction.asker import Plan, Prober
+from gradscope.prediction.ask_tell import Plan, Prober
 from gradscope.prediction.rows import invariant_share, probe_of
+from gradscope.processes.child import run_child
+from gradscope.processes.command import Command, check_strength
+from gradscope.processes.instructions import Instructions, Stopped, instructed
 from gradscope.quantities import Strength
 from gradscope.store.record import Record
+from gradscope.trials.run_trial import check_record
+from gradscope.trials.trial import Train, check_seeds
 from gradscope.types import InputError
 
-Train = Callable[[float, int, Path], object]
 #: ``run(plan, path)`` leaves the record of a probe at the path, and says who has trained.
 Run = Callable[[Plan, Path], str]
-
-
-class MissingRecordError(InputError):
-    """Training that ended and left no record."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,13 @@ def of_function(train: Train) -> Run:
 def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult], None]) -> list[ProbeResult]:
     """Run every probe that the prober asks for, in order; raise `InputError` for a training that cannot be probed."""
     results: list[ProbeResult] = []
-    starts: dict[int, tuple[float, ...]] = {}
+    starts: list[tuple[int, tuple[float, ...]]] = []
     while not prober.done:
         plan = prober.ask()
         path = folder / f"probe-{plan.number}.h5"
         path.unlink(missing_ok=True)
         who = run(plan, path)
-        if not path.exists():
-            raise MissingRecordError(
-                f"{who!r} ended without the record {path.name}; does it call gradscope.record "
-                f"(and write to {{out}}, if it takes a path)?"
-            )
+        check_record(path, who)
         with Record(path) as record:
             if not record.rows:
                 raise InputError(f"{path.name} holds no step: {who!r} ended before the first one")
@@ -116,7 +111,8 @@ def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult],
                 )
             probe = probe_of(record, prober.penalty)
             prober.horizon = record.horizon
-            starts[plan.seed] = _check_seed(starts, plan.seed, tuple(float(x) for x in probe.weight_size[0]))
+            starts.append((plan.seed, tuple(float(x) for x in probe.weight_size[0])))
+            check_seeds(starts)
             before = len(prober.told)
             prober.tell(plan, probe, invariant_share(record))
             distance = prober.told[-1][1] if len(prober.told) > before else None
@@ -124,13 +120,3 @@ def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult],
         results.append(ProbeResult(plan.strength, plan.seed, steps, str(path), distance))
         told(results[-1])
     return results
-
-
-def _check_seed(seen: dict[int, tuple[float, ...]], seed: int, start: tuple[float, ...]) -> tuple[float, ...]:
-    for other, weights in seen.items():
-        if other != seed and weights == start:
-            raise InputError(
-                f"seeds {other} and {seed} start from identical weights: the training ignores its seed; pass {{seed}} "
-                f"to it, or call torch.manual_seed(int(os.environ['GRADSCOPE_SEED'])) before the model is made"
-            )
-    return start

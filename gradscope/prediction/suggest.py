@@ -11,11 +11,12 @@ from typing import Any
 
 from gradscope import checks
 from gradscope.card import card
-from gradscope.child import Command
-from gradscope.prediction.asker import PROBES, Prediction, Prober
-from gradscope.prediction.probing import ProbeResult, Run, Train, of_command, of_function, probed
+from gradscope.prediction.ask_tell import PROBES, Prediction, Prober
+from gradscope.prediction.probing import ProbeResult, Run, of_command, of_function, probed
 from gradscope.prediction.reader import Reader, shipped
+from gradscope.processes.command import Command
 from gradscope.quantities import Strength, weight_decay
+from gradscope.trials.trial import Train
 from gradscope.types import InputError
 
 #: Penalties that a reader has been made for.

@@ -8,9 +8,9 @@ import threading
 
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradscope import child
-from gradscope.child import Instructions, Stopped
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.processes import instructions
+from gradscope.processes.instructions import Instructions, Stopped
 from gradscope.recorder.recorder import Recorder
 from gradscope.recording.closing import Closing
 from gradscope.recording.live_judge import CHUNK, LiveJudge
@@ -84,7 +84,7 @@ class Actions:
     def _end(self, status: str, reason: str) -> None:
         """Finish the file and end the training: the process, or the function that a search has called."""
         self._closing.close(status)
-        if not child.inside_search():
+        if not instructions.inside_search():
             if threading.current_thread() is not threading.main_thread():
                 _exit_now()  # SystemExit would end this thread alone
             # A loop that swallows SystemExit must not train on: its next step ends the process.
@@ -95,4 +95,4 @@ class Actions:
 def _exit_now() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(child.EXIT_STOPPED)
+    os._exit(instructions.EXIT_STOPPED)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
-from gradscope import child
-from gradscope.child import Instructions
+from gradscope.processes import instructions
+from gradscope.processes.instructions import Instructions
+from gradscope.processes.termination import Termination
 from gradscope.recorder.baseline.assumed import AssumedBaseline
 from gradscope.recorder.recorder import Recorder
 from gradscope.recording.actions import Actions
@@ -14,7 +15,6 @@ from gradscope.recording.closing import Closing
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.notes import Notes
 from gradscope.recording.penalty_tracker import PenaltyTracker
-from gradscope.termination import Termination
 from gradscope.types import InputError
 
 
@@ -91,10 +91,10 @@ class BetweenSteps:
         """Before the first step: what was asked of the script can only be told now."""
         try:
             self._penalties.check()
-            if child.ignores_its_checkpoint(self._asked):
+            if instructions.ignores_its_checkpoint(self._asked):
                 raise InputError(
                     f"the script was to go on from {self._asked.resume}, and has not: call restore() or epochs() "
                     f"of gradscope.Checkpoint, or load gradscope.resume_from(), before the first step"
                 )
         except InputError as error:
-            child.refuse(error)
+            instructions.refuse(error)

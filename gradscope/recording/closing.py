@@ -9,11 +9,11 @@ from contextlib import ExitStack
 
 from gradscope import checks
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.processes.termination import undisturbed
 from gradscope.recorder.recorder import Recorder
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.notes import LearningFailureWarning, Notes
 from gradscope.recording.options import OnFailure
-from gradscope.termination import undisturbed
 from gradscope.types import Verdict
 
 

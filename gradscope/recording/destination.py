@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradscope import checks
-from gradscope.child import Instructions
+from gradscope.processes.instructions import Instructions
 
 _RECORDED: dict[str, int] = {}  # recordings that this process has begun, by the path it was asked for
 

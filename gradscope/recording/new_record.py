@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from gradscope import child
-from gradscope.child import Instructions
+from gradscope.processes import instructions
+from gradscope.processes.instructions import Instructions
 from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
 from gradscope.recorder.listeners.activations import Activations
@@ -33,7 +33,7 @@ def describe(
     settings = {"schedule": penalties.schedule, "steered": penalties.steered, "preset": options.preset}
     settings |= {"every": rhythm, "seed": told.seed, "world_size": ranks.size}
     notes.config |= provenance.configuration(parameters, penalties.groups, settings)
-    environment = {} if child.inside_search() else told.environment()
+    environment = {} if instructions.inside_search() else told.environment()
     notes.capture |= provenance.capture(parameters, unseen, penalties.sources(), rhythm, environment)
     if ranks.by_hand:
         notes.capture["loss_gradient"] = provenance.BY_HAND

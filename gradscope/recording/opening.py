@@ -11,11 +11,12 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope import checks, child
-from gradscope.control.checkpoint import Kept
+from gradscope import checks
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.rules.checker import Checker
 from gradscope.optimizers.wrapped import each_stepping
+from gradscope.processes import instructions
+from gradscope.processes.termination import Termination
 from gradscope.recorder.baseline.assumed import AssumedBaseline
 from gradscope.recorder.baseline.targets import TargetWatch
 from gradscope.recorder.cadence import Given
@@ -44,10 +45,10 @@ from gradscope.recording.sink import Sink
 from gradscope.recording.sink_thread import MultiWriter, SinkThread
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
+from gradscope.restart.resumption import KeptCheckpoints
 from gradscope.store.claim import claim, claim_name, free_name, give_back, is_folder
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
-from gradscope.termination import Termination
 from gradscope.torch_utils.selection import SelectNames, plain_model, recorded_modules, recorded_parameters
 from gradscope.types import InputError
 
@@ -112,7 +113,7 @@ def record(
         InputError: something given cannot be used; nothing has been written then.
     """
     try:
-        if child.instructions().probe_steps is not None:  # a probe of `gradscope suggest` reads every step
+        if instructions.current().probe_steps is not None:  # a probe of `gradscope suggest` reads every step
             every, preset = 1, "standard"
         file = checks.absolute_path(path, "path")
         options = RecordOptions(
@@ -135,7 +136,7 @@ def record(
         optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         return open_recording(model, optimizers, file, is_folder(path), options)
     except InputError as error:
-        child.refuse(error)
+        instructions.refuse(error)
 
 
 def open_recording(
@@ -145,7 +146,7 @@ def open_recording(
 
     Nothing stays behind if a later part fails.
     """
-    told = child.instructions()
+    told = instructions.current()
     asked = own_instructions(told)
     optimizers, wrappers = each_stepping(given)
     parameters, unseen = recorded_parameters(model, optimizers, options.select)
@@ -223,10 +224,14 @@ def open_recording(
         if goes_on:
             recorder.begin_at(_go_on(notes, judge, rules, penalties, ranks, options))
         closing.undo.enter_context(undo.pop_all())
-    kept = Kept(Path(asked.checkpoints), options.checkpoint) if asked.checkpoints and options.checkpoint else None
+    kept = (
+        KeptCheckpoints(Path(asked.checkpoints), options.checkpoint)
+        if asked.checkpoints and options.checkpoint
+        else None
+    )
     recording = Recording(notes, recorder, penalties, live, settler, between_steps, closing, kept)
     has_begun(told)
-    child.opened(recording)
+    instructions.opened(recording)
     open_recordings.begun(recording, parameters.values())
     closing.undo.callback(open_recordings.ended, recording)
     atexit.register(closing.at_exit)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gradscope import checks
-from gradscope.child import ON_FAILURE, Instructions
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.processes.instructions import ON_FAILURE, Instructions
 from gradscope.recorder.cadence import Cadence, Given, cadences
 from gradscope.recorder.presets import PRESETS
 from gradscope.recording.sink import Sink, checked_sinks

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.child import Instructions
 from gradscope.optimizers.decay import decay_of, own_decay
 from gradscope.optimizers.groups import LATER, Groups
+from gradscope.processes.instructions import Instructions
 from gradscope.recorder.kernels.statistics import norms
 from gradscope.recorder.penalty_probe import PenaltyProbe, PenaltyTerm
 from gradscope.recording import provenance

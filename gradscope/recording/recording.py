@@ -9,11 +9,10 @@ from torch import Tensor
 
 from gradscope import checks
 from gradscope.card import card
-from gradscope.child import Stopped
-from gradscope.control.checkpoint import Kept
 from gradscope.diagnosis.rules.derived import VALIDATION
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.diagnosis.verdict import Diagnosis
+from gradscope.processes.instructions import Stopped
 from gradscope.recorder.recorder import Recorder
 from gradscope.recorder.scalars import scalar
 from gradscope.recording.baseline_settler import BaselineSettler
@@ -22,6 +21,7 @@ from gradscope.recording.closing import Closing
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.notes import Notes
 from gradscope.recording.penalty_tracker import PenaltyTracker
+from gradscope.restart.resumption import KeptCheckpoints
 from gradscope.store.names import Names
 from gradscope.torch_utils.eager import eager
 from gradscope.types import InputError, LearningFailure
@@ -44,7 +44,7 @@ class Recording:
         settler: BaselineSettler,
         between_steps: BetweenSteps,
         closing: Closing,
-        kept: Kept | None,
+        kept: KeptCheckpoints | None,
     ) -> None:
         self.path, self.owned = notes.path, False
         self._notes, self._recorder, self._penalties, self._live = notes, recorder, penalties, live

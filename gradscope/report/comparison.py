@@ -13,8 +13,8 @@ from gradscope import quantities
 from gradscope.diagnosis.cost import Finished, costs
 from gradscope.quantities import Strength
 from gradscope.report.curves import Curve, Curves
-from gradscope.report.settings import differing, table
 from gradscope.report.summary import RunSeries, labelled, load_run, over_time
+from gradscope.store.settings import differing, table
 from gradscope.types import InputError
 
 #: The curves that are shown, and into how many windows they are averaged.

@@ -14,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from gradscope.diagnosis.tolerance import Array, Outcome, Posterior, ToleranceEstimate, normal_cdf
 from gradscope.quantities import Strength, is_l2
 from gradscope.report.figures import COLOURS, save
+from gradscope.tolerance.posterior import Array, Posterior, ToleranceEstimate, normal_cdf
+from gradscope.trials.trial import Outcome
 
 #: Draws from the posterior behind the band.
 DRAWS = 400

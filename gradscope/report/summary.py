@@ -17,9 +17,9 @@ from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import Strength, strength_axis
 from gradscope.report.curves import Array, Curve, Curves
 from gradscope.report.layers import ALL, Choice
-from gradscope.report.settings import settings_of
 from gradscope.report.strengths import Sample, accuracy_against_strength
 from gradscope.store.record import Record
+from gradscope.store.settings import settings_of
 from gradscope.types import InputError
 
 #: So many lines have a colour and a dash of their own; more are told apart by a scale of colours.

@@ -12,11 +12,11 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from gradscope.search.asker import ToleranceSearch
-from gradscope.search.campaign import Campaign
-from gradscope.search.ledger import Ledger
-from gradscope.search.trial import Trial
-from gradscope.search.tuner import StrengthTuning
+from gradscope.tolerance.ask_tell import ToleranceSearch
+from gradscope.trials.journal import Journal
+from gradscope.trials.runner import Runner
+from gradscope.trials.trial import Trial
+from gradscope.tuning.ask_tell import StrengthTuning
 
 SETTINGS = {"command": "quick", "penalty": "l2", "low": 1e-3, "high": 1.0, "seed": 0}
 
@@ -42,13 +42,13 @@ def main() -> None:
     level, search = "tolerance", ToleranceSearch(1e-3, 1.0, precision=1e-3, max_trials=trials)
     if sys.argv[4:] == ["tune"]:
         level, search = "tune", StrengthTuning(1e-3, 1.0, max_trials=trials)
-    ledger = Ledger(folder, SETTINGS)
+    journal = Journal(folder, SETTINGS)
     with ThreadPoolExecutor(4) as pool:
 
         def start(_: object, plan: Trial, path: Path) -> Future[Trial]:
             return pool.submit(trial, plan, path, seconds)
 
-        Campaign(start, pool, 4, ledger, folder).level(level, search)
+        Runner(start, pool, 4, journal, folder).level(level, search)
     print(len(search.told))
 
 

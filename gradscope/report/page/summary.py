@@ -19,8 +19,8 @@ from gradscope.quantities import BALANCE, BY_LAYER, BY_MODULE, GRADIENT, OF_NETW
 from gradscope.report.page.blocks import blocks
 from gradscope.report.page.fold import NAMES, Fold
 from gradscope.report.page.windows import Envelope
-from gradscope.report.settings import differing, settings_of, table
 from gradscope.store.record import Record
+from gradscope.store.settings import differing, settings_of, table
 from gradscope.types import InputError, Verdict
 
 Array = NDArray[np.floating]

@@ -1,1 +1,0 @@
-"""Restart: policies decide, the supervisor acts."""

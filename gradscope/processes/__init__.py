@@ -1,0 +1,1 @@
+"""Child processes: what they are told, how they are started, followed and ended."""

@@ -1,0 +1,169 @@
+"""What a recording is asked to do by whoever started its process: environment variables, and the exit code back.
+
+The supervisor (`gradscope run`, `gradscope search`) says what it wants through the command line of the child
+(`command.py`) or its environment; `gradscope.record` inside the child obeys the environment; the record and the exit
+code say what came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from gradscope import checks
+from gradscope.types import InputError
+
+#: The exit code of a child that gradscope ended: its record says why.
+EXIT_STOPPED = 76
+
+ON_FAILURE = ("ignore", "warn", "raise", "stop")
+ON_SUCCESS = ("ignore", "stop")
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What a supervisor asks of the recording in a child. None: the script's own choice stands.
+
+    ``probe_steps``: end the training after so many steps, recorded one by one; ``probe_escape``: or as soon as its loss
+    has clearly fallen. ``checkpoints``: the folder for checkpoints. ``resume``, ``resume_step``: the checkpoint to go
+    on from, and its step; ``out`` holds the rows before it then.
+    """
+
+    strength: float | None = None
+    penalty: str | None = None
+    schedule: str | None = None
+    seed: int | None = None
+    out: str | None = None
+    on_failure: str | None = None
+    on_success: str | None = None
+    probe_steps: int | None = None
+    probe_escape: bool | None = None
+    checkpoints: str | None = None
+    resume: str | None = None
+    resume_step: int | None = None
+
+    def environment(self) -> dict[str, str]:
+        """As ``GRADSCOPE_…`` variables."""
+        return {
+            _variable(f.name): str(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
+        }
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Instructions:
+        """Read back; raises `InputError` naming the variable that is wrong."""
+        given = {f.name: environment.get(_variable(f.name)) or None for f in fields(cls)}
+        strength = given["strength"]
+        for name in ("seed", "resume_step", "probe_steps"):
+            if (number := given[name]) is not None and not re.fullmatch(r"-?\d+", number):
+                raise InputError(f"{_variable(name)} is {number!r}; expected a whole number")
+        if given["on_failure"] is not None:
+            checks.one_of(given["on_failure"], ON_FAILURE, "GRADSCOPE_ON_FAILURE")
+        if given["on_success"] is not None:
+            checks.one_of(given["on_success"], ON_SUCCESS, "GRADSCOPE_ON_SUCCESS")
+        return cls(
+            strength=None if strength is None else checks.strength(strength, "GRADSCOPE_STRENGTH"),  # type: ignore[arg-type]
+            penalty=None if given["penalty"] is None else checks.penalty_word(given["penalty"]),
+            schedule=given["schedule"],
+            seed=None if given["seed"] is None else int(given["seed"]),
+            out=given["out"],
+            on_failure=given["on_failure"],
+            on_success=given["on_success"],
+            probe_steps=None if given["probe_steps"] is None else int(given["probe_steps"]),
+            probe_escape=None if given["probe_escape"] is None else given["probe_escape"] == "True",
+            checkpoints=given["checkpoints"],
+            resume=given["resume"],
+            resume_step=None if given["resume_step"] is None else int(given["resume_step"]),
+        )
+
+
+def _variable(name: str) -> str:
+    return "GRADSCOPE_" + name.upper()
+
+
+_INSIDE: ContextVar[Instructions | None] = ContextVar("gradscope_instructions", default=None)
+
+
+def current() -> Instructions:
+    """What applies here: what a search in this process asked for, else the environment."""
+    return _INSIDE.get() or Instructions.from_environment(os.environ)
+
+
+class Closes(Protocol):
+    """A recording, as far as this file is concerned."""
+
+    def close(self) -> None: ...
+
+
+_OPENED: ContextVar[list[Closes] | None] = ContextVar("gradscope_opened", default=None)
+
+
+@contextlib.contextmanager
+def instructed(asked: Instructions) -> Iterator[None]:
+    """Instructions for a plain function that runs in this process; recordings it left open are closed."""
+    recordings: list[Closes] = []
+    tokens = _INSIDE.set(asked), _OPENED.set(recordings)
+    try:
+        yield
+    finally:
+        for recording in recordings:
+            recording.close()
+        _INSIDE.reset(tokens[0])
+        _OPENED.reset(tokens[1])
+
+
+_RESUMED = False
+
+
+def resume_from() -> Path | None:
+    """The checkpoint that ``gradscope run`` wants the script to go on from; None: begin at the start.
+
+    For scripts with checkpoints of their own: load it before the first step. `gradscope.Checkpoint` asks by itself.
+    """
+    global _RESUMED
+    if (asked := current().resume) is None:
+        return None
+    _RESUMED = True
+    return Path(asked)
+
+
+def ignores_its_checkpoint(asked: Instructions) -> bool:
+    """Whether a script that should go on from a checkpoint has never asked for it."""
+    return asked.resume is not None and not _RESUMED
+
+
+def supervised() -> bool:
+    """True in a process that ``gradscope run``, ``search`` or ``suggest`` has started."""
+    ends = os.environ.get("GRADSCOPE_ON_FAILURE") == "stop" or "GRADSCOPE_PROBE_STEPS" in os.environ
+    return ends and not inside_search()
+
+
+def opened(recording: Closes) -> None:
+    """Told by each recording that it has begun."""
+    if (recordings := _OPENED.get()) is not None:
+        recordings.append(recording)
+
+
+def inside_search() -> bool:
+    """True while a plain training function runs under a search in this very process."""
+    return _INSIDE.get() is not None
+
+
+class Stopped(SystemExit):
+    """Ends a training run that gradscope has decided about. A child exits with `EXIT_STOPPED`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(EXIT_STOPPED)
+        self.reason = reason
+
+
+def refuse(error: InputError) -> NoReturn:
+    """A mistake found inside a child that a supervisor has started: one line for it to pass on, no traceback."""
+    if not supervised():
+        raise error
+    raise SystemExit(str(error)) from None

@@ -1,1 +1,0 @@
-"""Tolerance search: ask/tell decides, trials and executors run."""

@@ -1,0 +1,58 @@
+"""Which executor a search runs its trials on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from gradscope import checks
+from gradscope.processes.worker import WorkerLostError
+from gradscope.trials.local import LocalExecutor
+from gradscope.types import InputError
+
+
+class HereExecutor(Executor):
+    """Runs each call in this very process before `submit` returns: for functions that no other process can find."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        except SystemExit as error:  # of the training's own accord: a trial that is lost, not the end of the search
+            future.set_exception(WorkerLostError(f"SystemExit: {error}"))
+        return future
+
+
+def checked(name: str) -> str:
+    """``local`` or ``dask://HOST:PORT``, as far as that can be told without connecting."""
+    host, _, port = name.removeprefix("dask://").rpartition(":")
+    if name == "local" or (name.startswith("dask://") and host and port.isdigit()):
+        return name
+    raise InputError(f"executor is {name!r}; expected local, or dask://HOST:PORT with the address of a Dask scheduler")
+
+
+def open_executor(
+    asked: str | Executor,
+    workers: int | None,
+    limit: float | None,
+    preload: Sequence[str] = (),
+    scripts: bool = False,
+) -> tuple[Executor, int]:
+    """The executor, and how many trials to have under way. ``workers`` None: one here, all there are on a cluster."""
+    if workers is not None:
+        checks.positive_int(workers, "workers")
+    if limit is not None and not checks.finite(limit, "timeout") > 0:
+        raise InputError(f"timeout is {limit:g}; expected seconds above 0")
+    if isinstance(asked, Executor):
+        if limit is not None:
+            raise InputError("timeout is for our own executors; set the limit in the executor that you give")
+        return asked, workers or 1
+    if checked(asked) == "local":
+        return LocalExecutor(workers or 1, limit=limit, preload=preload, scripts=scripts), workers or 1
+    from gradscope.trials.cluster import DaskExecutor
+
+    cluster = DaskExecutor(asked.removeprefix("dask://"), limit=limit)
+    return cluster, workers or max(1, cluster.slots)

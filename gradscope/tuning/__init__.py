@@ -1,0 +1,1 @@
+"""The strength with the best metric, from a search."""
