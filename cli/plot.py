@@ -79,7 +79,7 @@ def _panels(
 ) -> Sequence[Panel]:
     from gradscope import checks
     from gradscope.report.kinds import SHAPES, Wanted, panels_of
-    from gradscope.report.layers import SHOWN, Choice
+    from gradscope.report.layers import SHOWN, LayerChoice
 
     if figure == SHAPES:
         return _shapes(runs)
@@ -89,7 +89,7 @@ def _panels(
 
     axis = cast('Literal["step", "epoch", "strength"] | None', against)
     checks.one_of(quantity, [q.word for q in SHOWN], "--quantity")
-    choice, wanted_steps = Choice(*chosen), tuple(_step(word) for word in steps.split(",") if word.strip())
+    choice, wanted_steps = LayerChoice(*chosen), tuple(_step(word) for word in steps.split(",") if word.strip())
     found = [load_run(run, choice=choice) for run in runs]
     return panels_of(found, figure, Wanted(metric, axis, choice, quantity, wanted_steps))
 

@@ -17,7 +17,7 @@ from scipy import special, stats
 import gradscope
 from gradscope.report.figures import draw_curves, figure_of, save
 from gradscope.report.kinds import FIGURES, KINDS, Wanted, panels_of
-from gradscope.report.layers import Choice, by_layer
+from gradscope.report.layers import LayerChoice, by_layer
 from gradscope.report.strengths import Sample, accuracy_against_sparsity, accuracy_against_strength
 from gradscope.report.style import COLOURS, STYLES, style
 from gradscope.report.summary import RunSeries, load_run
@@ -140,7 +140,7 @@ def test_histograms_are_shares_of_the_penalised_weights(full: RunSeries) -> None
     for curve in panel.curves:
         assert curve.y.sum() == pytest.approx(1)
     with pytest.raises(InputError, match=r"no parameter '9\.bias'; expected one of 0\.weight"):
-        panels_of([full], "histogram", Wanted(choice=Choice("9.bias")))
+        panels_of([full], "histogram", Wanted(choice=LayerChoice("9.bias")))
 
 
 def test_many_runs_are_shaded_and_then_set_against_the_strength(full: RunSeries) -> None:
@@ -309,7 +309,7 @@ def test_figures_by_layer_hold_what_was_recorded(full: RunSeries) -> None:
     weights = [name for name in names if name.endswith("weight")]
     assert [curve.label for curve in panels[0].curves] == weights
     np.testing.assert_allclose(panels[0].curves[0].y, gradient[:, names.index(weights[0])], rtol=1e-6)
-    biases = panels_of([full], "layers", Wanted(choice=Choice("bias$")))[-1]
+    biases = panels_of([full], "layers", Wanted(choice=LayerChoice("bias$")))[-1]
     assert [curve.label for curve in biases.curves] == [name for name in names if name.endswith("bias")]
     (grid,) = panels_of([full], "layers-map", Wanted())
     assert grid.rows == tuple(weights)
@@ -324,7 +324,7 @@ def test_figures_by_layer_hold_what_was_recorded(full: RunSeries) -> None:
 
 
 def test_figures_of_the_network_can_be_of_chosen_layers(full: RunSeries) -> None:
-    chosen = load_run(full.path, choice=Choice("2.weight", group=0))
+    chosen = load_run(full.path, choice=LayerChoice("2.weight", group=0))
     with gradscope.open_run(full.path) as dataset:
         expected = dataset["loss_gradient_mean_abs"].sel(parameter="2.weight").values
     np.testing.assert_allclose(chosen.series.gradient, expected, rtol=1e-6)
@@ -336,12 +336,12 @@ def test_figures_of_the_network_can_be_of_chosen_layers(full: RunSeries) -> None
     ]  # fmt: skip
     assert len(panels_of([chosen], "figure-5", Wanted(against="epoch"))) == 2
     with pytest.raises(InputError, match=r"has no group 7; expected one of 0\.weight"):
-        load_run(full.path, choice=Choice(group=7))
+        load_run(full.path, choice=LayerChoice(group=7))
 
 
 def test_many_layers_are_drawn_by_block(tmp_path: Path) -> None:
     with Record(handmade(tmp_path / "run.h5", 40, 100)) as record:
-        panel = by_layer(record, Choice())[0]
+        panel = by_layer(record, LayerChoice())[0]
     assert [curve.label for curve in panel.curves] == [f"blocks.{i}–{i + 3}" for i in range(0, 40, 4)]
     assert panel.notes == ("40 layers as 10 blocks: a line is the mean over a block's entries",)
 

@@ -21,7 +21,7 @@ from gradscope.prediction.ask_tell import FREE, LATE, ROWS, Plan, Prober, rows_n
 from gradscope.prediction.features import FREE_NAMES, NAMES, features, free_features, smoothed
 from gradscope.prediction.forest import Forest
 from gradscope.prediction.from_record import ALONE, level_of
-from gradscope.prediction.reader import Reader, shipped
+from gradscope.prediction.level_reader import Reader, shipped
 from gradscope.prediction.rows import Probe, probe_of
 from gradscope.processes.instructions import Instructions, instructed
 from gradscope.restart.attempt import Attempt, read_attempt

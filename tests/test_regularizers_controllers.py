@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gradscope import CPR, L1, L2, InputError, parse_schedule, regularize
-from gradscope.regularizers.controllers import Rule, State, decide
+from gradscope.regularizers.controllers import ControlRule, State, decide
 from gradscope.regularizers.cpr import Bounds, constrain
 from tests.loops import mlp
 
@@ -70,15 +70,15 @@ COMBINED_10: Rows = [  # method 3 with α = 10
 @pytest.mark.parametrize(
     ("rule", "rows"),
     [
-        (Rule(), AUTO_L2),
-        (Rule(), BY_ERROR),
-        (Rule(threshold=5), THRESHOLD_5),
-        (Rule(increase=True), ADVANCE_L2),
-        (Rule(threshold=10, increase=True), COMBINED_10),
+        (ControlRule(), AUTO_L2),
+        (ControlRule(), BY_ERROR),
+        (ControlRule(threshold=5), THRESHOLD_5),
+        (ControlRule(increase=True), ADVANCE_L2),
+        (ControlRule(threshold=10, increase=True), COMBINED_10),
     ],
     ids=["algorithm 1", "algorithm 1 by error", "algorithm 2", "algorithm 3", "algorithm 4"],
 )
-def test_traces_worked_out_by_hand(rule: Rule, rows: Rows) -> None:
+def test_traces_worked_out_by_hand(rule: ControlRule, rows: Rows) -> None:
     state = State(0.1)
     for step, loss, error, expected in rows:
         state = decide(rule, state, step, loss, error)
@@ -90,13 +90,13 @@ def test_the_two_cooldowns_differ_by_100() -> None:
     for cooldown, expected in ((0.1, 15 + 10), (10.0, 15 + 1000)):
         state = State(0.1)
         for step, loss, *_ in AUTO_L2[:4]:
-            state = decide(Rule(cooldown=cooldown), state, step, loss)
+            state = decide(ControlRule(cooldown=cooldown), state, step, loss)
         assert state.min_step == pytest.approx(expected)
 
 
 def test_the_first_measurement_decides_nothing() -> None:
     """Read literally, algorithm 3 finds every loss below an infinite minimum, and never updates it."""
-    state = decide(Rule(increase=True), State(0.1), 0, 5.0, 0.9)
+    state = decide(ControlRule(increase=True), State(0.1), 0, 5.0, 0.9)
     assert state.strength == 0.1
     assert (state.min_loss, state.min_error) == (5.0, 0.9)
 
@@ -104,10 +104,10 @@ def test_the_first_measurement_decides_nothing() -> None:
 def test_without_an_error_the_loss_decides_and_a_late_error_starts_afresh() -> None:
     state = State(0.1)
     for step, loss in ((0, 2.0), (5, 3.0), (10, 3.0)):
-        state = decide(Rule(), state, step, loss)
+        state = decide(ControlRule(), state, step, loss)
     assert state.strength == pytest.approx(0.01)
-    later = decide(Rule(increase=True), decide(Rule(increase=True), State(0.1), 0, 1.0), 5, 1.0, 0.5)
-    later = decide(Rule(increase=True), later, 10, 1.0, 0.4)
+    later = decide(ControlRule(increase=True), decide(ControlRule(increase=True), State(0.1), 0, 1.0), 5, 1.0, 0.5)
+    later = decide(ControlRule(increase=True), later, 10, 1.0, 0.4)
     assert later.strength == 0.1
     assert later.min_error == 0.5
 
@@ -115,15 +115,15 @@ def test_without_an_error_the_loss_decides_and_a_late_error_starts_afresh() -> N
 def test_a_loss_that_is_not_finite_counts_as_a_rise() -> None:
     state = State(0.1)
     for step, loss in ((0, 2.0), (5, math.nan), (10, math.inf)):
-        state = decide(Rule(), state, step, loss)
+        state = decide(ControlRule(), state, step, loss)
     assert state.strength == pytest.approx(0.01)
 
 
 def test_the_ceiling_holds_and_the_strength_never_leaves_the_floats() -> None:
     held, free = State(0.1), State(1e307)
     for step in range(0, 100, 5):
-        held = decide(Rule(increase=True, ceiling=3.0), held, step, 5.0 - step / 100)
-        free = decide(Rule(increase=True), free, step, 5.0 - step / 100)
+        held = decide(ControlRule(increase=True, ceiling=3.0), held, step, 5.0 - step / 100)
+        free = decide(ControlRule(increase=True), free, step, 5.0 - step / 100)
     assert held.strength == 3.0
     assert math.isfinite(free.strength)
 
@@ -133,7 +133,7 @@ def test_at_the_ceiling_the_minima_follow_so_that_a_crushed_net_is_noticed() -> 
     state = State(0.1)
     trace = []
     for step, loss in enumerate((2.6, 2.4, 2.2, 2.0, 1.8, 1.6, 1.5, 2.3, 2.3, 2.3, 2.3)):
-        state = decide(Rule(increase=True, ceiling=10.0), state, 5 * step, loss)
+        state = decide(ControlRule(increase=True, ceiling=10.0), state, 5 * step, loss)
         trace.append(round(state.strength, 6))
     assert max(trace) == 10
     assert state.min_loss == 1.5

@@ -18,7 +18,7 @@ from gradscope.report.page.colours import RUNS, THEMES, contrast, layer_palette
 from gradscope.report.page.document import document
 from gradscope.report.page.encode import packed
 from gradscope.report.page.summary import VALUES, Page, differences, faded_at, page_of, read
-from gradscope.report.page.windows import Windows
+from gradscope.report.page.windows import PageWindows
 from gradscope.store import record as record_of
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
@@ -40,7 +40,7 @@ def test_windows_keep_every_spike_whoever_cuts_the_blocks(cuts: list[int], size:
     rng = np.random.default_rng(0)
     y = rng.standard_normal((1000, 2))
     y[500, 1], y[501, 0], y[10] = 99.0, -99.0, np.nan
-    windows = Windows(16, size)
+    windows = PageWindows(16, size)
     start = 0
     for n in cuts:
         windows.add({"y": y[start : start + n]}, {"s": y[start : start + n]})

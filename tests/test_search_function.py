@@ -18,7 +18,7 @@ from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.tolerance.ask_tell import ToleranceSearch
 from gradscope.tolerance.search import _start_of_delayed
 from gradscope.trials.run_trial import _outcome, run_function_trial
-from gradscope.trials.session import name_of
+from gradscope.trials.search_session import name_of
 from gradscope.trials.trial import Trial
 from tests.loops import batches
 

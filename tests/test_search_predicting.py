@@ -22,7 +22,7 @@ from gradscope import InputError
 from gradscope.prediction.ask_tell import FREE, LATE, ROWS, Prober
 from gradscope.tolerance.ask_tell import ToleranceSearch
 from gradscope.tolerance.posterior import SURE, Posterior, Predicted
-from gradscope.tolerance.prior import _Gate, worth_predicting
+from gradscope.tolerance.prior_from_probes import _Gate, worth_predicting
 from gradscope.trials.journal import Journal
 from gradscope.trials.runner import Runner
 from gradscope.trials.trial import Outcome, Trial

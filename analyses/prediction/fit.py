@@ -22,10 +22,10 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from analyses.prediction.configurations import HORIZON
 from analyses.prediction.data import Case, cases
-from gradscope.prediction import reader as shipped
+from gradscope.prediction import level_reader as shipped
 from gradscope.prediction.ask_tell import PROBES, Prober
 from gradscope.prediction.forest import Forest
-from gradscope.prediction.reader import Reader, scaled
+from gradscope.prediction.level_reader import Reader, scaled
 
 TREES, LEAF = 150, 3
 #: Probes so near the level teach the second forest.

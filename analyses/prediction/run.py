@@ -20,7 +20,7 @@ from analyses.common.study import machine
 from analyses.prediction.data import Case, cases
 from analyses.prediction.fit import Tried, interval, of_kind, tried, without_each
 from gradscope.prediction.ask_tell import INVARIANT, PROBES
-from gradscope.prediction.reader import Reader, scaled
+from gradscope.prediction.level_reader import Reader, scaled
 
 HERE = Path(__file__).parent
 Array = NDArray[np.float64]

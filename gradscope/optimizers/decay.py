@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from gradscope.optimizers import trial
+from gradscope.optimizers import trial_steps
 from gradscope.optimizers.groups import Group
 
 #: Groups of an optimizer that are tried for a decay of its own.
@@ -106,11 +106,11 @@ def own_decay(optimizer: Optimizer) -> float:
         torch_class(optimizer) or (type(optimizer).__module__.partition(".")[0], type(optimizer).__name__) in _PUBLIC
     )
     groups = [] if known else [group for group in optimizer.param_groups if group["params"]]
-    return max((trial.taken_at_rest(optimizer, group) for group in groups[:LOOKED_AT]), default=0.0)
+    return max((trial_steps.taken_at_rest(optimizer, group) for group in groups[:LOOKED_AT]), default=0.0)
 
 
 def _tried(optimizer: Optimizer, group: Group) -> Decay | None:
-    shown = trial.behaviour(optimizer, group)
+    shown = trial_steps.behaviour(optimizer, group)
     if shown is None:
         return None
     return Decay(shown.acts, shown.times_rate, shown.adaptive, "tried on a small copy of the optimizer")

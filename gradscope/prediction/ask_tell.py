@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gradscope.prediction.features import SMOOTH, smoothed
-from gradscope.prediction.reader import Reader
+from gradscope.prediction.level_reader import Reader
 from gradscope.prediction.rows import Probe
 
 #: Rows of a probe: enough of the penalty's own time, and never more than `ROWS`.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gradscope.prediction.ask_tell import INVARIANT, ROWS, SHORTEST, Prediction, rows_needed
-from gradscope.prediction.reader import shipped
+from gradscope.prediction.level_reader import shipped
 from gradscope.prediction.rows import invariant_share, probe_of
 from gradscope.store.record import Record
 from gradscope.types import InputError

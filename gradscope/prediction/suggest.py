@@ -12,8 +12,8 @@ from typing import Any
 from gradscope import checks
 from gradscope.card import card
 from gradscope.prediction.ask_tell import PROBES, Prediction, Prober
+from gradscope.prediction.level_reader import Reader, shipped
 from gradscope.prediction.probing import ProbeResult, Run, of_command, of_function, probed
-from gradscope.prediction.reader import Reader, shipped
 from gradscope.processes.command import Command
 from gradscope.quantities import Strength, weight_decay
 from gradscope.trials.trial import Train

@@ -22,7 +22,7 @@ from gradscope.regularizers.hooks import attached_to
 from gradscope.regularizers.overrides import obey
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.scale_invariance import ScaleInvariance
-from gradscope.regularizers.sources import Source, joint_gradients, penalty_sources
+from gradscope.regularizers.sources import PenaltySource, joint_gradients, penalty_sources
 from gradscope.regularizers.term import Term, TermPenalty
 from gradscope.types import InputError
 
@@ -105,7 +105,7 @@ class PenaltyTracker:
         self._generation = self.places.generation
         for handle in self._handles:
             handle.watched = True
-        self._sources: list[tuple[Source, int]] = []
+        self._sources: list[tuple[PenaltySource, int]] = []
         for optimizer, places in zip(self._optimizers, self.places.places, strict=True):
             self._sources += [(source, places[source.group]) for source in penalty_sources(optimizer)]
         if self._declared is not None:
@@ -123,7 +123,7 @@ class PenaltyTracker:
         for index, members in enumerate(self._members):
             if members:
                 ids = frozenset(id(p) for p in members)
-                source = Source(
+                source = PenaltySource(
                     penalty.name, index, ids, lambda: strength, "loss", True, penalty.gradients, penalty.shares()
                 )
                 self._sources.insert(0, (source, index))
@@ -132,7 +132,7 @@ class PenaltyTracker:
         for index, group in enumerate(group for o in self._optimizers for group in o.param_groups):
             ids = frozenset(id(p) for p in group["params"]) & term.parameters
             if ids and index < len(self.groups):
-                source = Source(term.name, index, ids, term.strength, "loss", True, term.pulls, None)
+                source = PenaltySource(term.name, index, ids, term.strength, "loss", True, term.pulls, None)
                 self._sources.insert(0, (source, index))
 
     def _probe(self) -> PenaltyProbe:
@@ -239,7 +239,7 @@ class PenaltyTracker:
                 self._mask[mine] = True
                 self._new = True
 
-    def _label(self, source: Source, group: int) -> str:
+    def _label(self, source: PenaltySource, group: int) -> str:
         """A source as the events of the record name it."""
         groups = f" in group {group}" if len(self.groups) > 1 else ""
         several = sum(s.name == source.name and g == group and s.intended for s, g in self._sources) > 1

@@ -17,7 +17,7 @@ from gradscope.types import InputError
 
 
 @dataclass(frozen=True)
-class Rule:
+class ControlRule:
     """Constants of an algorithm, which tell the four apart.
 
     Attributes:
@@ -56,7 +56,7 @@ class State:
     last_error: float = math.nan
 
 
-def decide(rule: Rule, state: State, step: int, loss: float, error: float = math.nan) -> State:
+def decide(rule: ControlRule, state: State, step: int, loss: float, error: float = math.nan) -> State:
     """Apply one measurement of algorithm 1 (methods 1, 2 and 3: algorithms 2, 3 and 4) to a controller's state.
 
     The first measurement initialises the minima and decides nothing: read literally, algorithm 3 compares with an
@@ -97,7 +97,7 @@ def _least(first: float, second: float) -> float:
     return second if math.isnan(first) else first if math.isnan(second) else min(first, second)
 
 
-def _changed(rule: Rule, state: State, step: int, strength: float) -> State:
+def _changed(rule: ControlRule, state: State, step: int, strength: float) -> State:
     # Beyond the range of floats the strength stays where it is; at 0 the cool-down would never end anyway.
     if not math.isfinite(strength) or strength == 0:
         return state
@@ -110,7 +110,7 @@ class Controller(Schedule):
     word: str
     stands = "first"
 
-    def __init__(self, strength: float, rule: Rule, every: int) -> None:
+    def __init__(self, strength: float, rule: ControlRule, every: int) -> None:
         super().__init__(strength)
         if self.strength == 0:
             raise InputError("a controller multiplies its strength, so it cannot start at 0; 0.1 is what Auto L2 takes")
@@ -138,7 +138,7 @@ class Controller(Schedule):
     @property
     def text(self) -> str:
         """The controller as text, with the options that differ from their defaults."""
-        plain = Rule(increase=self.rule.increase)
+        plain = ControlRule(increase=self.rule.increase)
         options = [f"{number_text(self.rule.threshold)}%"] if self.rule.threshold else []
         if self.measures_every != 5:
             options.append(f"every={self.measures_every}")
@@ -180,7 +180,7 @@ class AutoL2(Controller):
         decay: float = 0.1,
         cooldown: float = 0.1,
     ) -> None:
-        super().__init__(strength, Rule(decay, threshold, False, cooldown), every)
+        super().__init__(strength, ControlRule(decay, threshold, False, cooldown), every)
 
 
 class AdvanceL2(Controller):
@@ -207,4 +207,4 @@ class AdvanceL2(Controller):
         cooldown: float = 0.1,
         ceiling: float = math.inf,
     ) -> None:
-        super().__init__(strength, Rule(decay, threshold, True, cooldown, ceiling), every)
+        super().__init__(strength, ControlRule(decay, threshold, True, cooldown, ceiling), every)

@@ -15,7 +15,7 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
-class Curve:
+class ScheduleCurve:
     """Strength along an axis.
 
     Attributes:
@@ -31,7 +31,7 @@ class Curve:
     note: str
 
 
-def curve(schedule: Schedule, steps: int, steps_per_epoch: int | None = None, points: int = 60) -> Curve:
+def curve(schedule: Schedule, steps: int, steps_per_epoch: int | None = None, points: int = 60) -> ScheduleCurve:
     """Compute λ_t over ``steps`` steps at up to ``points`` places; other axes where time alone does not decide.
 
     A schedule that follows the learning rate is drawn over a rate that falls through four decades, one that bounds a
@@ -78,7 +78,7 @@ def curve(schedule: Schedule, steps: int, steps_per_epoch: int | None = None, po
         name = "‖w‖₁" if schedule.needs_norm == "l1" else "‖w‖₂"
         axis, at = name, [moment.norms[schedule.needs_norm] for moment in moments]
         notes.append("drawn over a norm that falls from twice the bound to 0")
-    return Curve(axis, at, [schedule.strength_at(moment) for moment in moments], "; ".join(notes))
+    return ScheduleCurve(axis, at, [schedule.strength_at(moment) for moment in moments], "; ".join(notes))
 
 
 def _bound(schedule: Schedule) -> float:
@@ -87,7 +87,7 @@ def _bound(schedule: Schedule) -> float:
     return float(max(found))
 
 
-def drawn(found: Curve, height: int = 6) -> str:
+def drawn(found: ScheduleCurve, height: int = 6) -> str:
     """Draw the curve as lines of block characters, the highest strength at the top, with its axes named."""
     highest = max(found.strength) or 1.0
     label = f"{highest:.4g}"

@@ -21,7 +21,7 @@ from gradscope.regularizers.term import TermPenalty
 
 
 @dataclass(frozen=True)
-class Source:
+class PenaltySource:
     """One penalty on some parameters of one parameter group.
 
     Attributes:
@@ -49,7 +49,7 @@ class Source:
     note: str = ""
 
 
-def penalty_sources(optimizer: Optimizer) -> list[Source]:
+def penalty_sources(optimizer: Optimizer) -> list[PenaltySource]:
     """List every penalty on this optimizer: its own ``weight_decay`` and what was attached to it."""
     handles = [h for h in attached_to(optimizer) if h.penalises and not h.suspended and not isinstance(h, TermPenalty)]
     factors = [h for h in handles if isinstance(h, ScheduledDecay)]
@@ -66,23 +66,24 @@ def penalty_sources(optimizer: Optimizer) -> list[Source]:
             decay = _decay(optimizer, index, factors, how)
             own = bool(weight_decay(group))
             l2 = L2()
-            sources.append(Source("l2", index, rest, decay, how.acts, own, l2.gradients, l2.shares(), _note(how)))
+            grads, shares = l2.gradients, l2.shares()
+            sources.append(PenaltySource("l2", index, rest, decay, how.acts, own, grads, shares, _note(how)))
     return sources
 
 
-def _attached(handle: Attached, index: int, mine: frozenset[int]) -> Source:
+def _attached(handle: Attached, index: int, mine: frozenset[int]) -> PenaltySource:
     def strength() -> float:
         handle.settle()
         return handle.now(index)
 
     if isinstance(handle, Constrained):
-        return Source("l2", index, mine, strength, "constraint", True, handle.pulls, None)
+        return PenaltySource("l2", index, mine, strength, "constraint", True, handle.pulls, None)
     if isinstance(handle, ActivityRegularization):
-        return Source(handle.name, index, mine, strength, "activity", True, handle.pulls, None)
+        return PenaltySource(handle.name, index, mine, strength, "activity", True, handle.pulls, None)
     assert isinstance(handle, Regularization)
     penalty = handle.penalty
     acts = "proximal" if penalty.proximal_step else "decoupled" if handle.decoupled else "gradient"
-    return Source(penalty.name, index, mine, strength, acts, True, penalty.gradients, penalty.shares())
+    return PenaltySource(penalty.name, index, mine, strength, acts, True, penalty.gradients, penalty.shares())
 
 
 def _note(how: Decay) -> str:
@@ -111,7 +112,7 @@ def _decay(optimizer: Optimizer, index: int, factors: list[ScheduledDecay], how:
 
 
 def joint_gradients(
-    sources: Sequence[Source],
+    sources: Sequence[PenaltySource],
     columns: Sequence[Sequence[int]],
     strengths: Sequence[float],
     weights: Sequence[Tensor],

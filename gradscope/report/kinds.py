@@ -8,7 +8,7 @@ from typing import Literal
 
 from gradscope import checks, quantities
 from gradscope.report.curves import Curves, Panel
-from gradscope.report.layers import ALL, Choice, by_layer, over_steps, profiles
+from gradscope.report.layers import ALL, LayerChoice, by_layer, over_steps, profiles
 from gradscope.report.strengths import accuracy_against_sparsity
 from gradscope.report.summary import (
     OVER_TIME,
@@ -44,7 +44,7 @@ class Wanted:
 
     metric: str = "accuracy"
     against: Literal["step", "epoch", "strength"] | None = None
-    choice: Choice = ALL
+    choice: LayerChoice = ALL
     quantity: str = quantities.GRADIENT.word
     steps: tuple[int, ...] = ()
 

@@ -13,7 +13,7 @@ from gradscope import quantities
 from gradscope.quantities import GRADIENT, PENALTY, PROPORTION, WEIGHT, Quantity
 from gradscope.report.curves import Array, Curve, Curves, Grid
 from gradscope.report.page.blocks import blocks
-from gradscope.report.page.windows import Windows
+from gradscope.report.page.windows import PageWindows
 from gradscope.store.record import Record
 from gradscope.types import InputError
 
@@ -23,8 +23,8 @@ SHOWN = (GRADIENT, PENALTY, PROPORTION, WEIGHT)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Choice of layers: those of a name or a regular expression, of a parameter group; else those the verdict is about.
+class LayerChoice:
+    """LayerChoice of layers: those of a name or a regular expression, of a parameter group; else those the verdict is about.
 
     Attributes:
         parameter: a name, or a regular expression that is searched in names.
@@ -72,14 +72,14 @@ class Choice:
 
 
 #: The layers that the verdict is about.
-ALL = Choice()
+ALL = LayerChoice()
 
 
-def by_layer(record: Record, choice: Choice) -> list[Curves]:
+def by_layer(record: Record, choice: LayerChoice) -> list[Curves]:
     """Draw every size of each layer over time; of more than twelve, of each block: means over its entries."""
     columns = choice.of(record)
     labels, members = _lines([record.info.parameters[i] for i in columns])
-    windows = Windows(POINTS // 2, max(1, -(-record.rows // POINTS)))
+    windows = PageWindows(POINTS // 2, max(1, -(-record.rows // POINTS)))
     names = tuple(q.name for q in SHOWN)
     for block in record.blocks(names):
         sizes = dict(_of_groups(block, record.info.numel, [columns[part] for part in members]))
@@ -136,10 +136,10 @@ def _of_groups(
         yield PROPORTION.word, ratio(g, g + r)
 
 
-def over_steps(record: Record, choice: Choice, quantity: str) -> Grid:
+def over_steps(record: Record, choice: LayerChoice, quantity: str) -> Grid:
     """Draw layers × steps: one quantity, relative to each layer's start where it spans decades."""
     q, columns = _quantity(record, quantity), choice.of(record)
-    windows = Windows(WINDOWS // 2, max(1, -(-record.rows // WINDOWS)))
+    windows = PageWindows(WINDOWS // 2, max(1, -(-record.rows // WINDOWS)))
     for block in record.blocks((q.name,)):
         at = np.asarray(block["step"], dtype=np.float64)[:, None]
         windows.add({"step": at, "y": np.asarray(block[q.name], dtype=np.float64)[:, columns]}, {})
@@ -165,7 +165,7 @@ def _quantity(record: Record, word: str) -> Quantity:
     return found
 
 
-def profiles(record: Record, choice: Choice, steps: Sequence[int] = ()) -> list[Curves]:
+def profiles(record: Record, choice: LayerChoice, steps: Sequence[int] = ()) -> list[Curves]:
     """Draw every size over the depth of the network, at these steps, or at some from the first to the last."""
     columns, rows = choice.of(record), _rows(record, steps)
     names = tuple(record.info.parameters[i] for i in columns)

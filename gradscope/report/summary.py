@@ -16,7 +16,7 @@ from gradscope.diagnosis.series import GrowingSeries, Series, network_series
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import Strength, strength_axis
 from gradscope.report.curves import Array, Curve, Curves
-from gradscope.report.layers import ALL, Choice
+from gradscope.report.layers import ALL, LayerChoice
 from gradscope.report.strengths import Sample, accuracy_against_strength
 from gradscope.store.record import Record
 from gradscope.store.settings import settings_of
@@ -70,7 +70,7 @@ OVER_TIME = {
 }
 
 
-def load_run(path: Path, label: str | None = None, choice: Choice = ALL) -> RunSeries:
+def load_run(path: Path, label: str | None = None, choice: LayerChoice = ALL) -> RunSeries:
     """Read the series of one record: of the whole network or of chosen layers; the verdict is of the whole."""
     with Record(path) as record:
         judge = judge_record(record)
@@ -84,7 +84,7 @@ def load_run(path: Path, label: str | None = None, choice: Choice = ALL) -> RunS
         )  # fmt: skip
 
 
-def _series_of(record: Record, choice: Choice) -> Series | None:
+def _series_of(record: Record, choice: LayerChoice) -> Series | None:
     """Read the series of the layers that were chosen; None where none were."""
     if not choice.anything:
         return None

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.report.curves import Array, Curve, Curves
-from gradscope.report.layers import ALL, Choice
+from gradscope.report.layers import ALL, LayerChoice
 from gradscope.report.summary import RunSeries
 from gradscope.store.record import Record
 from gradscope.types import InputError
 
 
-def weight_histograms(runs: Sequence[RunSeries], choice: Choice = ALL) -> Curves:
+def weight_histograms(runs: Sequence[RunSeries], choice: LayerChoice = ALL) -> Curves:
     """Draw the share of weights of each size: of one run at its first, middle and last sample; of several, at the last.
 
     Of the penalised weights, or of the layers that were chosen. The share of exact zeros, which has no place on a
@@ -44,7 +44,7 @@ def weight_histograms(runs: Sequence[RunSeries], choice: Choice = ALL) -> Curves
     )  # fmt: skip
 
 
-def _counts(record: Record, choice: Choice) -> tuple[NDArray[np.int64], Array]:
+def _counts(record: Record, choice: LayerChoice) -> tuple[NDArray[np.int64], Array]:
     """Read steps [K] and counts [K, bin]: sums over the chosen parameters, in the rows that hold a sample."""
     name = "weight_histogram"
     if name not in record:

@@ -40,7 +40,7 @@ class RottenError(ValueError):
         super().__init__(f"{what}: it is not what was written (bit rot)")
 
 
-class Source(Protocol):
+class ChunkSource(Protocol):
     """Bytes by their place."""
 
     def at(self, offset: int, size: int) -> bytes: ...
@@ -60,7 +60,7 @@ def filters(dataset: h5py.Dataset) -> tuple[int, ...]:
     return tuple(int(properties.get_filter(i)[0]) for i in range(properties.get_nfilters()))
 
 
-def rows(source: Source, dataset: h5py.Dataset, key: tuple[Any, ...]) -> NDArray[Any]:
+def rows(source: ChunkSource, dataset: h5py.Dataset, key: tuple[Any, ...]) -> NDArray[Any]:
     """``dataset[key]``, an outer index: slices, whole numbers and arrays of them.
 
     Raises `ValueError` for a chunk that holds something else than it has to.

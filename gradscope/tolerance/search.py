@@ -11,10 +11,10 @@ from typing import Any
 from gradscope.prediction.suggest import PENALTIES
 from gradscope.processes.command import Command
 from gradscope.tolerance.ask_tell import ToleranceSearch, early_errors
-from gradscope.tolerance.prior import Predicting, prior, worth_predicting
+from gradscope.tolerance.prior_from_probes import Predicting, prior, worth_predicting
 from gradscope.tolerance.result import Progress, ToleranceResult
 from gradscope.trials.runner import Beside
-from gradscope.trials.session import Training, executor_here, session
+from gradscope.trials.search_session import Training, executor_here, session
 from gradscope.trials.trial import Train, Trial
 from gradscope.types import InputError
 

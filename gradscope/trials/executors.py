@@ -12,7 +12,7 @@ from gradscope.trials.local import LocalExecutor
 from gradscope.types import InputError
 
 
-class HereExecutor(Executor):
+class InProcessExecutor(Executor):
     """Runs each call in this very process before `submit` returns: for functions that no other process can find."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gradscope.extras import missing
 from gradscope.processes.command import Command
-from gradscope.trials.session import Training, executor_here, session
+from gradscope.trials.search_session import Training, executor_here, session
 from gradscope.trials.trial import Train, Trial
 from gradscope.tuning.ask_tell import StrengthTuning
 from gradscope.tuning.result import TuneProgress, TuneResult, concluded

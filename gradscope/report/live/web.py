@@ -40,7 +40,7 @@ WAITING = (
 )
 
 
-class View:
+class LiveView:
     """Pages that the server answers with, made of what a follower has seen, one at a time."""
 
     def __init__(self, follower: Follower) -> None:
@@ -72,7 +72,7 @@ class View:
 class Handler(BaseHTTPRequestHandler):
     """Request handler with two addresses: the page, and its news as JSON."""
 
-    def __init__(self, view: View, *rest: Any) -> None:
+    def __init__(self, view: LiveView, *rest: Any) -> None:
         self._view = view
         super().__init__(*rest)
 
@@ -162,7 +162,7 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def served(path: Path, port: int = 0) -> Iterator[tuple[str, View]]:
+def served(path: Path, port: int = 0) -> Iterator[tuple[str, LiveView]]:
     """Serve the run for as long as the context lasts; ``port`` 0 takes a free one.
 
     Yields:
@@ -172,7 +172,7 @@ def served(path: Path, port: int = 0) -> Iterator[tuple[str, View]]:
         InputError: the port cannot be had.
     """
     with Follower(path) as follower:
-        view = View(follower)
+        view = LiveView(follower)
         try:
             server = Server((HOST, port), partial(Handler, view))
         except (OSError, OverflowError) as error:

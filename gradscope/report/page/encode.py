@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradscope.card import inert
 from gradscope.quantities import is_l2
-from gradscope.report.page.summary import Page, Quantity, RunPage
+from gradscope.report.page.summary import Page, PageQuantity, RunPage
 from gradscope.report.page.windows import Envelope
 
 Array = NDArray[np.floating]
@@ -69,7 +69,7 @@ def _run(run: RunPage, detailed: bool) -> dict[str, Any]:
     return found
 
 
-def _table(q: Quantity, window_rows: int) -> dict[str, Any]:
+def _table(q: PageQuantity, window_rows: int) -> dict[str, Any]:
     parts = _series(q.envelope, window_rows) | ({} if q.weight is None else {"weight": q.weight})
     if np.array_equal(q.envelope.low, q.envelope.high, equal_nan=True):
         parts = {name: values for name, values in parts.items() if name not in ("low", "high")}

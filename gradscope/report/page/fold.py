@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.series import layer_push, network_series
 from gradscope.quantities import BALANCE, BY_LAYER, BY_MODULE, JUDGED, OF_NETWORK, PENALTY, PROPORTION
-from gradscope.report.page.windows import Windows
+from gradscope.report.page.windows import PageWindows
 from gradscope.run_info import RunInfo
 
 Rows = Mapping[str, NDArray[Any]]
@@ -23,7 +23,7 @@ Rows = Mapping[str, NDArray[Any]]
 NAMES = (*JUDGED, PROPORTION.name, "time", "epoch")
 #: Layers that are in a page; one of more would not be small.
 MOST_LAYERS = 2000
-#: Windows of a page: at least for a short budget, at most where there are few layers.
+#: PageWindows of a page: at least for a short budget, at most where there are few layers.
 FEWEST, MOST = 32, 512
 #: Quantities of penalised layers alone, and into how many stretches a run is smoothed whose epochs are unknown.
 OF_PENALTY = {PENALTY.word, PROPORTION.word, BALANCE.word}
@@ -52,7 +52,7 @@ class Fold:
         columns = 2 * len(self.parameters) + 3 * len(self.penalised) + len(self.modules) * len(BY_MODULE)
         least = int(np.clip(values // (6 * max(columns, 1)), FEWEST // 2, MOST // 2))
         size = 1 if rows is None else max(1, -(-rows // (2 * least)))
-        self.windows = Windows(least, size)
+        self.windows = PageWindows(least, size)
         self._pace = np.empty((2, 0))  # steps and seconds of the latest rows
         self._epochs: set[int] = set()
         self._in_epochs = 0  # rows that know theirs

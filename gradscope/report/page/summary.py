@@ -55,7 +55,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Quantity:
+class PageQuantity:
     """One quantity by layer.
 
     Attributes:
@@ -93,7 +93,7 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class Moment:
+class PageMoment:
     """Stretch of the run.
 
     Attributes:
@@ -135,7 +135,7 @@ class RunPage:
     window_rows: int
     windows_per_pass: int
     network: dict[str, Envelope]
-    quantities: dict[str, Quantity]
+    quantities: dict[str, PageQuantity]
     table: tuple[LayerRow, ...]
     marks: tuple[Mark, ...]
     metrics: dict[str, NDArray[np.float64]]
@@ -168,12 +168,12 @@ class RunPage:
         return _ends(self.network["loss"].mean[:, 0])[1]
 
     @property
-    def moments(self) -> tuple[Moment, ...]:
+    def moments(self) -> tuple[PageMoment, ...]:
         """The run in at most `MOMENTS` stretches, for a table."""
         edges = np.linspace(0, len(self.begin), min(MOMENTS, len(self.begin)) + 1).astype(int)
         series = {name: envelope.mean[:, 0] for name, envelope in self.network.items()}
         return tuple(
-            Moment(int(self.begin[a]), int(self.end[b - 1]), {name: _mean(y[a:b]) for name, y in series.items()})
+            PageMoment(int(self.begin[a]), int(self.end[b - 1]), {name: _mean(y[a:b]) for name, y in series.items()})
             for a, b in pairwise(edges)
         )
 
@@ -309,13 +309,13 @@ def run_page(label: str, record: Record, fold: Fold, rules: Checker, whole: bool
     )
 
 
-def _quantities(fold: Fold) -> dict[str, Quantity]:
+def _quantities(fold: Fold) -> dict[str, PageQuantity]:
     found = {}
     for word in (*BY_LAYER, *BY_MODULE):
         names = fold.info.modules if word in BY_MODULE else fold.info.parameters
         columns = tuple(names[i] for i in fold.columns(word))
         if word in fold.windows and columns:
-            found[word] = Quantity(columns, fold.windows.envelope(word))
+            found[word] = PageQuantity(columns, fold.windows.envelope(word))
     if {PENALTY.word, GRADIENT.word, PROPORTION.word} <= set(found):
         # The network's proportion is Σ|∂L/∂w| over the sum of both: so is a block's.
         both = found[PENALTY.word].envelope.mean + fold.windows.envelope(GRADIENT.word).mean[:, _penalised(fold)]
@@ -330,7 +330,7 @@ def _penalised(fold: Fold) -> NDArray[np.bool_]:
     return np.isin(fold.parameters, fold.penalised)
 
 
-def _balance(fold: Fold) -> Quantity | None:
+def _balance(fold: Fold) -> PageQuantity | None:
     """Compute B = Σ⟨w, −∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ over each window, where a penalty pushes; None where none does."""
     if "push" not in fold.windows:
         return None
@@ -338,10 +338,10 @@ def _balance(fold: Fold) -> Quantity | None:
     seen = (push > 0).any(0)
     b = np.divide(fold.windows.sum("pull"), push, out=np.full_like(push, np.nan), where=push > 0)[:, seen]
     names = tuple(fold.info.parameters[i] for i in fold.penalised[seen])
-    return Quantity(names, Envelope(b, b, b), np.where(push > 0, push, 0.0)[:, seen]) if seen.any() else None
+    return PageQuantity(names, Envelope(b, b, b), np.where(push > 0, push, 0.0)[:, seen]) if seen.any() else None
 
 
-def _table(fold: Fold, quantities: dict[str, Quantity], begin: Array) -> tuple[LayerRow, ...]:
+def _table(fold: Fold, quantities: dict[str, PageQuantity], begin: Array) -> tuple[LayerRow, ...]:
     """Build one line a layer of the page."""
     columns = {name: dict(zip(q.names, q.envelope.mean.T, strict=True)) for name, q in quantities.items()}
     lines = []

@@ -17,7 +17,7 @@ from gradscope.prediction.rows import Array, Probe
 
 FILE = "reader.npz"
 #: Within so many decades of the level the reader that learned from near probes alone has the larger say.
-NEAR, WEIGHT = 0.4, 0.7
+NEAR_DECADES, NEAR_WEIGHT = 0.4, 0.7
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Reader:
     def read(self, x: Array) -> float:
         """Compute û from the features of a probe, [F]."""
         found = self.whole.predict(x)
-        return found if abs(found) > NEAR else (1 - WEIGHT) * found + WEIGHT * self.near.predict(x)
+        return found if abs(found) > NEAR_DECADES else (1 - NEAR_WEIGHT) * found + NEAR_WEIGHT * self.near.predict(x)
 
     def begin(self, free: Probe) -> float:
         """Compute log₁₀ of the strength to try first, from a run without a penalty."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from gradscope.prediction.ask_tell import Plan, Prediction, Prober
+from gradscope.prediction.level_reader import shipped
 from gradscope.prediction.probing import ProbeResult, Run, of_command, of_function, probed
-from gradscope.prediction.reader import shipped
 from gradscope.prediction.suggest import PENALTIES
 from gradscope.processes.command import Command
 from gradscope.tolerance.posterior import Predicted
-from gradscope.trials.executors import HereExecutor
+from gradscope.trials.executors import InProcessExecutor
 from gradscope.trials.run_trial import MissingRecordError
 from gradscope.trials.trial import Train
 from gradscope.types import InputError
@@ -82,7 +82,7 @@ class Predicting:
         self._prober = Prober(shipped(), penalty, seed=seed, quick=True)
         self._gate = _Gate(where)
         self._run, self._folder = on_executor(train, self._gate), folder
-        if isinstance(where, HereExecutor):
+        if isinstance(where, InProcessExecutor):
             self._work()
         else:
             threading.Thread(target=self._work, name="gradscope-probes", daemon=True).start()

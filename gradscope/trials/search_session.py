@@ -15,7 +15,7 @@ from typing import Any
 from gradscope import checks
 from gradscope.processes.command import Command
 from gradscope.processes.script import why_cold
-from gradscope.trials.executors import HereExecutor, open_executor
+from gradscope.trials.executors import InProcessExecutor, open_executor
 from gradscope.trials.journal import Journal
 from gradscope.trials.local import RECORDING
 from gradscope.trials.run_trial import run_command_trial, run_function_trial
@@ -70,7 +70,7 @@ def executor_here(workers: int | None, timeout: float | None, given: str | Execu
     """Where a function trains that was not told where: in this very process if one trial at a time is enough."""
     if given is not None:
         return given
-    return HereExecutor() if (workers or 1) == 1 and timeout is None else "local"
+    return InProcessExecutor() if (workers or 1) == 1 and timeout is None else "local"
 
 
 @contextlib.contextmanager
