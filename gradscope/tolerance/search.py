@@ -14,7 +14,7 @@ from gradscope.tolerance.ask_tell import ToleranceSearch, early_errors
 from gradscope.tolerance.prior_from_probes import Predicting, prior, worth_predicting
 from gradscope.tolerance.result import Progress, ToleranceResult
 from gradscope.trials.runner import Beside
-from gradscope.trials.search_session import Training, executor_here, session
+from gradscope.trials.search_session import Training, Where, executor_here, session
 from gradscope.trials.trial import Train, Trial
 from gradscope.types import InputError
 
@@ -72,25 +72,11 @@ def search_tolerance(
     Raises:
         InputError: the range, the folder, the executor or the training function cannot be used.
     """
-
     training = Training.of_function(train, penalty)
-    executor = executor_here(workers, timeout, executor)
     how = Settings(precision, max_trials, seed)
-    return _search(
-        training,
-        low,
-        high,
-        how,
-        delayed,
-        workers,
-        executor,
-        out,
-        timeout,
-        bool(predict),
-        predict is not False,
-        on_trial,
-        on_prediction,
-    )
+    where = Where(executor_here(workers, timeout, executor), workers, timeout, out)
+    keep = predict is not False
+    return _search(training, low, high, how, delayed, where, bool(predict), keep, on_trial, on_prediction)
 
 
 def search_command(
@@ -115,15 +101,13 @@ def search_command(
     ``predict``: by default where the range is wider than a decade, the penalty is L2 or L1, and the command is a script
     whose processes are forked here, so that a probe costs its steps alone.
     """
-
     training = Training.of_command(command)
     keep = predict is not False
     if predict is None:
         predict = executor == "local" and worth_predicting(command.penalty, low, high, training.scripts)
     how = Settings(precision, max_trials, seed)
-    return _search(
-        training, low, high, how, delayed, workers, executor, out, timeout, predict, keep, on_trial, on_prediction
-    )
+    where = Where(executor, workers, timeout, out)
+    return _search(training, low, high, how, delayed, where, predict, keep, on_trial, on_prediction)
 
 
 def _search(
@@ -132,10 +116,7 @@ def _search(
     high: float,
     how: Settings,
     delayed: bool,
-    workers: int | None,
-    executor: str | Executor,
-    out: str | Path | None,
-    timeout: float | None,
+    where: Where,
     predict: bool,
     keep: bool,
     on_trial: Callable[[Progress], None] | None,
@@ -146,7 +127,7 @@ def _search(
     penalty = training.settings["penalty"]
     if predict and penalty not in PENALTIES:
         raise InputError(f"the penalty is {penalty}; a level is predicted for {' and '.join(PENALTIES)} only")
-    with session(training, settings, executor=executor, workers=workers, timeout=timeout, out=out) as runner:
+    with session(training, settings, where) as runner:
         journal = runner.journal
         said = journal.predicted if keep else None
 

@@ -58,6 +58,16 @@ class Training:
         return cls(command, start, settings, scripts=why_cold(command.words) is None)
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where the trials of a search run, so many at a time and for so long at most, and the folder that keeps them."""
+
+    executor: str | Executor
+    workers: int | None
+    timeout: float | None
+    out: str | Path | None
+
+
 def name_of(train: Callable[..., object]) -> str:
     """What a journal knows a function by: no address in memory, which is another one in the next process."""
     if isinstance(train, functools.partial):
@@ -74,25 +84,17 @@ def executor_here(workers: int | None, timeout: float | None, given: str | Execu
 
 
 @contextlib.contextmanager
-def session(
-    training: Training,
-    settings: dict[str, Any],
-    *,
-    executor: str | Executor,
-    workers: int | None,
-    timeout: float | None,
-    out: str | Path | None,
-) -> Iterator[Runner]:
+def session(training: Training, settings: dict[str, Any], where: Where) -> Iterator[Runner]:
     """A runner in its folder, which ends what it started. ``settings``: what another search there would differ in."""
-    where, count = open_executor(executor, workers, timeout, training.preload, training.scripts)
+    executor, count = open_executor(where.executor, where.workers, where.timeout, training.preload, training.scripts)
     try:
-        given = tempfile.mkdtemp(prefix="gradscope-search-") if out is None else out
+        given = tempfile.mkdtemp(prefix="gradscope-search-") if where.out is None else where.out
         folder = checks.writable_folder(checks.absolute_path(given, "out"))
         journal = Journal(folder.resolve(), training.settings | settings)
         try:
-            yield Runner(training.start, where, count, journal, folder.resolve())
+            yield Runner(training.start, executor, count, journal, folder.resolve())
         finally:
             journal.close()
     finally:
-        if not isinstance(executor, Executor):  # one that was given stays its owner's
-            where.shutdown(wait=True, cancel_futures=True)
+        if executor is not where.executor:  # one that was given stays its owner's
+            executor.shutdown(wait=True, cancel_futures=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gradscope.extras import missing
 from gradscope.processes.command import Command
-from gradscope.trials.search_session import Training, executor_here, session
+from gradscope.trials.search_session import Training, Where, executor_here, session
 from gradscope.trials.trial import Train, Trial
 from gradscope.tuning.ask_tell import StrengthTuning
 from gradscope.tuning.result import TuneProgress, TuneResult, concluded
@@ -66,8 +66,8 @@ def tune_strength(
     tuning = StrengthTuning(
         low, high, mode=mode, delayed=delayed, cost=cost, repeats=repeats, max_trials=max_trials, seed=seed
     )
-    where = executor_here(workers, timeout, executor)
-    return _tune(training, tuning, metric, workers, where, out, seed, timeout, on_trial)
+    where = Where(executor_here(workers, timeout, executor), workers, timeout, out)
+    return _tune(training, tuning, metric, seed, where, on_trial)
 
 
 def tune_command(
@@ -93,7 +93,7 @@ def tune_command(
     tuning = StrengthTuning(
         low, high, mode=mode, delayed=delayed, cost=cost, repeats=repeats, max_trials=max_trials, seed=seed
     )
-    return _tune(training, tuning, metric, workers, executor, out, seed, timeout, on_trial)
+    return _tune(training, tuning, metric, seed, Where(executor, workers, timeout, out), on_trial)
 
 
 def _metric(name: str) -> str:
@@ -110,17 +110,14 @@ def _tune(
     training: Training,
     tuning: StrengthTuning,
     metric: str,
-    workers: int | None,
-    executor: str | Executor,
-    out: str | Path | None,
     seed: int,
-    timeout: float | None,
+    where: Where,
     on_trial: Callable[[TuneProgress], None] | None,
 ) -> TuneResult:
     low, high = tuning.range
     settings: dict[str, Any] = {"low": float(low), "high": float(high), "seed": seed, "metric": metric}
     settings |= {"mode": "max" if tuning.sign > 0 else "min", "delayed": tuning.delayed}
-    with session(training, settings, executor=executor, workers=workers, timeout=timeout, out=out) as runner:
+    with session(training, settings, where) as runner:
         journal = runner.journal
 
         def heard(trial: Trial | None, lost: str | None) -> None:
