@@ -24,7 +24,7 @@ SHOWN = (GRADIENT, PENALTY, PROPORTION, WEIGHT)
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """LayerChoice of layers: those of a name or a regular expression, of a parameter group; else those the verdict is about.
+    """Choice of layers: those of a name or a regular expression, of a parameter group; else those the verdict is about.
 
     Attributes:
         parameter: a name, or a regular expression that is searched in names.

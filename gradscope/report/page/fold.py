@@ -23,7 +23,7 @@ Rows = Mapping[str, NDArray[Any]]
 NAMES = (*JUDGED, PROPORTION.name, "time", "epoch")
 #: Layers that are in a page; one of more would not be small.
 MOST_LAYERS = 2000
-#: PageWindows of a page: at least for a short budget, at most where there are few layers.
+#: Windows of a page: at least for a short budget, at most where there are few layers.
 FEWEST, MOST = 32, 512
 #: Quantities of penalised layers alone, and into how many stretches a run is smoothed whose epochs are unknown.
 OF_PENALTY = {PENALTY.word, PROPORTION.word, BALANCE.word}

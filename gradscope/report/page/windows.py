@@ -41,7 +41,7 @@ class Envelope:
 
 @dataclass
 class PageWindows:
-    """PageWindows of one table of rows: which row belongs where, and the columns thinned so far.
+    """Windows of one table of rows: which row belongs where, and the columns thinned so far.
 
     Attributes:
         least: windows that a long run has at least; at most it has twice as many.
@@ -56,7 +56,7 @@ class PageWindows:
 
     @property
     def count(self) -> int:
-        """PageWindows in use."""
+        """Windows in use."""
         return -(-self.rows // self.size)
 
     def add(self, envelopes: dict[str, Values], sums: dict[str, Values]) -> None:
