@@ -224,6 +224,30 @@ def test_cadence(tmp_path: Path, every: object, steps: list[int]) -> None:
         assert np.isfinite(dataset["loss"].values).all()
 
 
+def test_full_samples_many_tensors_after_the_first_hundred_steps(tmp_path: Path) -> None:
+    """What it samples is, number by number, what it records of every step when asked to."""
+    kinds = ("update_mean_abs", "update_proportion", "activation_mean_abs", "activation_gradient_mean_abs")
+    records = []
+    for every in ({}, {"activations": 1, "updates": 1}):
+        torch.manual_seed(0)
+        hidden = [layer for _ in range(24) for layer in (nn.Linear(5, 5), nn.Tanh())]
+        model = nn.Sequential(nn.Linear(6, 5), *hidden, nn.Linear(5, 3))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=0.02)  # through the moments
+        path = tmp_path / f"{len(every)}.h5"
+        with gradscope.record(model, optimizer, path, preset="full", every=every, on_failure="ignore"):
+            for batch in batches(118):
+                train_one(model, optimizer, batch)
+        with gradscope.open_run(path) as dataset:
+            records.append({name: dataset[name].values for name in kinds})
+    sampled, whole = records
+    rows = [*range(100), 104, 112]
+    assert len(model.state_dict()) > 48
+    for name in kinds:
+        assert np.flatnonzero(~np.isnan(sampled[name]).all(1)).tolist() == rows
+        np.testing.assert_array_equal(sampled[name][rows], whole[name][rows])
+        assert not np.isnan(whole[name]).all(1).any()
+
+
 def train_one(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> None:
     optimizer.zero_grad()
     exact.loss_of(model, batch).backward()

@@ -186,7 +186,7 @@ def measure(net: str, ways: dict[str, tuple[str, Path]], rounds: int) -> dict[st
             stack.callback(children[name].close)
         steps = NETS[net].steps
         for one in children.values():
-            one.run(max(20, 2 * steps))  # warm, and past the first rows, at which more is looked at
+            one.run(max(104, 2 * steps))  # warm, and past the first hundred, in which more is recorded
         for _ in range(rounds):
             for name in order.sample(list(ways), len(ways)):
                 found[name].append(children[name].run(steps))

@@ -69,13 +69,26 @@ class Windows:
         return "windows " + ", ".join(f"{start}-{stop}" for start, stop in self.spans)
 
 
+@dataclass(frozen=True)
+class BySize:
+    """One cadence for models of up to ``few`` recorded tensors, another for larger ones."""
+
+    few: int
+    up_to: Cadence
+    beyond: Cadence
+
+    def of(self, tensors: int) -> Cadence:
+        """The cadence of a model of so many tensors."""
+        return self.up_to if tensors <= self.few else self.beyond
+
+
 #: What a cadence can be given for. ``rows`` holds for all of them: a quantity is seen in recorded rows only.
 KINDS = ("rows", "activations", "updates", "histograms")
 
 Given = int | Cadence | Mapping[str, "int | Cadence"]
 
 
-def cadences(every: Given, preset: Mapping[str, Cadence]) -> dict[str, Cadence]:
+def cadences(every: Given, preset: Mapping[str, Cadence | BySize]) -> dict[str, Cadence | BySize]:
     """The cadence of each kind: what the caller gave, and the preset's for the rest."""
     given = every if isinstance(every, Mapping) else {"rows": every}
     unknown = [kind for kind in given if kind not in KINDS]
@@ -83,6 +96,11 @@ def cadences(every: Given, preset: Mapping[str, Cadence]) -> dict[str, Cadence]:
         raise InputError(f"every={{{unknown[0]!r}: …}} names no kind of quantity; expected one of {', '.join(KINDS)}")
     found = {kind: _cadence(value) for kind, value in given.items()}
     return {kind: found.get(kind, preset.get(kind, Every(1))) for kind in KINDS}
+
+
+def of_size(every: Mapping[str, Cadence | BySize], tensors: int) -> dict[str, Cadence]:
+    """The cadences of a recording of so many tensors."""
+    return {kind: one.of(tensors) if isinstance(one, BySize) else one for kind, one in every.items()}
 
 
 def _cadence(value: int | Cadence) -> Cadence:

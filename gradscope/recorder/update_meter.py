@@ -24,8 +24,8 @@ from gradscope.recorder.meter import local
 from gradscope.recorder.ring import FIXED, Ring
 
 #: (through, beside): λ∂Ω/∂w that goes through the optimizer's gradient, and λ∂Ω/∂w that acts on the weights directly
-#: (decoupled decay, proximal steps), one tensor or None a parameter.
-Pulls = Callable[[Sequence[Tensor]], tuple[list[Tensor | None], list[Tensor | None]]]
+#: (decoupled decay, proximal steps), one tensor or None a parameter. The flag: whether the second is wanted.
+Pulls = Callable[[Sequence[Tensor], bool], tuple[list[Tensor | None], list[Tensor | None]]]
 
 ADAM, SGD, ADAMAX = ("Adam", "AdamW"), ("SGD",), ("Adamax",)
 SPLIT = (*SGD, *ADAM, *ADAMAX)
@@ -45,7 +45,9 @@ class UpdateMeter:
         self._previous = [zeros_like(b) for b in self._before]
         self._l1 = TablePlan(self._before, ("gradient_l1",))
         self._dot = TablePlan(self._before, ("dot",))
-        self._moment: list[Tensor] = []  # the penalty's share of the optimizer's first moment
+        self._moment: dict[int, Tensor] = {}  # the penalty's share of the optimizer's first moment, by place
+        self._nothing: dict[int, Tensor] = {}
+        self._begun = False
         self._pulls: tuple[list[Tensor | None], list[Tensor | None]] | None = None
         self._row: int | None = None
 
@@ -107,7 +109,7 @@ class UpdateMeter:
                 self.keep()
         if self.knows_split:
             followed = [i for i in range(len(self._parameters)) if i not in self._lost]
-            through, beside = pulls([self._parameters[i] for i in followed])
+            through, beside = pulls([self._parameters[i] for i in followed], row is not None)
             self._pulls = self._spread(followed, through), self._spread(followed, beside)
 
     def _spread(self, followed: Sequence[int], pulls: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -132,58 +134,96 @@ class UpdateMeter:
         self._l1(weights, change, ring.view(self.size, self._row))
         self._without_the_lost(ring.view(self.size, self._row))
         if penalty is not None:
-            split = ring.view(self.split, self._row)
-            self._l1(weights, torch._foreach_sub(change, penalty), split[:1])
-            self._l1(weights, penalty, split[1:])
+            split, at = ring.view(self.split, self._row), list(penalty)
+            loss = dict(enumerate(change))
+            if at:
+                loss.update(zip(at, torch._foreach_sub([loss[i] for i in at], list(penalty.values())), strict=True))
+                shares = [penalty[i] if i in penalty else self._nothing_of(i) for i in loss]
+                self._l1(weights, shares, split[1:])
+            else:
+                split[1:].zero_()
+            self._l1(weights, list(loss.values()), split[:1])
             self._without_the_lost(split)
         self._row = None
 
-    def _penalty_share(self) -> list[Tensor]:
-        """Δw_R of the step just taken, one tensor a parameter."""
+    def _nothing_of(self, i: int) -> Tensor:
+        """Zeros in the shape of a parameter without a penalty, mostly a bias."""
+        if i not in self._nothing:
+            self._nothing[i] = zeros_like(self._before[i])
+        return self._nothing[i]
+
+    def _penalty_share(self) -> dict[int, Tensor]:
+        """Δw_R of the step just taken, by the place of a parameter; without those that no penalty acts on."""
         assert self._pulls is not None
         through, beside = self._pulls
         self._pulls = None
-        nothing = [zeros_like(w) for w in self._current]
-        pull = [n if t is None else t for t, n in zip(through, nothing, strict=True)]
-        first = not self._moment
-        if first:
-            self._moment = [zeros_like(w) for w in self._current]
-        group_of = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        first, self._begun = not self._begun, True
+        place = {id(w): i for i, w in enumerate(self._parameters) if i not in self._lost}
+        found: dict[int, Tensor] = {}
+        for group in self.optimizer.param_groups:
+            mine = [place[id(p)] for p in group["params"] if id(p) in place]
+            coupled = [i for i in mine if (through[i] is not None or i in self._moment) and self._has_begun(i)]
+            if coupled:
+                pulls = [self._nothing_of(i) if (t := through[i]) is None else t for i in coupled]
+                moments = self._next_moments(group, coupled, pulls, first)
+                found.update(zip(coupled, self._moved(group, coupled, moments, pulls), strict=True))
+            if direct := [(i, t) for i in mine if (t := beside[i]) is not None]:
+                shares = torch._foreach_mul([t for _, t in direct], -group["lr"])
+                for (i, _), share in zip(direct, shares, strict=True):
+                    found[i] = found[i] + share if i in found else share
         overflow = getattr(self.optimizer, "found_inf", None)
-        shares = []
-        for i, w in enumerate(self._parameters):
-            group, state = group_of.get(id(w)), self.optimizer.state.get(w, {})
-            if group is None or i in self._lost:
-                shares.append(nothing[i])
-                continue
-            moment = self._next_moment(group, self._moment[i], pull[i], first)
-            if overflow is not None:  # a fused step that skips itself leaves every moment as it was
-                moment = torch.where(overflow.to(moment.device) > 0, self._moment[i], moment)
-            self._moment[i].copy_(moment)  # in place, for a replayed graph reads it where it lay
-            share = self._moved(group, state, moment, pull[i])
-            if (direct := beside[i]) is not None:
-                share = share - group["lr"] * direct
-            shares.append(share if overflow is None else share * (overflow.to(moment.device) == 0))
-        return shares
+        return found if overflow is None else {i: t * (overflow.to(t.device) == 0) for i, t in found.items()}
 
-    def _next_moment(self, group: dict[str, Any], moment: Tensor, pull: Tensor, first: bool) -> Tensor:
+    def _has_begun(self, i: int) -> bool:
+        """Whether the optimizer has stepped a parameter, as far as it counts."""
+        return self._kind in SGD or "step" in self.optimizer.state.get(self._parameters[i], {})
+
+    def _next_moments(
+        self, group: dict[str, Any], at: Sequence[int], pulls: Sequence[Tensor], first: bool
+    ) -> list[Tensor]:
+        """The penalty's share of the first moments after this step. ``first``: it is the first that is watched."""
+        for i in at:
+            if i not in self._moment:
+                self._moment[i] = zeros_like(self._current[i])
+        moments = [self._moment[i] for i in at]
         if self._kind in SGD:
-            mu, damping = float(group["momentum"]), float(group["dampening"])
-            return pull.clone() if first or not mu else mu * moment + (1 - damping) * pull
-        beta = float(group["betas"][0])
-        return beta * moment + (1 - beta) * pull
+            keep, take = float(group["momentum"]), 1 - float(group["dampening"])
+            if first or not keep:
+                keep, take = 0.0, 1.0
+        else:
+            keep = float(group["betas"][0])
+            take = 1 - keep
+        after = list(torch._foreach_add(torch._foreach_mul(moments, keep), list(pulls), alpha=take))
+        overflow = getattr(self.optimizer, "found_inf", None)
+        if overflow is not None:  # a fused step that skips itself leaves every moment as it was
+            pairs = zip(moments, after, strict=True)
+            after = [torch.where(overflow.to(new.device) > 0, old, new) for old, new in pairs]
+        torch._foreach_copy_(moments, after)  # in place, for a replayed graph reads them where they lay
+        return after
 
-    def _moved(self, group: dict[str, Any], state: dict[str, Any], moment: Tensor, pull: Tensor) -> Tensor:
+    def _moved(
+        self, group: dict[str, Any], at: Sequence[int], moments: list[Tensor], pulls: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
         """−lr · moment / denominator, as each optimizer's documentation has it."""
-        name, lr = self._kind, group["lr"]
-        if name in SGD:
-            return moment.mul(-lr) if not group.get("nesterov") else (pull + group["momentum"] * moment).mul(-lr)
-        if "step" not in state:
-            return torch.zeros_like(moment)
+        lr = group["lr"]
+        if self._kind in SGD:
+            if group.get("nesterov"):
+                moments = list(torch._foreach_add(list(pulls), moments, alpha=float(group["momentum"])))
+            return torch._foreach_mul(moments, -lr)
+        states = [self.optimizer.state[self._parameters[i]] for i in at]
         beta1, beta2 = (float(b) for b in group["betas"])
-        steps = state["step"]  # a tensor, perhaps on the device: the arithmetic stays there
-        ahead = moment.mul(-lr / (1 - beta1**steps))
-        if name in ADAMAX:
-            return ahead.div(local(state["exp_inf"]))
-        second: Tensor = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-        return ahead.div(local(second).sqrt() / (1 - beta2**steps) ** 0.5 + group["eps"])
+        steps = [_number(state["step"]) for state in states]
+        ahead = torch._foreach_mul(moments, [-lr / (1 - beta1**step) for step in steps])
+        if self._kind in ADAMAX:
+            return torch._foreach_div(ahead, [local(state["exp_inf"]) for state in states])
+        name = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
+        roots = torch._foreach_sqrt([local(state[name]) for state in states])
+        roots = torch._foreach_div(roots, [(1 - beta2**step) ** 0.5 for step in steps])
+        return torch._foreach_div(ahead, torch._foreach_add(roots, group["eps"]))
+
+
+def _number(step: Any) -> Any:
+    """An optimizer's count of steps: a number from the host, where reading it waits for nothing, else its tensor."""
+    if not isinstance(step, Tensor):
+        return step
+    return float(step.numpy()) if step.is_cpu else step

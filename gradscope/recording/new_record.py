@@ -29,7 +29,7 @@ def describe(
     ranks: Ranks,
 ) -> None:
     """Fill in ``config`` and ``capture``, as far as they are known before the first step."""
-    rhythm = {kind: str(cadence) for kind, cadence in options.cadences.items()}
+    rhythm = {kind: str(cadence) for kind, cadence in options.cadences_of(len(parameters)).items()}
     settings = {"schedule": penalties.schedule, "steered": penalties.steered, "preset": options.preset}
     settings |= {"every": rhythm, "seed": told.seed, "world_size": ranks.size}
     notes.config |= provenance.configuration(parameters, penalties.groups, settings)

@@ -191,7 +191,7 @@ def open_recording(
             penalties.probe,
             consumers,
             preset=PRESETS[options.preset],
-            cadences=options.cadences,
+            cadences=options.cadences_of(len(parameters)),
             activations=activations,
             forwards=forwards,
             warn=notes.warn,

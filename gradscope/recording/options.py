@@ -10,7 +10,7 @@ from typing import Any
 from gradscope import checks
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.processes.instructions import ON_FAILURE, Instructions
-from gradscope.recorder.cadence import Cadence, Given, cadences
+from gradscope.recorder.cadence import BySize, Cadence, Given, cadences, of_size
 from gradscope.recorder.presets import PRESETS
 from gradscope.recording.sink import Sink, checked_sinks
 from gradscope.regularizers.penalties import Penalty
@@ -32,7 +32,7 @@ class RecordOptions:
     the optimizers, the model and the file are at hand.
 
     Attributes:
-        cadences: of each kind of quantity, from ``every`` and ``preset``.
+        cadences: of each kind of quantity, from ``every`` and ``preset``; see `cadences_of`.
         checked_sinks: ``sinks``, with a sink in the place of each plug-in's name.
     """
 
@@ -51,7 +51,7 @@ class RecordOptions:
     checkpoint: Callable[[Path], object] | None
     sinks: Sequence[Sink | str]
     storage: Storage
-    cadences: Mapping[str, Cadence] = field(init=False)
+    cadences: Mapping[str, Cadence | BySize] = field(init=False)
     checked_sinks: Sequence[Sink] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +71,10 @@ class RecordOptions:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    def cadences_of(self, tensors: int) -> dict[str, Cadence]:
+        """Return the cadence of each kind of quantity for a recording of so many tensors."""
+        return of_size(self.cadences, tensors)
 
     def obeying(self, asked: Instructions) -> RecordOptions:
         """These options where a supervisor asks for something else: its instructions beat the arguments."""

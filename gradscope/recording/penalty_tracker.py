@@ -186,16 +186,16 @@ class PenaltyTracker:
         self._moving = changed
         return now
 
-    def _pulls(self, weights: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """λ∂Ω/∂w through the optimizer's gradient, and beside it, a tensor a weight; see `recorder.update_meter`."""
+    def _pulls(self, weights: Sequence[Tensor], directly: bool) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """λ∂Ω/∂w through the optimizer's gradient, and (if wanted) beside it, a tensor a weight; see `update_meter`."""
         through: dict[int, Tensor] = {}
         beside: dict[int, Tensor] = {}
         for source, _ in self._sources:
             strength = source.strength()
-            mine = [w for w in weights if id(w) in source.parameters]
-            if not mine or not strength:
-                continue
             into = beside if source.acts in ("decoupled", "proximal") else through
+            mine = [w for w in weights if id(w) in source.parameters]
+            if not mine or not strength or (into is beside and not directly):
+                continue
             for w, gradient in zip(mine, source.gradients(mine), strict=True):
                 pull = strength * gradient
                 into[id(w)] = into[id(w)] + pull if id(w) in into else pull

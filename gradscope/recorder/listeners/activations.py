@@ -209,12 +209,15 @@ class Activations(Listener):
 
         Of the modules whose type tells the number of their units, at most `LARGEST_MODULE` of them.
         """
-        parts = []
-        for name, units in self._units:
-            state = self._statistics[name].states.get(units)
-            nothing = unknown((units,), device)
-            parts.append(nothing if state is None else (state[3] / state[0]).float().to(device, non_blocking=True))
-        return torch.cat(parts) if parts else zeros((0,), device)
+        parts = [self._statistics[name].states.get(units) for name, units in self._units]
+        if not parts:
+            return zeros((0,), device)
+        sums = [
+            unknown((2, units), device) if state is None else state[0:4:3].to(device, non_blocking=True)
+            for state, (_, units) in zip(parts, self._units, strict=True)
+        ]
+        entries, magnitudes = torch.cat(sums, 1)
+        return torch.div(magnitudes, entries).float()
 
     def states(self) -> list[Tensor]:
         """What outputs are added to."""
