@@ -20,9 +20,9 @@ from gradscope.diagnosis.rules.derived import (
     Evaluations,
     Losses,
     Past,
+    PenaltyShares,
     Rates,
     Rows,
-    Shares,
     Signals,
     Weights,
 )
@@ -46,7 +46,7 @@ class Checker:
         self._count = 0
         self.of_epochs = {} if of_epochs is None else of_epochs
         self._signals, self._rates, self._epochs = Signals(), Rates(), Epochs()
-        self._past, self._shares = Past(), Shares()
+        self._past, self._shares = Past(), PenaltyShares()
         self._losses, self._weights = Losses(), Weights(facts.numel)
         self._evaluations = Evaluations(self.of_epochs)
 

@@ -93,7 +93,7 @@ class _Carried:
         return np.asarray(whole[at][1:])
 
 
-class Shares:
+class PenaltyShares:
     """`penalty_share` [N]: Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised, the median of the last 16
     rows; where an adaptive optimizer decays beside its step, of the two steps, whatever the size of the gradient.
 
