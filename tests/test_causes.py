@@ -482,3 +482,24 @@ def test_an_undecided_run_names_what_is_likely(tmp_path: Path) -> None:
     assert found.verdict is Verdict.UNDECIDED
     assert found.remedy.startswith("perhaps initialisation first: begin with smaller weights"), found
     assert any("below it" in line for line in found.evidence)
+
+
+@pytest.mark.parametrize(("apart", "verdict"), [(2.0, Verdict.HEALTHY), (0.0, Verdict.UNDECIDED)])
+def test_two_calls_with_constant_targets_are_decided_where_the_loss_has_fallen(
+    apart: float, verdict: Verdict, tmp_path: Path
+) -> None:
+    """Links that are there and links that are not, each in a call of its own, as a discriminator has it, too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+        for _ in range(300):
+            there, not_there = model(torch.randn(64, 8) + apart / 2), model(torch.randn(64, 8) - apart / 2)
+            loss = F.binary_cross_entropy_with_logits(there, torch.ones(64, 1))
+            loss = loss + F.binary_cross_entropy_with_logits(not_there, torch.zeros(64, 1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    assert run.verdict.verdict is verdict, run.verdict
+    assert any("guessed" in line for line in run.verdict.evidence)

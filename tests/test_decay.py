@@ -310,6 +310,20 @@ class Renamed(Own):
         w.sub_(m, alpha=group["lr"])
 
 
+class RenamedAdam(Own):
+    """The same through Adam, which makes a whole step of the least gradient."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        w.sub_(adam(g + group["l2"] * w, state), alpha=group["lr"])
+
+
+class RenamedSigns(Own):
+    """The same through signs."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        w.sub_((g + group["l2"] * w).sign(), alpha=group["lr"])
+
+
 class Stepping(Adam):
     """torch's, with a line of one's own."""
 
@@ -320,6 +334,14 @@ class Stepping(Adam):
 class CoupledAdam(Own):
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         w.sub_(adam(g + group["weight_decay"] * w, state), alpha=group["lr"])
+
+
+class CoupledElsewhere(CoupledAdam):
+    """Besides, with a decay that is kept on the object."""
+
+    def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        super().update(w, g, state, group)
+        w.mul_(1 - 0.01)
 
 
 class Lamb(Own):
@@ -360,6 +382,9 @@ class LambElsewhere(Lamb):
         (lambda p: Elsewhere(p, lr=0.01, weight_decay=0.1), 0.01),
         (lambda p: Renamed(p, lr=0.01, l2=0.1), None),
         (lambda p: Renamed(p, lr=0.01, l2=0.0), 0.0),
+        (lambda p: RenamedAdam(p, lr=0.01, l2=1e-4), 0.0),
+        (lambda p: RenamedSigns(p, lr=0.01, l2=1e-4), 0.0),
+        (lambda p: CoupledElsewhere(p, lr=1e-3, weight_decay=1e-4), 0.01),
         (lambda p: Lion(p, lr=0.01, weight_decay=0.5), 0.0),
         (lambda p: AdamW(p, lr=0.01, weight_decay=0.5), 0.0),
     ],

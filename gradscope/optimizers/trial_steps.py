@@ -65,7 +65,8 @@ def taken_at_rest(optimizer: Optimizer, group: Group) -> float:
     whole step of the least decay, and one that leaves out more than the decay at 0 tells nothing there.
 
     Returns:
-        The share, 0 where a step takes none.
+        The share, 0 where a step takes none, or not the same of every entry: then the decay goes through a gradient
+        that is normalised, and what it takes beside a gradient from the data, the trial does not tell.
     """
     if distributed():
         return 0.0
@@ -76,7 +77,9 @@ def taken_at_rest(optimizer: Optimizer, group: Group) -> float:
             for decay in (LEAST, 0.0):
                 sizes = _path(optimizer, group, decay, rate if rate > 0 else RATE, 0.0, STEPS, 0.0).abs()
                 shares = 1 - sizes[1:] / sizes[:-1]
-                if not (bool((shares > AT_REST).all()) and bool((sizes > 0).all())):
+                mean = shares.mean(1, keepdim=True)
+                alike = decay > 0 or bool(((shares - mean).abs() < ALIKE * mean).all())
+                if not (alike and bool((shares > AT_REST).all()) and bool((sizes > 0).all())):
                     return 0.0
                 found = min(found, float(shares.mean()))
     except Exception:  # a stranger's code, on arguments that it was not made for
