@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import gradscope
-from gradscope.optimizers import decay, trial_steps
+from gradscope.optimizers import decay
 from gradscope.optimizers.decay import decay_of, torch_class
+from gradscope.torch_utils import ranks
 from tests.loops import mlp, recorded, train
 from tests.wrappers import Warm
 
@@ -447,7 +448,7 @@ def test_a_trial_goes_unnoticed(tmp_path: Path) -> None:
 
 
 def test_with_other_ranks_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_steps.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(trial_steps.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 2)
     optimizer = Lion(mlp().parameters(), lr=0.1)
     assert decay_of(optimizer, optimizer.param_groups[0]).acts == "unknown"
