@@ -224,11 +224,8 @@ def open_recording(
         if goes_on:
             recorder.begin_at(_go_on(notes, judge, rules, penalties, ranks, options))
         closing.undo.enter_context(undo.pop_all())
-    kept = (
-        KeptCheckpoints(Path(asked.checkpoints), options.checkpoint)
-        if asked.checkpoints and options.checkpoint
-        else None
-    )
+    folder = asked.checkpoints
+    kept = KeptCheckpoints(Path(folder), options.checkpoint) if folder and options.checkpoint else None
     recording = Recording(notes, recorder, penalties, live, settler, between_steps, closing, kept)
     has_begun(told)
     instructions.opened(recording)
