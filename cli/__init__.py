@@ -1,4 +1,4 @@
-"""The ``gradscope`` command line: one file a command, each a thin shell over a plain function."""
+"""``gradscope`` command line: one file a command, each a thin shell over a plain function."""
 
 import sys
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Which commands there are, in the order of the help."""
+"""Registry of the commands, in the order of the help."""
 
 from __future__ import annotations
 

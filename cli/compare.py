@@ -81,7 +81,7 @@ def _marks(count: int) -> list[str]:
 
 
 def _table(marks: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Names down and records across, or the other way round where there are many."""
+    """Print names down and records across, or the other way round where there are many."""
     if not rows:
         tell("  none")
         return
@@ -96,7 +96,7 @@ def _table(marks: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
 
 
 def _curves(marks: Sequence[str], found: Comparison) -> None:
-    """Each quantity on one scale for all records, so that heights can be compared."""
+    """Print each quantity on one scale for all records, so that heights can be compared."""
     import numpy as np
 
     from gradscope.report.sparkline import sparkline

@@ -96,7 +96,7 @@ def _table(lines: Sequence[Sequence[str]], most: int | None) -> None:
 
 
 def _words(value: Any) -> str:
-    """A value of ``capture`` as text: lists and tables in one line, nothing as "none"."""
+    """Write a value of ``capture`` as text: lists and tables in one line, nothing as "none"."""
     if isinstance(value, dict):
         return "; ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list):

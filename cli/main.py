@@ -1,4 +1,4 @@
-"""The entry point: commands, exit codes, and one clear line for every mistake."""
+"""Entry point: commands, exit codes, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """The command line as a function: the exit code."""
+    """Run the command line and return its exit code."""
     if not (sys.argv[1:] if arguments is None else arguments):
         arguments = ["--help"]
     try:
@@ -104,7 +104,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _takes_long(arguments: list[str] | None) -> bool:
-    """Whether the command works for minutes without a picture that shows it."""
+    """Return whether the command works for minutes without a picture that shows it."""
     return bool({"demo", "export", "run", "search", "suggest", "tune"} & set((arguments or sys.argv[1:])[:1]))
 
 

@@ -1,4 +1,4 @@
-"""What goes to standard output and what to standard error."""
+"""Print results to standard output and messages to standard error."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 
 
 def print_json(value: Any) -> None:
-    """One JSON object; numbers that JSON does not know become null."""
+    """Print one JSON object; numbers that JSON does not know become null."""
     text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
     print(_OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def tell(line: str = "") -> None:
-    """A line of results, which may begin with an empty one; words of a record in it are inert."""
+    """Print a line of results, which may begin with an empty one; words of a record in it are inert."""
     print("\n" * line.startswith("\n") + plain(line.removeprefix("\n"), LONG))
 
 
 def say(line: str) -> None:
-    """A message on standard error, broken between words where a terminal is narrower."""
+    """Print a message to standard error, broken between words where a terminal is narrower."""
     print(_fitted(plain(line, LONG)), file=sys.stderr, flush=True)
     _said[0] = time.monotonic()
 
 
 def showing(show: Callable[[T], None], command: Sequence[str], what: str) -> Callable[[T], None]:
-    """``show``; before its first call one line where each run of the command imports torch by itself, and why."""
+    """Wrap ``show`` so that one line before its first call says why each run of the command imports torch by itself."""
     from gradscope.processes.script import why_cold
 
     lines = [f"each {what} imports torch anew: {why}"] if (why := why_cold(command)) is not None else []
@@ -60,13 +60,13 @@ def showing(show: Callable[[T], None], command: Sequence[str], what: str) -> Cal
 
 
 def on_terminal() -> bool:
-    """Whether somebody watches; else standard error is a log: of ``nohup``, Slurm, CI, a notebook."""
+    """Return whether somebody watches; else standard error is a log: of ``nohup``, Slurm, CI, a notebook."""
     return sys.stderr.isatty()
 
 
 @contextlib.contextmanager
 def signs_of_life(seconds: float = 30.0) -> Iterator[None]:
-    """In a log, a line after every so many seconds of work in which nothing was said."""
+    """Print a line to a log after every so many seconds of work in which nothing was said."""
     if on_terminal():
         yield
         return
@@ -88,7 +88,7 @@ def signs_of_life(seconds: float = 30.0) -> Iterator[None]:
 
 
 def _fitted(line: str) -> str:
-    """As it is in a file or pipe, where one message is one line."""
+    """Break a line for a terminal; in a file or pipe one message stays one line."""
     if not on_terminal():
         return line
     width = shutil.get_terminal_size().columns
@@ -106,5 +106,5 @@ def _plain(value: Any) -> Any:
 
 
 def shorter(value: float | None, digits: int = 3) -> str:
-    """A number for a line of text."""
+    """Write a number for a line of text."""
     return "–" if value is None else f"{value:.{digits}g}"

@@ -102,7 +102,7 @@ def _step(word: str) -> int:
 
 
 def _shapes(runs: Sequence[Path]) -> list[Curves]:
-    """Of the penalties that act in the records; without any, of a family of norms."""
+    """Draw the penalties that act in the records; without any, a family of norms."""
     from gradscope.regularizers.shapes import FAMILY, penalty_shape, penalty_words
     from gradscope.report.weights import Shape, penalty_shapes
     from gradscope.store.record import Record

@@ -77,7 +77,7 @@ def run(
 
 
 def _costs(beside: Path, last: Attempt) -> list[str]:
-    """What the penalty of the last attempt costs or gains against this record, in sentences."""
+    """Compare the metrics of the last attempt with those of a record without a penalty, in sentences."""
     from gradscope.diagnosis.cost import costs
     from gradscope.reading import diagnose, finished
 

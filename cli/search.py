@@ -74,7 +74,7 @@ def search(
 
 
 def _draw(result: ToleranceResult, path: Path) -> Path | None:
-    """Trials, fitted curve and interval, of both levels where both were searched; None where no trial was finished."""
+    """Draw trials, fitted curve and interval, of both levels if both were searched; None without a finished trial."""
     from gradscope.report.level import draw_levels, level_summary
 
     levels = (
@@ -90,7 +90,7 @@ def _draw(result: ToleranceResult, path: Path) -> Path | None:
 
 
 def _show_prediction(found: dict[str, Any]) -> None:
-    """One line, before the first trials are over."""
+    """Print one line, before the first trials are over."""
     if found["tolerance"] is None:
         say(f"not predicted from probes: {found['reason']}")
         return
@@ -99,7 +99,7 @@ def _show_prediction(found: dict[str, Any]) -> None:
 
 
 def _show(now: Progress) -> None:
-    """One line a trial: what came of it, where the level may lie, what was spent, what is to come."""
+    """Print one line a trial: its outcome, where the level may lie, what was spent, what is to come."""
     e = now.estimate
     if now.trial is None:
         happened = now.lost or ""
@@ -114,6 +114,6 @@ def _show(now: Progress) -> None:
 
 
 def _bar(density: tuple[float, ...]) -> str:
-    """The posterior over the range asked for, as a row of blocks."""
+    """Draw the posterior over the range asked for, as a row of blocks."""
     top = max(density) or 1.0
     return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * d / top) if d > 0.002 else 0] for d in density)

@@ -64,7 +64,7 @@ def suggest(
 
 
 def search_line(result: Suggestion, command: list[str]) -> str | None:
-    """The search that goes on from a prediction; None where there is none."""
+    """Write the search that starts from a prediction; None where there is none."""
     if result.range is None:
         return None
     low, high = (shorter(end) for end in result.range)
@@ -73,7 +73,7 @@ def search_line(result: Suggestion, command: list[str]) -> str | None:
 
 
 def _show(probe: ProbeResult) -> None:
-    """One line a probe."""
+    """Print one line a probe."""
     if probe.distance is None:
         say(f"without a penalty: {probe.steps} steps")
         return

@@ -67,10 +67,7 @@ def tune(
 
 
 def _draw(result: TuneResult, path: Path) -> Path | None:
-    """The metric of every run against its strength, and against zeros where there are any.
-
-    None where no run with a penalty came to a metric.
-    """
+    """Draw the metric of every run against its strength, and against zeros if there are any; None without a metric."""
     try:
         from gradscope.report.curves import Band
         from gradscope.report.figures import figure_of, save
@@ -110,7 +107,7 @@ def _draw(result: TuneResult, path: Path) -> Path | None:
 
 
 def _show(now: TuneProgress) -> None:
-    """One line a trial: what came of it, the best so far, what was spent, what is to come."""
+    """Print one line a trial: its outcome, the best so far, what was spent, what is to come."""
     t = now.trial
     if t is None:
         happened = now.lost or ""

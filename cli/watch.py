@@ -75,7 +75,7 @@ def _serve(run: Path, port: int) -> None:
 
 
 def _rest() -> None:
-    """The run is over; the page stays until it is interrupted."""
+    """Keep the page of a run that is over until it is interrupted."""
     from time import sleep
 
     while True:

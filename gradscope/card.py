@@ -1,4 +1,4 @@
-"""What is shown of words that a record holds: made inert, and as a small card of HTML for notebooks."""
+"""Show words of a record: made inert, and as a small card of HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ LONG, SHORT = 4000, 100
 
 
 def escape(text: str) -> str:
-    """For HTML."""
+    """Escape text for HTML, cut to `LONG` characters."""
     return escaped(plain(text, LONG))
 
 
 def plain(text: str, most: int | None = None) -> str:
-    """The text without what a terminal, a page or an eye would obey: no control characters, no marks of direction.
+    """Remove what a terminal, a page or an eye would obey: control characters, marks of direction.
 
-    ``most``: the characters that are shown; what is left out in the middle is told by an ellipsis.
+    Args:
+        text: words of a record.
+        most: characters that are shown; an ellipsis stands for what is left out in the middle.
+
+    Returns:
+        Printable text.
     """
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " if c.isspace() and ord(c) > 0x9F else "\ufffd" for c in text)
@@ -33,7 +38,7 @@ def plain(text: str, most: int | None = None) -> str:
 
 
 def inert(value: Any) -> Any:
-    """The same for all texts in dictionaries and lists."""
+    """Make all texts in dictionaries and lists plain."""
     if isinstance(value, str):
         return plain(value, LONG)
     if isinstance(value, dict):
@@ -44,7 +49,7 @@ def inert(value: Any) -> Any:
 
 
 def card(title: str, tone: str, lines: Sequence[str] = (), facts: Mapping[str, object] | None = None) -> str:
-    """HTML of one card. ``tone``: failed, healthy or undecided; ``lines``: a list; ``facts``: a table."""
+    """Build the HTML of one card. ``tone``: failed, healthy or undecided; ``lines``: a list; ``facts``: a table."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     rows = "".join(
         f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'

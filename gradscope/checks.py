@@ -1,4 +1,4 @@
-"""Argument guards. Each error names the value that was given and the one that was expected."""
+"""Check arguments. Each error names the value that was given and the one that was expected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BETWEEN = {"gradscope", "torch", "contextlib", "lightning", "lightning_fabric", 
 
 
 def users_line() -> int:
-    """The ``stacklevel`` at which a warning of the caller points at the user's own line, through torch's hooks."""
+    """Return the ``stacklevel`` at which a warning points at the user's own line, through torch's hooks."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in BETWEEN:
         frame, level = frame.f_back, level + 1
@@ -30,7 +30,7 @@ def users_line() -> int:
 
 
 def finite(value: float, name: str) -> float:
-    """A finite number."""
+    """Check that a value is a finite number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -41,7 +41,7 @@ def finite(value: float, name: str) -> float:
 
 
 def strength(value: float, name: str = "strength") -> float:
-    """A regularization strength: finite and not negative."""
+    """Check that a regularization strength is finite and not negative."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -52,7 +52,7 @@ def strength(value: float, name: str = "strength") -> float:
 
 
 def strength_range(low: float, high: float) -> tuple[float, float]:
-    """A range of strengths to search: 0 < low < high, both finite."""
+    """Check a range of strengths to search: 0 < low < high, both finite."""
     low, high = strength(low, "low"), strength(high, "high")
     if low == 0:
         raise InputError("low is 0; the search is over the logarithm of the strength, so give a low above 0")
@@ -62,7 +62,7 @@ def strength_range(low: float, high: float) -> tuple[float, float]:
 
 
 def positive_int(value: int, name: str) -> int:
-    """A whole number of at least 1."""
+    """Check that a value is a whole number of at least 1."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -73,7 +73,7 @@ def positive_int(value: int, name: str) -> int:
 
 
 def whole_number(value: int, name: str) -> int:
-    """A whole number of at least 0, of whatever type."""
+    """Check that a value of whatever type is a whole number of at least 0."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -84,7 +84,7 @@ def whole_number(value: int, name: str) -> int:
 
 
 def absolute_path(path: str | os.PathLike[str], name: str) -> Path:
-    """The path as it is meant now, whatever folder the process goes to later."""
+    """Resolve a path as it is meant now, whatever folder the process goes to later."""
     if not isinstance(path, str | Path | os.PathLike) or not isinstance(os.fspath(path), str):
         raise InputError(f"{name} is {path!r}; expected a path, such as 'run.h5'")
     try:
@@ -94,26 +94,26 @@ def absolute_path(path: str | os.PathLike[str], name: str) -> Path:
 
 
 def optional_count(value: int | None, name: str) -> int | None:
-    """None, or a whole number of at least 1."""
+    """Check that a value is None, or a whole number of at least 1."""
     return None if value is None else positive_int(value, name)
 
 
 def instance(value: T, kind: type[T], name: str) -> T:
-    """A value of this class."""
+    """Check that a value is of this class."""
     if not isinstance(value, kind):
         raise InputError(f"{name} is {value!r}; expected a {kind.__name__}")
     return value
 
 
 def one_of(value: str, known: Collection[str], name: str) -> str:
-    """One of a few words."""
+    """Check that a value is one of a few words."""
     if value not in known:
         raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
     return value
 
 
 def penalty_word(text: str) -> str:
-    """A penalty as text, in lower case: l1, l2, l1l2 (or l1l2:0.3,0.7), linf, lP with P ≥ 1, group:filter."""
+    """Check the name of a penalty and return it in lower case, such as l1, l2, l1l2:0.3,0.7, l3 or group:filter."""
     word = text.strip().lower()
     number = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
     power = re.fullmatch(rf"l({number})", word)
@@ -133,7 +133,7 @@ def penalty_word(text: str) -> str:
 
 
 def writable_folder(folder: Path) -> Path:
-    """A folder that exists, or can be made, and can be written to."""
+    """Make a folder if it is not there, and check that it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

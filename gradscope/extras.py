@@ -1,11 +1,11 @@
-"""Which extra of the distribution brings which package, and the one line that says so where it is missing."""
+"""Map packages to the extras of the distribution that bring them, and tell users how to install a missing one."""
 
 from __future__ import annotations
 
 #: The name under which this package is installed; its import name is somebody else's on the index.
 DISTRIBUTION = "gradscope-dynamics"
 
-#: Packages that nothing needs who only reads records with the commands that print.
+#: Packages that are not needed to read records with the commands that print.
 EXTRA_OF = {
     "torch": "torch",
     "numba": "fast",
@@ -30,16 +30,16 @@ EXTRA_OF = {
 
 
 def install(package: str, extra: str | None = None) -> str:
-    """The command that installs a package, by its import name, through the extra that brings it."""
+    """Return the command that installs a package, by its import name, through the extra that brings it."""
     return f"pip install '{DISTRIBUTION}[{extra or EXTRA_OF[package]}]'"
 
 
 def missing(what: str, package: str, extra: str | None = None) -> str:
-    """One line for a package that is not there: ``what`` needs it, and how it is installed (with a smaller extra)."""
+    """Tell in one line what needs a missing package, and how to install it (with a smaller extra)."""
     return f"{what} needs the package {package}, which is not installed: {install(package, extra)}"
 
 
 def missing_for(what: str, error: ImportError) -> str | None:
-    """The same for an import that failed; None where it is not an extra of ours that is missing."""
+    """Tell the same of an import that failed; None where it is not an extra of ours that is missing."""
     package = (error.name or "").partition(".")[0]
     return missing(what, package) if isinstance(error, ModuleNotFoundError) and package in EXTRA_OF else None

@@ -1,4 +1,4 @@
-"""What other packages add: rules, penalties and sinks, by the entry points that they declare.
+"""Load what other packages add: rules, penalties and sinks, by the entry points that they declare.
 
     [project.entry-points."gradscope.rules"]
     quiet_head = "mypackage.rules:QUIET_HEAD"
@@ -15,7 +15,7 @@ from typing import Any
 
 @cache
 def plugged(kind: str) -> dict[str, Any]:
-    """What is declared under ``gradscope.<kind>``, by name. What cannot be loaded is left out, with a warning."""
+    """Load what is declared under ``gradscope.<kind>``, by name; warn of what cannot be loaded, and leave it out."""
     from importlib.metadata import entry_points  # here: `--help` need not load it
 
     found = {}

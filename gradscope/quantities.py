@@ -1,7 +1,7 @@
-"""Every quantity once: what it is called in the file, in figures and in words, and how it is made of the network.
+"""Table of all quantities: their names in the file, in figures and in words, and how the network's number is made.
 
-The file's schema, the judge, the rules, reports, pages, live views and sinks read their names, titles, axes and notes
-here. A new quantity is an entry in `QUANTITIES`, and the listener that measures it.
+The file's schema, the judge, the rules, reports, pages, live views and sinks read names, titles, axes and notes here. A
+new quantity is an entry in `QUANTITIES`, and the listener that measures it.
 """
 
 from __future__ import annotations
@@ -187,12 +187,12 @@ COMPARED = (LOSS, GRADIENT, PROPORTION, WEIGHT)
 
 
 def of_modules(preset: str) -> tuple[str, ...]:
-    """The variables along ``module`` that this preset records, in the order of the file."""
+    """Return the variables along ``module`` that this preset records, in the order of the file."""
     return tuple(q.name for q in QUANTITIES if q.dims == _M and preset in q.presets)
 
 
 class Sum(IntEnum):
-    """What the kernels take of a gradient, of weights, and of both, numbered as the rows of their tables."""
+    """Sums that the kernels take of a gradient, of weights, and of both, numbered as the rows of their tables."""
 
     GRADIENT_L1 = 0
     GRADIENT_NORM = 1
@@ -211,7 +211,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Strength:
-    """A regularization strength λ of a penalty, which for L2 is half of what PyTorch calls ``weight_decay``.
+    """Regularization strength λ of a penalty, which for L2 is half of what PyTorch calls ``weight_decay``.
 
     Attributes:
         value: λ, as it multiplies Ω.
@@ -223,7 +223,7 @@ class Strength:
 
     @property
     def weight_decay(self) -> float | None:
-        """2λ for L2 (Ω = ‖w‖²); None for another penalty."""
+        """2λ for L2 (Ω = ‖w‖²), None for another penalty."""
         return weight_decay(self.value, self.penalty)
 
     @property
@@ -233,22 +233,22 @@ class Strength:
         return f"λ = {self.value:.{DIGITS}g}" if decay is None else f"weight_decay {decay:.{DIGITS}g}"
 
     def __str__(self) -> str:
-        """For L2 what PyTorch calls it comes first: ``weight_decay 0.08 (λ 0.04)``; else ``λ 0.04``."""
+        """Write it in full, for L2 with PyTorch's name first: ``weight_decay 0.08 (λ 0.04)``; else ``λ 0.04``."""
         own, decay = f"λ {self.value:.{DIGITS}g}", self.weight_decay
         return own if decay is None else f"weight_decay {decay:.{DIGITS}g} ({own})"
 
 
 def weight_decay(strength: float | None, penalty: str) -> float | None:
-    """2λ for L2; None for another penalty, and for a strength that is not known."""
+    """Return 2λ for L2; None for another penalty, and for a strength that is not known."""
     return None if strength is None or not is_l2(penalty) else 2 * strength
 
 
 def is_l2(penalty: str) -> bool:
-    """Whether strengths of this penalty are half of a ``weight_decay``."""
+    """Return whether strengths of this penalty are half of a ``weight_decay``."""
     return penalty.split(maxsplit=1)[:1] == ["l2"]
 
 
 def strength_axis(penalties: Iterable[str]) -> str:
-    """The axis of strengths; where all are L2 with what PyTorch calls it."""
+    """Return the name of an axis of strengths; where all are L2, with PyTorch's name."""
     penalties = list(penalties)
     return "strength λ (weight_decay is 2λ)" if penalties and all(map(is_l2, penalties)) else "strength λ"

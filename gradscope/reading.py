@@ -1,4 +1,4 @@
-"""The front door for reading: a record as a dataset, and what is to be said of it."""
+"""Diagnose a recorded run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def diagnose(record: str | os.PathLike[str] | xr.Dataset, thresholds: Thresholds | None = None) -> Diagnosis:
-    """The diagnosis of a recorded run, with what the rules found, as `gradscope diagnose` prints it.
+    """Diagnose a recorded run, as `gradscope diagnose` does, rules included.
 
     Args:
         record: the path of a record, or the dataset that `gradscope.open_run` returns.
@@ -35,7 +35,7 @@ def diagnose(record: str | os.PathLike[str] | xr.Dataset, thresholds: Thresholds
     Raises:
         RecordNotFoundError: there is no such file.
         InputError: it is no record, or one without rows.
-    """
+    """  # noqa: DOC502 - raised by what it calls
     if isinstance(record, str | os.PathLike):
         with Record(record) as opened:
             return judged(opened, thresholds=thresholds)[0]
@@ -45,7 +45,7 @@ def diagnose(record: str | os.PathLike[str] | xr.Dataset, thresholds: Thresholds
 def judged(
     record: Recorded, rules: Chosen | None = None, thresholds: Thresholds | None = None
 ) -> tuple[Diagnosis, Checker]:
-    """The verdict with what the rules found, and who found it; the record is read once. Raises as `diagnose` does."""
+    """Judge a record and check the rules, reading it once; raise as `diagnose` does."""
     refuse_empty(record)
     judge = Judge(record.info, thresholds)
     checker = Checker(record.info, rules, validation_losses(record.metrics))
@@ -54,6 +54,6 @@ def judged(
 
 
 def finished(path: str | os.PathLike[str], failed: bool) -> Finished:
-    """A record as `gradscope.diagnosis.cost.costs` looks at it, with the verdict that was given."""
+    """Summarise a record for `gradscope.diagnosis.cost.costs`, with the verdict that was given."""
     with Record(path) as record:
         return Finished(record.path.name, record.strength, failed, record.metrics)

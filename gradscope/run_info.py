@@ -1,4 +1,4 @@
-"""What does not change from row to row: tensors, groups, penalty, plan. The same live and of a record."""
+"""Properties of a run that do not change from row to row: tensors, groups, penalty, plan. The same live and read."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class RunInfo:
 
     @property
     def watched(self) -> Mask:
-        """The parameters that count, [P]."""
+        """Parameters that the verdict is about, [P]: the penalised ones, all where none is."""
         return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
 
     @property
@@ -108,7 +108,7 @@ class RunInfo:
 
     @property
     def sure_baseline(self) -> float:
-        """The baseline loss, NaN for one that was guessed: of a loss of unknown kind, or summed, it may be off.
+        """Baseline loss; NaN for one that was guessed: of a loss of unknown kind, or summed, it may be off.
 
         The one that was told with the first rows, so that rules on the start of a run say the same live and later.
         """
@@ -128,7 +128,7 @@ class RunInfo:
         return "softmax" if self.probabilities else ""
 
     def of_groups(self, values: NDArray[Any]) -> Array:
-        """A quantity of the parameter groups, [N, G] or [G], for each parameter, [N, P] or [P]; NaN for none."""
+        """Spread a quantity of the parameter groups, [N, G] or [G], over the parameters, [N, P] or [P], or NaN."""
         values = np.asarray(values, dtype=np.float64)
         found = values[..., np.clip(self.group, 0, values.shape[-1] - 1)]
         return np.where((self.group >= 0) & (self.group < values.shape[-1]), found, np.nan)
@@ -145,13 +145,20 @@ class RunInfo:
         baseline_loss: float | None = None,
         horizon: int | None = None,
     ) -> RunInfo:
-        """Of a record, or of one that is about to be made.
+        """Build it for a record, or for one that is about to be made.
 
         Args:
-            parameters, modules: names.
+            parameters: names.
+            modules: names.
             static: ``numel``, ``penalised`` and ``group``, [P] each.
-            penalty, config, capture, baseline_loss, horizon: as a record's attributes hold them, the two tables
-                parsed.
+            penalty: its word.
+            config: settings, as a record's attribute holds them, parsed.
+            capture: what was found of the run, likewise.
+            baseline_loss: of the best constant predictor, None where unknown.
+            horizon: planned steps, None or below 1 where unknown.
+
+        Returns:
+            What does not change from row to row.
         """
         names, groups = tuple(str(name) for name in parameters), config["groups"]
         shapes, kinds = _of_kind(config, "shapes", dict), _of_kind(config, "modules", dict)
@@ -190,7 +197,7 @@ class RunInfo:
 
     @classmethod
     def from_record(cls, names: Any, variables: Any, attrs: Mapping[Any, Any]) -> RunInfo:
-        """From the parameter table and root attributes of a record (``variables[name]`` is an array)."""
+        """Build it from the parameter table and root attributes of a record (``variables[name]`` is an array)."""
         modules: Any = variables["module"] if "module" in variables else ()  # noqa: SIM401 (a dataset, too)
         return cls.of(
             names,
@@ -205,16 +212,20 @@ class RunInfo:
 
 
 def history_of(entries: Iterable[Any]) -> tuple[tuple[int, float, str], ...]:
-    """Step, baseline and source, from what a record's ``capture`` holds; what is of another shape is left out."""
+    """Parse step, baseline and source from what a record's ``capture`` holds; leave out what is of another shape."""
     whole = [entry for entry in entries if isinstance(entry, list | tuple) and len(entry) == 3]
     return tuple((int(step), float(loss), str(source)) for step, loss, source in whole)
 
 
 def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[bool, ...]:
-    """For each parameter group, from what the record's ``capture`` says of its penalties (``group``, ``acts``).
+    """Return for each parameter group whether its penalty acts beside the optimizer's step.
 
-    Decoupled decay, proximal steps and constraints, unless another penalty goes through the gradient. A decay that goes
-    through the optimizer (``coupled``) is listed where it is 0, too, and says nothing beside one of those.
+    From what the record's ``capture`` says of its penalties (``group``, ``acts``): decoupled decay, proximal steps and
+    constraints, unless another penalty goes through the gradient. A decay that goes through the optimizer (``coupled``)
+    is listed where it is 0, too, and says nothing beside one of those.
+
+    Returns:
+        One entry a group.
     """
     found: list[set[str]] = [set() for _ in range(groups)]
     for penalty in penalties:
@@ -224,6 +235,6 @@ def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[
 
 
 def _of_kind(values: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
-    """An entry, or an empty one where the file holds none or something else."""
+    """Return an entry, or an empty one where the file holds none or something else."""
     value = values.get(name)
     return value if isinstance(value, kind) else kind()

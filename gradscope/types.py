@@ -1,4 +1,4 @@
-"""Shared small types: the errors a caller can meet, and the words that several rooms use."""
+"""Errors that a caller can meet, and words that several rooms use."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from enum import StrEnum
 
 
 class InputError(ValueError):
-    """The caller's mistake: what was given, what was expected, what to do.
+    """Mistake of the caller: what was given, what was expected, what to do.
 
     The command line prints it as one line and exits with 2.
     """
 
 
 class RecordExistsError(InputError, FileExistsError):
-    """A record is already there, and nothing said that it may be replaced or continued."""
+    """Record that is already there, where nothing said that it may be replaced or continued."""
 
 
 class RecordNotFoundError(InputError, FileNotFoundError):
-    """There is no such record."""
+    """Record that is not there."""
 
 
 class LearningFailure(RuntimeError):
-    """Raised by a recording with ``on_failure="raise"``; ``diagnosis`` holds the verdict."""
+    """Failure to learn, raised by a recording with ``on_failure="raise"``.
+
+    Attributes:
+        diagnosis: the verdict.
+    """
 
     def __init__(self, message: str, diagnosis: object = None) -> None:
         super().__init__(message)
@@ -40,5 +44,5 @@ class Verdict(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """True for every verdict that says the run does not learn."""
+        """Whether the verdict says that the run does not learn."""
         return self not in (Verdict.HEALTHY, Verdict.UNDECIDED)

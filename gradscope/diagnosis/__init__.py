@@ -1,1 +1,1 @@
-"""Arrays in, findings out. No torch, no files."""
+"""Diagnosis of a run, from arrays to findings. No torch, no files."""

@@ -1,8 +1,8 @@
-"""Why does a run fail? Every cause that the record can speak of is weighed, the penalty as one among them.
+"""Rank the causes of a failure: every one that the record can speak of is weighed, the penalty as one among them.
 
-A weight is no probability: it orders the causes. What stands above .7 has evidence that would not be there without
-it; below .5 it is a possibility. `ranked` is a function of one look and of the facts of the run's start, so the verdict
-and the remedy cannot point to different causes.
+A weight is no probability: it orders the causes. What stands above .7 has evidence that would not be there without it;
+below .5 it is a possibility. `ranked` is a function of one look and of the facts of the run's start, so the verdict and
+the remedy cannot point to different causes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,15 @@ APART = 0.1
 
 @dataclass(frozen=True)
 class Cause:
-    """One hypothesis: how well it stands, what speaks for and against it, what to do if it is right."""
+    """Hypothesis on why a run fails.
+
+    Attributes:
+        name: of the cause.
+        weight: how well it stands, from 0 to 1; no probability.
+        evidence: what speaks for it.
+        against: what speaks against it.
+        remedy: what to do if it is right.
+    """
 
     name: str
     weight: float
@@ -51,7 +59,7 @@ class Cause:
     remedy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "cause": self.name, "weight": round(self.weight, 2), "for": self.evidence, "against": self.against,
             "remedy": self.remedy,
@@ -59,9 +67,15 @@ class Cause:
 
 
 def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
-    """All causes that something speaks for, the best first; never empty.
+    """Rank all causes that something speaks for.
 
-    ``learned``: the run has learned before it failed, so that nothing it began with is the cause.
+    Args:
+        look: the rows so far.
+        facts: what the run began with.
+        learned: the run has learned before it failed, so that nothing it began with is the cause.
+
+    Returns:
+        At least one cause, the best founded first.
     """
     if learned:
         penalty = _penalty(look, facts)
@@ -98,18 +112,18 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
 
 
 def told_apart(causes: list[Cause]) -> bool:
-    """Whether the record tells the first cause from the others."""
+    """Return whether the record tells the first cause from the others."""
     return len(causes) < 2 or causes[0].weight - causes[1].weight >= APART
 
 
 def acted(look: Look, step: float | None = None) -> float:
-    """E-folding times that the penalty has acted, up to a step."""
+    """Return the e-folding times that the penalty has acted, up to a step."""
     n = look.n if step is None else int(np.searchsorted(look.series.step[: look.n], step, side="right"))
     return measures.e_foldings(look.series, n) if n else 0.0
 
 
 def _length(look: Look) -> int:
-    """Steps of the run: those planned; where nobody has said, what is a short training at least."""
+    """Return the planned steps of the run or, where they are unknown, what is a short training at least."""
     return look.info.horizon or max(int(look.series.step[look.n - 1] + 1), SHORT)
 
 
@@ -188,7 +202,7 @@ def _untrained(look: Look, facts: Facts) -> Cause | None:
 
 
 def _named(info: RunInfo, mask: NDArray[np.bool_]) -> list[str]:
-    """The parameters of a mask, which is empty where the record does not say."""
+    """Return the names of the parameters of a mask, which is empty where the record does not say."""
     return [name for name, there in zip(info.parameters, mask, strict=False) if there]
 
 
@@ -284,7 +298,7 @@ def _initialisation(look: Look, facts: Facts) -> Cause | None:
 
 
 def _begins(look: Look) -> float:
-    """The first losses over the baseline, 0 where that says nothing of the weights (targets may be far from 0)."""
+    """Divide the first losses by the baseline; 0 where that says nothing of the weights (targets may be far from 0)."""
     entropy = any(word in look.info.loss_kind for word in ("entropy", "nll"))
     if not entropy or not look.baseline.sure or not look.baseline.loss > 0:
         return 0.0
@@ -324,7 +338,7 @@ def _targets(look: Look) -> Cause | None:
 
 
 def _fixed_output(look: Look, facts: Facts) -> Cause | None:
-    """What enters the last module varies with the input, and what leaves it does not, from the start."""
+    """Find a last module whose input varies with the data and whose output does not, from the start."""
     if facts.signal is None or len(facts.signal) < 2 or not facts.signal[-1] < 1e-7 < 1e-3 < facts.signal[-2]:
         return None
     kind = str(["a module", *look.info.module_types.values()][-1])
@@ -380,7 +394,7 @@ def _high_rate(facts: Facts) -> Cause | None:
 
 
 def _unfinished(look: Look) -> Cause | None:
-    """The loss goes on falling below its baseline, slowly: that is progress, though not enough of it."""
+    """Find a loss that goes on falling below its baseline, slowly: that is progress, though not enough of it."""
     s, n = look.series, look.n
     below = look.baseline.loss - look.end_level
     if look.constant or not below > 0 or not measures.still_improving(s, n, look.limits.standard_errors):

@@ -1,4 +1,4 @@
-"""What a run began with and what was done to its gradients: the facts that speak for causes other than the penalty.
+"""Collect what a run began with and what was done to its gradients: facts that speak for other causes than the penalty.
 
 Bounded memory: sums over the first window of rows, counts over all of them.
 """
@@ -31,17 +31,23 @@ FADED = 0.1
 class Facts:
     """What is known so far; NaN or None where it was not recorded.
 
-    ``clip``: geometric mean of the clip coefficient, ``clipped``: share of the rows that were clipped. ``moves``:
-    the share of the weights by which an unclipped step of the loss moved them in the first window,
-    ``moves_clipped``: as it was. ``signal``: of each module at the start, the share of its output that depends on
-    the input, [M]; ``size``: mean size of its output before the first step, [M]. ``flow``: gradient norms of the
-    first and the last matrix at the start. ``dead``: modules that put out zeros alone, and since which step.
-    ``stopped``: trained matrices whose loss gradient is exactly 0, and since which step, where they are most of them.
-    ``faded``: modules before the last whose output hardly depends on the input any more, with the share of what
-    once did. ``silent``: parameters that never got a gradient. ``rate_gone``: share of the rows since every
-    learning rate fell below a thousandth of its largest, for good. ``shrunk``: matrices that no known penalty acts
-    on and that lost most of their norm, with the share that is left. ``rate``: the largest learning rate.
-    ``zeros``: share of the trained matrices whose entries all begin at 0.
+    Attributes:
+        clip: geometric mean of the clip coefficient.
+        clipped: share of the rows that were clipped.
+        moves: share of the weights by which an unclipped step of the loss moved them in the first window.
+        moves_clipped: the same as it was, clipped.
+        signal: of each module at the start, the share of its output that depends on the input, [M].
+        size: mean size of each module's output before the first step, [M].
+        flow: gradient norms of the first and the last matrix at the start.
+        dead: modules that put out zeros alone, and since which step.
+        stopped: trained matrices whose loss gradient is exactly 0, and since which step, where they are most of them.
+        faded: modules before the last whose output hardly depends on the input any more, with the share of what once
+            did.
+        silent: parameters that never got a gradient.
+        rate_gone: share of the rows since every learning rate fell below a thousandth of its largest, for good.
+        shrunk: matrices that no known penalty acts on and that lost most of their norm, with the share that is left.
+        rate: the largest learning rate.
+        zeros: share of the trained matrices whose entries all begin at 0.
     """
 
     clip: float
@@ -72,7 +78,12 @@ class Facts:
 
 
 class Circumstances:
-    """Follows one run; ``window``: rows that count as its start."""
+    """Collector of `Facts` of one run.
+
+    Args:
+        info: of the run.
+        window: rows that count as its start.
+    """
 
     def __init__(self, info: RunInfo, window: int) -> None:
         self._info, self._window = info, window
@@ -92,7 +103,7 @@ class Circumstances:
         self._got: NDArray[np.bool_] | None = None
 
     def see(self, rows: Rows) -> None:
-        """A block of rows, in order."""
+        """Take a block of rows, in order."""
         n = len(rows["step"])
         first = max(0, min(n, self._window - self._count))
         self._count += n
@@ -119,7 +130,7 @@ class Circumstances:
             self._got = got if self._got is None else self._got | got
 
     def _moved(self, rows: Rows, n: int) -> Array:
-        """mean |step of the loss| over mean |w|: lr·|g|/(1 − momentum) for SGD, about lr for adaptive optimizers."""
+        """Compute mean |step of the loss| / mean |w|: lr·|g|/(1 − momentum) for SGD, about lr if adaptive."""
         if not {"learning_rate", "loss_gradient_mean_abs", "weight_mean_abs"} <= rows.keys():
             return np.full(n, np.nan)
         info, owned = self._info, self._info.group >= 0
@@ -204,7 +215,7 @@ class Circumstances:
         return {info.parameters[i]: float(left[i]) for i in np.flatnonzero(free)}
 
     def facts(self) -> Facts:
-        """What is known now."""
+        """Return what is known now."""
         with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing
             std, size, norm = (
@@ -252,7 +263,7 @@ class Circumstances:
         )
 
     def _first_size(self) -> Array | None:
-        """Of the first rows in which activations were sampled: later ones are what the steps made of it."""
+        """Return sizes of the first rows with activations: later ones are what the steps made of it."""
         sampled = [part[np.isfinite(part).any(1)] for part in self._early.get("activation_mean_abs", ())]
         return next((part[0] for part in sampled if len(part)), None)
 

@@ -1,4 +1,4 @@
-"""What a penalty costs or gains beside the same training without one: a word on metrics, and never a failure."""
+"""Compare the metrics of a penalised run with those of the same training without a penalty; never a failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from gradscope.quantities import Strength
 
 @dataclass(frozen=True)
 class Finished:
-    """One run, as far as its cost is concerned. ``metrics``: of its epochs, [epochs] each."""
+    """One run, as far as its cost is concerned.
+
+    Attributes:
+        label: name of the run.
+        strength: of its penalty.
+        failed: whether it did not learn.
+        metrics: of its epochs, [epochs] each.
+    """
 
     label: str
     strength: Strength
@@ -21,16 +28,17 @@ class Finished:
     metrics: Mapping[str, ArrayLike]
 
     def last(self, name: str) -> float | None:
-        """The last finite value of a metric."""
+        """Return the last finite value of a metric."""
         values = np.asarray(self.metrics.get(name, ()), dtype=np.float64)
         finite = values[np.isfinite(values)]
         return float(finite[-1]) if len(finite) else None
 
 
 def costs(runs: Sequence[Finished]) -> list[str]:
-    """A sentence a penalised run that learned and a metric that it shares with a run without a penalty.
+    """Compare each penalised run that learned with the run without a penalty, by the metrics that they share.
 
-    Nothing where there is no run without a penalty, or several that differ: then nobody knows which is meant.
+    Returns:
+        Sentences; none where there is no run without a penalty, or several: then nobody knows which is meant.
     """
     without = [run for run in runs if run.strength.value == 0 and not run.failed]
     if len(without) != 1:

@@ -1,10 +1,10 @@
-"""The ways down: a finding for every kind of failure, each a function of one look.
+"""Rules of the verdict: a finding for every kind of failure, each a function of one look.
 
-*Collapse* is told by the weights: the penalty has shrunk them by a factor of e, the loss gradient has shrunk with
-them, and the **radial balance** B = −Σ⟨w, ∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ (what the loss does for the size of the weights
-over what the penalty does against it) is close to 0 and not rising. In a net of L layers the loss gradient falls
-like the (L−1)-th power of the weights, the penalty's like the first: with B near 0 the penalty wins a little more
-with every step (decision note 2).
+*Collapse* is told by the weights: the penalty has shrunk them by a factor of e, the loss gradient has shrunk with them,
+and the **radial balance** B = −Σ⟨w, ∂L/∂w⟩ / Σ⟨w, λ∂Ω/∂w⟩ (what the loss does for the size of the weights over what the
+penalty does against it) is close to 0 and not rising. In a net of L layers the loss gradient falls like the (L−1)-th
+power of the weights, the penalty's like the first: with B near 0 the penalty wins a little more with every step
+(decision note 2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradscope.types import Verdict
 
 
 def diverged(look: Look) -> Failure | None:
-    """Not finite for half a window, or a loss many times the baseline and what it was."""
+    """Find a run that is not finite for half a window, or whose loss is many times the baseline and what it was."""
     s, n, limits = look.series, look.n, look.limits
     if measures.not_finite(s, n)[-limits.window // 2 :].all():
         return not_finite(look)
@@ -32,13 +32,13 @@ def diverged(look: Look) -> Failure | None:
 
 
 def not_finite(look: Look) -> Failure:
-    """A loss or weights that are not finite."""
+    """Find the first row whose loss or weights are not finite."""
     first = int(look.series.step[np.flatnonzero(measures.not_finite(look.series, look.n))[0]])
     return Failure(Verdict.DIVERGED, look.step, first, [f"loss or weights are not finite from step {first}"])
 
 
 def collapsed(look: Look) -> Failure | None:
-    """Weights and loss gradients have shrunk together under the penalty, and the loss is at the baseline."""
+    """Find weights and loss gradients that have shrunk together under the penalty, with the loss at the baseline."""
     s, n, limits = look.series, look.n, look.limits
     if not look.pushed or np.isnan(s.gradient[n - 1]):
         return None
@@ -57,9 +57,12 @@ def collapsed(look: Look) -> Failure | None:
 
 
 def relapsed(look: Look, escaped_step: int | None) -> Failure | None:
-    """The run has learned, and lost it under the penalty: its loss is back at the baseline, and stays there.
+    """Find a run that has learned and lost it under the penalty: its loss is back at the baseline, and stays there.
 
     Under an adaptive optimizer such runs come back, for its steps do not shrink with the gradient.
+
+    Returns:
+        The failure, or None.
     """
     s, n, limits = look.series, look.n, look.limits
     if escaped_step is None or not look.pushed or not look.baseline.sure or any(look.info.adaptive):
@@ -80,7 +83,7 @@ def relapsed(look: Look, escaped_step: int | None) -> Failure | None:
 
 
 def falls(look: Look) -> bool:
-    """Whether a penalty is taking weights and loss gradients down together, and the loss is at its baseline."""
+    """Return whether a penalty is taking weights and loss gradients down together, and the loss is at its baseline."""
     s, n, limits = look.series, look.n, look.limits
     if not look.pushed or look.improvement(limits.improved):
         return False
@@ -91,7 +94,7 @@ def falls(look: Look) -> bool:
 
 
 def collapse_found(look: Look, start: int, balance: float) -> Failure | None:
-    """The finding with its evidence, unless the loss says that the run learns."""
+    """Build the finding with its evidence, unless the loss says that the run learns."""
     s, n = look.series, look.n
     now, _ = measures.last_windows(s, n, look.limits.window)
     level = measures.loss_level(s, now.start, n)
@@ -116,7 +119,7 @@ def collapse_found(look: Look, start: int, balance: float) -> Failure | None:
 
 
 def about_balance(balance: float) -> str:
-    """The radial balance in words."""
+    """Write the radial balance in words."""
     if np.isnan(balance):
         return "the radial balance could not be used: ⟨w, ∂L/∂w⟩ or ‖w‖ is not in the record"
     share = f"{max(balance, 0) * 100:.1f} %"
@@ -124,7 +127,7 @@ def about_balance(balance: float) -> str:
 
 
 def at_the_horizon(look: Look) -> Failure:
-    """Why a run that ended without having learned did so."""
+    """Find out why a run that ended without having learned did so."""
     found = collapsed(look)
     if found:
         return found

@@ -1,10 +1,9 @@
-"""Is this run learning, and if not, since when and why? The same judge live and post hoc.
+"""Judge a run: is it learning, and if not, since when and why? The same judge live and post hoc.
 
-*Learning* is told by the loss alone: the mean of a window clearly below the baseline loss (`learning`). *Failing*
-is told by rules on the weights, the gradients and the loss (`failing`), and earlier, while the weights still fall, by
-the calibrated probability that all signals together give (`signals`, `probability`).
-
-Time is counted in rows and in e-folding times of the penalty, never in epochs.
+*Learning* is told by the loss alone: the mean of a window clearly below the baseline loss (`learning`). *Failing* is
+told by rules on the weights, the gradients and the loss (`failing`), and earlier, while the weights still fall, by the
+calibrated probability that all signals together give (`signals`, `probability`). Time is counted in rows and in
+e-folding times of the penalty, never in epochs.
 """
 
 from __future__ import annotations
@@ -54,11 +53,10 @@ GIVE = "give record(…, baseline_loss=…), the loss of the best constant predi
 
 
 class Judge:
-    """Follows one run: give it rows as they come, ask it what it thinks.
+    """Judge of one run: give it rows as they come, ask it for the diagnosis.
 
-    It looks at fixed row counts (every 8 rows, later every 1/32 of the run), so the verdict does not
-    depend on how the rows were cut into blocks. A failure needs ``confirmations`` looks in a row, and once
-    called it stays.
+    It looks at fixed row counts (every 8 rows, later every 1/32 of the run), so the verdict does not depend on how the
+    rows were cut into blocks. A failure needs ``confirmations`` looks in a row, and once called it stays.
     """
 
     def __init__(self, info: RunInfo, thresholds: Thresholds | None = None, model: Model | None = None) -> None:
@@ -83,17 +81,17 @@ class Judge:
 
     @property
     def escaped_step(self) -> int | None:
-        """The first step at which the loss was clearly below the baseline."""
+        """First step at which the loss was clearly below the baseline."""
         return self.learning.escaped_step
 
     @property
     def active_step(self) -> int | None:
-        """The step at which the active phase had begun: there a penalty that waits for it comes on."""
+        """Step at which the active phase had begun: there a penalty that waits for it comes on."""
         return self.learning.active_step
 
     @property
     def settled_step(self) -> int | None:
-        """The step at which the run had shown that it holds under its penalty."""
+        """Step at which the run had shown that it holds under its penalty."""
         return self.learning.settled_step
 
     # -- taking rows ------------------------------------------------------------------------------
@@ -116,10 +114,13 @@ class Judge:
             start = stop
 
     def _thinned(self, rows: Rows) -> Rows:
-        """All of the first `KEPT` rows, every second up to twice as many, every fourth from there, and so on.
+        """Keep all of the first `KEPT` rows, every second up to twice as many, every fourth from there, and so on.
 
-        So what is kept grows with the logarithm of a run's length. It hangs on the number of a row only: live and
+        So what is kept grows with the logarithm of a run's length. It depends on the number of a row only: live and
         post hoc keep the same.
+
+        Returns:
+            The rows that are kept.
         """
         number = self._taken + np.arange(len(rows["step"]))
         self._taken += len(number)
@@ -131,7 +132,7 @@ class Judge:
         return {name: np.asarray(values)[kept] for name, values in rows.items()}
 
     def look(self) -> Look:
-        """What there is to see now."""
+        """Return what there is to see now."""
         if self.baseline_source != CONSTANT:
             step = self.series.step[-1] if len(self.series) else 0
             for since, loss, source in self.info.baseline_history:
@@ -156,7 +157,7 @@ class Judge:
             self.failure = None if late else failure
 
     def _look_again(self) -> None:
-        """A failure was called: does the run disprove it? It is taken back once, and said so."""
+        """Check whether the run disproves a failure that was called; it is withdrawn once, and the evidence says so."""
         if self.withdrawn is not None or self.failure is None or self.failure.verdict is Verdict.DIVERGED:
             return
         look = self.look()
@@ -169,7 +170,7 @@ class Judge:
             self.probability = self.model.of(look)
 
     def _doomed(self, look: Look) -> Failure | None:
-        """Not collapsed yet, but the signals say that it will: the weights fall, and the probability is high."""
+        """Find a run that has not collapsed yet but will: the weights fall, and the probability is high."""
         if not self.probability >= self.model.threshold or not falls(look):
             return None
         now, _ = measures.last_windows(look.series, look.n, self.limits.window)
@@ -181,7 +182,7 @@ class Judge:
         return replace(found, evidence=[*found.evidence, said])
 
     def _accepted(self, found: Failure, look: Look) -> Failure:
-        """A finding that stands: the loss of a constant takes the place of a baseline that was assumed."""
+        """Complete a finding that stands; the loss of a constant takes the place of a baseline that was assumed."""
         if found.constant_loss is not None:
             self.baseline, self.baseline_source = found.constant_loss, CONSTANT
             below = Baseline(self.baseline, self.baseline_source).below(self.limits.established)
@@ -201,10 +202,16 @@ class Judge:
     # -- answering --------------------------------------------------------------------------------
 
     def diagnosis(self, finished: bool = False) -> Diagnosis:
-        """What is known now. ``finished``: no more rows will come, so the label itself can be read.
+        """Return what is known now.
 
         Verdict, probability and remedy are one function of what is known: nobody is called healthy whose signals are
         those of a failure, nor whose loss is back at its baseline.
+
+        Args:
+            finished: no more rows will come, so the label itself can be read.
+
+        Returns:
+            The diagnosis.
         """
         if finished and len(self.series):
             return self._final(self.look())
@@ -215,7 +222,7 @@ class Judge:
         return self._undecided(self._so_far())
 
     def _undecided(self, evidence: list[str], remedy: str = "") -> Diagnosis:
-        """Neither is clear: the probability says so too."""
+        """Build the diagnosis where neither is clear; the probability says so, too."""
         low, high = UNDECIDED
         probability = 0.5 if np.isnan(self.probability) else float(np.clip(self.probability, low, high))
         return Diagnosis(
@@ -223,11 +230,11 @@ class Judge:
         )
 
     def learned(self) -> bool:
-        """The label, if the run ended here: its last 5 % of rows are 5 % better than the baseline."""
+        """Return the label, if the run ended here: its last 5 % of rows are 5 % better than the baseline."""
         return self.look().learned
 
     def _final(self, look: Look) -> Diagnosis:
-        """At the horizon the label decides: the last 5 % of the rows against the baseline."""
+        """Decide by the label at the horizon: the last 5 % of the rows against the baseline."""
         judged = self._reached(look) and self._last_loss() >= look.n // 2
         # A constant can go on getting better, up to the best constant: that is not learning.
         constant = self.failure is not None and not look.baseline.known and look.constant
@@ -249,7 +256,7 @@ class Judge:
         return replace(self._failed(self._accepted(found, look)), probability_failed=1 - LABEL_ERROR)
 
     def _unfinished(self, look: Look) -> Diagnosis:
-        """The run has ended before its horizon, or while it went on getting better: what is known of it."""
+        """Return what is known of a run that has ended before its horizon, or while it went on getting better."""
         said = self.diagnosis()
         if said.verdict is not Verdict.UNDECIDED:
             return said
@@ -273,12 +280,12 @@ class Judge:
         return replace(said, evidence=evidence, remedy=f"{how} first: {first.remedy}")
 
     def _last_loss(self) -> int:
-        """The last row with a loss, -1 if there is none: a loss of the first rows tells nothing of the end."""
+        """Return the last row with a loss, -1 if there is none: a loss of the first rows tells nothing of the end."""
         known = np.flatnonzero(np.isfinite(self.series.loss))
         return int(known[-1]) if known.size else -1
 
     def _reached(self, look: Look) -> bool:
-        """Whether the run ended at its horizon."""
+        """Return whether the run ended at its horizon."""
         step = look.series.step
         if self.info.horizon is not None:
             spacing = step[-1] - step[-2] if look.n > 1 else 1  # of a run that is not recorded at every step
@@ -289,7 +296,7 @@ class Judge:
         return look.n >= 4 * self.limits.window and not (improving and not look.constant)
 
     def _at_chance(self, look: Look) -> bool:
-        """The loss ends where a cross-entropy of equal classes does, for the classes that were guessed."""
+        """Return whether the loss ends where a cross-entropy of equal classes does, for classes that were guessed."""
         guessed = look.baseline.source.startswith("guessed: entropy")
         return guessed and abs(look.end_level / look.baseline.loss - 1) < 0.03
 
@@ -303,7 +310,7 @@ class Judge:
         return said
 
     def _healthy(self, look: Look, probability: float | None = None) -> Diagnosis:
-        """It learns. ``probability``: that it fails all the same, where that is known better than by the signals."""
+        """Build the diagnosis of a run that learns. ``probability``: that it fails all the same, if known."""
         evidence = self._against_baseline(look)
         acted = bool(np.nan_to_num(look.series.strength[: look.n]).any())
         if self.info.penalised.any() and not acted:
@@ -329,7 +336,7 @@ class Judge:
         )
 
     def _healthy_in_part(self, look: Look) -> Diagnosis:
-        """The loss ends at its baseline, for its other terms take what its part of the data has gained."""
+        """Build the diagnosis of a run whose other terms take what the data's part of the loss has gained."""
         part = f"its part {self.info.loss_kind} is {self.info.part_of_loss:.2g} of its own baseline or less"
         evidence = [*self._against_baseline(look), f"{part}: the net learns, and other terms of the loss take that up"]
         return Diagnosis(
@@ -356,7 +363,7 @@ class Judge:
         )
 
     def _assumed(self) -> list[str]:
-        """What had to be assumed, and what could not be used."""
+        """List what had to be assumed, and what could not be used."""
         said = []
         if self.info.horizon is None:
             said.append("no horizon was given: the end of the record is taken for it")

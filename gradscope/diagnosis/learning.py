@@ -1,4 +1,4 @@
-"""The way up: when a run first learns, when it has left the start behind, when it holds under its penalty."""
+"""Find when a run first learns, when it has left the start behind, when it holds under its penalty."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from gradscope.diagnosis.looks import Look
 
 
 class Learning:
-    """Steps of the first look at which each held; None before.
+    """Steps of the first look at which each stage of learning was reached; None before.
 
-    ``escaped_step``: the loss was clearly below the baseline, so the run learns. ``active_step``: the active phase,
-    hence a delay γ: it has left the baseline for good, and a delayed penalty comes on. ``settled_step``: it holds
-    under it.
+    Attributes:
+        escaped_step: the loss was clearly below the baseline, so the run learns.
+        active_step: the active phase, hence a delay γ: it has left the baseline for good, and a delayed penalty comes
+            on.
+        settled_step: it holds under its penalty.
     """
 
     def __init__(self) -> None:
@@ -23,7 +25,7 @@ class Learning:
         self._best: tuple[float, float] = (np.inf, 0.0)
 
     def see(self, look: Look) -> None:
-        """One more look."""
+        """Take one more look."""
         learns = look.improvement(look.limits.improved)
         if self.escaped_step is None and learns:
             self.escaped_step = look.step
@@ -36,14 +38,17 @@ class Learning:
             self.settled_step = look.step
 
     def never_happened(self) -> None:
-        """What looked like learning was a constant that fitted itself to the classes."""
+        """Forget what looked like learning: it was a constant that fitted itself to the classes."""
         self.escaped_step = self.active_step = self.settled_step = None
 
     def _slows(self, look: Look) -> bool:
-        """Four times as long as the escape took, and half of what has been gained was gained by half of that time.
+        """Return whether the run is four times as old as its escape, and gained half of its progress in the first half.
 
-        Tasks whose loss has a high floor (noisy labels, language) never lose half of their baseline loss. A run that
-        is still on its way up gains most of it late, and is waited for.
+        Tasks whose loss has a high floor (noisy labels, language) never lose half of their baseline loss. A run that is
+        still on its way up gains most of it late, and is waited for.
+
+        Returns:
+            True for a run that slows down.
         """
         first = int(look.series.step[0])
         age, escape = look.step + 1 - first, (self.escaped_step or 0) + 1 - first
@@ -54,7 +59,7 @@ class Learning:
         return bool(then >= (look.baseline.loss - look.level) / 2 > 0)
 
     def _levelled_off(self, look: Look) -> bool:
-        """No better loss for a good share of the run: this is as active as it gets (noisy tasks)."""
+        """Return whether a good share of the run brought no better loss: this is as active as it gets (noisy tasks)."""
         best, at = self._best
         if look.level < best - 0.01 * abs(look.baseline.loss):
             self._best = (look.level, look.n)
@@ -62,12 +67,15 @@ class Learning:
         return look.n - at > look.limits.patience * look.n
 
     def _holds(self, look: Look) -> bool:
-        """The run learns under its penalty, and has shown that the penalty does not undo it.
+        """Return whether the run learns under its penalty, and has shown that the penalty does not undo it.
 
-        A run that learns before its penalty has had time to act (a delayed one, or one with large initial
-        weights) may be passing through. Two things show that it is not: half of the loss is gone while
-        the weights fall at less than half of the rate at which the penalty alone takes them down; or, after
-        five e-folding times, the weights have come to rest.
+        A run that learns before its penalty has had time to act (a delayed one, or one with large initial weights) may
+        be passing through. Two things show that it is not: half of the loss is gone while the weights fall at less than
+        half of the rate at which the penalty alone takes them down; or, after five e-folding times, the weights have
+        come to rest.
+
+        Returns:
+            True for a run that holds.
         """
         s, n, limits = look.series, look.n, look.limits
         if not look.info.penalised.any():

@@ -1,4 +1,4 @@
-"""What is in front of the judge at one moment: the rows so far, and the loss that counts as no progress."""
+"""What a judge sees at one moment: the rows so far, and the loss that counts as no progress."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Baseline:
-    """The loss of the best constant predictor, and where the number is from."""
+    """Loss of the best constant predictor.
+
+    Attributes:
+        loss: the number.
+        source: where it is from.
+    """
 
     loss: float
     source: str
 
     def below(self, share: float) -> float:
-        """The loss that lies this share below it (it may be negative in tasks of other kinds)."""
+        """Return the loss that lies this share below the baseline, which may be negative in tasks of other kinds."""
         return self.loss - share * abs(self.loss)
 
     @property
@@ -41,7 +46,15 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Look:
-    """The first ``n`` rows of a run."""
+    """The first ``n`` rows of a run.
+
+    Attributes:
+        series: of the whole network.
+        n: rows.
+        info: of the run.
+        baseline: loss of no progress.
+        limits: thresholds of the judge.
+    """
 
     series: Series
     n: int
@@ -51,26 +64,26 @@ class Look:
 
     @property
     def step(self) -> int:
-        """The optimizer step of the last row."""
+        """Optimizer step of the last row."""
         return int(self.series.step[self.n - 1])
 
     @property
     def level(self) -> float:
-        """The mean loss of the last window."""
+        """Mean loss of the last window."""
         return measures.loss_level(self.series, self.n - self.limits.window, self.n)
 
     @property
     def end_level(self) -> float:
-        """The mean loss of the last 5 % of the rows: what the label is made of."""
+        """Mean loss of the last 5 % of the rows: what the label is made of."""
         return measures.loss_level(self.series, self.n - max(1, self.n // 20), self.n)
 
     @property
     def pushed(self) -> bool:
         """Whether a penalty acts now, and goes on as it is.
 
-        A strength that follows the loss may be gone at the next measurement: it counts once it has stood still for
-        two windows, and long enough to have done by itself what a collapse is told by. (Advance L2 raises it a
-        hundredfold within 20 steps, and takes it back: analyses/auto_l2.)
+        A strength that follows the loss may be gone at the next measurement: it counts once it has stood still for two
+        windows, and long enough to have done by itself what a collapse is told by. (Advance L2 raises it a hundredfold
+        within 20 steps, and takes it back: analyses/auto_l2.)
         """
         strength = self.series.strength[: self.n]
         if not strength[-1] > 0 or not self.info.steered:
@@ -87,7 +100,7 @@ class Look:
 
     @property
     def learned(self) -> bool:
-        """The label of the contract, if the run ended here."""
+        """Label of the contract, if the run ended here."""
         return bool(self.end_level < self.baseline.below(self.limits.improved))
 
     @property
@@ -101,7 +114,7 @@ class Look:
         return bool(last.mean() + self.limits.standard_errors * error < self.baseline.loss)
 
     def above(self, share: float, start: int) -> bool:
-        """True if no window of the rows from ``start`` has a mean loss below (1 − share) of the baseline loss."""
+        """Return whether no window from row ``start`` on has a mean loss below (1 − share) of the baseline loss."""
         known = self.series.loss[start : self.n]
         known = known[np.isfinite(known)]
         length = min(self.limits.window, len(known))
@@ -111,7 +124,7 @@ class Look:
         return bool((sums[length:] - sums[:-length]).min() / length >= self.baseline.below(share))
 
     def improvement(self, share: float) -> bool:
-        """True if a window that ends here is clearly below (1 − share) of the baseline loss."""
+        """Return whether a window that ends here is clearly below (1 − share) of the baseline loss."""
         known = measures.losses(self.series, self.n)
         length = self.limits.window
         while length <= min(len(known), max(len(known) // 2, self.limits.window)):

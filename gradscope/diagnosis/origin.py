@@ -1,8 +1,8 @@
-"""Where a collapse begins: the layers whose activation signal fell first, and what the radial balance says of each.
+"""Find where a collapse begins: the layers whose activation signal fell first, and the radial balance of each.
 
-β_l = −⟨w_l, g_l⟩ / ⟨w_l, r_l⟩: for SGD and L2, d ln‖w_l‖/dt = 2λη(β_l − 1), so that a layer with β_l near 0 shrinks
-as if there were no loss. In a homogeneous net without biases ⟨w_l, g_l⟩ is the same in all layers (Euler's
-theorem), and β_l then merely ranks ‖w_l‖²; the evidence says so where the record shows it.
+β_l = −⟨w_l, g_l⟩ / ⟨w_l, r_l⟩: for SGD and L2, d ln‖w_l‖/dt = 2λη(β_l − 1), so that a layer with β_l near 0 shrinks as
+if there were no loss. In a homogeneous net without biases ⟨w_l, g_l⟩ is the same in all layers (Euler's theorem), and
+β_l then merely ranks ‖w_l‖²; the evidence says so where the record shows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALIKE = 0.1  # relative spread of ⟨w, ∂L/∂w⟩ over layers below which it 
 
 
 class Origin:
-    """Follows every layer in bounded memory, one window of rows at a time."""
+    """Tracker of every layer in bounded memory, one window of rows at a time."""
 
     def __init__(self, info: RunInfo, window: int) -> None:
         self._info, self._window = info, window
@@ -27,7 +27,7 @@ class Origin:
         self._pushes: list[Array] = []
 
     def see(self, rows: Rows) -> None:
-        """A block of rows, in order."""
+        """Take a block of rows, in order."""
         if "activation_std" in rows:
             self._see_signal(np.asarray(rows["step"]), np.asarray(rows["activation_std"], dtype=np.float64))
         push = layer_push(rows, self._info)
@@ -60,7 +60,7 @@ class Origin:
             return np.where(self._info.watched & (push > 0), self._pulls[0].sum(0) / push, np.nan)
 
     def layers(self) -> list[str]:
-        """The watched parameters where it begins, at most three: the earliest fallen signal, then the lowest β_l."""
+        """Return where it begins, at most three watched parameters: the earliest fallen signal, then the lowest β_l."""
         names = self._info.parameters
         balance = self.balance
         rank = np.full(len(names), np.inf) if balance is None else np.nan_to_num(balance, nan=np.inf)
@@ -75,7 +75,7 @@ class Origin:
         return float(np.nan_to_num(self._fell[self._info.modules.index(owner)], nan=np.inf))
 
     def evidence(self) -> list[str]:
-        """The numbers behind `layers`."""
+        """Return the numbers behind `layers`, in words."""
         said = []
         if self._fell is not None and len(self._info.modules) == len(self._fell) and np.isfinite(self._fell).any():
             first = int(np.nanargmin(self._fell))

@@ -1,4 +1,4 @@
-"""A recorded run before the judge and the rules: the same as live, fed from a record."""
+"""Judge a recorded run as a live one, fed from its record."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 class TakesRows(Protocol):
-    """What is fed: a judge, a checker, what a page keeps."""
+    """Consumer of rows: a judge, a checker, the summary of a page."""
 
-    def update(self, rows: Rows) -> object: ...
+    def update(self, rows: Rows) -> object:
+        """Take a block of rows."""
 
 
 def judge_record(source: Recorded | xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
-    """A judge that has seen every row of the record. Raises `InputError` for what is none, and for one without rows."""
+    """Judge every row of the record; raise `InputError` for what is no record, and for one without rows."""
     record = recorded(source)
     refuse_empty(record)
     judge = Judge(record.info, thresholds)
@@ -36,7 +37,7 @@ def refuse_empty(record: Recorded) -> None:
 
 
 def feed(who: dict[TakesRows, tuple[str, ...]], record: Recorded, before: int | None = None) -> None:
-    """Every row of a record, or those before a step, read once in bounded memory; to each the columns that it takes."""
+    """Read rows once in bounded memory, all or those before a step, and give each consumer its columns."""
     names = tuple(dict.fromkeys(name for wanted in who.values() for name in wanted))
     for block in record.blocks(names, before):
         for one, wanted in who.items():

@@ -1,7 +1,7 @@
-"""The calibrated probability that a run fails: one small logistic regression a phase, read from a shipped file.
+"""Calibrated probability that a run fails: one small logistic regression a phase, read from a shipped file.
 
-`failure_model.json` is what `python -m analyses.failure_detection.fit` writes, and nothing else; the benchmark
-says how well it is calibrated on families it has not seen.
+`failure_model.json` is what `python -m analyses.failure_detection.fit` writes, and nothing else; the benchmark says how
+well it is calibrated on families it has not seen.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from gradscope.diagnosis.signals import SIGNALS, available, phase, signals
 
 @dataclass(frozen=True)
 class Model:
-    """``table``: availability → phase → signal → [low, high, mean, spread, weight], and ``intercept``.
+    """Logistic regressions by availability and phase.
 
-    ``threshold``: the probability from which a run whose weights shrink under its penalty is called collapsed.
+    Attributes:
+        table: availability → phase → signal → [low, high, mean, spread, weight], and ``intercept``.
+        threshold: the probability from which a run whose weights shrink under its penalty is called collapsed.
     """
 
     table: Mapping[str, Mapping[str, Mapping[str, Any]]]
     threshold: float
 
     def probability(self, available: frozenset[str], phase: str, values: Mapping[str, float]) -> float:
-        """P(the run has failed at its horizon), from the signals of one look. A missing signal says nothing."""
+        """Compute P(the run has failed at its horizon) from the signals of one look; a missing signal says nothing."""
         fitted = self.table[name_of(available)].get(phase)
         if fitted is None:
             return float("nan")
@@ -42,27 +44,27 @@ class Model:
         return float(1 / (1 + np.exp(-np.clip(total, -30, 30))))
 
     def of(self, look: Look) -> float:
-        """The same for a look at a run."""
+        """Compute P(the run has failed at its horizon) for a look at a run."""
         return self.probability(available(look), phase(look), signals(look))
 
 
 def name_of(available: frozenset[str]) -> str:
-    """How a set of needs that are met is written in the file."""
+    """Write a set of needs that are met as the file does."""
     return "+".join(sorted(available)) or "gradients"
 
 
 def used(available: frozenset[str]) -> list[str]:
-    """The signals that can be had with these needs met."""
+    """List the signals that are available with these needs met."""
     return [name for name, need in SIGNALS.items() if not need or need in available]
 
 
 @cache
 def shipped() -> Model:
-    """The model that comes with gradscope."""
+    """Load the model that comes with gradscope."""
     return from_json(files("gradscope.diagnosis").joinpath("failure_model.json").read_text(encoding="utf-8"))
 
 
 def from_json(text: str) -> Model:
-    """A model from the text of its file."""
+    """Read a model from the text of its file."""
     read = json.loads(text)
     return Model(read["table"], float(read["threshold"]))

@@ -1,4 +1,4 @@
-"""What the judge and the rules take of a recorded run: a `gradscope.store.record.Record`, or a dataset."""
+"""What the judge and the rules read of a recorded run: a `gradscope.store.record.Record`, or a dataset."""
 
 from __future__ import annotations
 
@@ -21,25 +21,30 @@ BLOCK = 8192
 
 
 class Recorded(Protocol):
-    """A record that can be read. ``finished``: no more rows will come."""
+    """Record that can be read."""
 
     @property
-    def info(self) -> RunInfo: ...
+    def info(self) -> RunInfo:
+        """What does not change from row to row."""
 
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Number of rows."""
 
     @property
-    def finished(self) -> bool: ...
+    def finished(self) -> bool:
+        """Whether no more rows will come."""
 
     @property
-    def metrics(self) -> Mapping[str, NDArray[Any]]: ...
+    def metrics(self) -> Mapping[str, NDArray[Any]]:
+        """Metrics of the epochs, by name."""
 
-    def blocks(self, names: Sequence[str], before: int | None = None) -> Iterator[Rows]: ...
+    def blocks(self, names: Sequence[str], before: int | None = None) -> Iterator[Rows]:
+        """Yield the rows in order, with ``step`` and those of ``names`` that are there; ``before``: a step."""
 
 
 class OfDataset:
-    """An `xarray.Dataset`, as `gradscope.open_run` gives it, or a part of it. Its epoch metrics are not in it."""
+    """Record that is an `xarray.Dataset`, as `gradscope.open_run` gives it, or a part of it, without epoch metrics."""
 
     def __init__(self, dataset: xr.Dataset) -> None:
         if not hasattr(dataset, "variables"):  # not isinstance: xarray is imported by those who read alone
@@ -56,7 +61,7 @@ class OfDataset:
         self.metrics: Mapping[str, NDArray[Any]] = {}
 
     def blocks(self, names: Sequence[str], before: int | None = None) -> Iterator[Rows]:
-        """The rows in order, with ``step`` and those of ``names`` that are there; ``before``: a step."""
+        """Yield the rows in order, with ``step`` and those of ``names`` that are there; ``before``: a step."""
         rows = self.rows if before is None else int(np.searchsorted(self._dataset["step"].values, before))
         for start in range(0, rows, BLOCK):
             part = self._dataset.isel(step=slice(start, min(rows, start + BLOCK)))
@@ -64,5 +69,5 @@ class OfDataset:
 
 
 def recorded(source: Recorded | xr.Dataset) -> Recorded:
-    """A record or a dataset, as the judge takes it. Raises `InputError` for anything else."""
+    """Wrap a dataset as the judge takes it, or return a record; raise `InputError` for anything else."""
     return cast(Recorded, source) if hasattr(source, "blocks") else OfDataset(cast("xr.Dataset", source))

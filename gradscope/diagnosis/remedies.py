@@ -1,4 +1,4 @@
-"""What gradscope can do about a failure, or what the user can."""
+"""Remedies: what gradscope can do about a failure, or what the user can."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_DELAY = "no delay will help"
 
 
 def for_learning(penalised: bool) -> str:
-    """What a run that learns needs: the verdict is about the tolerance level, and not about the useful strength."""
+    """Return what a run that learns needs: the verdict is about the tolerance level, not about the useful strength."""
     if not penalised:
         return "none needed: it learns"
     return (
@@ -26,9 +26,18 @@ def for_learning(penalised: bool) -> str:
 
 
 def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begin: str = "") -> str:
-    """One sentence that follows from the best founded cause. ``begin``: a strength to begin with, in words, or nothing.
+    """Write one sentence that follows from the best founded cause.
 
     Where the record does not tell the penalty from another cause, the remedy is the experiment that does.
+
+    Args:
+        verdict: of the judge.
+        escaped_before: the run was in its active phase before it failed.
+        causes: the best founded first.
+        begin: a strength to begin with, in words, or nothing.
+
+    Returns:
+        What to do.
     """
     if verdict is Verdict.DIVERGED and causes:
         return f"{causes[0].name} first: {causes[0].remedy}"
@@ -58,16 +67,19 @@ def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begi
 
 
 def _open(causes: Sequence[Cause]) -> bool:
-    """Whether the record leaves open if it is the penalty."""
+    """Return whether the record leaves open if it is the penalty."""
     return PENALTY in [cause.name for cause in causes[:2]] and not told_apart(list(causes))
 
 
 def strength_that_holds(look: Look) -> float | None:
-    """A strength to begin with: that at which mean |∂L/∂w| and mean |λ∂Ω/∂w| were equal when the penalty came on.
+    """Compute the strength at which mean |∂L/∂w| and mean |λ∂Ω/∂w| were equal when the penalty came on.
 
-    No formula predicts λ*; where the penalty goes through the gradient this one lies below it nearly always, by how
-    much the benchmark says (analyses/failure_detection). None where it cannot be told, where it is no lower than the
-    strength that acted, and for decoupled decay under an adaptive optimizer: there it is too low a hundred times over.
+    No formula predicts λ*; where the penalty goes through the gradient this strength lies below it nearly always, by
+    how much the benchmark says (analyses/failure_detection).
+
+    Returns:
+        The strength; None where it cannot be told, where it is no lower than the strength that acted, and for decoupled
+        decay under an adaptive optimizer: there it is too low a hundred times over.
     """
     s = look.series
     if any(adaptive and beside for adaptive, beside in zip(look.info.adaptive, look.info.beside, strict=True)):
@@ -81,7 +93,7 @@ def strength_that_holds(look: Look) -> float | None:
 
 
 def in_words(strength: float | None, penalty: str) -> str:
-    """The end of a sentence with the strength and, for L2, the weight decay that equals it; empty for None."""
+    """Write the end of a sentence with the strength and, for L2, the weight decay that equals it; empty for None."""
     if strength is None:
         return ""
     return (

@@ -1,7 +1,7 @@
-"""From the rows of a record to the few series of the whole network that a judge looks at.
+"""Compute the few series of the whole network that a judge looks at, from the rows of a record.
 
-Sums run over the penalised parameters (over all of them where none is penalised): what the
-penalty does not touch cannot be crushed by it.
+Sums run over the penalised parameters (over all of them where none is penalised): what the penalty does not touch
+cannot be crushed by it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,23 @@ Rows = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Series:
-    """One number a row, [N]. NaN where the record does not hold what it takes.
+    """One number a row; NaN where the record does not hold what it takes.
 
-    ``gradient``/``penalty``/``weight``: mean |∂L/∂w|, |λ∂Ω/∂w|, |w|. ``weight_square``: Σ‖w‖².
-    ``pull``: −Σ⟨w, ∂L/∂w⟩, what the loss does to the size of the weights; ``push``: Σ⟨w, λ∂Ω/∂w⟩, what
-    the penalty does. ``rate``: the share of a weight that the penalty alone takes away in one step
-    (the inverse of the e-folding time, in steps). ``strength``: the largest that acts. ``signal``: the part of
-    the last module's output that depends on the input (`activation_std`), ``output``: its mean size, both NaN
-    between their samples.
+    Attributes:
+        step: optimizer step, [N].
+        loss: of the data, [N].
+        gradient: mean |∂L/∂w|, [N].
+        penalty: mean |λ∂Ω/∂w|, [N].
+        weight: mean |w|, [N].
+        weight_square: Σ‖w‖², [N].
+        pull: −Σ⟨w, ∂L/∂w⟩, what the loss does to the size of the weights, [N].
+        push: Σ⟨w, λ∂Ω/∂w⟩, what the penalty does to it, [N].
+        rate: share of a weight that the penalty alone takes away in one step (the inverse of the e-folding time, in
+            steps), [N].
+        nonfinite: gradient entries that are not finite, [N].
+        strength: the largest that acts, [N].
+        signal: part of the last module's output that depends on the input (`activation_std`), NaN between samples, [N].
+        output: mean size of that output, NaN between samples, [N].
     """
 
     step: Array
@@ -56,7 +65,7 @@ class Series:
 
 
 class GrowingSeries:
-    """A series that grows by blocks; its storage doubles, so that a long run costs no more a row."""
+    """Series that grows by blocks; its storage doubles, so that a long run costs no more a row."""
 
     def __init__(self) -> None:
         self._table = np.empty((len(fields(Series)), 256))
@@ -74,12 +83,12 @@ class GrowingSeries:
         self._length = end
 
     def view(self) -> Series:
-        """All rows so far, without a copy."""
+        """Return all rows so far, without a copy."""
         return Series(*(column[: self._length] for column in self._table))
 
 
 def network_series(rows: Rows, info: RunInfo) -> Series:
-    """The series of the whole network from a block of rows ([N] and [N, P] arrays by variable name)."""
+    """Compute the series of the whole network from a block of rows ([N] and [N, P] arrays by variable name)."""
     step = np.asarray(rows["step"], dtype=np.float64)
     n = len(step)
     watched = info.watched
@@ -129,7 +138,7 @@ def network_series(rows: Rows, info: RunInfo) -> Series:
 
 
 def _total(values: Array | None, nothing: Array) -> Array:
-    """Sums over the parameters that took part; NaN where none did."""
+    """Sum over the parameters that took part; NaN where none did."""
     if values is None:
         return nothing
     seen = ~np.isnan(values)
@@ -146,7 +155,7 @@ def _strength(rows: Rows, info: RunInfo, r_abs: Array | None) -> Array:
 
 
 def _of_last_module(rows: Rows, name: str) -> Array:
-    """The last column that holds a number in this block: of the module that ran last."""
+    """Return the last column that holds a number in this block: of the module that ran last."""
     if name in rows:
         values = np.asarray(rows[name], dtype=np.float64)
         columns = np.flatnonzero(np.isfinite(values).any(0))
@@ -156,7 +165,7 @@ def _of_last_module(rows: Rows, name: str) -> Array:
 
 
 def _push(penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array | None, numel: Array) -> Array | None:
-    """⟨w, r⟩ a parameter, [N, P], from the sizes that are recorded. Exact for L2 and L1."""
+    """Compute ⟨w, r⟩ a parameter, [N, P], from the sizes that are recorded. Exact for L2 and L1."""
     if r_abs is None or w_abs is None:
         return None
     if penalty == "l2":
@@ -169,7 +178,7 @@ def _push(penalty: str, r_abs: Array | None, w_abs: Array | None, square: Array 
 
 
 def layer_push(rows: Rows, info: RunInfo) -> Array | None:
-    """⟨w, λ∂Ω/∂w⟩ of every parameter, [N, P]; None where the record does not hold what it takes."""
+    """Compute ⟨w, λ∂Ω/∂w⟩ of every parameter, [N, P]; None where the record does not hold what it takes."""
 
     def table(name: str) -> Array | None:
         return np.asarray(rows[name], dtype=np.float64) if name in rows else None
@@ -182,11 +191,14 @@ def layer_push(rows: Rows, info: RunInfo) -> Array | None:
 def _rate(
     rows: Rows, info: RunInfo, g_abs: Array | None, r_abs: Array | None, w_abs: Array | None, numel: Array
 ) -> Array:
-    """The share of a weight that the penalty alone takes away a step, averaged over the weights, [N].
+    """Compute the share of a weight that the penalty alone takes away a step, averaged over the weights.
 
-    SGD: lr·|r|/(|w|·(1 − momentum)); what acts beside the optimizer's step acts once, without momentum.
-    An adaptive optimizer makes steps of about lr whatever the gradient's size; of these, coupled decay has
-    the share |r|/(|g| + |r|).
+    SGD: lr·|r|/(|w|·(1 − momentum)); what acts beside the optimizer's step acts once, without momentum. An adaptive
+    optimizer makes steps of about lr whatever the gradient's size; of these, coupled decay has the share |r|/(|g| +
+    |r|).
+
+    Returns:
+        One share a row, [N].
     """
     if r_abs is None or w_abs is None or "learning_rate" not in rows:
         return np.full(len(rows["step"]), np.nan)

@@ -1,8 +1,8 @@
-"""What speaks for or against a failure at one moment: a few dimensionless numbers, whatever the task and the optimizer.
+"""Signals for or against a failure at one moment: a few dimensionless numbers, whatever the task and the optimizer.
 
 Slopes are changes from one window to the next, each half an e-folding time of the penalty long as soon as the run is
-long enough for that. Signals change places with time (`facts`: the proportion speaks first and misleads later), so
-they are read by *phase*: how many e-folding times the penalty has acted.
+long enough for that. Signals change places with time (`facts`: the proportion speaks first and misleads later), so they
+are read by *phase*: how many e-folding times the penalty has acted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIGNALS: dict[str, str] = {
 
 
 def phase(look: Look) -> str:
-    """The name of the phase: ``off`` without a penalty so far, else the upper end in e-folding times, or ``later``."""
+    """Return the phase: ``off`` without a penalty so far, else the upper end in e-folding times, or ``later``."""
     if not np.nan_to_num(look.series.strength[: look.n]).any():
         return "off"
     elapsed = measures.e_foldings(look.series, look.n)
@@ -41,7 +41,7 @@ def phase(look: Look) -> str:
 
 
 def signals(look: Look) -> dict[str, float]:
-    """Every signal by name; NaN where the record does not hold what it takes."""
+    """Compute every signal by name; NaN where the record does not hold what it takes."""
     s, n = look.series, look.n
     now, before = measures.last_windows(s, n, look.limits.window)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,7 +66,7 @@ def _mean(values: Array, part: slice) -> np.float64:
 
 
 def _free_fall(s: Series, n: int, start: int) -> float:
-    """1: the weights shrink as if there were no loss; 0: they are held; below: they grow."""
+    """Compute the rate of shrinking over that of the penalty alone: 1 as without a loss, 0 held, negative growing."""
     size = measures.weight_size(s, n)
     alone = measures.e_foldings(s, n) - measures.e_foldings(s, start + 1)
     return float(np.log(size[start] / size[n - 1]) / alone) if alone > 0 else np.nan
@@ -103,7 +103,7 @@ def _of_balance(s: Series, now: slice, before: slice) -> dict[str, float]:
 
 
 def available(look: Look) -> frozenset[str]:
-    """Which of the needs in `SIGNALS` this record meets."""
+    """Return which of the needs in `SIGNALS` this record meets."""
     s, n = look.series, look.n
     met = {
         "loss": look.baseline.sure and bool(np.isfinite(s.loss[:n]).any()),

@@ -1,4 +1,4 @@
-"""Every number the judge uses."""
+"""Thresholds of the judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Thresholds:
-    """All dimensionless: shares of the run's own quantities, counts of rows and of e-folding times."""
+    """Every number the judge uses, dimensionless: shares of the run's own quantities, counts of rows or e-foldings."""
 
     improved: float = 0.05  # share of the baseline loss that counts as learning (the label's own 5 %)
     established: float = 0.5  # share at which the active phase has carried the run far enough for a penalty

@@ -1,4 +1,4 @@
-"""What a judge answers with: the verdict on a run, what it rests on, what to do."""
+"""Answers of a judge: the verdict on a run, what it rests on, what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ NAMED = 2
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure that has been found. ``decided``, ``onset``: optimizer steps."""
+    """Failure that has been found.
+
+    Attributes:
+        verdict: of which kind.
+        decided: optimizer step at which it was known.
+        onset: optimizer step at which it began.
+        evidence: in sentences.
+        layers: where it began.
+        constant_loss: loss of a network that predicts a constant, where that stands in for an assumed baseline.
+        causes: why, the best founded first.
+    """
 
     verdict: Verdict
     decided: int
@@ -31,11 +41,22 @@ class Failure:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The verdict on a run, with what it rests on and what to do.
+    """Verdict on a run, with what it rests on and what to do.
 
-    ``cause``: of a failure, the best founded of ``causes``, each with what speaks for and against it.
-    ``baseline_guessed``: the loss of a constant predictor is not known, and the verdict rests on a guess of it.
-    ``findings``: what the rules found besides, where they looked.
+    Attributes:
+        verdict: what was found.
+        failed: whether the run does not learn.
+        probability_failed: that it does not learn by its horizon.
+        onset_step: optimizer step at which a failure began.
+        decided_step: optimizer step at which the verdict could be known.
+        active_step: optimizer step at which the active phase began, None before.
+        layers: where a collapse began, at most three.
+        evidence: what it rests on, in sentences.
+        remedy: what to do, in a sentence.
+        cause: of a failure, the best founded of ``causes``.
+        causes: each with what speaks for and against it.
+        baseline_guessed: the loss of a constant predictor is not known, and the verdict rests on a guess of it.
+        findings: what the rules found besides, where they looked.
     """
 
     verdict: Verdict
@@ -53,14 +74,14 @@ class Diagnosis:
     findings: tuple[Finding, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values of the verdict, without what the rules found."""
+        """Return plain values of the verdict, without what the rules found."""
         found = asdict(replace(self, findings=()))
         del found["findings"]
         return {**found, "verdict": str(self.verdict)}
 
     @property
     def asks_without_penalty(self) -> bool:
-        """The record does not tell whether it is the penalty: a run without it would."""
+        """Whether the record leaves open if it is the penalty: a run without it would tell."""
         return self.failed and EXPERIMENT in self.remedy
 
     @property
@@ -98,7 +119,7 @@ class Diagnosis:
         return f"{self.verdict}{onset}, could have been known at step {self.decided_step}{cause}"
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Draw a card for notebooks."""
         tone = "failed" if self.failed else str(self.verdict)
         layers = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         todo = [f"what to do: {self.remedy}"] if self.remedy else []

@@ -1,1 +1,1 @@
-"""What happens between a training step and a row: statistics, hooks, the buffer on the device."""
+"""Recorder: from a training step to a row, by hooks, kernels and a buffer on the device."""

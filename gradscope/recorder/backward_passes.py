@@ -1,4 +1,4 @@
-"""Hear where a backward pass ends: gradients are accumulated, and reduced over ranks, and nobody has changed them."""
+"""Detect the end of a backward pass: gradients are accumulated, and reduced over ranks, and nobody has changed them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from gradscope.torch_utils.module_hooks import EagerHook
 
 
 class BackwardPasses:
-    """Calls ``ended(task)`` at the end of each pass that `heard` was called in, by a sentinel's gradient.
+    """Detector that calls ``ended(task)`` at the end of each pass in which a sentinel's gradient called `heard`.
 
-    ``several_ranks``: once more at the very end, for DDP and FSDP finish the gradients in callbacks of their own.
+    Args:
+        timeline: told of fresh gradients.
+        several_ranks: call at the very end, for DDP and FSDP finish the gradients in callbacks of their own.
+        ended: called with the number of the pass.
     """
 
     def __init__(self, timeline: Timeline, several_ranks: bool, ended: Callable[[int], None]) -> None:
@@ -23,7 +26,7 @@ class BackwardPasses:
         self._task = -1  # of the pass that will call back
 
     def heard(self) -> None:
-        """A sentinel's gradient is there: ask to be called at the end of this pass."""
+        """Ask to be called at the end of this pass: a sentinel's gradient is there."""
         self._timeline.fresh_backward = True
         task = torch._C._current_graph_task_id()
         if task != self._task:
@@ -31,10 +34,10 @@ class BackwardPasses:
             Variable._execution_engine.queue_callback(EagerHook(self._last))
 
     def _at_the_end(self) -> None:
-        """The callbacks that were asked for so far have been called, or are about to be."""
+        """Ask once more, behind the callbacks that were asked for so far."""
         Variable._execution_engine.queue_callback(EagerHook(self.end))
 
     def end(self) -> None:
-        """The pass is over."""
+        """Report that the pass is over."""
         task, self._task = self._task, -1
         self._ended(task)

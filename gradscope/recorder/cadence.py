@@ -1,4 +1,4 @@
-"""When a quantity is recorded: every n steps, in windows, or densely at the start and sparsely later."""
+"""Cadences of recording: every n steps, in windows, or densely at the start and sparsely later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gradscope.types import InputError
 
 
 class Cadence(Protocol):
-    """A yes or no for every optimizer step, counted from 0."""
+    """Decision for every optimizer step, counted from 0, whether it is recorded."""
 
     def at(self, step: int) -> bool:
-        """Whether this step is recorded."""
+        """Return whether this step is recorded."""
         ...
 
     def __str__(self) -> str: ...
@@ -22,7 +22,11 @@ class Cadence(Protocol):
 
 @dataclass(frozen=True)
 class Every:
-    """Every n-th step, from the first on."""
+    """Cadence of every n-th step, from the first on.
+
+    Attributes:
+        n: steps from one recorded step to the next.
+    """
 
     n: int = 1
 
@@ -30,6 +34,7 @@ class Every:
         checks.positive_int(self.n, "every")
 
     def at(self, step: int) -> bool:
+        """Return whether this step is recorded."""
         return step % self.n == 0
 
     def __str__(self) -> str:
@@ -38,7 +43,12 @@ class Every:
 
 @dataclass(frozen=True)
 class DenseStart:
-    """Each of the first ``dense`` steps, then every ``then``-th: failures are born early."""
+    """Cadence of each of the first ``dense`` steps, then every ``then``-th: failures begin early.
+
+    Attributes:
+        dense: how many of the first steps are all recorded.
+        then: steps from one recorded step to the next, later.
+    """
 
     dense: int
     then: int
@@ -48,6 +58,7 @@ class DenseStart:
         checks.positive_int(self.then, "then")
 
     def at(self, step: int) -> bool:
+        """Return whether this step is recorded."""
         return step < self.dense or step % self.then == 0
 
     def __str__(self) -> str:
@@ -55,7 +66,11 @@ class DenseStart:
 
 
 class Windows:
-    """Each step of some half-open windows: ``Windows((0, 100), (5000, 5100))``."""
+    """Cadence of each step of some half-open windows: ``Windows((0, 100), (5000, 5100))``.
+
+    Args:
+        spans: first step of each window, and the first one after it.
+    """
 
     def __init__(self, *spans: tuple[int, int]) -> None:
         if not spans or any(not 0 <= start < stop for start, stop in spans):
@@ -63,6 +78,7 @@ class Windows:
         self.spans = spans
 
     def at(self, step: int) -> bool:
+        """Return whether this step is recorded."""
         return any(start <= step < stop for start, stop in self.spans)
 
     def __str__(self) -> str:
@@ -71,14 +87,20 @@ class Windows:
 
 @dataclass(frozen=True)
 class BySize:
-    """One cadence for models of up to ``few`` recorded tensors, another for larger ones."""
+    """One cadence for models of up to ``few`` recorded tensors, another for larger ones.
+
+    Attributes:
+        few: tensors of the largest model that counts as small.
+        up_to: cadence of small models.
+        beyond: cadence of larger ones.
+    """
 
     few: int
     up_to: Cadence
     beyond: Cadence
 
     def of(self, tensors: int) -> Cadence:
-        """The cadence of a model of so many tensors."""
+        """Return the cadence of a model of so many tensors."""
         return self.up_to if tensors <= self.few else self.beyond
 
 
@@ -89,7 +111,7 @@ Given = int | Cadence | Mapping[str, "int | Cadence"]
 
 
 def cadences(every: Given, preset: Mapping[str, Cadence | BySize]) -> dict[str, Cadence | BySize]:
-    """The cadence of each kind: what the caller gave, and the preset's for the rest."""
+    """Return the cadence of each kind: what the caller gave, and the preset's for the rest."""
     given = every if isinstance(every, Mapping) else {"rows": every}
     unknown = [kind for kind in given if kind not in KINDS]
     if unknown:
@@ -99,7 +121,7 @@ def cadences(every: Given, preset: Mapping[str, Cadence | BySize]) -> dict[str, 
 
 
 def of_size(every: Mapping[str, Cadence | BySize], tensors: int) -> dict[str, Cadence]:
-    """The cadences of a recording of so many tensors."""
+    """Return the cadences of a recording of so many tensors."""
     return {kind: one.of(tensors) if isinstance(one, BySize) else one for kind, one in every.items()}
 
 

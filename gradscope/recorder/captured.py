@@ -1,4 +1,4 @@
-"""What a CUDA graph repeats of a recording."""
+"""Part of a recording that a CUDA graph repeats."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from gradscope.recorder.rows import HostRow
 class Captured:
     """What one graph does at each replay, as far as the recorder is concerned.
 
-    ``holds``: whose memory it writes, for as long as it lives. ``usable``: whether its replays can be recorded.
-    ``sampling``: whether activations were to be sampled when the capture began. ``passes``: meters, by number, whose
-    gradients a captured backward pass leaves. ``optimizers``: by identity, those that step. ``row``: the host's
-    part of the rows, with strengths and rates as they were at the capture. ``begins``: whether this replay has
-    begun a row.
+    Attributes:
+        holds: whose memory it writes, for as long as it lives.
+        usable: whether its replays can be recorded.
+        sampling: whether activations were to be sampled when the capture began.
+        passes: meters, by number, whose gradients a captured backward pass leaves.
+        optimizers: by identity, those that step.
+        row: the host's part of the rows, with strengths and rates as they were at the capture.
+        begins: whether this replay has begun a row.
     """
 
     holds: tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""Who takes finished rows."""
+"""Consumers of finished rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gradscope.recorder.rows import Block
 
 
 class RowConsumer(Protocol):
-    """Takes finished rows: the judge, the writer of the file, sinks.
+    """Consumer of finished rows: the judge, the writer of the file, sinks.
 
     Called in the flusher's thread, consumer after consumer. What one raises ends the recording, and not the training.
     """
@@ -17,4 +17,4 @@ class RowConsumer(Protocol):
         """Take rows in their order, [n, …] a variable. All consumers get the same arrays, and change none."""
 
     def tick(self) -> None:
-        """Time has passed: called several times a second, after the rows."""
+        """React to time that has passed: called several times a second, after the rows."""

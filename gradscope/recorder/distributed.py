@@ -1,9 +1,9 @@
-"""Several ranks, one record: who measures, how shards become whole tensors, and how all ranks decide alike.
+"""Combine several ranks into one record: who measures, how shards become whole tensors, how all ranks decide alike.
 
 Replicated parameters (`DistributedDataParallel`, or all-reduced by hand) are the same everywhere, so rank 0 measures
 and judges alone and tells the others what it decided. Sharded ones (FSDP2, any `DTensor`) are measured by everyone,
-each its own shard; one packed gather a block of rows, in the background thread and over a gloo group of its own,
-makes whole tensors of them on every rank.
+each its own shard; one packed gather a block of rows, in the background thread and over a gloo group of its own, makes
+whole tensors of them on every rank.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ Tables = dict[str, NDArray[np.float32]]
 
 
 class Ranks:
-    """The processes of one training run. ``sharded``: this rank holds parts of tensors only.
+    """Processes of one training run.
 
-    ``by_hand``: nothing that is known here reduces the gradients in the backward pass; if anything does, the loop does.
+    Attributes:
+        rank: this process.
+        size: how many there are.
+        sharded: this rank holds parts of tensors only.
+        by_hand: nothing that is known here reduces the gradients in the backward pass; if anything does, the loop does.
     """
 
     def __init__(self, rank: int, size: int, sharded: bool, by_hand: bool = False) -> None:
@@ -48,7 +52,7 @@ class Ranks:
 
     @classmethod
     def here(cls, parameters: Sequence[Tensor]) -> Self:
-        """As `torch.distributed` has it; a single rank where it is not in use. All ranks have to call this."""
+        """Create it from `torch.distributed`, a single rank where that is not in use; all ranks have to call this."""
         if not distributed():
             return cls(0, 1, False)
         sharded = any(hasattr(p, "placements") for p in parameters)
@@ -67,7 +71,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Only rank 0 writes."""
+        """Whether this rank writes: only rank 0 does."""
         return self.rank == 0
 
     @property
@@ -76,18 +80,18 @@ class Ranks:
         return self.rank == 0 or self.sharded
 
     def capture(self) -> dict[str, str]:
-        """For the record's ``capture``: whose numbers are those that each rank has of its own."""
+        """Return for the record's ``capture`` whose numbers are those that each rank has of its own."""
         if self.size == 1:
             return {}
         how = "averaged over ranks" if self.sharded else "of rank 0"
         return {"ranks": f"loss, other logged scalars and activations are {how}"}
 
     def agree(self, found: T) -> T:
-        """What rank 0 has found, on every rank. Called by all of them at the same step."""
+        """Return what rank 0 has found, on every rank. Called by all of them at the same step."""
         return found if self.sharded else self.told(found)  # sharded: every rank has judged the same numbers
 
     def told(self, found: T) -> T:
-        """What rank 0 has found, on every rank, whatever these have found themselves."""
+        """Return what rank 0 has found, on every rank, whatever these have found themselves."""
         if self._decisions is None:
             return found
         box = [found]
@@ -114,14 +118,14 @@ class Ranks:
             tables[device][name] = of_all(field.reduce, every, counts).astype(np.float32)
 
     def same_everywhere(self, count: int) -> bool:
-        """Whether all ranks have this many rows left. Called by all of them at the end."""
+        """Return whether all ranks have this many rows left. Called by all of them at the end."""
         mine = on_device([count], CPU, torch.int64)
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine, group=self._rows)
         return len({int(n) for n in everyone}) == 1
 
     def _counts(self, field: str, parameters: Sequence[Tensor]) -> NDArray[np.bool_]:
-        """[W, P]: whether a rank's shard counts, or is a copy of another's (HSDP, replicated parameters)."""
+        """Return whether a rank's shard counts, or is a copy of another's (HSDP, replicated parameters): [W, P]."""
         if field not in self._counted:
             mine = on_device([_first_copy(p, self.rank) for p in parameters], CPU, torch.uint8)
             everyone = [torch.empty_like(mine) for _ in range(self.size)]
@@ -131,7 +135,7 @@ class Ranks:
 
 
 def _in_ddp(parameters: Sequence[Tensor]) -> bool:
-    """Whether `DistributedDataParallel` wraps these parameters: the plain model inside may be given."""
+    """Return whether `DistributedDataParallel` wraps these parameters: the plain model inside may be given."""
     mine = {id(p) for p in parameters}
     kind = torch.nn.parallel.DistributedDataParallel
     wrappers = [found for found in gc.get_objects() if issubclass(type(found), kind)]
@@ -153,9 +157,15 @@ def _first_copy(parameter: Tensor, rank: int) -> bool:
 def of_all(
     reduce: Reduction | tuple[Reduction, ...], ranks: NDArray[np.float64], counts: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """[W, n, …] → [n, …], by one word or by one for each index of the first axis of an entry.
+    """Reduce [W, n, …] to [n, …], by one word or by one for each index of the first axis of an entry.
 
-    ``counts``: [W, …], of as many axes, of length 1 where all are alike.
+    Args:
+        reduce: the word or words.
+        ranks: numbers of each rank, [W, n, …].
+        counts: whether they count, [W, …], of as many axes, of length 1 where all are alike.
+
+    Returns:
+        Numbers of the whole, [n, …].
     """
     if isinstance(reduce, str):
         return merge(reduce, ranks, counts)
@@ -163,7 +173,7 @@ def of_all(
 
 
 def merge(reduce: Reduction, ranks: NDArray[np.float64], counts: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[W, …] → […]. A part that is not known leaves the whole unknown; a mean is that of the ranks that know."""
+    """Reduce [W, …] to […]: an unknown part leaves the whole unknown; a mean is that of the ranks that know."""
     if reduce == "mean":
         counts = counts & ~np.isnan(ranks)
     filled = np.where(counts, ranks, 0.0)

@@ -1,4 +1,4 @@
-"""What one row of a ring holds: shapes, and how ranks that hold parts of tensors make a whole of theirs."""
+"""Fields of a ring row: shapes, and how ranks that hold parts of tensors combine theirs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Reduction = Literal["sum", "norm", "max", "mean"]
 
 @dataclass(frozen=True)
 class Field:
-    """One entry of a row.
+    """Entry of a row.
 
-    Args:
+    Attributes:
         shape: of one row's entry.
         reduce: how the numbers of several ranks become one; or one word for each index of the first axis.
         along: the parameters, [P], that an axis runs over. Ranks hold shards or copies of these, and of copies one

@@ -1,4 +1,4 @@
-"""The background thread that carries finished rows from the ring to their consumers."""
+"""Background thread that carries finished rows from the ring to their consumers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PERIOD = 0.25
 
 
 class Flusher:
-    """Calls ``work()`` in a thread of its own: when kicked, and every `PERIOD` seconds.
+    """Thread that calls ``work()``: when kicked, and every `PERIOD` seconds.
 
     What ``work`` raises ends the thread, is kept, and is raised again by the next `check`.
     """
@@ -29,17 +29,17 @@ class Flusher:
 
     @property
     def alive(self) -> bool:
-        """False after an error, after `stop`, and in a forked child."""
+        """Whether the thread runs: False after an error, after `stop`, and in a forked child."""
         return self._thread.is_alive() and not self._stopping
 
     def kick(self) -> None:
-        """Fetch what there is, soon."""
+        """Ask for a flush, soon."""
         with self._state:
             self._asked += 1
             self._state.notify_all()
 
     def wait(self) -> None:
-        """Returns when everything that was finished at the time of this call has been taken."""
+        """Wait until everything that was finished at the time of this call has been taken."""
         with self._state:
             self._asked += 1
             mine = self._asked
@@ -50,7 +50,7 @@ class Flusher:
         self.check()
 
     def check(self) -> None:
-        """Raises, once, what the thread has raised."""
+        """Raise, once, what the thread has raised."""
         error, self._error = self._error, None
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""What hears a training and adds to its rows: `Listener`, and what listeners ask of the recorder: `Steps`."""
+"""Base of what observes a training and adds to its rows (`Listener`), and what it asks of the recorder (`Steps`)."""
 
 from __future__ import annotations
 
@@ -44,112 +44,116 @@ class Listener:
     # -- the layout: what there is to measure -----------------------------------------------------
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
-        """Make ready for these meters; called again where penalties or an optimizer's parameters change."""
+        """Prepare for these meters; called again where penalties or an optimizer's parameters change."""
 
     def fields(self) -> dict[str, Field]:
-        """What a row holds for it on the first device."""
+        """Return what a row holds for it on the first device."""
         return {}
 
     def meter_fields(self, meter: Meter) -> dict[str, Field]:
-        """What a row holds for it of each meter, on the meter's device."""
+        """Return what a row holds for it of each meter, on the meter's device."""
         return {}
 
     def attach(self) -> None:
-        """Begin to hear, where that needs hooks."""
+        """Begin to observe, where that needs hooks."""
 
     def detach(self) -> None:
-        """Remove them."""
+        """Remove the hooks."""
 
     # -- the record -------------------------------------------------------------------------------
 
     def variables(self, rows: FetchedRows) -> Block:
-        """What the store gets for these rows, [n, …] a variable. Called in the flusher's thread."""
+        """Compute what the store gets for these rows, [n, …] a variable. Called in the flusher's thread."""
         return {}
 
     def capture(self) -> dict[str, Any]:
-        """For the record's ``capture``: what was not seen, and why."""
+        """Return for the record's ``capture`` what was not seen, and why."""
         return {}
 
     # -- events -----------------------------------------------------------------------------------
 
     def pass_ended(self, task: int) -> None:
-        """A backward pass that adds to gradients has ended; ``task``: its number in the engine."""
+        """React to the end of a backward pass that adds to gradients; ``task``: its number in the engine."""
 
     def meter_passed(self, meter: Meter) -> None:
-        """It has reached this meter's gradients, outside of a step."""
+        """React to a pass that has reached this meter's gradients, outside of a step."""
 
     def measure(self, meter: Meter, number: int) -> None:
         """Measure what the pass has left, into row ``number``: of the step to come."""
 
     def measured(self, meter: Meter, gradients: Sequence[Tensor | None], number: int) -> None:
-        """The meter's gradients, without what a declared penalty adds, are measured into row ``number``."""
+        """Take the meter's gradients, without what a declared penalty adds; they are measured into row ``number``."""
 
     def passes_measured(self) -> None:
-        """All that a pass has reached has been measured."""
+        """React when all that a pass has reached has been measured."""
 
     def step_opens(self) -> None:
-        """A step begins: what waited for it is decided."""
+        """Decide what waited for a step: one begins."""
 
     def row_opens(self) -> None:
-        """The step begins a row of its own, which is recorded or not."""
+        """React to a step that begins a row of its own, which is recorded or not."""
 
     def row_begins(self, row: HostRow) -> None:
-        """A recorded row begins: write what belongs to it. ``row.number``: its place in the ring."""
+        """Write what belongs to a recorded row that begins. ``row.number``: its place in the ring."""
 
     def row_repeated(self, row: HostRow) -> None:
-        """A replayed CUDA graph begins a row, ``row`` being a copy of the captured one."""
+        """Take a row that a replayed CUDA graph begins, ``row`` being a copy of the captured one."""
 
     def row_begun(self) -> None:
-        """What comes from now on belongs to a later row. Not after a replay, which is still to take what there is."""
+        """Start afresh: what comes now belongs to a later row. Not called in a replay, which still takes the rest."""
 
     def row_joined(self) -> None:
-        """The step has a row, recorded or not: what was kept for it joins."""
+        """Add what was kept for the step, which has a row now, recorded or not."""
 
     def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
-        """An optimizer is about to step. ``row``: None if it is not recorded; ``skipped``: a GradScaler skips it.
+        """Measure what an optimizer that is about to step finds.
 
-        ``number``: of its row, or else of the latest one that was begun.
+        Args:
+            meter: of its parameters on one device.
+            number: of its row, or else of the latest one that was begun.
+            row: None if it is not recorded.
+            skipped: a GradScaler skips the step.
         """
 
     def step_observed(self, optimizer: Optimizer) -> None:
-        """Every listener has had its look before the step."""
+        """React when every listener has had its look before the step."""
 
     def closure_again(self) -> None:
-        """A closure was called again: its later forwards and words belong to no row."""
+        """Discard what was gathered: a closure was called again, and its later forwards and logs belong to no row."""
 
     def step_seen(self, optimizer: Optimizer) -> None:
-        """An optimizer has stepped, or its step was skipped, or repeated by a graph."""
+        """React to an optimizer that has stepped, or whose step was skipped, or repeated by a graph."""
 
     def step_skipped(self, optimizer: Optimizer) -> None:
-        """A GradScaler has skipped a step, which was observed and seen like any other."""
+        """React to a step that a GradScaler has skipped, which was observed and seen like any other."""
 
     def after_step(self, meter: Meter, number: int) -> None:
-        """An optimizer has stepped; ``number``: of the latest row that was begun."""
+        """Measure what a step has done; ``number``: of the latest row that was begun."""
 
 
 class Steps(Protocol):
-    """What is asked of the recorder by listeners that see steps in other ways than by an optimizer's hooks."""
+    """What listeners ask of the recorder that see steps in other ways than by an optimizer's hooks."""
 
     events: Events
 
     def observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
-        """A step is about to be taken, or was skipped."""
+        """Observe a step that is about to be taken, or was skipped."""
 
     def begin_row(self, captured: Captured) -> None:
-        """A row begins, by a CUDA graph that is about to be replayed."""
+        """Begin a row for a CUDA graph that is about to be replayed."""
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """The loop has logged something."""
+        """Log what the loop has given."""
 
 
 def heard(listeners: Iterable[Listener], event: str) -> list[Callable[..., Any]]:
-    """The bound methods of those that override ``event``, in order."""
+    """Return the bound methods of those that override ``event``, in order."""
     ours = getattr(Listener, event)
     return [getattr(one, event) for one in listeners if getattr(type(one), event) is not ours]
 
 
 def together(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
-    """One call for all of them; a single method is called as it is."""
+    """Make one call of all methods; a single method is called as it is."""
     if len(methods) == 1:
         return methods[0]
 
@@ -161,9 +165,11 @@ def together(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
 
 
 class Events:
-    """The events of `Listener`, bound once to those that hear them. Each is called with the event's arguments.
+    """Events of `Listener`, bound once to those that override them. Each is called with the event's arguments.
 
-    ``guard``: makes one call of several methods of which each may fail by itself; see `Unread.guarded`.
+    Args:
+        listeners: in order.
+        guard: makes one call of several methods of which each may fail by itself; see `Unread.guarded`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Tensors of the recorder's own: of a dtype and on a device that are said, and writable wherever they were made.
+"""Create the recorder's own tensors: of a given dtype and on a given device, and writable wherever they were made.
 
 A script may have set another default dtype or default device, and may make its recording under `torch.inference_mode`:
 kernels write to addresses, and what follows from a default they would read as something else.
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def full(
     shape: Sequence[int], value: float, device: torch.device, dtype: torch.dtype = torch.float32, pinned: bool = False
 ) -> Tensor:
-    """A tensor of one value. ``pinned``: in page-locked memory of the host."""
+    """Create a tensor of one value. ``pinned``: in page-locked memory of the host."""
     if not torch.is_inference_mode_enabled():
         return torch.full(tuple(shape), value, dtype=dtype, device=device, pin_memory=pinned)
     with torch.inference_mode(False):
@@ -26,23 +26,23 @@ def full(
 
 
 def zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A tensor of zeros."""
+    """Create a tensor of zeros."""
     return full(shape, 0, device, dtype)
 
 
 def zeros_like(tensor: Tensor) -> Tensor:
-    """A tensor of zeros that lies in memory as another does."""
+    """Create a tensor of zeros that lies in memory as another does."""
     with torch.inference_mode(False):
         return torch.zeros_like(tensor)
 
 
 def unknown(shape: Sequence[int], device: torch.device) -> Tensor:
-    """A tensor of NaN, float32."""
+    """Create a tensor of NaN, float32."""
     return full(shape, float("nan"), device)
 
 
 def on_device(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Numbers of the host on a device, without waiting for it."""
+    """Copy numbers of the host to a device, without waiting for it."""
     made = torch.tensor(values, dtype=dtype, device=CPU, pin_memory=device.type == "cuda")
     return made.to(device, non_blocking=True)
 

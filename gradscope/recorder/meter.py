@@ -1,16 +1,16 @@
-"""The gradients and weights that one optimizer moves, measured where the backward pass leaves them.
+"""Measure the gradients and weights that one optimizer moves, where the backward pass leaves them.
 
-Between ``backward()`` and ``step()`` a loop may clip, unscale, or change gradients in any other way. So
-they are measured at the end of each backward pass (after accumulation, and after DDP or FSDP have reduced them),
-in the row of the step to come; the last pass before the step stands. At the step itself the tensors' version counters
-tell whether anything was changed in between, and only then is their norm taken again: from the two follows the
-clip coefficient, whoever clipped. What is written past the counters (``.grad.data``, numpy) shows in norms alone: these
-are taken again at the first steps and at every `LOOK`-th, and at all of them once that was seen.
+Between ``backward()`` and ``step()`` a loop may clip, unscale, or change gradients in any other way. So they are
+measured at the end of each backward pass (after accumulation, and after DDP or FSDP have reduced them), in the row of
+the step to come; the last pass before the step stands. At the step itself the tensors' version counters tell whether
+anything was changed in between, and only then is their norm taken again: from the two follows the clip coefficient,
+whoever clipped. What is written past the counters (``.grad.data``, numpy) shows in norms alone: these are taken again
+at the first steps and at every `LOOK`-th, and at all of them once that was seen.
 
-The end of a pass is heard of through two sentinel parameters, the first and the last. A pass that reaches some
-gradients and neither of them is noticed at the step (some versions have moved, no sentinel's has): these are
-measured there and then, and one of them becomes a sentinel too. So it is with the inner passes of reentrant
-checkpoints, which end before the outer one does.
+The end of a pass is detected by two sentinel parameters, the first and the last. A pass that reaches some gradients and
+neither of them is noticed at the step (some versions have moved, no sentinel's has): these are measured there and then,
+and one of them becomes a sentinel too. So it is with the inner passes of reentrant checkpoints, which end before the
+outer one does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gradscope.recorder.kernels.table import TablePlan
 from gradscope.recorder.ring import Ring
 from gradscope.torch_utils.module_hooks import EagerHook
 
-#: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be heard of.
+#: Parameters that are tried as sentinels before a loop counts as one whose passes cannot be detected.
 TRIES = 8
 
 #: The first recorded steps, and then every so many, at which norms are taken again though no version says so.
@@ -41,10 +41,13 @@ LOOK = 16
 class Taken:
     """How an optimizer's share of a row was measured.
 
-    ``early``: at the end of the backward pass, otherwise at the step. ``modified``: the gradients were changed
-    between the two. ``looked``: no version says so, and the norms were taken again all the same. ``scaled``: as
-    measured, they carry the factor of a GradScaler; ``still_scaled``: even at the step (fused optimizers divide by it
-    themselves). ``overflow``: whether the step is skipped stands on the device.
+    Attributes:
+        early: at the end of the backward pass, otherwise at the step.
+        modified: the gradients were changed between the two.
+        scaled: as measured, they carry the factor of a GradScaler.
+        still_scaled: they carry it even at the step (fused optimizers divide by it themselves).
+        overflow: whether the step is skipped stands on the device.
+        looked: no version says that they changed, and the norms were taken again all the same.
     """
 
     early: bool
@@ -56,16 +59,27 @@ class Taken:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor; any other tensor as it is."""
+    """Return this rank's shard of a DTensor; any other tensor as it is."""
     shard: Tensor = getattr(tensor, "_local_tensor", tensor)
     return shard
 
 
 class Meter:
-    """Measures ``weights`` ([P] tensors of one optimizer on one device) into a ring's rows.
+    """Meter of ``weights`` ([P] tensors of one optimizer on one device), into a ring's rows.
 
-    ``columns``: their places among all recorded parameters. ``inside_loss``: what a declared penalty adds to each
-    gradient, to be taken off. ``heard``: called when a sentinel's gradient has been accumulated.
+    Args:
+        number: of the meter.
+        optimizer: whose weights they are.
+        columns: their places among all recorded parameters.
+        weights: the parameters.
+        quantities: the rows of the table.
+        heard: called when a sentinel's gradient has been accumulated.
+
+    Attributes:
+        inside_loss: what a declared penalty adds to each gradient, to be taken off.
+        fired: a sentinel's gradient has been accumulated.
+        by_hand: ranks reduce what the backward pass leaves, so that only the step shows it.
+        late: steps at which only ``step()`` showed the gradients.
     """
 
     def __init__(
@@ -109,7 +123,7 @@ class Meter:
             self._watch(parameter)
 
     def fields(self) -> dict[str, Field]:
-        """What the ring keeps for it."""
+        """Return what the ring keeps for it."""
         p = len(self.weights)
         of_shards = tuple(OF_SHARDS[name] for name in self.plan.quantities)
         return {
@@ -134,9 +148,12 @@ class Meter:
         self._watch(next((w for w in among if id(w) not in self._sentinels and w.requires_grad), None))
 
     def _marks(self, gradients: Sequence[Tensor | None]) -> list[int]:
-        """What tells whether a gradient was changed: which tensor it is, and how often that was written to.
+        """Return what tells whether a gradient was changed: which tensor it is, and how often that was written to.
 
         Of DTensors there are none, for writing through one does not count as writing to its shard.
+
+        Returns:
+            One number a gradient.
         """
         if self.sharded:
             return []
@@ -153,7 +170,7 @@ class Meter:
         return [w.grad for w in self.weights]
 
     def after_backward(self, row: int) -> None:
-        """A pass has ended: measure for this row, unless a hook inside the pass has stepped already."""
+        """Measure for this row after a pass has ended, unless a hook inside the pass has stepped already."""
         self.fired = False
         if self.by_hand:
             return
@@ -170,7 +187,7 @@ class Meter:
             self._measure(row, gradients)
 
     def after_replay(self, row: int) -> None:
-        """A graph has repeated a captured pass, and its measurement has been copied into this row."""
+        """Note that a graph has repeated a captured pass, whose measurement has been copied into this row."""
         self._row, self._seen = row, self._marks(self._gradients())
 
     def _measure(self, row: int, gradients: list[Tensor | None]) -> None:
@@ -188,7 +205,7 @@ class Meter:
             measured(self, gradients, row)
 
     def take(self, row: int, scale: Tensor | None) -> Taken:
-        """The step is here: settle this optimizer's share of the row. ``scale``: the GradScaler's, if one steps it."""
+        """Settle this optimizer's share of the row at its step. ``scale``: the GradScaler's, if one steps it."""
         assert self.ring is not None
         gradients = self._gradients()
         early, modified = self._settle(row, gradients)
@@ -218,7 +235,7 @@ class Meter:
         return self.past_counters is not None or self._taken <= LOOK or self._taken % LOOK == 0
 
     def _settle(self, row: int, gradients: list[Tensor | None]) -> tuple[bool, bool]:
-        """Whether what was measured after the backward pass stands, and whether the gradients were changed since."""
+        """Return whether the measurement after the backward pass stands, and whether gradients were changed since."""
         if self.by_hand:
             return False, False
         if self._row != row:
@@ -237,9 +254,12 @@ class Meter:
         return False, False
 
     def cleared(self) -> bool | None:
-        """Whether the gradients of earlier passes have been thrown away; None: only a device that is busy could tell.
+        """Return whether the gradients of earlier passes have been thrown away.
 
         Some loops write zeros into them, which the version counters show as a change like any other.
+
+        Returns:
+            None where only a device that is busy could tell.
         """
         ends = [self.weights[i].grad for i in self._ends]
         if all(g is None for g in ends):
@@ -249,11 +269,11 @@ class Meter:
         return not any(g is not None and bool(g.any()) for g in ends) if self.device.type == "cpu" else None
 
     def stepped(self) -> None:
-        """The optimizer has stepped: what was measured before belongs to no later row."""
+        """Discard what was measured before: the optimizer has stepped."""
         self._row = None
 
     def unread(self) -> dict[int, str]:
-        """By place among all parameters: what of a parameter is not known, and why."""
+        """Return what of a parameter is not known, and why, by place among all parameters."""
         found = dict.fromkeys(self.plan.resized, "its number of entries changed: no means") | self.plan.unread
         found |= {i: f"no more among the optimizer's parameters at step {step}" for i, step in self.gone.items()}
         return {self.columns[i]: why for i, why in found.items()}
@@ -266,5 +286,5 @@ class Meter:
 
 
 def _difference(gradient: Tensor, extra: Tensor) -> Tensor:
-    """Of any layout, as a dense tensor."""
+    """Subtract tensors of any layout, as a dense tensor."""
     return (gradient if is_familiar(gradient) else entries(gradient)) - extra

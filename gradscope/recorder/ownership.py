@@ -1,4 +1,4 @@
-"""What an optimizer and a model do not share: parameters that only one of them holds, modules in plain lists."""
+"""Find what an optimizer and a model do not share: parameters that only one of them holds, modules in plain lists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from torch.optim import Optimizer
 
 
 def apart(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    """For the record's ``capture``; empty where all is as it should be.
+    """Return for the record's ``capture`` what only one of model and optimizers holds; empty where all is well.
 
     ``foreign_parameters``: how many the optimizers hold that the model does not (a model rebuilt after its optimizer
     was made). ``unregistered_modules``: modules with parameters in lists, tuples and dictionaries, which `nn.Module`
     does not see, so that no optimizer made from ``model.parameters()`` moves them.
+
+    Returns:
+        Entries by name.
     """
     own = {id(p) for p in model.parameters()}
     held = [p for o in optimizers for group in o.param_groups for p in group["params"]]
@@ -29,7 +32,7 @@ def apart(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
 
 
 def _shared(held: Sequence[Any], own: set[int]) -> bool:
-    """Whether the optimizer holds all of the model, and more: one optimizer for several models is meant to be."""
+    """Return whether the optimizer holds all of the model and more, as one optimizer for several models does."""
     return own <= {id(p) for p in held}
 
 

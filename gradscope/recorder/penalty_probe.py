@@ -1,4 +1,4 @@
-"""How the recorder asks for what penalties do."""
+"""Interface by which the recorder asks what penalties do."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from gradscope.recorder.update_meter import Pulls
 class PenaltyTerm:
     """How one penalty source reads off the recorded sums.
 
-    ``columns``: the parameters it covers. ``shares``: (a, b) with mean|∂Ω/∂w| = a·mean|w| +
-    b·share of non-zeros, or None where it was measured on the device.
+    Attributes:
+        columns: the parameters it covers.
+        shares: (a, b) with mean|∂Ω/∂w| = a·mean|w| + b·share of non-zeros, or None where it was measured on the device.
+        group: the parameter group.
     """
 
     columns: NDArray[np.int64]
@@ -29,10 +31,14 @@ class PenaltyTerm:
 class PenaltyProbe:
     """What the recorder has to know of penalties, without knowing any.
 
-    ``strengths()``: λ of each term at the coming step. ``measure``: Σ|∂Ω/∂w| of a term's columns, [C], by term,
-    where it does not follow from other sums. ``inside_loss``: what the user's own penalty inside the loss adds to
-    each gradient, and ``value_inside_loss`` to the loss, to be taken off again, unless the logged loss does not hold it
-    (``logged_inside``). ``pulls``: see `update_meter`.
+    Attributes:
+        terms: the penalty sources.
+        strengths: returns λ of each term at the coming step.
+        measure: returns Σ|∂Ω/∂w| of a term's columns, [C], by term, where it does not follow from other sums.
+        inside_loss: returns what the user's own penalty inside the loss adds to each gradient, to be taken off again.
+        value_inside_loss: returns what it adds to the loss.
+        logged_inside: the logged loss holds that value.
+        pulls: see `update_meter`.
     """
 
     terms: Sequence[PenaltyTerm]
@@ -44,5 +50,5 @@ class PenaltyProbe:
     pulls: Pulls | None = None
 
     def needs_zeros(self) -> bool:
-        """Whether a term's size follows from the number of weights that are not 0."""
+        """Return whether a term's size follows from the number of weights that are not 0."""
         return any(t.shares and t.shares[1] for t in self.terms)

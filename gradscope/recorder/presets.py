@@ -1,4 +1,4 @@
-"""What each preset records, and how often."""
+"""Presets: what each records, and how often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from gradscope.recorder.kernels.statistics import QUANTITIES
 
 @dataclass(frozen=True)
 class Preset:
-    """``quantities``: of the parameter table. ``cadences``: of the kinds that are not recorded in every row."""
+    """What is recorded.
+
+    Attributes:
+        quantities: of the parameter table.
+        activations: record activation scales.
+        full: record updates, histograms and gradients of activations, too.
+        cadences: of the kinds that are not recorded in every row.
+    """
 
     quantities: tuple[str, ...]
     activations: bool = False

@@ -41,21 +41,29 @@ from gradscope.torch_utils.one_step import OneStep
 
 
 class Recorder:
-    """Hooks on one model's optimizers; tells listeners what they hear, and hands blocks of rows to ``consumers``.
+    """Hooks on one model's optimizers; they call listeners, and blocks of rows go to ``consumers``.
 
     Nothing happens before `attach`.
 
     Args:
-        optimizers: the recorded ones; ``groups``: their parameter groups.
+        optimizers: the recorded ones.
         parameters: by plain name.
         probe: what penalties do.
         consumers: of finished rows, in their order; more may be added before `attach`.
-        warn: told what the user should be told; ``steps_missed``: why a training goes on of which no step is seen.
+        preset: what is recorded.
+        cadences: when, by kind.
+        activations: hooks on modules, None for none.
+        forwards: detects forwards of the model.
+        warn: told what the user should be told.
+        steps_missed: told why a training goes on of which no step is seen.
+        groups: the optimizers' parameter groups.
+        ranks: processes of the training.
 
     Attributes:
         timeline: which step and which row it is.
         buffer: the rows that wait for the consumers.
-        listeners: what is recorded; ``events``: bound to them for the present layout.
+        listeners: what is recorded.
+        events: bound to the listeners for the present layout.
     """
 
     def __init__(
@@ -99,7 +107,7 @@ class Recorder:
         self._lay_out(probe)
 
     def _lay_out(self, probe: PenaltyProbe) -> None:
-        """Meters, rings and bound events for what there is to measure now."""
+        """Create meters, rings and bound events for what there is to measure now."""
         layout, self.events = self.listeners.lay_out(probe)
         self.buffer.lay_out(layout)
         self.timeline.row = None
@@ -107,14 +115,15 @@ class Recorder:
             meter.ring = self.buffer.rings[meter.device]
 
     def change(self, probe: PenaltyProbe) -> None:
-        """Other penalties act from the coming row on: hand out the rows so far, and begin anew."""
+        """Hand out the rows so far and begin anew: other penalties act from the coming row on."""
         self.fetch(open_row=True)
         self._lay_out(probe)
 
     def attach(self, before_step: Callable[[int], None]) -> None:
-        """Begin: put the hooks on, and start the thread that hands rows out.
+        """Put the hooks on, and start the thread that hands rows out.
 
-        ``before_step``: called with the step's number when a row begins, before the optimizer has done anything.
+        Args:
+            before_step: called with the step's number when a row begins, before the optimizer has done anything.
         """
         self._before_step = before_step
         self.begin_at(0)
@@ -128,7 +137,7 @@ class Recorder:
         self.buffer.start()
 
     def begin_at(self, step: int) -> None:
-        """The number of the next step."""
+        """Set the number of the next step."""
         self.timeline.begin_at(step)
         self.events.row_begun()
 
@@ -142,18 +151,18 @@ class Recorder:
         self.buffer.stop()
 
     def capture(self) -> dict[str, Any]:
-        """For the record's ``capture``: who measured what, what was not seen, and why."""
+        """Return for the record's ``capture`` who measured what, what was not seen, and why."""
         return {"buffer_bytes": self.buffer.bytes} | self.listeners.capture() | self.buffer.ranks.capture()
 
     def fetch(self, open_row: bool = False) -> None:
-        """Returns when all finished rows have been handed out; ``open_row``: the one of the latest step as well."""
+        """Wait until all finished rows have been handed out; ``open_row``: the one of the latest step as well."""
         if open_row:
             self.listeners.logged.decide(ends=True)
             self.buffer.finish()
         self.buffer.fetch(whole=open_row)
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
+        """Log scalars of the latest backward's step: of the coming row before its step, else of the last."""
         (self._graphs if self.buffer.on_cuda and self._graphs.capturing() else self.listeners.logged).log(scalars)
         if "loss" in scalars:
             self.listeners.missed.loss_logged()
@@ -188,7 +197,7 @@ class Recorder:
         return None
 
     def observe(self, optimizer: Optimizer, skipped: bool = False) -> None:
-        """The row of this step, or this optimizer's share of it. ``skipped``: by a GradScaler."""
+        """Begin the row of this step, or join this optimizer's share to it. ``skipped``: by a GradScaler."""
         timeline, events = self.timeline, self.events
         with no_grad():
             if self.buffer.on_cuda and self._graphs.capturing():
@@ -213,7 +222,7 @@ class Recorder:
                 row.skipped |= skipped
 
     def begin_row(self, captured: Captured | None = None) -> None:
-        """A step begins a row, recorded or not. ``captured``: it is one that a CUDA graph repeats."""
+        """Begin a row for a step, recorded or not. ``captured``: it is one that a CUDA graph repeats."""
         timeline = self.timeline
         timeline.open.clear()
         self.events.row_opens()

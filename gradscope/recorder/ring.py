@@ -1,7 +1,7 @@
-"""The device's ring: preallocated rows, written by kernels where they stand and read in bulk.
+"""Ring on the device: preallocated rows, written by kernels where they stand and read in bulk.
 
-One row of one float32 table holds everything that a step leaves on a device, so that many rows leave it in
-one transfer. The host's part of a row (step number, time, strengths) waits beside it as a `HostRow`.
+One row of one float32 table holds everything that a step leaves on a device, so that many rows leave it in one
+transfer. The host's part of a row (step number, time, strengths) waits beside it as a `HostRow`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ FIXED = -1
 
 
 class Ring:
-    """``fields``: by name, what a row holds. ``view(name, row)``: where to write it, in a row or in `FIXED`."""
+    """Ring of rows on one device.
+
+    Args:
+        device: where it lies.
+        fields: by name, what a row holds.
+    """
 
     def __init__(self, device: torch.device, fields: Mapping[str, Field]) -> None:
         self.device = device
@@ -51,7 +56,7 @@ class Ring:
         self.written_on: Any = None
 
     def view(self, name: str, row: int) -> Tensor:
-        """The place of a field in a row, a contiguous tensor that shares the ring's memory."""
+        """Return the place of a field in a row or in `FIXED`, a contiguous tensor that shares the ring's memory."""
         return self._views[name][row % self.rows if row >= 0 else row]
 
     def keep(self, row: int, names: Iterable[str]) -> None:
@@ -71,7 +76,7 @@ class Ring:
             self.written_on = torch.cuda.current_stream(self.device)
 
     def read(self, first: int, stop: int) -> dict[str, NDArray[np.float32]]:
-        """Rows first … stop − 1 as host arrays, [n, *shape] each, copied. Called from the background thread."""
+        """Return rows first … stop − 1 as host arrays, [n, *shape] each, copied. Called from the background thread."""
         a, b = first % self.rows, (stop - 1) % self.rows + 1
         parts = [self._flat[a:b]] if a < b else [self._flat[a : self.rows], self._flat[:b]]
         if self._stream is None:
@@ -82,7 +87,7 @@ class Ring:
         return {name: table[:, i:j].reshape(n, *shape) for name, (i, j, shape) in self._places.items()}
 
     def _through_pinned(self, parts: list[Tensor], n: int) -> NDArray[np.float32]:
-        """One bulk transfer on a side stream; only the background thread waits for it."""
+        """Transfer in bulk on a side stream; only the background thread waits for it."""
         if self._pinned is None or len(self._pinned) < n:
             self._pinned = full((n, self._flat.shape[1]), 0, CPU, pinned=True)
         written = torch.cuda.Event()

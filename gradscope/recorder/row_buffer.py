@@ -1,4 +1,4 @@
-"""Where rows wait between a training and their consumers: rings on the devices, the host's part beside them."""
+"""Buffer of rows between a training and their consumers: rings on the devices, the host's part beside them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradscope.recorder.rows import Block, FetchedRows, Fields, HostRow
 class Layout:
     """What one row holds, and what follows from it.
 
-    Args:
+    Attributes:
         home: the first device.
         common: fields of no meter, on ``home``.
         devices: of each meter, by its number.
@@ -37,7 +37,7 @@ class Layout:
     variables: Sequence[Callable[[FetchedRows], Block]]
 
     def by_device(self) -> dict[torch.device, dict[str, Field]]:
-        """The fields of each ring."""
+        """Return the fields of each ring."""
         found = {self.home: dict(self.common)}
         for number, fields in self.of_meter.items():
             found.setdefault(self.devices[number], {}).update(fields)
@@ -48,7 +48,8 @@ class RowBuffer:
     """Rings by device, and a flusher that hands blocks of finished rows to each of the ``consumers``.
 
     Attributes:
-        rings: by device; ``home``: that of the first one, which holds the fields of no meter.
+        rings: by device.
+        home: that of the first one, which holds the fields of no meter.
         extra: rings beside ``home``, for fields that nobody knew of before.
         number: the place of the row to come, counted since the layout.
         hosts: rows begun and not yet taken by the flusher.
@@ -70,7 +71,7 @@ class RowBuffer:
         self._flusher: Flusher | None = None
 
     def lay_out(self, layout: Layout) -> None:
-        """New rings; what the old ones hold has been fetched, or is lost."""
+        """Create new rings; what the old ones hold has been fetched, or is lost."""
         self.layout = layout
         self.rings = {device: Ring(device, fields) for device, fields in layout.by_device().items()}
         self.home = self.rings[layout.home]
@@ -89,14 +90,14 @@ class RowBuffer:
     # -- the training thread ----------------------------------------------------------------------
 
     def add(self, row: HostRow) -> None:
-        """A row has begun; those before it are finished (`finish`), so that there is a place for it."""
+        """Add a row that has begun; those before it are finished (`finish`), so that there is a place for it."""
         self.hosts.append(row)
         self.number += 1
         for ring in self.rings.values():
             ring.mark()
 
     def finish(self) -> None:
-        """All rows so far are finished; where there is no place for another one, wait for the flusher."""
+        """Mark all rows so far as finished; where there is no place for another one, wait for the flusher."""
         self._finished = self.number
         if self.number - self._fetched >= self._capacity:
             self.wait()
@@ -107,13 +108,13 @@ class RowBuffer:
         _FORKED.add(self)
 
     def fetch(self, whole: bool = False) -> None:
-        """Returns when all finished rows have reached the consumers; ``whole``: also less than ranks gather at once."""
+        """Wait until all finished rows have reached the consumers; ``whole``: also fewer than ranks gather at once."""
         self._whole = whole
         self.wait()
         self._whole = False
 
     def wait(self) -> None:
-        """Returns when the flusher has answered. An error of its own stops the recording."""
+        """Wait until the flusher has answered. An error of its own stops the recording."""
         if self._flusher is not None:
             try:
                 self._flusher.wait()
@@ -121,12 +122,12 @@ class RowBuffer:
                 self.error, self.stopped = error, True
 
     def kick(self) -> None:
-        """Have the finished rows fetched soon."""
+        """Ask for the finished rows to be fetched soon."""
         if self._flusher is not None:
             self._flusher.kick()
 
     def check(self) -> Exception | None:
-        """The error that has ended the flusher, if one has; nothing is recorded after it."""
+        """Return the error that has ended the flusher, if one has; nothing is recorded after it."""
         if self._flusher is not None and self._flusher.ended:
             self.stopped = True
             try:
@@ -177,7 +178,7 @@ class RowBuffer:
         self._fetched = stop
 
     def _block(self, hosts: Sequence[HostRow], tables: Mapping[torch.device, Fields]) -> Block:
-        """The rows as variables of the schema, [n, …] each."""
+        """Return the rows as variables of the schema, [n, …] each."""
         rows = FetchedRows(hosts, tables, tables[self.home.device])
         rows.block |= {
             "step": np.array([row.step for row in hosts], dtype=np.int64),
@@ -193,7 +194,7 @@ _FORKED: weakref.WeakSet[RowBuffer] = weakref.WeakSet()
 
 
 def _stop_in_child() -> None:
-    """A forked process (a DataLoader's worker) has the hooks, but neither the thread nor a right to the file."""
+    """Stop in a forked process (a DataLoader's worker), which has the hooks, but no thread and no right to the file."""
     for buffer in list(_FORKED):
         buffer.stopped = True
 

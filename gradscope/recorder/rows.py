@@ -20,10 +20,20 @@ Fields = dict[str, NDArray[np.float32]]
 class HostRow:
     """What the host knows about a row without asking the device.
 
-    ``number``: its place in the rings. ``strengths``: λ of each penalty term. ``rates``: None for those in the ring.
-    ``taken``: the meters that took part, with what is known of their measurement. ``values``: logged numbers;
-    ``cells``: the names of logged tensors, with a field of the ring and the place there. ``sampled`` (activations),
-    ``updates``, ``histograms``: whether quantities of these kinds are in it. ``skipped``: by a GradScaler.
+    Attributes:
+        number: its place in the rings.
+        step: of the training.
+        epoch: −1 while unknown.
+        time: since the start of the recording, in seconds.
+        strengths: λ of each penalty term.
+        rates: learning rates, None for those in the ring.
+        taken: the meters that took part, with what is known of their measurement.
+        values: logged numbers.
+        cells: the names of logged tensors, with a field of the ring and the place there.
+        sampled: activations are in it.
+        updates: update sizes are in it.
+        histograms: histograms are in it.
+        skipped: by a GradScaler.
     """
 
     number: int
@@ -50,8 +60,12 @@ class HostRow:
 class FetchedRows:
     """Finished rows, of which listeners make variables.
 
-    ``tables``: what the rings held, by device; ``home``: of the first one. ``block``: the variables so far.
-    ``sums``: the table of all parameters by quantity, [N, P] each, without the factor of a GradScaler.
+    Attributes:
+        hosts: what the host knows, row by row.
+        tables: what the rings held, by device.
+        home: what the first one held.
+        block: the variables so far.
+        sums: the table of all parameters by quantity, [N, P] each, without the factor of a GradScaler.
     """
 
     hosts: Sequence[HostRow]

@@ -1,4 +1,4 @@
-"""What `Recording.log` is given: numbers of the host, and tensors that stay on their device until the row leaves it."""
+"""Scalars that `Recording.log` is given: numbers of the host, and tensors that stay on their device until fetched."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ CELLS = Field((WIDTH,), "mean")
 class Scalars:
     """Places for logged tensors in the rows of a buffer, whose first ring has a field ``cells``.
 
-    ``averaged``: numbers of the host go there too, for they are averaged over ranks with the rest of the ring.
+    Args:
+        buffer: the rows.
+        averaged: numbers of the host go there too, for they are averaged over ranks with the rest of the ring.
     """
 
     def __init__(self, buffer: RowBuffer, averaged: bool) -> None:
@@ -62,7 +64,7 @@ class Scalars:
         return extra[chunk - 1], field, place
 
     def kept(self, name: str, value: Tensor | float) -> Tensor | float:
-        """A value as it is now: the loop may change its tensor in place before the row begins."""
+        """Copy a value as it is now: the loop may change its tensor in place before the row begins."""
         if not isinstance(value, Tensor) or (value.is_cpu and not self._averaged):
             return scalar(name, value)
         if value.numel() != 1 or value.is_meta:
@@ -70,7 +72,7 @@ class Scalars:
         return value.detach().clone()
 
     def repeated(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The cells of the fixed row, by name: what a replayed graph has logged again."""
+        """Return the cells of the fixed row, by name: what a replayed graph has logged again."""
         places = ((name, *self._places[name]) for name in names)
         return {name: ring.view(field, FIXED)[place] for name, ring, field, place in places}
 
@@ -78,8 +80,14 @@ class Scalars:
 class Said:
     """What one call of `log` was given, between a step and the next: of which of the two is not known yet.
 
-    A loop may log its loss after the step, or before the backward pass. A pass that reaches a logged tensor later
-    tells (`reached`). Otherwise forwards do: ``forwards``: the model's so far; ``after_forward``: one since the step.
+    A loop may log its loss after the step, or before the backward pass. A pass that reaches a logged tensor later tells
+    (`reached`); otherwise forwards do.
+
+    Args:
+        scalars: what was logged.
+        places: of logged tensors.
+        forwards: the model's so far.
+        after_forward: there was one since the step.
     """
 
     def __init__(
@@ -98,17 +106,17 @@ class Said:
         self.reached = True
 
     def belongs_to_the_coming(self, forwards: int) -> bool:
-        """Whether it was logged before the backward pass of the coming step. ``forwards``: those so far."""
+        """Return whether it was logged before the backward pass of the coming step. ``forwards``: those so far."""
         return self.reached or (not self._sure and self._after_forward and forwards == self._forwards)
 
 
 def has_graph(value: Any) -> bool:
-    """Whether a backward pass may come through this value."""
+    """Return whether a backward pass may come through this value."""
     return isinstance(value, Tensor) and value.grad_fn is not None
 
 
 def scalar(name: str, value: Any, call: str = "log") -> float:
-    """A number of the host's; a tensor in its memory is read where it lies, which nothing has to wait for."""
+    """Convert to a number of the host; a tensor in its memory is read where it lies, which nothing has to wait for."""
     try:
         if isinstance(value, Tensor):
             if value.numel() != 1 or value.is_meta:
@@ -124,7 +132,7 @@ def scalar(name: str, value: Any, call: str = "log") -> float:
 
 
 def no_scalar(name: str, value: Tensor, call: str = "log") -> InputError:
-    """The complaint about a tensor that is not one number."""
+    """Return the complaint about a tensor that is not one number."""
     if value.is_meta:
         return InputError(f"{call}({name}=…) got a tensor on the device meta, which holds no number")
     return InputError(f"{call}({name}=…) got a tensor of shape {list(value.shape)}; expected one number")

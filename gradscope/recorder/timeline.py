@@ -1,4 +1,4 @@
-"""Which step a training has come to, and which row a backward pass, a step or a word belongs to."""
+"""Timeline: which step a training has come to, and which row a backward pass, a step or a log call belongs to."""
 
 from __future__ import annotations
 
@@ -36,33 +36,36 @@ class Timeline:
         self.rivals: dict[int, set[int]] = {}
 
     def begin_at(self, step: int) -> None:
-        """The number of the next step, where it is not 0."""
+        """Set the number of the next step, where it is not 0."""
         self.first_step, self.step = step, step - 1
 
     def next_is_recorded(self) -> bool:
-        """Whether the coming step has a row."""
+        """Return whether the coming step has a row."""
         return self.cadences["rows"].at(self.step + 1)
 
     def samples(self, kind: str) -> bool:
-        """Whether the latest step, which is recorded, is one at which this kind of quantity is."""
+        """Return whether this kind of quantity is recorded at the latest step, which is a recorded one."""
         return self.cadences[kind].at(self.step)
 
     def joins(self, optimizer: Optimizer) -> bool:
-        """Whether its step belongs to the open row: another part of the model takes the same step there.
+        """Return whether its step belongs to the open row: another part of the model takes the same step there.
 
-        Not so where the other moves the same weights, or where the loss of that step is known and a backward pass
-        has followed: then one is used after the other.
+        Not so where the other moves the same weights, or where the loss of that step is known and a backward pass has
+        followed: then one is used after the other.
+
+        Returns:
+            True where it joins.
         """
         if not self.open or not self.open.isdisjoint(self.rivals[id(optimizer)]):
             return False
         return not (self.loss_told and self.fresh_backward)
 
     def row_to_come(self, optimizer: Optimizer) -> int | None:
-        """The number of the row that this optimizer's next step belongs to, None if it is not recorded."""
+        """Return the number of the row that this optimizer's next step belongs to, None if it is not recorded."""
         if self.joins(optimizer):
             return None if self.row is None else self.row.number
         return self._buffer.number if self.cadences["rows"].at(self.step + 1) else None
 
     def step_of(self, number: int) -> int:
-        """The step that row ``number`` belongs to: the row to come, or the open one."""
+        """Return the step that row ``number`` belongs to: the row to come, or the open one."""
         return self.step + (number == self._buffer.number)

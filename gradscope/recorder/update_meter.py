@@ -1,9 +1,9 @@
-"""What a step does to the weights (preset ``full``): its size, its penalty's share, and whether gradients agree.
+"""Measure what a step does to the weights (preset ``full``): its size, its penalty's share, whether gradients agree.
 
-Under an adaptive or decoupled optimizer the proportion of the gradients is not that of what moves the weights:
-coupled decay goes through the moments, decoupled decay does not. Here the change of the weights itself is split,
-Δw = Δw_L + Δw_R, where Δw_R is what the penalty has contributed. All the optimizers below are linear in the gradient
-but for their denominator, so Δw_R follows a first moment of its own, kept beside the optimizer's.
+Under an adaptive or decoupled optimizer the proportion of the gradients is not that of what moves the weights: coupled
+decay goes through the moments, decoupled decay does not. Here the change of the weights itself is split, Δw = Δw_L +
+Δw_R, where Δw_R is what the penalty has contributed. All the optimizers below are linear in the gradient but for their
+denominator, so Δw_R follows a first moment of its own, kept beside the optimizer's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SPLIT = (*SGD, *ADAM, *ADAMAX)
 
 
 class UpdateMeter:
-    """Measures the steps of one optimizer on ``weights`` ([P] parameters; of sharded ones this rank's shard)."""
+    """Meter of the steps of one optimizer on ``weights`` ([P] parameters; of sharded ones this rank's shard)."""
 
     def __init__(self, number: int, optimizer: Optimizer, weights: Sequence[Tensor]) -> None:
         self.optimizer, self._parameters = optimizer, list(weights)
@@ -52,16 +52,16 @@ class UpdateMeter:
         self._row: int | None = None
 
     def fields(self) -> dict[str, Field]:
-        """What the ring keeps for it."""
+        """Return what the ring keeps for it."""
         heights = {self.size: 1, self.split: 2, self.along: 1}
         return {n: Field((h, len(self._parameters)), "sum", self._parameters) for n, h in heights.items()}
 
     def forget(self, lost: Iterable[int]) -> None:
-        """These weights are no more the optimizer's."""
+        """Forget weights that are no longer the optimizer's."""
         self._lost.update(lost)
 
     def _stand_in(self, i: int, tensor: Tensor) -> Tensor:
-        """Zeros in a tensor's shape; nothing, where its entries cannot be had."""
+        """Create zeros in a tensor's shape; nothing, where its entries cannot be read."""
         try:
             return zeros_like(entries(tensor))
         except Exception:
@@ -69,7 +69,7 @@ class UpdateMeter:
             return zeros((0,), tensor.device)
 
     def _followed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The entries of the parameters, or their gradients; stand-ins for what is not what it was."""
+        """Return the entries of the parameters, or their gradients; stand-ins for what is not what it was."""
         found = []
         for i, (tensor, before) in enumerate(zip(tensors, self._before, strict=True)):
             if i not in self._lost:
@@ -93,7 +93,7 @@ class UpdateMeter:
             table[:, i] = float("nan")
 
     def measured(self, gradients: Sequence[Tensor | None], ring: Ring, row: int) -> None:
-        """⟨g, the gradient of the last recorded step⟩, and keep g for the next."""
+        """Compute ⟨g, the gradient of the last recorded step⟩, and keep g for the next."""
         present = [g if g is not None else torch.zeros_like(c) for g, c in zip(gradients, self._current, strict=True)]
         present = self._followed(present)
         self._dot(self._previous, present, ring.view(self.along, row))
@@ -101,7 +101,7 @@ class UpdateMeter:
         torch._foreach_copy_(self._current, present)
 
     def before_step(self, row: int | None, pulls: Pulls) -> None:
-        """The weights as they are, and what the penalties are about to do. ``row``: None in steps not recorded."""
+        """Keep the weights as they are, and what the penalties are about to do. ``row``: None in steps not recorded."""
         self._row = row
         if row is not None:
             torch._foreach_copy_(self._before, self._weights())
@@ -113,19 +113,19 @@ class UpdateMeter:
             self._pulls = self._spread(followed, through), self._spread(followed, beside)
 
     def _spread(self, followed: Sequence[int], pulls: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """This rank's part of what is known of some parameters, a tensor or None a parameter."""
+        """Return this rank's part of what is known of some parameters, a tensor or None a parameter."""
         found = dict(zip(followed, pulls, strict=True))
         return [None if (t := found.get(i)) is None else local(t) for i in range(len(self._parameters))]
 
     def keep(self) -> None:
-        """The latest gradient is that of a row: the next is compared with it.
+        """Keep the latest gradient as that of a row: the next is compared with it.
 
         A copy and no exchange of names, which no graph repeats; outside of graphs, for not every replay is a row.
         """
         torch._foreach_copy_(self._previous, self._current)
 
     def after_step(self, ring: Ring) -> None:
-        """Σ|Δw|, and Σ|Δw_L|, Σ|Δw_R|."""
+        """Compute Σ|Δw|, and Σ|Δw_L|, Σ|Δw_R|."""
         penalty = self._penalty_share() if self.knows_split and self._pulls is not None else None
         if self._row is None:
             return
@@ -147,13 +147,13 @@ class UpdateMeter:
         self._row = None
 
     def _nothing_of(self, i: int) -> Tensor:
-        """Zeros in the shape of a parameter without a penalty, mostly a bias."""
+        """Return zeros in the shape of a parameter without a penalty, mostly a bias."""
         if i not in self._nothing:
             self._nothing[i] = zeros_like(self._before[i])
         return self._nothing[i]
 
     def _penalty_share(self) -> dict[int, Tensor]:
-        """Δw_R of the step just taken, by the place of a parameter; without those that no penalty acts on."""
+        """Compute Δw_R of the step just taken, by place of a parameter; without those that no penalty acts on."""
         assert self._pulls is not None
         through, beside = self._pulls
         self._pulls = None
@@ -175,13 +175,13 @@ class UpdateMeter:
         return found if overflow is None else {i: t * (overflow.to(t.device) == 0) for i, t in found.items()}
 
     def _has_begun(self, i: int) -> bool:
-        """Whether the optimizer has stepped a parameter, as far as it counts."""
+        """Return whether the optimizer has stepped a parameter, as far as it counts."""
         return self._kind in SGD or "step" in self.optimizer.state.get(self._parameters[i], {})
 
     def _next_moments(
         self, group: dict[str, Any], at: Sequence[int], pulls: Sequence[Tensor], first: bool
     ) -> list[Tensor]:
-        """The penalty's share of the first moments after this step. ``first``: it is the first that is watched."""
+        """Update the penalty's share of the first moments. ``first``: the step is the first that is watched."""
         for i in at:
             if i not in self._moment:
                 self._moment[i] = zeros_like(self._current[i])
@@ -204,7 +204,7 @@ class UpdateMeter:
     def _moved(
         self, group: dict[str, Any], at: Sequence[int], moments: list[Tensor], pulls: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        """−lr · moment / denominator, as each optimizer's documentation has it."""
+        """Compute −lr · moment / denominator, as each optimizer's documentation has it."""
         lr = group["lr"]
         if self._kind in SGD:
             if group.get("nesterov"):
@@ -223,7 +223,7 @@ class UpdateMeter:
 
 
 def _number(step: Any) -> Any:
-    """An optimizer's count of steps: a number from the host, where reading it waits for nothing, else its tensor."""
+    """Return an optimizer's count of steps, as a number where reading it waits for no device."""
     if not isinstance(step, Tensor):
         return step
     return float(step.numpy()) if step.is_cpu else step

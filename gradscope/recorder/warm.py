@@ -1,4 +1,4 @@
-"""Imported for what it leaves in memory: what the first recording of a process would have to load.
+"""Import what the first recording of a process would have to load, for what that leaves in memory.
 
 The kernels, compiled or from their cache, and the compiler of torch, which the first optimizer of a process imports.
 Nothing here computes a gradient or touches a device, so a process may fork afterwards.

@@ -85,11 +85,22 @@ class Schedule(ABC):
         return self.strength_at(Moment(step, epoch, **seen))
 
     def strength_at(self, now: Moment) -> float:
-        """Return λ_t at a moment."""
+        """Return λ_t at a moment.
+
+        Args:
+            now: step, epoch and what else the schedule depends on.
+
+        Returns:
+            The strength.
+        """
         return self.strength * self.factor(now)
 
     def active_phase(self, step: int) -> None:  # noqa: B027 - most schedules do not listen
-        """Note that the run has left the baseline at ``step``; only the first time counts. A recording calls it."""
+        """Note that the run has left the baseline; only the first time counts. A recording calls it.
+
+        Args:
+            step: at which it has.
+        """
 
     @property
     def waiting(self) -> bool:
@@ -97,14 +108,24 @@ class Schedule(ABC):
         return False
 
     def observe(self, step: int, loss: float, error: float | None = None) -> None:  # noqa: B027
-        """Take training loss and error, every ``measures_every`` steps."""
+        """Take training loss and error, every ``measures_every`` steps.
+
+        Args:
+            step: of the measurement.
+            loss: training loss.
+            error: training error, None where there is none.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the arguments, as plain numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Args:
+            state: what `state_dict` returned.
+        """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.strength:g}, {self.text!r})"
@@ -116,7 +137,11 @@ def number_text(value: float) -> str:
 
 
 class Constant(Schedule):
-    """Schedule of λ from the first step on."""
+    """Schedule of λ from the first step on.
+
+    Args:
+        strength: λ.
+    """
 
     text = "constant"
 

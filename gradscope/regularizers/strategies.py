@@ -18,7 +18,13 @@ from gradscope.types import InputError
 
 
 class GaussianNoise(nn.Module):
-    """Layer that adds zero-centred Gaussian noise in training mode (section 3.5); `add_noise` adds it elsewhere."""
+    """Layer that adds zero-centred Gaussian noise in training mode (section 3.5); `add_noise` adds it elsewhere.
+
+    The noise comes from torch's global generator.
+
+    Args:
+        std: standard deviation, in the units of what passes through.
+    """
 
     def __init__(self, std: float) -> None:
         super().__init__()
@@ -144,5 +150,9 @@ class EarlyStopping:
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Args:
+            state: what `state_dict` returned.
+        """
         self.best, self.waited = state["best"], int(state["waited"])

@@ -1,9 +1,9 @@
-"""The tolerance level from trials: a Bayesian psychometric curve.
+"""Estimate the tolerance level from trials: a Bayesian psychometric curve.
 
-P(a run fails at λ) = δ/2 + (1 − δ)·Φ((log₁₀ λ − log₁₀ λ*)/σ), with a small lapse δ for runs that end
-on the wrong side by other causes. The posterior over (log₁₀ λ*, σ) is held on a grid, so that the
-interval is that of the model and no approximation of it. The model is the usual one of psychophysics
-(Kontsevich and Tyler 1999, "Bayesian adaptive estimation of psychometric slope and threshold").
+P(a run fails at λ) = δ/2 + (1 − δ)·Φ((log₁₀ λ − log₁₀ λ*)/σ), with a small lapse δ for runs that end on the wrong side
+by other causes. The posterior over (log₁₀ λ*, σ) is held on a grid, so that the interval is that of the model and no
+approximation of it. The model is the usual one of psychophysics (Kontsevich and Tyler 1999, "Bayesian adaptive
+estimation of psychometric slope and threshold").
 """
 
 from __future__ import annotations
@@ -50,18 +50,23 @@ RISK = 0.05
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was predicted of the level before any trial: log₁₀ λ* and its standard deviation, in decades."""
+    """Prediction of the level before any trial.
+
+    Attributes:
+        level: log₁₀ λ*.
+        spread: its standard deviation, in decades.
+    """
 
     level: float
     spread: float
 
     @classmethod
     def from_interval(cls, level: float, high: float) -> Predicted:
-        """From λ* and the upper end of its 95 % interval, which is as wide to both sides on a logarithmic axis."""
+        """Convert λ* and the upper end of its 95 % interval, which is as wide to both sides on a logarithmic axis."""
         return cls(math.log10(level), math.log10(high / level) / _NORMAL_TAIL)
 
     def log_density(self, x: Array) -> Array:
-        """Of log₁₀ λ* at the points of a grid, [M]: a normal curve for `SURE` of it, and flat over the grid."""
+        """Compute the log density of log₁₀ λ* on a grid, [M]: a normal curve for `SURE` of it, else flat."""
         z = (x - self.level) / self.spread
         normal = np.exp(-0.5 * z**2) / (self.spread * math.sqrt(2 * math.pi))
         return np.asarray(np.log(SURE * normal + (1 - SURE) / (x[-1] - x[0])))
@@ -69,14 +74,19 @@ class Predicted:
 
 @dataclass(frozen=True)
 class EarlyErrors:
-    """How often the judge's early word is wrong: ``alarms`` of runs that learn, ``misses`` of runs that fail."""
+    """Error rates of the judge's early verdicts.
+
+    Attributes:
+        alarms: share of the runs that learn which it calls failed.
+        misses: share of the runs that fail which it calls healthy.
+    """
 
     alarms: float = ERROR_PRIOR[0] / sum(ERROR_PRIOR)
     misses: float = ERROR_PRIOR[0] / sum(ERROR_PRIOR)
 
     @classmethod
     def from_audits(cls, audits: Iterable[tuple[bool, bool]]) -> EarlyErrors:
-        """Posterior means from pairs (told to fail early, failed at the horizon), each side on its own."""
+        """Compute posterior means from pairs (told to fail early, failed at the horizon), each side on its own."""
         pairs = list(audits)
         wrong, right = ERROR_PRIOR
 
@@ -91,7 +101,15 @@ class EarlyErrors:
 class ToleranceEstimate:
     """λ* with its interval; all None and a sentence why, where the trials do not determine it.
 
-    ``slope``: σ in decades. ``safe``: the strength at which a run fails with 5 % probability.
+    Attributes:
+        determined: whether the trials say where it is.
+        reason: what it rests on, or why there is none.
+        tolerance: λ*.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        slope: σ, in decades.
+        safe: the strength at which a run fails with 5 % probability.
+        confidence: of the interval.
     """
 
     determined: bool
@@ -105,22 +123,31 @@ class ToleranceEstimate:
 
     @property
     def decades(self) -> float:
-        """The width of the interval in decades; infinite where there is none."""
+        """Width of the interval in decades; infinite where there is none."""
         if self.low is None or self.high is None:
             return math.inf
         return math.log10(self.high / self.low)
 
 
 def normal_cdf(x: Array) -> Array:
-    """Φ(x), entry by entry, to the last bit or two."""
+    """Compute Φ(x), entry by entry, to the last bit or two."""
     return np.asarray(0.5 * _erfc(-math.sqrt(0.5) * x), dtype=np.float64)
 
 
 class Posterior:
-    """The posterior over (log₁₀ λ*, σ) on a grid, from trials between two strengths.
+    """Posterior over (log₁₀ λ*, σ) on a grid, from trials between two strengths.
 
-    ``level`` [M], ``slope`` [S]; ``weights`` [M, S] sums to 1. ``spacing``: of the levels, in decades. ``predicted``:
-    the prior of the level, else it is flat.
+    Args:
+        low: the weakest strength.
+        high: the strongest strength.
+        spacing: of the levels, in decades.
+        margin: decades beyond the range in which the level may lie.
+        errors: of early verdicts.
+        predicted: the prior of the level, else it is flat.
+
+    Attributes:
+        level: log₁₀ λ* of the grid, [M].
+        slope: σ of the grid, [S].
     """
 
     def __init__(
@@ -144,7 +171,7 @@ class Posterior:
             self._log += predicted.log_density(self.level)[:, None]
 
     def probability_told(self, x: float, early: bool = False) -> Array:
-        """P(told to fail) at the log₁₀ strength ``x``, for each point of the grid: [M, S]."""
+        """Compute P(told to fail) at the log₁₀ strength ``x``, for each point of the grid: [M, S]."""
         return self._told(normal_cdf((x - self.level[:, None]) / self.slope), early)
 
     def _told(self, true: Array, early: bool) -> Array:
@@ -160,7 +187,7 @@ class Posterior:
         self.__dict__.pop("weights", None)
 
     def supposing(self, x: float, failed: bool) -> Posterior:
-        """A copy that has seen this outcome as well."""
+        """Return a copy that has seen this outcome as well."""
         other = object.__new__(type(self))
         other.__dict__ = {name: value for name, value in self.__dict__.items() if name != "weights"}
         other._log = self._log.copy()
@@ -174,14 +201,15 @@ class Posterior:
         return np.asarray(w / w.sum())
 
     def quantile(self, q: float | Sequence[float]) -> Array:
-        """Quantiles of log₁₀ λ*."""
+        """Compute quantiles of log₁₀ λ*."""
         return _quantile(self.level, self.weights.sum(1), q)
 
     def mean_slope(self) -> float:
+        """Compute the posterior mean of σ, in decades."""
         return float((self.weights.sum(0) * self.slope).sum())
 
     def safe(self) -> float:
-        """The log₁₀ strength at which a run fails with 5 % probability, what is not known of λ* and σ included."""
+        """Compute the log₁₀ strength at which a run fails with 5 % probability, uncertainty of λ* and σ included."""
         below, above = float(self.level[0] - 1), float(self.level[-1])
         for _ in range(24):
             x = (below + above) / 2
@@ -190,12 +218,12 @@ class Posterior:
         return below
 
     def decades(self) -> float:
-        """The width of the 95 % interval."""
+        """Compute the width of the 95 % interval."""
         low, high = self.quantile([_TAIL, 1 - _TAIL])
         return float(high - low)
 
     def inside(self) -> tuple[float, float]:
-        """The probabilities that the level lies below and above the searched range."""
+        """Compute the probabilities that the level lies below and above the searched range."""
         by_level = self.weights.sum(1)
         return float(by_level[self.level < self.low].sum()), float(by_level[self.level > self.high].sum())
 
@@ -208,9 +236,12 @@ class Posterior:
         return np.asarray(normal_cdf(steps[:, None] / self.slope))
 
     def information(self, points: int = 40) -> tuple[Array, Array, Array]:
-        """Candidates [K] within the range, the expected information about λ* there (nats), and P(told to fail).
+        """Compute the expected information about λ* of trials within the range.
 
         Looked at where the posterior has its mass, at ``points`` levels: placement needs no finer ones.
+
+        Returns:
+            Candidates [K], the expected information there in nats, and P(told to fail).
         """
         by_level = self.weights.sum(1)
         held = np.flatnonzero(by_level > 1e-4 * by_level.max())
@@ -236,7 +267,7 @@ class Posterior:
     # -- what is known ----------------------------------------------------------------------------
 
     def estimate(self, outcomes: Sequence[Outcome], weaker: str = "try weaker ones") -> ToleranceEstimate:
-        """λ* and its interval, if the trials say where it is. ``weaker``: the advice where the level lies below."""
+        """Estimate λ* and its interval, if the trials say where it is. ``weaker``: the advice where it lies below."""
         if (why := self.undetermined(outcomes, weaker)) is not None:
             return ToleranceEstimate(False, why)
         low, middle, high = (float(10**q) for q in self.quantile([_TAIL, 0.5, 1 - _TAIL]))
@@ -245,7 +276,7 @@ class Posterior:
         return ToleranceEstimate(True, reason, middle, low, high, self.mean_slope(), float(10 ** self.safe()))
 
     def undetermined(self, outcomes: Sequence[Outcome], weaker: str = "try weaker ones") -> str | None:
-        """Why there is no estimate."""
+        """Return why there is no estimate, None if there is one."""
         failed = [o.strength for o in outcomes if o.failed > 0.5]
         learned = [o.strength for o in outcomes if o.failed < 0.5]
         if not outcomes:
@@ -273,7 +304,7 @@ def _silent(count: int) -> str:
 
 
 def _quantile(x: Array, weights: Array, q: float | Sequence[float]) -> Array:
-    """Quantiles of a distribution on a grid, each weight spread evenly around its point."""
+    """Compute quantiles of a distribution on a grid, each weight spread evenly around its point."""
     middle = np.cumsum(weights) - weights / 2
     return np.asarray(np.interp(q, middle, x))
 
@@ -284,7 +315,7 @@ def _entropy(p: Array) -> Array:
 
 
 def advice(penalty: str, estimate: ToleranceEstimate, delayed: ToleranceEstimate | None) -> str:
-    """Up to which strength runs learn, from the start and with a delay; no word of which strength is a good one."""
+    """Tell up to which strength runs learn, from the start and with a delay; not which strength is a good one."""
     parts = []
     if estimate.safe is not None:
         parts.append(f"up to {Strength(estimate.safe, penalty)} from the start")
@@ -296,7 +327,7 @@ def advice(penalty: str, estimate: ToleranceEstimate, delayed: ToleranceEstimate
 
 
 def estimate_tolerance(outcomes: Sequence[Outcome]) -> ToleranceEstimate:
-    """λ* from any set of finished runs: the prior reaches a decade beyond them on both sides."""
+    """Estimate λ* from any set of finished runs: the prior reaches a decade beyond them on both sides."""
     positive = [o for o in outcomes if o.strength > 0]
     if not positive:
         return ToleranceEstimate(False, "there is no run with a strength above 0")
@@ -304,7 +335,7 @@ def estimate_tolerance(outcomes: Sequence[Outcome]) -> ToleranceEstimate:
 
 
 def posterior_of(outcomes: Sequence[Outcome]) -> Posterior:
-    """The posterior from runs of any strengths above 0."""
+    """Compute the posterior from runs of any strengths above 0."""
     strengths = [o.strength for o in outcomes]
     posterior = Posterior(min(strengths) / 1.001, max(strengths) * 1.001, spacing=0.005, margin=1.0)
     for outcome in outcomes:

@@ -22,12 +22,13 @@ from gradscope.torch_utils.patching import MethodPatch
 
 
 class Hook:
-    """A hook that stays with its recording: a copied or pickled model carries one that does nothing."""
+    """Hook that stays with its recording: a copied or pickled model carries one that does nothing."""
 
     def __init__(self, act: Callable[..., Any] | None = None) -> None:
         self._act = act
 
     def __call__(self, *arguments: Any) -> Any:
+        """Act, if the hook is still that of a recording."""
         return None if self._act is None else self._act(*arguments)
 
     def __deepcopy__(self, memo: Any) -> Hook:
@@ -41,10 +42,11 @@ _apart = eager(Hook.__call__)
 
 
 class EagerHook(Hook):
-    """A hook that no compiler looks at."""
+    """Hook that no compiler traces."""
 
     @unseen
     def __call__(self, *arguments: Any) -> Any:
+        """Act outside of any trace."""
         if is_compiling():
             return _apart(self, *arguments)
         act = self._act
@@ -52,7 +54,7 @@ class EagerHook(Hook):
 
 
 def is_traced() -> bool:
-    """Whether the forward that runs is looked at by a tracer, or is one of numbers that a transform stands for."""
+    """Return whether the running forward is traced, or one of numbers that a transform stands for."""
     return (
         torch._C._get_tracing_state() is not None
         or torch._C._functorch.maybe_current_level() is not None
@@ -72,11 +74,11 @@ class ModuleHooks:
         self._kinds: list[type[nn.Module]] = []
 
     def after_forward(self, module: nn.Module, hook: Hook, **options: bool) -> RemovableHandle:
-        """A hook after each forward; ``options``: as `nn.Module.register_forward_hook` takes them."""
+        """Register a hook after each forward; ``options``: as `nn.Module.register_forward_hook` takes them."""
         return self._added(module, module.register_forward_hook(hook, **options))
 
     def before_forward(self, module: nn.Module, hook: Hook) -> RemovableHandle:
-        """A hook before each forward."""
+        """Register a hook before each forward."""
         return self._added(module, module.register_forward_pre_hook(hook))
 
     def _added(self, module: nn.Module, handle: RemovableHandle) -> RemovableHandle:
@@ -88,7 +90,7 @@ class ModuleHooks:
         return handle
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         handles, self._handles = self._handles, []
         kinds, self._kinds = self._kinds, []
         for handle in handles:
@@ -125,7 +127,7 @@ def _show(kind: type[nn.Module]) -> None:
 
 
 def _reduced(module: nn.Module) -> Any:
-    """What a module is pickled and copied as: what it would be without the hooks."""
+    """Reduce a module for pickles and copies to what it would be without the hooks."""
     theirs = _REDUCERS.get(type(module))
     found = module.__reduce_ex__(2) if theirs is None else theirs(module)
     if not isinstance(found, tuple) or len(found) < 3:

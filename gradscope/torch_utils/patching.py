@@ -9,9 +9,11 @@ Observer = TypeVar("Observer")
 
 
 class MethodPatch(Generic[Observer]):
-    """Replaces methods of a class while there are observers; the replacements notify these and call the originals.
+    """Replacement of methods of a class while there are observers; it notifies these and calls the originals.
 
-    ``kind()``: the class, or module, looked up when the first observer comes. ``methods``: the replacements, by name.
+    Args:
+        kind: returns the class, or module, looked up when the first observer comes.
+        methods: the replacements, by name.
 
     Attributes:
         observers: in the order in which they came.

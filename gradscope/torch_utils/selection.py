@@ -1,4 +1,4 @@
-"""Which parameters and modules ``select`` and ``modules`` mean: of a model to record, of what a penalty is put on."""
+"""Select parameters and modules by ``select`` and ``modules``: of a model to record, or to put something on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel and torch.compile."""
+    """Return the model inside DistributedDataParallel and torch.compile."""
     while True:
         inner = model.module if isinstance(model, _PARALLEL) else getattr(model, "_orig_mod", model)
         if inner is model:
@@ -37,14 +37,14 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def plain_name(model: nn.Module, name: str) -> str:
-    """The name as the unwrapped model has it (DistributedDataParallel and torch.compile add prefixes)."""
+    """Return the name as the unwrapped model has it (DistributedDataParallel and torch.compile add prefixes)."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     wrapped = isinstance(getattr(model, "_orig_mod", model), _PARALLEL)
     return ".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts)
 
 
 def _search(pattern: str, called: str) -> Callable[[str], object]:
-    """A regular expression as a predicate on names."""
+    """Compile a regular expression to a predicate on names."""
     try:
         return re.compile(pattern).search
     except re.error as error:
@@ -52,7 +52,7 @@ def _search(pattern: str, called: str) -> Callable[[str], object]:
 
 
 def _module_types(select: Any) -> tuple[type[nn.Module], ...]:
-    """The types of module that are meant, none if ``select`` is something else."""
+    """Return the types of module that are meant, none if ``select`` is something else."""
     kinds = select if isinstance(select, tuple) else (select,)
     return kinds if all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds) else ()
 
@@ -61,7 +61,7 @@ def _module_types(select: Any) -> tuple[type[nn.Module], ...]:
 
 
 def _wanted_names(model: nn.Module, select: SelectNames, called: str) -> Callable[[str], object]:
-    """A predicate on plain names, whichever way the choice was put."""
+    """Return a predicate on plain names, whichever way the choice was put."""
     if isinstance(select, str):
         return _search(select, called)
     if isinstance(select, type | tuple):
@@ -72,9 +72,15 @@ def _wanted_names(model: nn.Module, select: SelectNames, called: str) -> Callabl
 
 
 def recorded_modules(model: nn.Module, select: SelectNames | None) -> dict[str, nn.Module]:
-    """The modules whose activations are recorded, by plain name: leaves, those that ``select`` names if given.
+    """Select the modules whose activations are recorded: leaves, those that ``select`` names if given.
 
     A layer with parametrized weights (weight norm, spectral norm) is one; its parametrizations are none.
+
+    Returns:
+        Modules by plain name.
+
+    Raises:
+        InputError: none is selected.
     """
     leaves = {
         plain_name(model, name) or type(module).__name__: module
@@ -96,9 +102,15 @@ def recorded_modules(model: nn.Module, select: SelectNames | None) -> dict[str, 
 def recorded_parameters(
     model: nn.Module, optimizers: Sequence[Optimizer], select: SelectNames | None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The parameters to record, by plain name, and the names of those that no optimizer moves (yet).
+    """Select the parameters to record.
 
-    These have their place in the record, for an optimizer may get them later.
+    Those that no optimizer moves have their place in the record, for an optimizer may get them later.
+
+    Returns:
+        Parameters by plain name, and the names of those that no optimizer moves (yet).
+
+    Raises:
+        InputError: there is nothing to record, or it cannot be recorded.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
@@ -145,7 +157,7 @@ def recorded_parameters(
 
 
 def selected_parameters(optimizer: Optimizer, select: SelectTensors | None, model: nn.Module | None) -> list[Tensor]:
-    """The selected parameters, in the order of the optimizer. Raises `InputError` if there are none."""
+    """Select parameters in the order of the optimizer; raise `InputError` if there are none."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     wanted = _wanted_tensors(optimizer, select, model)
     found = [p for p in parameters if wanted(p)]
@@ -176,7 +188,7 @@ def _wanted_tensors(
 
 
 def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
-    """Names by the id of the parameter: the model's, else those that the optimizer was given (torch 2.6 or later)."""
+    """Map the id of each parameter to its name: the model's, or those given to the optimizer (torch 2.6 or later)."""
     if model is not None:
         return {id(p): name for name, p in plain_model(model).named_parameters()}
     named = [group for group in optimizer.param_groups if "param_names" in group]
@@ -189,7 +201,7 @@ def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
 
 
 def selected_modules(model: nn.Module, select: SelectModules) -> list[nn.Module]:
-    """The selected modules of a model, in its order. Raises `InputError` if there are none."""
+    """Select modules of a model, in its order; raise `InputError` if there are none."""
     if isinstance(select, str):
         named = _search(select, "modules")
         found = [module for name, module in model.named_modules() if name and named(name)]

@@ -15,7 +15,7 @@ ZEROS = ("Dropout", "Embedding", "Softmax", "Pad", "Identity", "Flatten")
 
 
 def dead_units(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Units that are 0 for every sample, step after step: they get no gradient and never come back.
+    """Find units that are 0 for every sample, step after step: they get no gradient and never come back.
 
     The preset ``full`` tells units one by one. Elsewhere only the share of zeros is known; where at most ``share`` ·
     ``inactivity`` of all outputs are not 0, at most that share of units can be active in more than ``inactivity`` of
@@ -45,11 +45,11 @@ def dead_units(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Sy
 
 
 def saturated_activations(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Tanh and sigmoid outputs so close to their ends that hardly any gradient passes.
+    """Find tanh and sigmoid outputs so close to their ends that hardly any gradient passes.
 
-    With m = mean |a| and s the recorded std, E[a²] ≥ m² + … bounds the mean slope from above: 1 − m² for tanh,
-    4(m − m² − s²) for the sigmoid, each as a share of the largest slope. The last module is left out: the outputs of a
-    good classifier are saturated.
+    With m = mean |a| and s the recorded std, E[a²] ≥ m² + … bounds the mean slope from above: 1 − m² for tanh, 4(m − m²
+    − s²) for the sigmoid, each as a share of the largest slope. The last module is left out: the outputs of a good
+    classifier are saturated.
     """
     size = rows.get("activation_mean_abs")
     if size is None or not facts.module_types:

@@ -1,12 +1,12 @@
-"""The rules there are: names, defaults, where these come from, and how to set them.
+"""Catalogue of the rules: names, defaults, where these come from, and how to set them.
 
 Sources by short name: *SageMaker* is the list of built-in rules of Amazon SageMaker Debugger
 (docs.aws.amazon.com/sagemaker/latest/dg/debugger-built-in-rules.html). *AutoTrainer*: Zhang et al., ICSE 2021, and its
-code (github.com/shiningrain/AUTOTRAINER, utils/monitor.py). *CS231n*: Karpathy's notes, cs231n.github.io/
-neural-networks-3. *Recipe*: Karpathy, A Recipe for Training Neural Networks (2019). *OLMo 2*: arXiv 2501.00656,
-whose spike score counts values seven standard deviations off. *PaLM*: arXiv 2204.02311, section 5.1.
-*DeepLocalize*: Wardat et al., ICSE 2021. *DeepDiagnosis*: Wardat et al., ICSE 2022 (arXiv 2112.04036). *UMLAUT*:
-Schoop et al., CHI 2021. *ours*: chosen here, see docs/decisions/0025-rules-row-by-row.md.
+code (github.com/shiningrain/AUTOTRAINER, utils/monitor.py). *CS231n*: Karpathy's notes,
+cs231n.github.io/neural-networks-3. *Recipe*: Karpathy, A Recipe for Training Neural Networks (2019). *OLMo 2*: arXiv
+2501.00656, whose spike score counts values seven standard deviations off. *PaLM*: arXiv 2204.02311, section 5.1.
+*DeepLocalize*: Wardat et al., ICSE 2021. *DeepDiagnosis*: Wardat et al., ICSE 2022 (arXiv 2112.04036). *UMLAUT*: Schoop
+et al., CHI 2021. *ours*: chosen here, see docs/decisions/0025-rules-row-by-row.md.
 """
 
 from __future__ import annotations
@@ -242,9 +242,17 @@ RULES: dict[str, Rule] = {
 
 
 def chosen(names: Iterable[str] | None = None, changes: Mapping[str, float] | None = None) -> Chosen:
-    """The rules of these names (all by default) with their options, some of them changed ("rule.option": value).
+    """Choose rules by name and set their options.
 
-    Raises `InputError` for a name that is none, a change to a rule that was not chosen, and a value that cannot be.
+    Args:
+        names: of the rules, all by default.
+        changes: "rule.option": value.
+
+    Returns:
+        The rules with their options.
+
+    Raises:
+        InputError: a name that is none, a change to a rule that was not chosen, or a value that cannot be.
     """
     picked = list(RULES) if names is None else list(names)
     for name in picked:
@@ -278,7 +286,7 @@ def _plug_in() -> None:
 
 
 def _guarded(rule: Rule) -> Look:
-    """The function of a rule that is not ours: what it raises ends the rule, with a warning, and nothing else."""
+    """Wrap the function of a rule that is not ours: what it raises ends the rule, with a warning, and nothing else."""
     ended: list[Exception] = []
 
     def look(columns: Columns, facts: RunInfo, options: Mapping[str, float]) -> list[Symptom]:
@@ -311,7 +319,7 @@ def _instead(word: str, known: Iterable[str]) -> str:
 
 
 def parse_changes(texts: Iterable[str]) -> dict[str, float]:
-    """``rule.option=value``, as given on the command line."""
+    """Parse ``rule.option=value``, as given on the command line."""
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -327,7 +335,7 @@ def parse_changes(texts: Iterable[str]) -> dict[str, float]:
 
 
 def parse_names(text: str) -> list[str] | None:
-    """``NAME,…``, ``all`` or ``none``, as given on the command line."""
+    """Parse ``NAME,…``, ``all`` or ``none``, as given on the command line; all is None."""
     word = text.strip().lower()
     if word == "all":
         return None

@@ -1,4 +1,4 @@
-"""All rules beside a run: takes rows as they come, live or from a record, and holds what was found.
+"""Check all rules on a run: take rows as they come, live or from a record, and hold what was found.
 
 Every number follows from the rows up to its own, never from where blocks were cut: live and post hoc find the same.
 """
@@ -34,7 +34,13 @@ from gradscope.run_info import RunInfo
 
 
 class Checker:
-    """Follows one run. ``of_epochs``: validation losses by epoch; it may be added to while the run goes on."""
+    """Checker of one run.
+
+    Args:
+        facts: of the run.
+        rules: what `catalogue.chosen` returns, all by default.
+        of_epochs: validation losses by epoch; it may be added to while the run goes on.
+    """
 
     def __init__(self, facts: RunInfo, rules: Chosen | None = None, of_epochs: dict[int, float] | None = None) -> None:
         self.facts = facts
@@ -51,7 +57,7 @@ class Checker:
         self._evaluations = Evaluations(self.of_epochs)
 
     def update(self, rows: Rows) -> list[Finding]:
-        """Take a block of rows, in order, arrays by variable name; what is new."""
+        """Take a block of rows, in order, arrays by variable name; return what is new."""
         n = len(rows["step"])
         if not n or not self.rules:
             return []
@@ -74,7 +80,7 @@ class Checker:
                 self.findings[at] = replace(finding, over_step=over)
 
     def not_checked(self) -> list[NotChecked]:
-        """What could not be looked at in the rows so far, and what to record for it."""
+        """List what could not be looked at in the rows so far, and what to record for it."""
         return [
             NotChecked(name, need.without)
             for name in self.rules

@@ -30,10 +30,11 @@ VALIDATION = ("val_loss", "validation_loss", "valid_loss", "eval_loss", "test_lo
 
 
 class Losses:
-    """`initial_loss`: median of the first 16 losses; `loss_level`: of the last 16; `loss_before`, `loss_spread`: the
+    """Levels of the loss, which may be logged less often than rows are recorded.
+
+    `initial_loss`: median of the first 16 losses; `loss_level`: of the last 16; `loss_before`, `loss_spread`: the
     median of the 32 before and their median distance from it; `loss_last`: the last of them. `loss_steady`: the median
-    of the last 32, which the samples of small batches move less. A loss may be logged less often than rows are
-    recorded.
+    of the last 32, which the samples of small batches move less.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Losses:
         self._level, self._steady = _Carried(), _Carried()
 
     def columns(self, loss: Array) -> dict[str, Array]:
-        """[N] each."""
+        """Compute the columns of a block, [N] each."""
         n = len(loss)
         at = np.flatnonzero(np.isfinite(loss))
         known = np.concatenate([self._held, loss[at]])
@@ -80,13 +81,13 @@ class Losses:
 
 
 class _Carried:
-    """The last value that is known, in every row."""
+    """Last value that is known, in every row."""
 
     def __init__(self) -> None:
         self._last = np.nan
 
     def on(self, values: Array) -> Array:
-        """Over the next rows, [N]."""
+        """Repeat it over the next rows, [N]."""
         whole = np.concatenate([[self._last], values])
         at = np.maximum.accumulate(np.where(np.isnan(whole), 0, np.arange(len(whole))))
         self._last = float(whole[at[-1]])
@@ -94,9 +95,10 @@ class _Carried:
 
 
 class PenaltyShares:
-    """`penalty_share` [N]: Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised, the median of the last 16
-    rows; where an adaptive optimizer decays beside its step, of the two steps, whatever the size of the gradient.
+    """What the penalty adds to the gradients and to the loss.
 
+    `penalty_share` [N]: Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised, the median of the last 16 rows;
+    where an adaptive optimizer decays beside its step, of the two steps, whatever the size of the gradient.
     `penalty_height` [N]: what the penalty adds to the loss that is minimised, ½⟨w, λ∂Ω/∂w⟩ for L2; NaN where it acts
     beside an adaptive step, and no such loss is.
     """
@@ -105,7 +107,7 @@ class PenaltyShares:
         self._held = np.empty(0)
 
     def columns(self, rows: Rows, info: RunInfo) -> dict[str, Array]:
-        """Where penalties were recorded."""
+        """Compute the columns of a block where penalties were recorded."""
         if "penalty_gradient_mean_abs" not in rows or not len(info.matrices):
             return {}
         penalty = np.asarray(rows["penalty_gradient_mean_abs"], dtype=np.float64)
@@ -136,8 +138,10 @@ class PenaltyShares:
 
 
 class Past:
-    """`loss_then` [N]: the loss level of some time ago, at the last of the row numbers 16, 24, 36, … that lies at two
-    thirds of the rows so far or before; NaN until there is one.
+    """Loss level of some time ago, `loss_then` [N].
+
+    At the last of the row numbers 16, 24, 36, … that lies at two thirds of the rows so far or before; NaN until there
+    is one.
     """
 
     GROWTH = 1.5
@@ -146,7 +150,7 @@ class Past:
         self._numbers, self._levels = [FIRST], [np.nan]
 
     def columns(self, level: Array, number: NDArray[np.int64]) -> dict[str, Array]:
-        """``level``: `loss_level`; ``number``: of each row, counted from 0."""
+        """Compute the column from `loss_level` and the number of each row, counted from 0."""
         if not len(number):
             return {"loss_then": np.empty(0)}
         while self._numbers[-1] <= number[-1]:
@@ -162,11 +166,14 @@ class Past:
 
 
 class Weights:
-    """`weight_same` [N, P]: 1 where every number of a tensor is that of the row before. `weight_growth` [N, P]:
-    its norm over the largest of the first 16 rows, and over a tenth of what entries as large as those of the largest
-    tensor would give it (biases begin at 0). `weight_kept` [N, P]: its norm over the largest so far.
+    """Changes of the weights.
 
-    ``numel``: entries of each, [P].
+    `weight_same` [N, P]: 1 where every number of a tensor is that of the row before. `weight_growth` [N, P]: its norm
+    over the largest of the first 16 rows, and over a tenth of what entries as large as those of the largest tensor
+    would give it (biases begin at 0). `weight_kept` [N, P]: its norm over the largest so far.
+
+    Args:
+        numel: entries of each, [P].
     """
 
     NAMES = ("weight_mean_abs", "weight_norm", "weight_max_abs")
@@ -179,7 +186,7 @@ class Weights:
         self._peak: Array | None = None
 
     def columns(self, rows: Rows, number: NDArray[np.int64]) -> dict[str, Array]:
-        """``number``: of each row, counted from 0."""
+        """Compute the columns of a block. ``number``: of each row, counted from 0."""
         found: dict[str, Array] = {}
         same: Array | None = None
         for name in self.NAMES:
@@ -219,8 +226,10 @@ class Weights:
 
 
 class Signals:
-    """`signal_kept` [N, M]: the spread of a module's output over samples, of its largest so far. `signal_was` [N, M]:
-    the largest share of its mean size that this spread has been.
+    """How much of a module's output depends on the input.
+
+    `signal_kept` [N, M]: the spread of a module's output over samples, of its largest so far. `signal_was` [N, M]: the
+    largest share of its mean size that this spread has been.
     """
 
     def __init__(self) -> None:
@@ -228,7 +237,7 @@ class Signals:
         self._share: Array | None = None
 
     def columns(self, rows: Rows) -> dict[str, Array]:
-        """Where activations were recorded."""
+        """Compute the columns of a block where activations were recorded."""
         if "activation_std" not in rows or not len(rows["activation_std"]):
             return {}
         std = np.asarray(rows["activation_std"], dtype=np.float64)
@@ -247,14 +256,14 @@ class Signals:
 
 
 class Rates:
-    """`rate_gone` [N]: the rows since the learning rate of every group fell below a share of its largest; 0 above."""
+    """Rows since the learning rate of every group fell below a share of its largest, `rate_gone` [N]; 0 above."""
 
     def __init__(self) -> None:
         self._peak: Array | None = None
         self._since = 0
 
     def columns(self, rows: Rows) -> dict[str, Array]:
-        """Where learning rates were recorded."""
+        """Compute the column of a block where learning rates were recorded."""
         if "learning_rate" not in rows or not len(rows["learning_rate"]):
             return {}
         rate = np.nan_to_num(np.asarray(rows["learning_rate"], dtype=np.float64))
@@ -270,14 +279,17 @@ class Rates:
 
 
 class Epochs:
-    """`epoch_end` [N]: 1 in the row at which the epoch before had ended: its batch may be a small rest."""
+    """Ends of epochs, `epoch_end` [N]: 1 in the row at which the epoch before had ended.
+
+    Its batch may be a small rest.
+    """
 
     def __init__(self) -> None:
         self._epoch: int | None = None
         self._place, self._length = -1, 0  # of the last row in its epoch; rows of the epoch before
 
     def columns(self, rows: Rows) -> dict[str, Array]:
-        """Where epochs are known."""
+        """Compute the column of a block where epochs are known."""
         if "epoch" not in rows:
             return {}
         epoch = np.asarray(rows["epoch"], dtype=np.int64)
@@ -297,10 +309,11 @@ class Epochs:
 
 
 class Evaluations:
-    """`validation`, `training`: the loss on other data, and the mean training loss since the one before it, in the rows
-    where one became known; `best_validation`, `training_at_best`: of those before.
+    """Losses on other data, beside the training loss.
 
-    A metric of epoch k (``of_epochs``) counts from the first row of a later epoch.
+    `validation`, `training`: the loss on other data, and the mean training loss since the one before it, in the rows
+    where one became known; `best_validation`, `training_at_best`: of those before. A metric of epoch k (``of_epochs``)
+    counts from the first row of a later epoch.
     """
 
     def __init__(self, of_epochs: Mapping[int, float]) -> None:
@@ -310,7 +323,7 @@ class Evaluations:
         self._best, self._training_at_best = np.nan, np.nan
 
     def columns(self, rows: Rows, loss: Array) -> dict[str, Array]:
-        """[N] each."""
+        """Compute the columns of a block, [N] each."""
         n = len(loss)
         names = ("validation", "training", "best_validation", "training_at_best")
         found = {name: np.full(n, np.nan) for name in names}
@@ -329,7 +342,7 @@ class Evaluations:
         return found
 
     def _taken(self, rows: Rows, n: int) -> list[tuple[int, float, int]]:
-        """Row, value, and the row before which the training losses that belong to it end."""
+        """Return row, value, and the row before which the training losses that belong to it end."""
         taken: list[tuple[int, float, int]] = []
         logged = next((rows[name] for name in VALIDATION if name in rows), None)
         if logged is not None:

@@ -18,9 +18,16 @@ NAMED = 3
 class Symptom:
     """What a rule sees in N rows of L layers.
 
-    ``shows``: [N, L], 1 where it is there, 0 where it is not, NaN where the row says nothing of it. ``values``: [N, L],
-    the number it rests on, called ``quantity``. ``layers``: L names, ("",) for the whole network. ``at_once``: true
-    without patience.
+    Attributes:
+        kind: of symptom, a word.
+        shows: 1 where it is there, 0 where it is not, NaN where the row says nothing of it, [N, L].
+        values: the numbers it rests on, [N, L].
+        layers: L names, ("",) for the whole network.
+        text: what it is, in words.
+        quantity: what the values are called.
+        limit: beyond which they show it.
+        suggestion: what to do.
+        at_once: true without patience.
     """
 
     kind: str
@@ -36,12 +43,19 @@ class Symptom:
 
 @dataclass(frozen=True)
 class Finding:
-    """A symptom that has lasted for the patience of its rule, in layers that it had not been found in before.
+    """Symptom that has lasted for the patience of its rule, in layers that it had not been found in before.
 
-    ``since_step``: the first step of that time. ``found_step``: its last, at which a live run is told.
-    ``numbers``: the quantity it rests on (of the layer where it is largest), its limit, the samples it lasted.
-    ``over_step``: since when it has shown in none of these layers, for as long as it takes to find it; None while it
-    does.
+    Attributes:
+        rule: its name.
+        kind: of symptom.
+        layers: names, none for the whole network.
+        since_step: the first step of that time.
+        found_step: its last, at which a live run is told.
+        numbers: the quantity it rests on (of the layer where it is largest), and its limit.
+        text: what it is, in words.
+        suggestion: what to do.
+        over_step: since when it has shown in none of these layers, for as long as it takes to find it; None while it
+            does.
     """
 
     rule: str
@@ -55,7 +69,7 @@ class Finding:
     over_step: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as ``gradscope diagnose --json`` prints them."""
+        """Return plain values, as ``gradscope diagnose --json`` prints them."""
         return {**asdict(self), "layers": list(self.layers)}
 
     @property
@@ -73,17 +87,22 @@ class Finding:
 
     @property
     def now(self) -> str:
-        """The same, and whether it is over."""
+        """The finding in one line, and whether it is over."""
         return self.sentence + ("" if self.over_step is None else f"; over since step {self.over_step}")
 
 
 @dataclass(frozen=True)
 class NotChecked:
-    """A rule, or a part of one, that had nothing to look at, and what to do about it."""
+    """Rule, or a part of one, that had nothing to look at.
+
+    Attributes:
+        rule: its name.
+        why: what is missing, and what to do about it.
+    """
 
     rule: str
     why: str
 
     def as_dict(self) -> dict[str, str]:
-        """Plain values, as ``gradscope diagnose --json`` prints them."""
+        """Return plain values, as ``gradscope diagnose --json`` prints them."""
         return asdict(self)

@@ -18,15 +18,15 @@ REST = 0.85
 
 
 def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """The penalty is a part of what moves the weights that counts, while the loss stays far above 0.
+    """Find a penalty that is a part of what moves the weights that counts, while the loss stays far above 0.
 
     Σ|λ∂Ω/∂w| over the sum of both gradients of what is penalised; where an adaptive optimizer decays beside its step,
     of the two steps, whatever the size of the gradient. Most of a gradient is noise, and the penalty pulls the same way
     in every step, so that a twentieth is much. Where the penalty is part of the loss that is minimised, it has to be
-    ``height`` of the baseline high as well: without noise both gradients are as large as each other in the end,
-    however weak the penalty is. The loss has left the baseline, which the user gave or the targets told, and is at
-    rest: it was hardly higher at two thirds of the rows so far. Whether the metric gains what the loss pays is another
-    question, which ``gradscope tune`` answers.
+    ``height`` of the baseline high as well: without noise both gradients are as large as each other in the end, however
+    weak the penalty is. The loss has left the baseline, which the user gave or the targets told, and is at rest: it was
+    hardly higher at two thirds of the rows so far. Whether the metric gains what the loss pays is another question,
+    which ``gradscope tune`` answers.
     """
     share, height = rows.series("penalty_share")[:, None], rows.series("penalty_height")[:, None]
     if not info.sure_baseline > 0 or not info.penalised.any():
@@ -51,10 +51,11 @@ def penalty_dominates(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> l
 
 
 def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Matrices and gains of normalisations that lose most of their norm where no penalty is known to act: a term of
-    the loss, or a line of the script, shrinks them, and nothing of it can be judged. Besides, a script that was seen to
-    scale the weights after each of the first steps, or an optimizer with a decay of its own, once that has acted for an
-    e-folding time: the loss may hold the weights against it.
+    """Find matrices and gains of normalisations that lose most of their norm where no penalty is known to act.
+
+    A term of the loss, or a line of the script, shrinks them, and nothing of it can be judged. Besides, a script that
+    was seen to scale the weights after each of the first steps, or an optimizer with a decay of its own, once that has
+    acted for an e-folding time: the loss may hold the weights against it.
     """
     times: Array = info.by_hand * (rows.series("step")[:, None] + 1)
     found = [
@@ -79,13 +80,13 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
 
 
 def _gains(info: RunInfo) -> NDArray[np.bool_]:
-    """The gains of normalisations, [P]."""
+    """Return which parameters are gains of normalisations, [P]."""
     norm = [name.rpartition(".")[0] in info.normalisations for name in info.parameters]
     return np.array([n and name.endswith("weight") for n, name in zip(norm, info.parameters, strict=True)], dtype=bool)
 
 
 def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Gains of normalisations that a penalty has taken down: they scale what the layers after them see."""
+    """Find gains of normalisations that a penalty has taken down: they scale what the layers after them see."""
     text = "a penalty has taken gains of normalisation down"
     advice = "exclude gains and biases from it: a parameter group with weight_decay=0, as regularize does"
     return _shrunk(rows, info, o, _gains(info) & info.penalised, "decayed", text, advice) if info.module_types else []
@@ -94,7 +95,7 @@ def decayed_gains(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[
 def _shrunk(
     rows: Columns, info: RunInfo, o: Mapping[str, float], which: NDArray[np.bool_], kind: str, text: str, advice: str
 ) -> list[Symptom]:
-    """Of these parameters, [P], those whose norm is below a share of its largest."""
+    """Find those of these parameters, [P], whose norm is below a share of its largest."""
     kept = rows.get("weight_kept")
     if kept is None:
         return []
@@ -113,7 +114,7 @@ def _shrunk(
 
 
 def lost_input(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """What a module puts out once depended on the input, and hardly does any more: a code or posterior that collapsed.
+    """Find modules whose output once depended on the input and hardly does any more, as in a posterior collapse.
 
     Not where matrices are crushed, by a penalty or by what is not declared, nor where all units of a module are dead:
     other rules and the verdict tell that.

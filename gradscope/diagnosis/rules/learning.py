@@ -21,7 +21,7 @@ CHANCE, LEARNED = 0.98, 0.92
 
 
 def poor_initialisation(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """What the first ``rows`` rows tell of the initial weights.
+    """Find initial weights that the first ``rows`` rows show to be poor.
 
     A loss that begins far above that of a constant predictor; gradients of the first weight matrix many times smaller
     or larger than of the last, while the loss stays where it began and before a penalty has crushed the weights; a
@@ -108,11 +108,11 @@ def _equal_entries(rows: Columns, facts: RunInfo) -> list[Symptom]:
 
 
 def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """A loss far above those just before it, by their own scatter and by the scale of the loss at the start: in two
-    rows that follow each other, or very far in one. (Where the loss is near 0, one sample of a small batch that the
-    net gets wrong makes a row like that; it comes and goes in healthy runs.)
+    """Find a loss far above those just before it, by their own scatter and by the scale of the loss at the start.
 
-    Not in the last step of an epoch, as far as epochs are known: the batch there may be a rest of a few samples.
+    Two rows that follow each other have to show it, or one that is very far off. (Where the loss is near 0, one sample
+    of a small batch that the net gets wrong makes a row like that; it comes and goes in healthy runs.) The last step of
+    an epoch does not count, as far as epochs are known: the batch there may be a rest of a few samples.
     """
     loss, before, start = (rows.series(name) for name in ("loss", "loss_before", "initial_loss"))
     height, stays = loss - before, np.fmin(loss, rows.series("loss_last")) - before
@@ -135,8 +135,10 @@ def loss_spikes(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[S
 
 
 def overfitting_gap(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """The loss on other data rises from its best while the training loss falls on, with a gap between the two; or it
-    was never better than that of a constant prediction, while the training loss is clearly below it.
+    """Find a loss on other data that rises from its best while the training loss falls on, with a gap between the two.
+
+    A loss on other data that was never better than that of a constant prediction, while the training loss is clearly
+    below it, is found, too.
     """
     other, best = rows.series("validation"), rows.series("best_validation")
     training, then = rows.series("training"), rows.series("training_at_best")

@@ -1,4 +1,4 @@
-"""The shape of an entry of the catalogue."""
+"""Entry of the catalogue of rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ Look = Callable[[Columns, RunInfo, Mapping[str, float]], list[Symptom]]
 
 @dataclass(frozen=True)
 class Option:
-    """A number that a rule can be given. ``source``: where its default comes from."""
+    """Number that a rule can be given.
+
+    Attributes:
+        default: its value.
+        meaning: what it is.
+        source: where its default comes from.
+    """
 
     default: float
     meaning: str
@@ -23,13 +29,18 @@ class Option:
 
 @dataclass(frozen=True)
 class Need:
-    """What has to be recorded: one of these. ``without``: what cannot be said otherwise, and what to do about it."""
+    """What has to be recorded.
+
+    Attributes:
+        names: one of these.
+        without: what cannot be said otherwise, and what to do about it.
+    """
 
     names: tuple[str, ...]
     without: str
 
     def met(self, seen: set[str], facts: RunInfo) -> bool:
-        """Whether a record that holds these names is enough."""
+        """Return whether a record that holds these names is enough."""
         if self.names == ("module_types",):
             return bool(facts.module_types)
         if self.names == ("baseline_loss",):
@@ -39,8 +50,16 @@ class Need:
 
 @dataclass(frozen=True)
 class Rule:
-    """``look``: the pure function. ``warm_up``: rows at the start that do not count. ``patience``: samples one after
-    the other that have to show it. Both are options too, so that they can be set.
+    """Rule beside the verdict.
+
+    Attributes:
+        name: of the rule.
+        look: the pure function.
+        options: numbers that can be set, ``warm_up`` (rows at the start that do not count) and ``patience`` (samples
+            one after the other that have to show it) among them.
+        needs: what has to be recorded.
+        sources: where the rule comes from.
+        samples: what ``patience`` counts.
     """
 
     name: str

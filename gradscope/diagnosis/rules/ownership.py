@@ -12,11 +12,11 @@ from gradscope.run_info import RunInfo
 
 
 def untrained_parameters(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Parameters that no training step will move.
+    """Find parameters that no training step will move.
 
     Those that want a gradient and are in no optimizer; parameters of an optimizer that the model does not hold (it was
-    rebuilt after the optimizer was made); modules in a plain list or dictionary, which PyTorch does not register; and
-    a model of which ``requires_grad=False`` has left no matrix to train.
+    rebuilt after the optimizer was made); modules in a plain list or dictionary, which PyTorch does not register; and a
+    model of which ``requires_grad=False`` has left no matrix to train.
     """
     first = (rows.number == 0)[:, None]
     unowned = info.unowned if len(info.unowned) else np.zeros(len(info.parameters), dtype=bool)

@@ -1,4 +1,4 @@
-"""docs/rules.md, from the catalogue."""
+"""Write docs/rules.md from the catalogue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradscope.diagnosis.rules.options import Rule
 
 
 def page() -> str:
-    """The part of docs/rules.md that is written from the catalogue."""
+    """Write the part of docs/rules.md that follows from the catalogue."""
     return "\n\n".join(_section(rule) for rule in catalogue.RULES.values())
 
 
@@ -30,7 +30,7 @@ def _section(rule: Rule) -> str:
 
 
 def listing() -> list[dict[str, Any]]:
-    """The catalogue as plain values, as ``gradscope diagnose --list-rules --json`` prints it."""
+    """Return the catalogue as plain values, as ``gradscope diagnose --list-rules --json`` prints it."""
     return [
         {
             "rule": rule.name,
@@ -46,5 +46,5 @@ def listing() -> list[dict[str, Any]]:
 
 
 def summary(rule: Rule) -> str:
-    """The first sentence of what a rule is about."""
+    """Return the first sentence of what a rule is about."""
     return " ".join(inspect.cleandoc(rule.look.__doc__ or "").split("\n\n")[0].split())

@@ -16,18 +16,18 @@ VISIBLE = 1e-6
 
 
 def _rate(rows: Columns, facts: RunInfo) -> Array:
-    """The learning rate of each parameter, [N, P]."""
+    """Return the learning rate of each parameter, [N, P]."""
     rate = rows.get("learning_rate")
     return np.full((len(rows), len(facts.parameters)), np.nan) if rate is None else facts.of_groups(rate)
 
 
 def _learned(rows: Columns, o: Mapping[str, float]) -> NDArray[np.bool_]:
-    """Rows whose loss has all but vanished: then gradients may vanish too, [N, 1]."""
+    """Return rows whose loss has all but vanished, [N, 1]: then gradients may vanish too."""
     return np.asarray(np.nan_to_num(rows.progress, nan=1.0) < o["learned"])
 
 
 def update_ratio(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """mean |Δw| / mean |w| of weights with more than one dimension, far above or below the usual 1e-3.
+    """Find weights with more than one dimension whose mean |Δw| / mean |w| is far above or below the usual 1e-3.
 
     Where updates were not recorded (``preset="full"`` does), bounds stand in for SGD: lr · mean |∂L/∂w| from below,
     1/(1 − momentum) of that from above. A small ratio counts only while the loss has not fallen, for updates shrink at
@@ -73,7 +73,7 @@ def update_ratio(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[
 
 
 def exploding_tensor(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Entries of a gradient, or weights, that are not finite; weights many times as large as they began."""
+    """Find gradients or weights that are not finite, and weights many times as large as they began."""
     norm = rows.get("loss_gradient_norm")
     weight = rows.get("weight_norm")
     count = rows.get("nonfinite_count")
@@ -113,11 +113,11 @@ def exploding_tensor(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> l
 
 
 def unchanged_parameters(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """Weights that are trained, under a learning rate above 0, and do not change.
+    """Find weights that are trained, under a learning rate above 0, and do not change.
 
     Told by the recorded updates (``preset="full"``), else by mean, norm and maximum of |w| that are equal to the last
-    bit from row to row, where either there is no gradient or the update would have to be visible in them. A gradient
-    of exactly 0 is the matter of `all_zero_gradients`.
+    bit from row to row, where either there is no gradient or the update would have to be visible in them. A gradient of
+    exactly 0 is the matter of `all_zero_gradients`.
     """
     weight = rows.get("weight_mean_abs")
     if weight is None:
@@ -159,7 +159,7 @@ def unchanged_parameters(rows: Columns, facts: RunInfo, o: Mapping[str, float]) 
 
 
 def all_zero_gradients(rows: Columns, facts: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """A loss gradient of exactly 0 in every entry of a tensor, while there is a loss left.
+    """Find tensors whose loss gradient is exactly 0 in every entry, while there is a loss left.
 
     Not where a penalty has crushed the weights, which the verdict tells.
     """

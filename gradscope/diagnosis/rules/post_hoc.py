@@ -1,4 +1,4 @@
-"""The rules over a recorded run: the same checker as live, fed from a record."""
+"""Check the rules on a recorded run as on a live one, fed from its record."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ Metrics = Mapping[str, NDArray[Any]]
 
 
 def check(source: Recorded | xr.Dataset, rules: Chosen | None = None, epoch_metrics: Metrics | None = None) -> Checker:
-    """A checker that has seen every row of the record.
+    """Check every row of the record.
 
-    ``source``: a record, or what `gradscope.open_run` returns. ``rules``: what `catalogue.chosen` returns, all by
-    default. ``epoch_metrics``: those of a dataset, which has none itself; `overfitting_gap` looks for a validation
-    loss in them.
+    Args:
+        source: a record, or what `gradscope.open_run` returns.
+        rules: what `catalogue.chosen` returns, all by default.
+        epoch_metrics: those of a dataset, which has none itself; `overfitting_gap` looks for a validation loss in them.
+
+    Returns:
+        The checker, with what it found.
     """
     record = recorded(source)
     checker = Checker(record.info, rules, validation_losses(record.metrics if epoch_metrics is None else epoch_metrics))
@@ -33,7 +37,7 @@ def check(source: Recorded | xr.Dataset, rules: Chosen | None = None, epoch_metr
 
 
 def validation_losses(metrics: Metrics) -> dict[int, float]:
-    """The validation loss by epoch, under the first of its usual names that is there."""
+    """Return the validation loss by epoch, under the first of its usual names that is there."""
     name = next((name for name in VALIDATION if name in metrics), None)
     if name is None:
         return {}

@@ -12,11 +12,11 @@ from gradscope.run_info import RunInfo
 
 
 def slips(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> list[Symptom]:
-    """A loss that takes logits and is given probabilities; gradients that are never cleared; a rate that went to 0.
+    """Find a loss that takes logits and is given probabilities, gradients never cleared, and a rate that went to 0.
 
     The first two are told with the first rows, by what the loss function was given and by what each backward pass was
-    added to. The rate: of every parameter group below a thousandth of its largest, for ``share`` of the rows so
-    far, while most of the initial loss is still there.
+    added to. The rate: of every parameter group below a thousandth of its largest, for ``share`` of the rows so far,
+    while most of the initial loss is still there.
     """
     first = (rows.number == 0)[:, None]
 

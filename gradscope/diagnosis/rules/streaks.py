@@ -1,4 +1,4 @@
-"""Patience: which layers have shown a symptom in so many samples one after the other."""
+"""Patience of a rule: which layers have shown a symptom in so many samples one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradscope.diagnosis.rules.finding import Array, Symptom
 
 
 class Streaks:
-    """Follows one symptom over the blocks of a run. A row that says nothing (NaN) neither counts nor breaks it."""
+    """Lengths of one symptom over the blocks of a run. A row that says nothing (NaN) neither counts nor breaks it."""
 
     def __init__(self, layers: int) -> None:
         self.needed = 1
@@ -24,9 +24,10 @@ class Streaks:
     def advance(
         self, symptom: Symptom, steps: NDArray[np.int64], warm: NDArray[np.bool_], patience: int
     ) -> list[tuple[int, int, list[int]]]:
-        """Row, first step and layers of what has now lasted for ``patience`` samples, oldest first.
+        """Take the rows of a block. ``warm``: [N], the rows that count at all.
 
-        ``warm``: [N], the rows that count at all.
+        Returns:
+            Row, first step and layers of what has now lasted for ``patience`` samples, oldest first.
         """
         self.needed = needed = 1 if symptom.at_once else patience
         shows = symptom.shows if warm.all() or symptom.at_once else np.where(warm[:, None], symptom.shows, np.nan)
@@ -43,8 +44,12 @@ class Streaks:
         return [(row, since, layers) for (row, since), layers in sorted(found.items())]
 
     def over_since(self, columns: Sequence[int]) -> int | None:
-        """The step since which a symptom that was told has shown in none of these columns, for as long as it takes to
-        tell it; None while it is there, and for what is told at once.
+        """Return the step since which a symptom that was told has shown in none of these columns.
+
+        It has to be absent for as long as it takes to tell it.
+
+        Returns:
+            None while it is there, and for what is told at once.
         """
         at = list(columns)
         gone = self.needed > 1 and bool((self._absent[at] >= self.needed).all())
@@ -68,7 +73,7 @@ class Streaks:
         length = np.where(there, np.where(broken >= 0, place - broken, before + place + 1), 0)
 
         def since(i: int) -> int:
-            """The first step of the streak that sample i belongs to."""
+            """Return the first step of the streak that sample i belongs to."""
             first = int(broken[i]) + 1
             return int(self._since[column]) if first == 0 and before else int(steps[at[first]])
 

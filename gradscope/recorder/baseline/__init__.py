@@ -1,1 +1,1 @@
-"""The loss of the best constant predictor: what can be seen of the task while it is trained on."""
+"""Loss of the best constant predictor, estimated from what is seen of the task while it is trained on."""

@@ -1,4 +1,4 @@
-"""The loss of the best constant predictor, where the user has not said it: what can be seen of the task."""
+"""Estimate the loss of the best constant predictor where the user has not given it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ MATCHED = 1024
 
 
 class AssumedBaseline:
-    """Says what baseline follows from what was seen of the task, and on what grounds.
+    """Estimator of the baseline, and of the grounds that it rests on.
 
-    First of all from the targets that the loss functions are given (``targets``); where they do not tell it, from the
-    width of the first output and the first logged losses. ``loss_kind``: the loss functions that the logged loss is
-    made of, or why it is not known. ``probabilities``: a cross-entropy was given probabilities. ``part``: where the
-    logged loss has other terms, the part that was seen over its own baseline, of late; else NaN. ``of_zero``: of a
-    regression, what a net that puts out 0 pays, over the baseline; else NaN.
+    First of all from the targets that the loss functions are given; where they do not tell it, from the width of the
+    first output and the first logged losses.
+
+    Attributes:
+        targets: those of the loss functions, None where they are not looked at.
+        loss_kind: the loss functions that the logged loss is made of, or why it is not known.
+        probabilities: a cross-entropy was given probabilities.
+        part: where the logged loss has other terms, the part that was seen over its own baseline, of late; else NaN.
+        of_zero: of a regression, what a net that puts out 0 pays, over the baseline; else NaN.
     """
 
     def __init__(self, targets: TargetWatch | None = None) -> None:
@@ -51,13 +55,13 @@ class AssumedBaseline:
         self._scaled = False
 
     def watch(self, model: nn.Module) -> None:
-        """Hook the model, and its children for a model that is never called itself (a LightningModule)."""
+        """Register hooks on the model, and on its children if it is never called itself (a LightningModule)."""
         for child in model.children():
             self._hooks.after_forward(child, Hook(self._see_part))
         self._hooks.after_forward(model, Hook(self._see_output))
 
     def unwatch(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         self._hooks.remove()
 
     def _see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -68,7 +72,7 @@ class AssumedBaseline:
             self._see(output)
 
     def _see(self, output: Any) -> bool:
-        """A tensor, or a mapping that holds ``logits``, as models of Hugging Face put out."""
+        """Note the shape of a tensor, or of ``logits`` in a mapping, as models of Hugging Face put out."""
         if not torch.compiler.is_compiling() and is_traced():
             return False
         logits = output.get("logits") if isinstance(output, Mapping) else output
@@ -78,7 +82,7 @@ class AssumedBaseline:
         return False
 
     def see_loss(self, loss: Tensor | float | None) -> None:
-        """What kind of loss it is, read off the graph that made it, once."""
+        """Read what kind of loss it is off the graph that made it, once."""
         if not self.loss_function and loss is not None:
             node = loss.grad_fn if isinstance(loss, Tensor) else None
             while type(node).__name__ in _SCALED and node is not None:  # for accumulation, or by a GradScaler
@@ -91,9 +95,13 @@ class AssumedBaseline:
         return self.loss_function.startswith(_LOSSES)
 
     def see_rows(self, step: NDArray[Any], loss: NDArray[Any]) -> tuple[float, str] | None:
-        """Rows in order, in the background, before they are judged: the baseline, where it is a new one.
+        """Take rows in order, in the background, before they are judged.
 
-        Told with the first rows, and again each time there are twice as many: the targets are counted on.
+        The baseline is told with the first rows, and again each time there are twice as many: the targets are counted
+        on.
+
+        Returns:
+            Baseline and source, where it is a new one; else None.
         """
         known = np.isfinite(loss)
         if len(self._early) < 16:
@@ -132,10 +140,13 @@ class AssumedBaseline:
         return self._guessed()
 
     def _guessed(self) -> tuple[float, str]:
-        """The entropy of equal classes for a classifier; for anything else, the first losses are a guess.
+        """Guess the entropy of equal classes for a classifier; for anything else, the mean of the first losses.
 
         The width of the output is no number of classes where the first losses contradict it: an untrained net is no
         better than chance, and hardly ever many times worse.
+
+        Returns:
+            Baseline and source.
         """
         known, shape = self.loss_function, self.shape
         classes = 0 if not shape else shape[1] if known.startswith("NllLoss2D") else shape[-1]

@@ -1,4 +1,4 @@
-"""Which of the losses that were seen is the one that is logged, and what baseline follows for it.
+"""Match the logged loss with the losses that were seen, and derive the baseline that follows for it.
 
 Told by the numbers alone: the logged loss of a step beside what the loss functions gave in that step. So it does not
 matter whether a tensor or a number was logged, summed over a batch, divided for accumulation, or with a term added.
@@ -23,7 +23,13 @@ NEAR = 0.3
 
 @dataclass(frozen=True)
 class Estimate:
-    """The loss of the best constant predictor, how it was told, and of which loss functions it is."""
+    """Loss of the best constant predictor.
+
+    Attributes:
+        loss: the number.
+        source: how it was told.
+        functions: the loss functions that it is of.
+    """
 
     loss: float
     source: str
@@ -40,7 +46,7 @@ ERRORS = 3.0
 
 @dataclass(frozen=True)
 class _Seen:
-    """A loss function (or all together): its value in each of the steps, its baseline, and in words."""
+    """Loss function (or all together): its value in each of the steps, its baseline, and in words."""
 
     values: Array
     baseline: float
@@ -50,7 +56,7 @@ class _Seen:
 
 
 def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | str:
-    """The baseline for these logged losses (by step), or why the targets do not tell it."""
+    """Estimate the baseline of these logged losses (by step), or return why the targets do not tell it."""
     sums = [s for s in sums if s.values]
     if not sums:
         return "no loss function of torch was seen"
@@ -84,8 +90,12 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
 
 
 def part_of_baseline(sums: Sequence[Sums], found: Estimate, border: int) -> float:
-    """Where the logged loss has other terms: the part that was seen, over its baseline, in the last quarter of the
-    steps before ``border``. Its mean and three standard errors; NaN where too few steps were looked at.
+    """Compute the part of the logged loss that was seen, over its baseline, where the loss has other terms.
+
+    In the last quarter of the steps before ``border``: the mean and three standard errors.
+
+    Returns:
+        The share; NaN where there are no other terms, or too few steps were looked at.
     """
     if not found.source.endswith(OTHER_TERMS):
         return float("nan")
@@ -111,7 +121,7 @@ def _made(seen: _Seen, ratio: float, more: str) -> Estimate:
 
 
 def _ways(sums: Sums, found: Mapping[int, Array], steps: Sequence[int]) -> list[_Seen]:
-    """A step may have several calls: the last, all as one mean, and their sum."""
+    """List the ways in which several calls in a step make its loss: the last, all as one mean, and their sum."""
     baseline, text = sums.baseline(), f"{sums.kind}, {sums.text}"
     calls = np.array([len(found.get(step, ())) for step in steps])
     if not calls.all():
@@ -131,7 +141,7 @@ def _ways(sums: Sums, found: Mapping[int, Array], steps: Sequence[int]) -> list[
 
 
 def _together(sums: Sequence[Sums], results: Sequence[Mapping[int, Array]], steps: Sequence[int]) -> list[_Seen]:
-    """All loss functions as one sum; those whose targets are all alike can be 0."""
+    """Add all loss functions up; those whose targets are all alike can be 0."""
     if len(sums) < 2:
         return []
     calls = [np.array([len(found.get(step, ())) for step in steps]) for found in results]
@@ -142,7 +152,7 @@ def _together(sums: Sequence[Sums], results: Sequence[Mapping[int, Array]], step
 
 
 def _factor(logged: Array, seen: _Seen, tolerance: float) -> float:
-    """The constant that the logged loss is, times what was seen; 0 where there is none."""
+    """Return the constant factor between the logged loss and what was seen; 0 where there is none."""
     if not (seen.values > 0).all() or not np.isfinite(seen.baseline):
         return 0.0
     ratio = logged / seen.values

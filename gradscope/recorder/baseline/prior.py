@@ -1,4 +1,4 @@
-"""The loss of the best constant predictor, from sums over the targets that a loss function has seen.
+"""Compute the loss of the best constant predictor, from sums over the targets that a loss function has seen.
 
 A constant predictor that is as good as can be puts out, for each output, what minimises the loss over all targets: the
 shares of the classes, the mean, the median. Everything here is arithmetic on the host, in float64.
@@ -13,9 +13,13 @@ Array = NDArray[np.float64]
 
 
 def of_classes(mass: Array) -> float:
-    """Σ_c m_c·(−ln(m_c / Σm)): the cross-entropy of the best constant shares, not yet divided by anything.
+    """Compute Σ_c m_c·(−ln(m_c / Σm)): the cross-entropy of the best constant shares, not yet divided by anything.
 
-    ``mass``: what multiplies −ln p_c, [C]: targets of that class, with their weights and label smoothing.
+    Args:
+        mass: what multiplies −ln p_c, [C]: targets of that class, with their weights and label smoothing.
+
+    Returns:
+        The sum; NaN without targets.
     """
     total = mass.sum()
     seen = mass[mass > 0]
@@ -23,7 +27,7 @@ def of_classes(mass: Array) -> float:
 
 
 def look_equal(counts: Array) -> bool:
-    """Whether these counts are what equal classes give, [C]: χ² within three standard deviations of its mean."""
+    """Return whether these counts are what equal classes give, [C]: χ² within three standard deviations of its mean."""
     classes, total = len(counts), counts.sum()
     if classes < 2 or total < classes:
         return False
@@ -32,10 +36,17 @@ def look_equal(counts: Array) -> bool:
 
 
 def unseen(counts: Array, classes: int) -> float:
-    """By how much the entropy of these counts is too low, for some classes have not come yet.
+    """Estimate by how much the entropy of these counts is too low, for some classes have not come yet.
 
     Chao and Shen's estimate (2003): shares are scaled by the coverage, of which the classes that came once tell, and
-    every class counts as often as it would have been missed. At most up to the entropy of equal classes. [C] counts.
+    every class counts as often as it would have been missed.
+
+    Args:
+        counts: targets of each class, [C].
+        classes: how many there are.
+
+    Returns:
+        Nats, at most up to the entropy of equal classes.
     """
     counts = np.round(counts[counts > 0.5])
     total = counts.sum()
@@ -50,7 +61,7 @@ def unseen(counts: Array, classes: int) -> float:
 
 
 def of_bits(yes: Array, no: Array, entries: Array, square: Array) -> float:
-    """The mean binary cross-entropy of the best constant for each output, [F] sums of w·t, w·(1 − t), 1 and t²."""
+    """Compute the mean binary cross-entropy of the best constants, from [F] sums of w·t, w·(1 − t), 1 and t²."""
     with np.errstate(divide="ignore", invalid="ignore"):
         p = yes / (yes + no)
         loss = -np.where(yes > 0, yes * np.log(p), 0) - np.where(no > 0, no * np.log1p(-p), 0)
@@ -61,13 +72,13 @@ def of_bits(yes: Array, no: Array, entries: Array, square: Array) -> float:
 
 
 def of_squares(total: Array, square: Array, entries: Array) -> float:
-    """The mean squared distance from the best constant for each output, [F] sums of t, t² and 1."""
+    """Compute the mean squared distance from the best constant for each output, [F] sums of t, t² and 1."""
     few = entries / np.maximum(entries - 1, 1)
     return float((np.clip(square - total**2 / entries, 0, None) * few).sum() / entries.sum())
 
 
 def distances(off: Array, threshold: float) -> Array:
-    """The Huber distance of each, |x| itself for ``threshold`` 0."""
+    """Compute the Huber distance of each entry, |x| itself for ``threshold`` 0."""
     size = np.abs(off)
     if threshold <= 0:
         return np.asarray(size)
@@ -75,7 +86,7 @@ def distances(off: Array, threshold: float) -> Array:
 
 
 def of_distances(targets: Array, threshold: float) -> float:
-    """The mean Huber distance from the best constant for each output; ``threshold`` 0: of |t − c| itself. [N, F]."""
+    """Compute the mean Huber distance from the best constants; ``threshold`` 0: of |t − c| itself. [N, F]."""
 
     def loss(c: Array) -> Array:
         return np.asarray(distances(targets - c, threshold).mean(0))

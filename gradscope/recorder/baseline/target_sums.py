@@ -1,4 +1,4 @@
-"""Sums over targets, on their device, one class for each way in which a constant can be the best.
+"""Sum targets on their device, one class for each way in which a constant can be the best.
 
 ``add`` runs in the training thread, in some steps: it copies the targets, or some of them, and nothing waits. The rest
 runs in the background: `digest` adds them up, `baseline` reads.
@@ -39,10 +39,14 @@ Taken = tuple[Tensor, float, Tensor | None, Tensor | None]
 
 
 class Sums(ABC):
-    """Of one loss function and shape of targets.
+    """Sums of one loss function and shape of targets.
 
-    ``values``: the results of the calls of each step that was looked at, as numbers on the device.
-    ``targets``: how many have been counted; ``constant``: asked in the background, whether all of them are the same.
+    Attributes:
+        kind: of loss function.
+        reduction: index in `REDUCTION`.
+        values: results of the calls of each step that was looked at.
+        calls: counted so far.
+        rows: targets counted so far.
     """
 
     def __init__(self, kind: str, reduction: int) -> None:
@@ -53,7 +57,7 @@ class Sums(ABC):
         self._queue: deque[tuple[int, Taken, Tensor]] = deque()
 
     def add(self, step: int, arguments: tuple[Any, ...], named: dict[str, Any], result: Tensor) -> None:
-        """One call; none while too many wait to be added up."""
+        """Take one call, unless too many wait to be added up."""
         if len(self._queue) < QUEUE:
             value = result.detach()
             value = value.mean(dtype=torch.float32) if value.ndim else value.clone()
@@ -72,25 +76,27 @@ class Sums(ABC):
 
     @abstractmethod
     def _taken(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Taken:
-        """Copies of what `_count` needs."""
+        """Copy what `_count` needs."""
 
     @abstractmethod
     def _count(self, target: Tensor, share: float, weight: Tensor | None, positive: Tensor | None) -> None: ...
 
     @property
     def probabilities(self) -> bool:
-        """Asked in the background: whether the outputs of the first calls were shares of 1, where the loss takes
-        logits or logarithms.
+        """Whether the outputs of the first calls were shares of 1, where the loss takes logits or logarithms.
+
+        Asked in the background.
         """
         return False
 
     @abstractmethod
     def baseline(self) -> float:
-        """The result that one call has with the best constant."""
+        """Compute the result that one call has with the best constant."""
 
     @property
     @abstractmethod
-    def constant(self) -> bool: ...
+    def constant(self) -> bool:
+        """Whether all targets are the same; asked in the background."""
 
     @property
     def of_zero(self) -> float:
@@ -99,7 +105,7 @@ class Sums(ABC):
 
     @property
     def equal(self) -> str:
-        """In words, that the targets are those of equal classes and the loss a plain cross-entropy; empty if not."""
+        """That the targets are those of equal classes and the loss a plain cross-entropy, in words; empty if not."""
         return ""
 
     @property
@@ -109,7 +115,7 @@ class Sums(ABC):
 
 
 class Classes(Sums):
-    """Cross-entropy and negative log-likelihood: ``mass`` is what multiplies −ln p_c in the sum of the losses."""
+    """Sums of cross-entropy and negative log-likelihood; ``mass`` multiplies −ln p_c in the sum of the losses."""
 
     def __init__(self, kind: str, reduction: int, classes: int, device: torch.device, smoothing: float) -> None:
         super().__init__(kind, reduction)
@@ -138,6 +144,7 @@ class Classes(Sums):
 
     @property
     def probabilities(self) -> bool:
+        """Whether the outputs of all of the first calls were shares of 1."""
         return self._shares == LOOKED
 
     def _count(self, target: Tensor, share: float, weight: Tensor | None, positive: Tensor | None) -> None:
@@ -163,6 +170,7 @@ class Classes(Sums):
         return total / (self.calls if self.reduction == 2 else max(float(self.norm), 1e-300))
 
     def baseline(self) -> float:
+        """Compute the cross-entropy of the best constant shares, as one call reduces it."""
         mass, counts = (t.cpu().double().numpy() for t in (self.mass, self.counts))
         if self.equal:  # what is random in the counts is left out
             return self._divided(float(mass.sum()) * float(np.log(self.classes)))
@@ -171,6 +179,7 @@ class Classes(Sums):
 
     @property
     def equal(self) -> str:
+        """The entropy of equal classes in words, where the counts bear that out."""
         counts = self.counts.cpu().double().numpy()
         plain = not self.soft and not self.smoothing and not self.weighted and prior.look_equal(counts)
         borne = f"which {counts.sum():.0f} targets of {self.kind} bear out"
@@ -178,10 +187,12 @@ class Classes(Sums):
 
     @property
     def constant(self) -> bool:
+        """Whether only one class came."""
         return bool((self.counts > 0).sum() < 2) and not self.soft
 
     @property
     def text(self) -> str:
+        """The classes and targets that the baseline rests on."""
         counts = self.counts.cpu().numpy()
         came = int((counts > 0).sum())
         smoothed = f", label smoothing {self.smoothing:g}" if self.smoothing else ""
@@ -189,7 +200,7 @@ class Classes(Sums):
 
 
 class Numbers(Sums):
-    """Squared errors and binary cross-entropies: sums for each output."""
+    """Sums of squared errors and binary cross-entropies, for each output."""
 
     def __init__(self, kind: str, reduction: int, outputs: int, device: torch.device) -> None:
         super().__init__(kind, reduction)
@@ -222,19 +233,24 @@ class Numbers(Sums):
         self.entries += target.numel() / share
 
     def baseline(self) -> float:
+        """Compute the error of the best constant for each output, as one call reduces it."""
         count, total, square, yes, no = self.table.cpu().double().numpy()
         mean = prior.of_bits(yes, no, count, square) if self.bits else prior.of_squares(total, square, count)
         return mean * (self.entries / self.calls if self.reduction == 2 else 1)
 
     @property
     def of_zero(self) -> float:
+        """Squared error of a net that puts out 0, over that of the best constant; NaN for cross-entropies."""
         count, total, square = self.table[:3].cpu().double().numpy()
         spread = float((square - total**2 / count).sum())
         return float("nan") if self.bits or not spread > 0 else float(square.sum() / spread)
 
     @property
     def constant(self) -> bool:
-        """Or all those of each call: an adversary is asked for ones of the data and for zeros of what is made up."""
+        """Whether all targets are the same, or all those of each call.
+
+        An adversary is asked for ones of the data and for zeros of what is made up.
+        """
         if self.calls >= LOOKED and not bool(self.varied):
             return True
         count, total, square = self.table[:3].cpu().double().numpy()
@@ -242,12 +258,13 @@ class Numbers(Sums):
 
     @property
     def text(self) -> str:
+        """The outputs and targets that the baseline rests on."""
         each = f"each of {self.outputs} outputs" if self.outputs > 1 else "the output"
         return f"the best constant for {each}, of {self.rows} targets"
 
 
 class Distances(Sums):
-    """Absolute errors and their smooth kin: some of the targets themselves."""
+    """Targets of absolute errors and their smooth kin, of which some are kept."""
 
     def __init__(self, kind: str, reduction: int, outputs: int, threshold: float, scale: float) -> None:
         super().__init__(kind, reduction)
@@ -270,21 +287,25 @@ class Distances(Sums):
         return torch.cat(self.kept).cpu().double().numpy()
 
     def baseline(self) -> float:
+        """Compute the distance from the best constant for each output, as one call reduces it."""
         mean = self.scale * prior.of_distances(self._targets(), self.threshold)
         return mean * (self.entries / self.calls if self.reduction == 2 else 1)
 
     @property
     def of_zero(self) -> float:
+        """Distance of a net that puts out 0, over that of the best constant."""
         best = prior.of_distances(self._targets(), self.threshold)
         return float(prior.distances(self._targets(), self.threshold).mean()) / best if best > 0 else float("nan")
 
     @property
     def constant(self) -> bool:
+        """Whether all kept targets are the same."""
         targets = self._targets()
         return bool((targets == targets[:1]).all())
 
     @property
     def text(self) -> str:
+        """The outputs and targets that the baseline rests on."""
         each = f"each of {self.outputs} outputs" if self.outputs > 1 else "the output"
         return f"the best constant for {each}, of {len(self._targets())} targets"
 
@@ -294,7 +315,7 @@ def _argument(arguments: tuple[Any, ...], named: dict[str, Any], place: int, nam
 
 
 def _some(rows: Tensor) -> tuple[Tensor, float]:
-    """Some of the rows, evenly spaced, where they are too many; and the share of all that they are."""
+    """Take some of the rows, evenly spaced, where they are too many; return them and the share of all that they are."""
     every = min(max(1, rows.numel() // TAKEN), max(1, len(rows) // 2))
     some = rows[::every]
     return some, len(some) / len(rows)
@@ -308,7 +329,7 @@ def _reduction(kind: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> 
 def sums_for(
     kind: str, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[tuple[Any, ...], Callable[[], Sums]] | None:
-    """Which sums a call belongs to, and how to begin them; None for a call that tells nothing."""
+    """Return which sums a call belongs to, and how to begin them; None for a call that tells nothing."""
     values, target = arguments[:2]
     reduction = _reduction(kind, arguments, named)
     device = target.device

@@ -1,8 +1,8 @@
-"""What the loss functions of torch are given while a recording is open: the targets, and the loss they gave.
+"""Watch torch's loss functions while a recording is open: the targets that they are given, and the losses they return.
 
 Every form of a loss (a module, a function, imported under another name) ends in one function of torch's C++ side; a
-listener stands in front of these for as long as a recording is open, and looks at some steps only. It adds
-to sums on the device and never waits for them (`TargetSums`); a thread in the background reads them (`read`).
+stand-in wraps these for as long as a recording is open, and looks at some steps only. It adds to sums on the device and
+never waits for them (`Sums`); a thread in the background reads them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FIRST = 64
 
 @cache
 def _in_front_of(name: str, kind: str, function: Any) -> Callable[..., Any]:
-    """Made once and kept: TorchScript knows it by its ``id``, which a function made later would have otherwise."""
+    """Wrap a loss function, once: TorchScript knows it by its ``id``, which a new function would not have."""
 
     def stand_in(*arguments: Any, **named: Any) -> Any:
         result = function(*arguments, **named)
@@ -86,9 +86,10 @@ def _stop_listening(listener: TargetWatch) -> None:
 
 
 class TargetWatch:
-    """The targets of one recording.
+    """Targets of one recording.
 
-    ``step``: the number of the coming step. ``problem``: why it has stopped to look, empty as long as it does.
+    Attributes:
+        problem: why it has stopped to look, empty as long as it does.
     """
 
     def __init__(self, step: Callable[[], int]) -> None:
@@ -100,11 +101,11 @@ class TargetWatch:
         _listen(self)
 
     def detach(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         _stop_listening(self)
 
     def see(self, kind: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        """A loss function was called. Whatever goes wrong here, the training does not hear of it."""
+        """Note a call of a loss function; whatever goes wrong here does not reach the training."""
         if self.problem or not isinstance(result, Tensor) or not result.requires_grad or not torch.is_grad_enabled():
             return
         try:
@@ -129,9 +130,13 @@ class TargetWatch:
         sums.add(step, arguments, named, result)
 
     def before(self, border: int) -> list[Sums]:
-        """The sums of the steps before ``border``, one for each loss function and kind of target; for the background.
+        """Return the sums of the steps before ``border``, one for each loss function and kind of target.
 
-        Asked with growing borders, when all those steps are over: so a seeded run is judged the same way every time.
+        Asked in the background with growing borders, when all those steps are over: so a seeded run is judged the same
+        way every time.
+
+        Returns:
+            Sums with at least one call.
         """
         with self._busy:
             found = list(self._sums.values())
@@ -141,7 +146,7 @@ class TargetWatch:
 
 
 def _plain(inputs: tuple[Any, ...], result: Tensor) -> bool:
-    """Ordinary tensors, in an ordinary call: neither traced, transformed, captured, nor counted by a mode."""
+    """Return whether these are ordinary tensors in an ordinary call: not traced, transformed, captured or counted."""
     if torch._C._functorch.maybe_current_level() is not None or torch._C._len_torch_dispatch_stack():
         return False
     if result.is_cuda and torch.cuda.is_current_stream_capturing():

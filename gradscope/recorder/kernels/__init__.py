@@ -1,1 +1,1 @@
-"""Tensors to numbers on their device: numba on the host, Triton on CUDA, torch's operations for the rest."""
+"""Kernels from tensors to numbers on their device: numba on the host, Triton on CUDA, else torch's operations."""

@@ -1,4 +1,4 @@
-"""Where the entries of parameters and gradients lie, for kernels that read memory and not tensors."""
+"""Addresses of parameters and gradients, for kernels that read memory and not tensors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from gradscope.recorder.kernels.kinds import is_plain
 
 NOWHERE = 16
-#: Sets of parameters without a gradient that are told apart; a loop may leave out others at every step.
+#: Sets of parameters without a gradient that are distinguished; a loop may leave out others at every step.
 MOST_PATTERNS = 16
 
-#: A test of tensors.
+#: Test of tensors.
 Alike = Callable[..., bool]
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the entries fill one piece of memory without gap or overlap, in whatever order of the axes."""
+    """Return whether the entries fill one piece of memory without gap or overlap, in whatever order of the axes."""
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
         if stride != expected:
@@ -27,17 +27,17 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def is_readable(tensor: Tensor) -> bool:
-    """Whether a kernel may read the entries off memory: dense, and there."""
+    """Return whether a kernel may read the entries off memory: dense, and there."""
     return is_plain(tensor) and (not tensor.numel() or (is_dense(tensor) and tensor.data_ptr() != 0))
 
 
 class Addresses:
-    """Reads the addresses of some parameters, all readable and of one dtype and device, and of their gradients.
+    """Addresses of some parameters, all readable and of one dtype and device, and of their gradients.
 
-    A gradient is taken where it lies in memory in its parameter's order. Otherwise, and where a parameter
-    is no more what it was, the pair is `odd`: its addresses are 0. A tensor without entries, which may lie nowhere,
-    has the address `NOWHERE`. Every tensor is looked at in every call: an assignment to ``.data`` changes
-    dtype, size and strides, leaves no mark, and may leave the address as it was.
+    A gradient is taken where it lies in memory in its parameter's order. Otherwise, and where a parameter is no longer
+    what it was, the pair is `odd`: its addresses are 0. A tensor without entries, which may lie nowhere, has the
+    address `NOWHERE`. Every tensor is looked at in every call: an assignment to ``.data`` changes dtype, size and
+    strides, leaves no mark, and may leave the address as it was.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -52,7 +52,7 @@ class Addresses:
         self._gradients_alike: dict[tuple[int, ...], Alike] = {}
 
     def read(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> tuple[list[int], list[int]]:
-        """The addresses of all parameters, then of all gradients (0: none), and the indices of odd pairs."""
+        """Return the addresses of all parameters, then of all gradients (0: none), and the indices of odd pairs."""
         absent = tuple([i for i, g in enumerate(gradients) if g is None])
         present = [g for g in gradients if g is not None]
         if not self._fit(weights, gradients, present, absent):
@@ -76,7 +76,7 @@ class Addresses:
         present: Sequence[Tensor],
         absent: tuple[int, ...],
     ) -> bool:
-        """Whether all are what they should be: as they were when that was asked one by one, or asked now."""
+        """Return whether all are what they should be: as they were when that was asked one by one, or asked now."""
         if self._weights_alike is None or not self._weights_alike(*weights):
             if not all(map(self._fits, weights, self.sizes, self._strides)):
                 return False
@@ -111,16 +111,19 @@ class Addresses:
 
 
 def _same_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
-    """Whether the strides are these, axes of length 1 aside."""
+    """Return whether the strides are these, axes of length 1 aside."""
     return len(strides) == tensor.ndim and all(
         n == 1 or a == b for n, a, b in zip(tensor.shape, tensor.stride(), strides, strict=True)
     )
 
 
 def _alike(tensors: Sequence[Tensor]) -> Alike | None:
-    """A test whether tensors have class, layout, dtype, device, sizes and strides of these; None: torch has none.
+    """Return a test whether tensors have class, layout, dtype, device, sizes and strides of these.
 
     It is what compiled code asks of its inputs, one call for all of them: asking from Python costs five times as much.
+
+    Returns:
+        A function of the tensors; None where torch has none.
     """
     try:
         from torch._C._dynamo.guards import TensorGuards

@@ -1,9 +1,9 @@
-"""The kernels of a CUDA device, compiled by Triton: every byte of weight and gradient is read once.
+"""Kernels of a CUDA device, compiled by Triton: every byte of weight and gradient is read once.
 
-`read_chunks` cuts all tensors of a plan into chunks and reduces each in one program to ten partial sums, in
-float32 lanes; `join_chunks` adds up the partial sums of each tensor in float64, always in the same order, so
-that the table is the same bits at every run. A chunk whose sum of squares leaves the range where float32 is exact
-enough, or that holds a number that is not finite, is read again (from the cache) and squared in float64.
+`read_chunks` cuts all tensors of a plan into chunks and reduces each in one program to ten partial sums, in float32
+lanes; `join_chunks` adds up the partial sums of each tensor in float64, always in the same order, so that the table is
+the same bits at every run. A chunk whose sum of squares leaves the range where float32 is exact enough, or that holds a
+number that is not finite, is read again (from the cache) and squared in float64.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _lanes(w_at, g_at, w_count, g_count, MASKED: tl.constexpr):
 
 @triton.jit
 def _exact(at, inside_count):
-    """Σx² in float64 and the number of entries that are not finite."""
+    """Compute Σx² in float64 and the number of entries that are not finite."""
     offsets = tl.arange(0, BLOCK)
     squares = tl.zeros((BLOCK,), tl.float64)
     nonfinite = tl.zeros((BLOCK,), tl.int32)
@@ -93,7 +93,7 @@ def read_chunks(
     pointers, sizes, tensor_of_chunk, start_of_chunk, partials, count, chunks,
     DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Nine partial sums of one chunk of one pair, in the order of `quantities.Sum`; norms squared.
+    """Compute nine partial sums of one chunk of one pair, in the order of `quantities.Sum`; norms squared.
 
     pointers [2, count], sizes [count], tensor_of_chunk and start_of_chunk [chunks]: int64; partials [9, chunks]
     float64. A pointer of 0 is not read.
@@ -136,10 +136,10 @@ def read_chunks(
 
 @triton.jit
 def join_chunks(pointers, partials, first_chunk, rows, columns, out, count, chunks, stride, WIDTH: tl.constexpr):
-    """The column of one tensor from its partial sums; NaN where a pointer is 0.
+    """Compute the column of one tensor from its partial sums; NaN where a pointer is 0.
 
-    A program takes one quantity of one tensor. first_chunk [count + 1], rows [9] (-1: not wanted) and columns
-    [count]: int64. A grid of (count, 9).
+    A program takes one quantity of one tensor. first_chunk [count + 1], rows [9] (-1: not wanted) and columns [count]:
+    int64. A grid of (count, 9).
     """
     tensor, quantity = tl.program_id(0), tl.program_id(1)
     row, column = tl.load(rows + quantity), tl.load(columns + tensor)

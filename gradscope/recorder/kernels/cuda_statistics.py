@@ -1,9 +1,9 @@
-"""The table of float32, bfloat16 and float16 parameters on a CUDA device, by Triton kernels: two launches a step.
+"""Compute the table of float32, bfloat16 and float16 parameters on a CUDA device: two launches of Triton a step.
 
-All buffers stay where they are, so that a captured CUDA graph can replay the launches. Addresses are sent to
-the device only when they changed; the pinned memory they are sent from belongs to torch's own allocator,
-which does not hand it out again before the copy is done. A capture must not ask for such memory, and what it copies
-is copied again by every replay: each call inside one takes a pair of buffers of its own from a few that are ready.
+All buffers stay where they are, so that a captured CUDA graph can replay the launches. Addresses are sent to the device
+only when they changed; the pinned memory they are sent from belongs to torch's own allocator, which does not hand it
+out again before the copy is done. A capture must not ask for such memory, and what it copies is copied again by every
+replay: each call inside one takes a pair of buffers of its own from a few that are ready.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 
 
 class CudaReader:
-    """Fills ``columns`` of a table on the parameters' device. Compiled and tried once when it is made."""
+    """Reader that fills ``columns`` of a table on the parameters' device. Compiled and tried once when it is made."""
 
     def __init__(self, weights: Sequence[Tensor], columns: Sequence[int], quantities: Sequence[str]) -> None:
         self._addresses = Addresses(weights)
@@ -55,6 +55,7 @@ class CudaReader:
         self(weights, [None] * self._count, trial)
 
     def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> Sequence[int]:
+        """Write the columns into ``out``; return the indices of pairs that could not be read."""
         pointers, odd = self._addresses.read(weights, gradients)
         at = self._on_device(pointers)
         if at is None:
@@ -72,7 +73,7 @@ class CudaReader:
         return odd
 
     def _on_device(self, pointers: list[int]) -> Tensor | None:
-        """The addresses, on the device; None inside a capture that has used up what was ready."""
+        """Copy the addresses to the device; None inside a capture that has used up the buffers that were ready."""
         cuda = self._device.type == "cuda"
         if cuda and torch.cuda.is_current_stream_capturing():
             if not self._spare:

@@ -1,12 +1,12 @@
-"""The kernels of the host, compiled by numba: one pass over memory, float32 on the CPU.
+"""Kernels of the host, compiled by numba: one pass over memory, float32 on the CPU.
 
-Every argument is an integer: an address or a count. Reading ten arguments of type array would cost more than
-the sums of a small layer. Arrays are laid over the addresses inside (`floats` and its kin); the caller answers
-for their being alive and of the size said.
+Every argument is an integer: an address or a count. Reading ten arguments of type array would cost more than the sums
+of a small layer. Arrays are laid over the addresses inside (`floats` and its kin); the caller answers for their being
+alive and of the size said.
 
-Sums run in float32 lanes over blocks of `BLOCK` entries and in float64 from block to block: 1e-6 relative at
-any size. A block whose sum of squares leaves the range where float32 is exact enough is squared again in float64.
-`isfinite` has to stay right, so of fast mathematics only what reorders sums is allowed.
+Sums run in float32 lanes over blocks of `BLOCK` entries and in float64 from block to block: 1e-6 relative at any size.
+A block whose sum of squares leaves the range where float32 is exact enough is squared again in float64. `isfinite` has
+to stay right, so of fast mathematics only what reorders sums is allowed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOCK = 1024
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compiled at once for these types, from the cache on disk where one can be written."""
+    """Compile at once for these types, from the cache on disk where one can be written."""
 
     def compile_(function: Callable[..., Any]) -> Any:
         try:
@@ -90,7 +90,7 @@ def _put(out, stride, rows, quantity, column, value):
 
 @njit(inline="always")
 def _sums(w_at, g_at, size):
-    """Σ|g|, Σg², Σ|w|, Σw²."""
+    """Compute Σ|g|, Σg², Σ|w|, Σw²."""
     g1, g2, w1, w2 = 0.0, 0.0, 0.0, 0.0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
@@ -120,9 +120,12 @@ def _count_nonfinite(address, count):
 
 @njit(inline="always")
 def _all(w_at, g_at, size):
-    """Gradient Σ|g|, Σg², max|g| as bits, entries not finite; weight Σ|w|, Σw², max|w| as bits, non-zeros; Σwg.
+    """Compute Σ|g|, Σg², max|g| as bits, entries of g not finite; Σ|w|, Σw², max|w| as bits, non-zeros of w; Σwg.
 
     The bits of a magnitude are ordered as the magnitude is, with NaN above infinity.
+
+    Returns:
+        The nine numbers in this order.
     """
     g1, g2, w1, w2, nonzero, dot = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     w_max, g_max, nonfinite = np.int32(0), np.int32(0), 0
@@ -162,7 +165,7 @@ _WEIGHT_L1, _WEIGHT_NORM, _WEIGHT_MAX, _WEIGHT_NONZERO, _DOT = map(int, tuple(Su
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def table_of_sums(pointers, sizes, columns, count, rows, out_at, stride):
-    """Means and norms only. A pointer of 0 gives NaN."""
+    """Compute means and norms only. A pointer of 0 gives NaN."""
     pointer, size = carray(integers(pointers), (2 * count,)), carray(integers(sizes), (count,))
     column, row = carray(integers(columns), (count,)), carray(integers(rows), (9,))
     out = carray(floats(out_at), (9 * stride,))
@@ -178,7 +181,7 @@ def table_of_sums(pointers, sizes, columns, count, rows, out_at, stride):
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def table_of_all(pointers, sizes, columns, count, rows, out_at, stride):
-    """All nine quantities."""
+    """Compute all nine quantities. A pointer of 0 gives NaN."""
     pointer, size = carray(integers(pointers), (2 * count,)), carray(integers(sizes), (count,))
     column, row = carray(integers(columns), (count,)), carray(integers(rows), (9,))
     out = carray(floats(out_at), (9 * stride,))
@@ -203,7 +206,7 @@ def table_of_all(pointers, sizes, columns, count, rows, out_at, stride):
 
 @compiled("void(int64, int64, int64)")
 def magnitudes(at, size, counts_at):
-    """Counts the entries by the 8 bits of their exponent, zeros at 256 and NaN at 257, [258] int64."""
+    """Count the entries by the 8 bits of their exponent, zeros at 256 and NaN at 257, [258] int64."""
     counts = carray(integers(counts_at), (258,))
     lanes = np.zeros((4, 256), np.int64)  # several, so that equal exponents in a row do not wait for each other
     zeros, nans = 0, 0

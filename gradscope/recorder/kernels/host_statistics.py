@@ -1,4 +1,4 @@
-"""The table of float32 parameters on the CPU, by the kernels of `gradscope.recorder.kernels.host_kernels`.
+"""Compute the table of float32 parameters on the CPU, by the kernels of `gradscope.recorder.kernels.host_kernels`.
 
 For small models the cost is one of calls, not of bytes: one call reads all parameters.
 """
@@ -19,7 +19,7 @@ _SUMS = {"gradient_l1", "gradient_norm", "weight_l1", "weight_norm"}
 
 
 class HostReader:
-    """Fills ``columns`` of a table on the CPU. Nothing is allocated on the way but a list of addresses."""
+    """Reader that fills ``columns`` of a table on the CPU. Nothing is allocated on the way but a list of addresses."""
 
     def __init__(self, weights: Sequence[Tensor], columns: Sequence[int], quantities: Sequence[str]) -> None:
         self._addresses = Addresses(weights)
@@ -34,6 +34,7 @@ class HostReader:
         self._fixed = (np.frombuffer(self._buffer, dtype=np.int64).ctypes.data, sizes, at, self._count, where)
 
     def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> Sequence[int]:
+        """Write the columns into ``out``; return the indices of pairs that could not be read."""
         pointers, odd = self._addresses.read(weights, gradients)
         self._pack(self._buffer, 0, *pointers)
         self._kernel(*self._fixed, out.data_ptr(), out.stride(0))

@@ -1,7 +1,7 @@
-"""The kernels of activations on the host: what a module's output adds to the sums of its units, in one pass.
+"""Kernels of activations on the host: what a module's output adds to the sums of its units, in one pass.
 
-A state is [5, U] float64: entries seen, mean, sum of squared deviations from the mean (M2), Σ|a| and the number
-of non-zeros, each of one unit. A batch of outputs joins it as Chan, Golub and LeVeque (1983) join two samples.
+A state is [5, U] float64: entries seen, mean, sum of squared deviations from the mean (M2), Σ|a| and the number of
+non-zeros, each of one unit. A batch of outputs joins it as Chan, Golub and LeVeque (1983) join two samples.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _add_long_runs(at, outer, units, inner, state):
 
 @njit(inline="always")
 def _add_rows(at, outer, width, sums):
-    """Σx, Σx², Σ|x|, non-zeros of each column of [outer, width]; four rows at a time, to save stores."""
+    """Add Σx, Σx², Σ|x|, non-zeros of each column of [outer, width]; four rows at a time, to save stores."""
     total, squares, magnitudes, nonzero = sums[0], sums[1], sums[2], sums[3]
     fours = outer - outer % 4
     for i in range(0, fours, 4):
@@ -71,7 +71,7 @@ def _add_rows(at, outer, width, sums):
 
 @compiled("void(int64, int64, int64, int64, int64)")
 def add_units(at, outer, units, inner, state_at):
-    """Adds an output that lies in memory as [outer, units, inner] float32 to a state [5, units] float64."""
+    """Add an output that lies in memory as [outer, units, inner] float32 to a state [5, units] float64."""
     state = carray(doubles(state_at), (5, units))
     if inner > _SHORT:
         _add_long_runs(at, outer, units, inner, state)
@@ -90,7 +90,7 @@ def add_units(at, outer, units, inner, state_at):
 
 @compiled("void(int64, int64, int64)")
 def add_magnitudes(at, size, sum_at):
-    """Adds Σ|x| and the number of entries to [2] float64."""
+    """Add Σ|x| and the number of entries to [2] float64."""
     total = 0.0
     x = carray(floats(at), (size,))
     for j in range(size):
@@ -102,7 +102,7 @@ def add_magnitudes(at, size, sum_at):
 
 @compiled("void(int64, int64, int64, int64, int64, int64)")
 def module_rows(states_at, units_at, modules_at, count, modules, rows_at):
-    """Rows 0, 1, 2 and 4 of [5, modules] float32: mean |a|, std, share of zeros, share of dead units.
+    """Compute rows 0, 1, 2 and 4 of [5, modules] float32: mean |a|, std, share of zeros, share of dead units.
 
     Tables of the states' addresses, units and modules: [count] int64. NaN for a module without entries.
     """

@@ -1,8 +1,8 @@
 """Sort tensors into those that a kernel may read off memory, those that torch's operations read, and the rest.
 
-A kernel is told an address and a count, and believes them. What lies there is asked of the tensor at every call:
-its class, layout, dtype and device, and that its memory has not been given back. Everything else goes through
-`entries`, which lays the numbers out as torch knows them, or says why it cannot.
+A kernel is told an address and a count, and believes them. What lies there is asked of the tensor at every call: its
+class, layout, dtype and device, and that its memory has not been given back. Everything else goes through `entries`,
+which lays the numbers out as torch knows them, or says why it cannot.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LARGEST_DENSE = 1 << 24
 
 
 class Unreadable(Exception):
-    """The entries of a tensor cannot be had; says what it is."""
+    """Error of a tensor whose entries cannot be read; says what it is."""
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether the entries lie in memory as dtype and strides say."""
+    """Return whether the entries lie in memory as dtype and strides say."""
     return (
         type(tensor) in PLAIN
         and tensor.layout is torch.strided
@@ -39,7 +39,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def is_familiar(tensor: Tensor) -> bool:
-    """Whether torch's operations may be given the tensor as it is."""
+    """Return whether torch's operations may be given the tensor as it is."""
     return (
         type(tensor) in PLAIN
         and tensor.dtype in FAMILIAR
@@ -50,7 +50,7 @@ def is_familiar(tensor: Tensor) -> bool:
 
 
 def entries(tensor: Tensor) -> Tensor:
-    """The entries as a plain strided tensor of a familiar dtype, sharing memory where it can; raises `Unreadable`."""
+    """Return the entries as a plain strided tensor of a familiar dtype, without a copy if possible, or raise."""
     if type(tensor) not in PLAIN and not tensor.is_nested:
         tensor = _without_its_class(tensor)
     tensor = tensor.detach()
@@ -74,7 +74,7 @@ def entries(tensor: Tensor) -> Tensor:
 
 
 def _without_its_class(tensor: Tensor) -> Tensor:
-    """A subclass that is memory and a name; one that answers operations by itself may mean anything."""
+    """Strip a subclass that is memory and a name; raise for one that answers operations by itself."""
     kind = type(tensor)
     if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise Unreadable(f"a {kind.__name__}")
@@ -83,7 +83,7 @@ def _without_its_class(tensor: Tensor) -> Tensor:
 
 
 def _parts(nested: Tensor) -> Tensor:
-    """The parts of a nested tensor one after the other, [rows, features]: axes but the last are joined."""
+    """Join the parts of a nested tensor, [rows, features]: axes but the last are joined."""
     if nested.layout is torch.jagged:
         if getattr(nested, "_ragged_idx", 1) != 1 or getattr(nested, "_lengths", None) is not None:
             raise Unreadable("nested, with holes or another axis than the second ragged")

@@ -1,7 +1,7 @@
 """Histograms of magnitudes in fixed bins, the same for every tensor, step and run.
 
-The edges are powers of two, a factor of 4 apart, from 2⁻⁴⁰ to 2¹⁰ (9e-13 to 1e3): an edge is the same number in
-every dtype, and on the host an entry's bin is read off the bits of its exponent.
+The edges are powers of two, a factor of 4 apart, from 2⁻⁴⁰ to 2¹⁰ (9e-13 to 1e3): an edge is the same number in every
+dtype, and on the host an entry's bin is read off the bits of its exponent.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ _COLUMN_OF_EXPONENT = np.searchsorted(HISTOGRAM_EDGES, 2.0 ** (np.arange(256) - 
 
 
 def histogram(tensors: Sequence[Tensor | None], out: Tensor) -> None:
-    """The histogram of |x| of each tensor, into ``out`` [P, COLUMNS], float32; NaN where there is no tensor
-    or its entries cannot be had.
+    """Write the histogram of |x| of each tensor into ``out`` [P, COLUMNS], float32.
 
-    A sparse tensor is laid out densely. NaN entries are not counted. Counts are exact up to 2²⁴, then rounded.
-    Nothing synchronises. Twin: numpy.histogram.
+    NaN where there is no tensor or its entries cannot be read. A sparse tensor is laid out densely. NaN entries are not
+    counted. Counts are exact up to 2²⁴, then rounded. Nothing synchronises. Twin: numpy.histogram.
     """
     for row, tensor in zip(out, tensors, strict=True):
         if tensor is None:

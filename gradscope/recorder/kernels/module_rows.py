@@ -1,4 +1,4 @@
-"""From the sums of all units to one row of numbers of all modules."""
+"""Reduce the sums of all units to one row of numbers of all modules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL_QUANTITIES = of_modules("full")
 
 
 class ModuleRows:
-    """Makes the rows of some modules. What depends only on the modules' widths is laid out once."""
+    """Maker of the rows of some modules. What depends only on the modules' widths is laid out once."""
 
     def __init__(self, modules: Sequence[UnitStatistics], gradients: bool) -> None:
         self._modules = modules
@@ -32,7 +32,7 @@ class ModuleRows:
         self._owner = zeros((0,), CPU, torch.int64)  # the module of each unit
 
     def make(self, device: torch.device) -> Tensor:
-        """[quantities, modules] float32; NaN for a module without outputs. Nothing synchronises."""
+        """Compute a row, [quantities, modules] float32; NaN for a module without outputs. Nothing synchronises."""
         states = [state for module in self._modules for state in module.states.values()]
         if not states:
             return unknown((len(self._quantities), len(self._modules)), device)
@@ -59,7 +59,7 @@ class ModuleRows:
         self._owner = on_device(np.repeat(modules, units).tolist(), device, torch.int64)
 
     def _make_with_torch(self, rows: Tensor) -> None:
-        """Twin of `gradscope.recorder.kernels.host_units.module_rows`."""
+        """Compute the row with torch: twin of `gradscope.recorder.kernels.host_units.module_rows`."""
         everything = torch.cat([state.to(rows.device, non_blocking=True) for state in self._states], 1)
         entries, _, m2, magnitudes, nonzero = everything
         seen = entries > 0

@@ -1,10 +1,10 @@
-"""Per-tensor statistics: pure functions from lists of tensors to numbers on their device.
+"""Statistics of tensors: pure functions from lists of tensors to numbers on their device.
 
-This is the way for every device and type, and the twin of the fused kernels that
-`gradscope.recorder.kernels.table` prefers where they apply. Nothing here synchronises.
+This is the way for every device and type, and the twin of the fused kernels that `gradscope.recorder.kernels.table`
+prefers where they apply. Nothing here synchronises.
 
-Sums are taken in float64. In float32 the CPU's norm adds one entry after the other (ten million entries of
-0.1 come out 9 % off with one thread), and squares of a collapsed run's gradients (1e-30) underflow.
+Sums are taken in float64. In float32 the CPU's norm adds one entry after the other (ten million entries of 0.1 come out
+9 % off with one thread), and squares of a collapsed run's gradients (1e-30) underflow.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ _ORDER = {"l1": 1.0, "norm": 2.0, "max": float("inf"), "nonzero": 0.0}
 
 
 def norms(tensors: Sequence[Tensor], which: str) -> list[Tensor]:
-    """One norm a tensor (``l1``, ``norm``, ``max`` or ``nonzero``) in float32; 0 for an empty tensor.
+    """Compute one norm a tensor (``l1``, ``norm``, ``max`` or ``nonzero``) in float32; 0 for an empty tensor.
 
     Of complex entries: the moduli are taken (the order 0 of complex numbers looks at the real part only).
+
+    Returns:
+        One scalar a tensor.
     """
     tensors = [t.abs() if t.is_complex() else t for t in tensors]
     found: dict[int, Tensor] = {}
@@ -52,12 +55,12 @@ def norms(tensors: Sequence[Tensor], which: str) -> list[Tensor]:
 
 
 def nonfinite_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The number of infinities and NaNs a tensor: times 0 they turn to NaN, which counts as not zero."""
+    """Count the infinities and NaNs of each tensor: times 0 they turn to NaN, which counts as not zero."""
     return norms([t * 0.0 for t in tensors], "nonzero")
 
 
 def dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
-    """⟨left, right⟩ a pair of tensors (its real part), in float32."""
+    """Compute ⟨left, right⟩ of each pair of tensors (its real part), in float32."""
     found = []
     for a, b in zip(left, right, strict=True):
         wide = _wide(a.dtype, a.device)
@@ -72,9 +75,16 @@ def foreach_table(
     quantities: Sequence[str],
     device: torch.device,
 ) -> Tensor:
-    """The table of these quantities for these parameters, [Q, P] float32; NaN where there is no tensor.
+    """Compute the table of these quantities for these parameters.
 
-    All tensors on one device, plain and strided, of any familiar dtype and size.
+    Args:
+        weights: P tensors on one device, plain and strided, of any familiar dtype and size; None: not known.
+        gradients: likewise.
+        quantities: the rows.
+        device: of the table.
+
+    Returns:
+        [Q, P] float32; NaN where there is no tensor.
     """
     nothing = unknown((), device)
     present = {i: w for i, w in enumerate(weights) if w is not None}

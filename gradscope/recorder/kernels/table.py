@@ -1,9 +1,9 @@
-"""The table of a step's parameter statistics, written into a row that is there already.
+"""Compute the table of a step's parameter statistics into a row that is there already.
 
-A `TablePlan` is made once for a list of parameters and settles who reads what: `host_statistics` (numba) reads
-float32 on the CPU, `cuda_statistics` (Triton) reads CUDA tensors, and `statistics` (foreach) everything else, and at
-any step the tensors that turn out different from what was planned. Addresses are read anew at each call, for they may
-change from step to step.
+A `TablePlan` is made once for a list of parameters and settles who reads what: `host_statistics` (numba) reads float32
+on the CPU, `cuda_statistics` (Triton) reads CUDA tensors, and `statistics` (foreach) everything else, and at any step
+the tensors that turn out different from what was planned. Addresses are read anew at each call, for they may change
+from step to step.
 """
 
 from __future__ import annotations
@@ -40,14 +40,17 @@ class _Part:
 
 
 class TablePlan:
-    """``plan(weights, gradients, out)`` writes the [Q, P] float32 table of these parameters into ``out``.
+    """Plan of who reads which parameters: ``plan(weights, gradients, out)`` writes their table into ``out``.
 
-    ``weights``: P plain tensors, of any devices, dtypes and layouts. ``quantities``: the rows, names of
-    `gradscope.recorder.kernels.statistics.QUANTITIES`. ``out``: [Q, P], float32, its rows contiguous, on the device of
-    the parameters (of some of them, where they lie on several). NaN stands where there is no gradient.
-    ``reasons``: who reads which parameters, and why.
+    ``out`` is [Q, P], float32, its rows contiguous, on the device of the parameters (of some of them, where they lie on
+    several). NaN stands where there is no gradient.
 
-    Raises InputError for a name that is not a quantity, and for no parameters.
+    Args:
+        weights: P plain tensors, of any devices, dtypes and layouts.
+        quantities: the rows, names of `gradscope.recorder.kernels.statistics.QUANTITIES`.
+
+    Raises:
+        InputError: a name is not a quantity, or there are no parameters.
     """
 
     def __init__(self, weights: Sequence[Tensor], quantities: Sequence[str]) -> None:
@@ -67,9 +70,11 @@ class TablePlan:
 
     @property
     def reasons(self) -> list[str]:
+        """Who reads which parameters, and why."""
         return [f"{len(part.columns)} parameters: {part.reason}" for part in self._parts]
 
     def __call__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor | None], out: Tensor) -> None:
+        """Write the table of these parameters and gradients into ``out``."""
         if len(self._parts) == 1:
             self._fill(0, weights, gradients, out)
             return
@@ -133,7 +138,7 @@ class TablePlan:
         return table.to(device, non_blocking=True)
 
     def _had(self, column: int, tensor: Tensor, what: str) -> Tensor | None:
-        """The entries as torch's operations take them; None, and a word, where they cannot be had."""
+        """Return the entries as torch's operations take them; None, and note why, where they cannot be read."""
         if is_familiar(tensor):
             return tensor.detach()
         try:
@@ -143,14 +148,14 @@ class TablePlan:
             return None
 
     def _index(self, which: int, device: torch.device) -> Tensor:
-        """The columns of a part, on a device. Made once."""
+        """Return the columns of a part, on a device. Made once."""
         if (which, device) not in self._indices:
             self._indices[which, device] = memory.on_device(self._parts[which].columns, device, torch.int64)
         return self._indices[which, device]
 
 
 def bytes_read(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> int:
-    """The bytes that a table has to read at least: every weight and every gradient once."""
+    """Return the bytes that a table has to read at least: every weight and every gradient once."""
     tensors = [*weights, *(g for g in gradients if g is not None)]
     return sum(t.numel() * t.element_size() for t in tensors)
 
@@ -179,14 +184,14 @@ def _parts(weights: Sequence[Tensor], quantities: Sequence[str], unread: dict[in
 
 
 def without_kernels(weights: Iterable[Tensor]) -> str | None:
-    """One line where parameters on the host will be read by torch's operations for want of numba."""
+    """Say in one line that parameters on the host will be read by torch's operations for want of numba; else None."""
     if find_spec("numba") is not None or not any(w.is_cpu for w in weights):
         return None
     return f"{missing('recording on the CPU without slowing small models', 'numba')}; torch's operations serve instead"
 
 
 def _why_foreach(weight: Tensor) -> str:
-    """Why no kernel reads this parameter off memory; empty if one does."""
+    """Return why no kernel reads this parameter off memory; empty if one does."""
     if weight.dtype not in _FUSED.get(weight.device.type, ()):
         return f"foreach, for {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
     return "" if is_readable(weight) else "foreach, for memory with gaps, or not a plain tensor"

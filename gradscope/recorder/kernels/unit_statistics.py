@@ -1,4 +1,4 @@
-"""What a module's outputs add up to in a step: mergeable sums of each unit, on the outputs' device."""
+"""Sum up a module's outputs over a step: mergeable sums of each unit, on the outputs' device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FEATURES_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding
 
 
 def place_of_units(module: nn.Module) -> int | None:
-    """The axis of a module's units, from the front or (negative) from the back; None: not to be told from its type."""
+    """Return the axis of a module's units, from the front or (negative) from the back; None: its type does not tell."""
     names = [kind.__name__ for kind in type(module).__mro__]
     spatial = next((found for name in names if (found := _SPATIAL.search(name))), None)
     if spatial:  # with or without an axis of samples in front
@@ -39,7 +39,7 @@ def place_of_units(module: nn.Module) -> int | None:
 
 
 def number_of_units(module: nn.Module) -> int | None:
-    """How many units a module has, where its type tells; None for a ReLU and its like."""
+    """Return how many units a module has, where its type tells; None for a ReLU and its like."""
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return int(module.normalized_shape[-1])
     if isinstance(module, nn.RNNBase):
@@ -49,9 +49,12 @@ def number_of_units(module: nn.Module) -> int | None:
 
 
 def unit_axis(place: int | None, ndim: int) -> int:
-    """The axis of an output's units: channels of convolutions, poolings and norms over channels, features otherwise.
+    """Return the axis of an output's units: channels of convolutions, poolings and norms over channels, else features.
 
     Of a module that could be either (ReLU, Dropout): channels where there are more than three axes.
+
+    Returns:
+        The axis, from the front.
     """
     if place is None:
         return 1 if ndim > 3 else ndim - 1
@@ -67,7 +70,7 @@ _READ_BY_KERNELS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class UnitStatistics:
-    """The sums of one module over the forwards of a step, by number of units (a shared ReLU may have several)."""
+    """Sums of one module over the forwards of a step, by number of units (a shared ReLU may have several)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.states: dict[int, Tensor] = {}  # [STATE_ROWS, U]; float64 on the host, float32 elsewhere
@@ -80,7 +83,7 @@ class UnitStatistics:
         _BY_KEY[self._key] = self
 
     def add(self, output: Tensor) -> None:
-        """Add an output, in whatever way its device allows; may be compiled. Raises `Unreadable`."""
+        """Add an output, in whatever way its device allows, or raise `Unreadable`; may be compiled."""
         if not output.ndim:  # one number: one unit, one sample
             output = output.detach().reshape(1)
         if torch.compiler.is_compiling():
@@ -110,7 +113,7 @@ class UnitStatistics:
         add_units(start, at.numel() // (units * inner), units, inner, address)
 
     def _add_exactly(self, output: Tensor) -> None:
-        """Add an output of any kind with torch's operations; raises `Unreadable` where there are no real numbers."""
+        """Add an output of any kind with torch's operations; raise `Unreadable` where there are no real numbers."""
         a = entries(output)
         if a.is_complex():
             raise Unreadable(str(a.dtype).removeprefix("torch."))
@@ -122,7 +125,7 @@ class UnitStatistics:
         join(state, a, axis)
 
     def add_delta(self, gradient: Tensor, before: Tensor | None = None) -> None:
-        """Add ∂L/∂output. ``before``: what has been added of the same output already, by passes through it before."""
+        """Add ∂L/∂output. ``before``: what earlier passes have added of the same output already."""
         if self.delta is None:
             self.delta = zeros((2,), gradient.device, _state_type(gradient.dtype, gradient.device))
         add_magnitudes = host_kernel("add_magnitudes") if gradient.is_cpu else None
@@ -136,6 +139,7 @@ class UnitStatistics:
             self.delta[1].add_(g.numel())
 
     def new_state(self, units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Create the state of this many units."""
         state = zeros((STATE_ROWS, units), device, _state_type(dtype, device))
         self.states[units] = state
         if device.type == "cpu":
@@ -148,9 +152,12 @@ class UnitStatistics:
 
 
 def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> int:
-    """See to it, while code is compiled and not when it runs, that the statistics have a state for an output.
+    """Create a state for an output while code is compiled, not when it runs.
 
     Inside a checkpoint compiled code may change tensors that are there, but nothing else.
+
+    Returns:
+        The number of units.
     """
     module = _BY_KEY[key]
     module.compiled = True
@@ -181,7 +188,7 @@ def join(state: Tensor, output: Tensor, axis: int) -> None:
 
 
 def _magnitudes(g: Tensor) -> Tensor:
-    """Σ|g|, of complex entries of their moduli."""
+    """Compute Σ|g|, of complex entries of their moduli."""
     total: Tensor = torch.linalg.vector_norm(g, 1, dtype=torch.promote_types(g.dtype, torch.float32))
     return total
 
@@ -192,6 +199,7 @@ def _state_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 @cache
 def host_kernel(name: str) -> Callable[..., Any] | None:
+    """Return a kernel of the host by name, None without numba."""
     try:
         from gradscope.recorder.kernels import host_units  # here, for it takes half a second
     except ImportError:  # no numba

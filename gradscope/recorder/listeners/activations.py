@@ -1,4 +1,4 @@
-"""Activation scales: forward hooks on modules, pooled over the micro-batches of a step."""
+"""Record activation scales by forward hooks on modules, pooled over the micro-batches of a step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OR_COMPILED = "; a model that was compiled and called before the recording bega
 
 
 class _ForwardHook(Hook):
-    """Pools what its module puts out, at the time when it is put out: what follows may write over it."""
+    """Hook that pools what its module puts out, at the time when it is put out: what follows may write over it."""
 
     def __init__(self, of: Activations, sums: UnitStatistics) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _ForwardHook(Hook):
 
 
 class _GradientHook(Hook):
-    """Pools ∂L/∂output of one output, over all passes through it that a step is made of."""
+    """Hook that pools ∂L/∂output of one output, over all passes through it that a step is made of."""
 
     def __init__(self, of: Activations, sums: UnitStatistics) -> None:
         super().__init__()
@@ -117,9 +117,14 @@ class _GradientHook(Hook):
 
 
 def first_tensor(output: Any, above: tuple[Any, ...] = ()) -> Tensor | None:
-    """The output itself, or the first tensor in a tuple, list or mapping (of an LSTM: the sequence).
+    """Return the output itself, or the first tensor in a tuple, list or mapping (of an LSTM: the sequence).
 
-    ``above``: the containers that it lies in; one may hold itself.
+    Args:
+        output: what a module puts out.
+        above: the containers that it lies in; one may hold itself.
+
+    Returns:
+        None where there is no tensor.
     """
     if isinstance(output, Tensor):
         return output
@@ -131,16 +136,19 @@ def first_tensor(output: Any, above: tuple[Any, ...] = ()) -> Tensor | None:
 
 
 def _has_compiled() -> bool:
-    """Whether torch.compile has compiled anything in this process: the compiler is also imported for less."""
+    """Return whether torch.compile has compiled anything in this process: the compiler is also imported for less."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return dynamo is not None and dynamo.counters["stats"]["unique_graphs"] > 0
 
 
 def _runs_for_the_first_time() -> bool:
-    """Whether a forward inside a backward has not been seen before.
+    """Return whether a forward inside a backward has not been seen before.
 
     Checkpointing runs forwards again. Without reentry the first run was a common forward; with it, or in any other
     autograd function that recomputes, the first run was without gradients and did not count.
+
+    Returns:
+        False in a rerun whose first run counted.
     """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
@@ -153,18 +161,21 @@ def _runs_for_the_first_time() -> bool:
 
 
 class Activations(Listener):
-    """Forward hooks on these modules. Samples only while ``sampling`` is set; goes by rows after `follow`.
-
-    ``modules``: by name. ``gradients``: also δ = mean |∂L/∂activation| and the share of dead units, those that
-    are 0 for every sample and position of a step. ``root``: the model, whose mode tells training from
-    evaluation (a frozen module in evaluation mode is part of the training step); without it each module's own.
+    """Listener that samples activation scales while ``sampling`` is set; goes by rows after `follow`.
 
     The std is taken per unit over samples and positions, then the RMS over units.
+
+    Args:
+        modules: by name.
+        gradients: record also δ = mean |∂L/∂activation| and the share of dead units, those that are 0 for every sample
+            and position of a step.
+        root: the model, whose mode tells training from evaluation (a frozen module in evaluation mode is part of the
+            training step); without it each module's own.
 
     Attributes:
         sampled: whether they ever were, in a row.
         clears: whether a CUDA graph may add to the sums at any step.
-        shares: where forwards are told apart, None before `follow`.
+        shares: sums of the forwards that are kept apart, None before `follow`.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], gradients: bool, root: nn.Module | None = None) -> None:
@@ -192,7 +203,7 @@ class Activations(Listener):
 
     @property
     def unseen(self) -> dict[str, str]:
-        """The modules that no number was recorded of so far, and why."""
+        """Modules that no number was recorded of so far, and why."""
         why = _NOT_SEEN + (_OR_COMPILED if self._compiled_before else "")
         unseen = {name: sums.odd or why for name, sums in self._statistics.items() if not sums.states}
         if self.gradients and any(sums.compiled for sums in self._statistics.values()):
@@ -201,13 +212,16 @@ class Activations(Listener):
 
     @property
     def unit_names(self) -> list[str]:
-        """ "module:index" of each number of `unit_scales`."""
+        """Name "module:index" of each number of `unit_scales`."""
         return [f"{name}:{i}" for name, units in self._units for i in range(units)]
 
     def unit_scales(self, device: torch.device) -> Tensor:
-        """Mean |a| of each unit of this step so far, [units] float32, module after module; NaN where none was seen.
+        """Compute mean |a| of each unit of this step so far, module after module.
 
         Of the modules whose type tells the number of their units, at most `LARGEST_MODULE` of them.
+
+        Returns:
+            [units] float32; NaN where none was seen.
         """
         parts = [self._statistics[name].states.get(units) for name, units in self._units]
         if not parts:
@@ -220,7 +234,7 @@ class Activations(Listener):
         return torch.div(magnitudes, entries).float()
 
     def states(self) -> list[Tensor]:
-        """What outputs are added to."""
+        """List the tensors that outputs are added to."""
         return [state for sums in self._statistics.values() for state in sums.states.values()]
 
     def settle(self) -> bool:
@@ -228,13 +242,13 @@ class Activations(Listener):
         return self.shares is None or self.shares.settle()
 
     def take(self, device: torch.device) -> Tensor:
-        """The row of this step, [quantities, M] float32, NaN for modules that were not called; starts afresh."""
+        """Return the row of this step, [quantities, M] float32, NaN for modules that were not called; start afresh."""
         row = self._rows.make(device)
         self.clear()
         return row
 
     def clear(self) -> None:
-        """Forget what this step has added up so far."""
+        """Discard what this step has added up so far."""
         if self.shares is not None:
             self.shares.forget()
         self.row += 1
@@ -261,7 +275,7 @@ class Activations(Listener):
         self._leaves = {}
 
     def accumulates(self) -> bool:
-        """Whether the backward pass that runs now adds to the gradients of leaves; `torch.autograd.grad` does not."""
+        """Return whether the running backward pass adds to the gradients of leaves; `torch.autograd.grad` does not."""
         task = torch._C._current_graph_task_id()
         if self._pass[0] != task:
             self._pass = task, _accumulates(torch._C._current_autograd_node())
@@ -269,10 +283,11 @@ class Activations(Listener):
 
     @staticmethod
     def is_leaf() -> bool:
-        """Whether the gradient that a hook is being given is a leaf's."""
+        """Return whether the gradient that a hook is being given is a leaf's."""
         return not torch._C._current_autograd_node().next_functions
 
     def detach(self) -> None:
+        """Remove the hooks and stop sampling."""
         self._hooks.remove()
         self._forget_leaves()
         self.sampling = False
@@ -288,21 +303,24 @@ class Activations(Listener):
         forwards.ended = self._forward_ended
 
     def _forward_ended(self, output: Any) -> None:
-        """An outermost forward of the model has."""
+        """Note the end of an outermost forward of the model."""
         if self.sampling and self.shares is not None and not self._buffer.stopped and not self._buffer.paused:
             self.shares.ended(output)
 
     def fields(self) -> dict[str, Field]:
+        """Return the fields of activations and, with gradients, of units."""
         found = {"activations": Field((len(self.quantities), len(self.names)), "mean")}  # each rank has its own batch
         if self.gradients:
             found["units"] = Field((len(self.unit_names),), "mean")
         return found
 
     def pass_ended(self, task: int) -> None:
+        """Note which forwards the pass has used."""
         if self.shares is not None:
             self.shares.passed(task)
 
     def row_begins(self, row: HostRow) -> None:
+        """Write the activations of this step, if it is sampled."""
         if self.sampling:
             home = self._buffer.home
             row.sampled, self.sampled = self.settle(), True
@@ -311,19 +329,23 @@ class Activations(Listener):
             home.view("activations", row.number).copy_(self.take(home.device))
 
     def row_repeated(self, row: HostRow) -> None:
+        """Sample a replayed row only where the cadence does."""
         row.sampled = row.sampled and self._timeline.samples("activations")
 
     def row_begun(self) -> None:
+        """Start afresh, and decide whether the coming step is sampled."""
         if self.sampling or self.clears:
             self.clear()  # of forwards since the row was taken
         coming, cadences = self._timeline.step + 1, self._timeline.cadences
         self.sampling = cadences["rows"].at(coming) and cadences["activations"].at(coming)
 
     def closure_again(self) -> None:
+        """Discard the forwards of the closure's later calls."""
         if self.sampling:
             self.clear()
 
     def variables(self, rows: FetchedRows) -> Block:
+        """Compute the variables along ``module`` and ``unit``; NaN in rows that were not sampled."""
         sampled = np.array([row.sampled for row in rows.hosts])
         table = np.where(sampled[:, None, None], rows.home["activations"], np.float32(np.nan))
         found: Block = {name: table[:, i] for i, name in enumerate(self.quantities)}
@@ -332,6 +354,7 @@ class Activations(Listener):
         return found
 
     def capture(self) -> dict[str, Any]:
+        """Return modules and forwards that were not seen, or left out."""
         found: dict[str, Any] = {"modules_not_seen": self.unseen}
         if self.shares is not None and self.shares.left_out:
             found["forwards_left_out"] = f"{self.shares.left_out} {LEFT_OUT}"
@@ -341,9 +364,12 @@ class Activations(Listener):
 
 
 def _accumulates(node: Any) -> bool:
-    """Whether a leaf below this node of the graph is given a gradient by the pass that runs now.
+    """Return whether a leaf below this node of the graph is given a gradient by the pass that runs now.
 
     A pass that only hands gradients out executes what lies on the way to them, and refuses to tell of the leaves.
+
+    Returns:
+        False for such a pass.
     """
     try:
         while ahead := [child for child, _ in node.next_functions if child is not None]:

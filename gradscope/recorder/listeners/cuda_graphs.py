@@ -1,4 +1,4 @@
-"""Steps that CUDA graphs repeat: what a capture does to the fixed row of the rings, every replay does again.
+"""Record steps that CUDA graphs repeat: what a capture writes to the fixed row of the rings, every replay repeats.
 
 Hooks run while a graph is captured and at no replay, so while anything is recorded on a device, the methods of
 `torch.cuda.CUDAGraph` tell the listeners what they are about to do, and then do it. The host's part of a row is told
@@ -38,7 +38,7 @@ IN_GRAPHS = "replays repeat the strengths and learning rates of their capture, b
 
 
 class CudaGraphs(Listener):
-    """Hears of captures and replays. Captures do not nest, and no replay happens inside one."""
+    """Listener of captures and replays. Captures do not nest, and no replay happens inside one."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class CudaGraphs(Listener):
         self._graphs: WeakKeyDictionary[Any, Captured] = WeakKeyDictionary()
 
     def lay_out(self, meters: Any) -> None:
+        """Forget the graphs, which measure what is no longer read."""
         for captured in self._graphs.values():  # they measure what is no more read
             captured.usable = False
             if captured.optimizers:
@@ -64,14 +65,17 @@ class CudaGraphs(Listener):
         self._graphs.clear()
 
     def attach(self) -> None:
+        """Observe graphs where a device is CUDA."""
         if self._buffer.on_cuda:
             GRAPHS.add(self)
 
     def detach(self) -> None:
+        """Stop observing."""
         GRAPHS.remove(self)
         self._capture, self._buffer.paused = None, False
 
     def capture(self) -> dict[str, Any]:
+        """Return what replays do, and which were not recorded."""
         if not self._recorded:
             return {}
         return {"cuda_graphs": NOT_IN_GRAPHS if self._not_recorded else IN_GRAPHS}
@@ -79,15 +83,15 @@ class CudaGraphs(Listener):
     # -- what the recorder asks -------------------------------------------------------------------
 
     def capturing(self) -> bool:
-        """Whether what runs now is being captured. Asked where there is a card."""
+        """Return whether what runs now is being captured. Asked where there is a CUDA device."""
         return torch.cuda.is_current_stream_capturing()
 
     def usable(self) -> Captured | None:
-        """What is being captured, if its replays can be recorded."""
+        """Return what is being captured, if its replays can be recorded."""
         return self._capture if self._capture is not None and self._capture.usable else None
 
     def pass_captured(self) -> None:
-        """A backward pass has been, which ends in the fixed row."""
+        """Measure a captured backward pass into the fixed row."""
         if (captured := self.usable()) is None:
             self._cannot_capture()
             return
@@ -97,7 +101,7 @@ class CudaGraphs(Listener):
                 captured.passes[meter.number] = meter
 
     def row_of(self, optimizer: Optimizer) -> HostRow | None:
-        """The fixed row, for a step that is captured; None where its replays cannot be recorded."""
+        """Return the fixed row, for a step that is captured; None where its replays cannot be recorded."""
         captured = self.usable()
         if captured is None or id(optimizer) in captured.optimizers:
             self._cannot_capture()
@@ -108,7 +112,7 @@ class CudaGraphs(Listener):
         return captured.row
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Scalars that every replay logs again."""
+        """Log scalars that every replay logs again."""
         if (captured := self.usable()) is not None:
             for name, value in scalars.items():
                 self._logged.scalars.put(captured.row, name, value)
@@ -126,7 +130,7 @@ class CudaGraphs(Listener):
     # -- what a graph tells -----------------------------------------------------------------------
 
     def capture_begins(self) -> None:
-        """The next operations on this thread's stream are captured: the hooks write the fixed row from now on."""
+        """Write the fixed row from now on: the next operations on this thread's stream are captured."""
         if self._buffer.stopped:
             return
         # First steps send tables from the host and compile kernels, which no replay could repeat.
@@ -140,7 +144,7 @@ class CudaGraphs(Listener):
             self._activations.sampling = self._activations.sampled
 
     def capture_ends(self, graph: Any) -> None:
-        """They have been, into this graph; None: the capture came to nothing."""
+        """Keep what was captured into this graph; None: the capture came to nothing."""
         captured, self._capture, self._buffer.paused = self._capture, None, False
         if captured is None:
             return
@@ -159,7 +163,7 @@ class CudaGraphs(Listener):
             self._graphs[graph] = captured
 
     def before_replay(self, graph: Any) -> None:
-        """A graph is about to be launched: a row begins, if it holds a step."""
+        """Begin a row for a graph that is about to be launched, if it holds a step."""
         captured = self._graphs.get(graph)
         if captured is None or self._buffer.stopped:
             return
@@ -178,7 +182,7 @@ class CudaGraphs(Listener):
             timeline.fresh_backward &= not captured.optimizers
 
     def after_replay(self, graph: Any) -> None:
-        """It has been launched: from the fixed row into that of this step, or of the step to come."""
+        """Copy the fixed row into that of this step, or of the step to come: the graph has been launched."""
         captured = self._graphs.get(graph)
         if captured is None or self._buffer.stopped:
             return

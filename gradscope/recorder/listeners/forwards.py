@@ -1,9 +1,9 @@
 """Tell the forwards that a step is made of, those whose gradients it uses, from others in between.
 
-Between two steps a loop may run forwards in training mode that it does not train on: a batch that is skipped, one
-that runs out of memory, a probe, an evaluation. Each outermost forward of the model is followed through its outputs:
-a hook there hears of the backward passes that reach it, and lives as long as its graph. What was reached
-by a pass that adds to gradients belongs to the step; a graph that is gone, and was never reached, to none.
+Between two steps a loop may run forwards in training mode that it does not train on: a batch that is skipped, one that
+runs out of memory, a probe, an evaluation. Each outermost forward of the model is followed through its outputs: a hook
+there is called by the backward passes that reach it, and lives as long as its graph. What was reached by a pass that
+adds to gradients belongs to the step; a graph that is gone, and was never reached, to none.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Call:
         self._hook: weakref.ref[_Reached] | None = None
 
     def follow(self, output: Any) -> None:
-        """Hear of the passes that reach this output; None: the forward has failed."""
+        """Note the passes that reach this output; None: the forward has failed."""
         hook = _Reached(self)
         tensors = [t for t in _tensors(output) if t.grad_fn is not None][:FOLLOWED]
         for tensor in tensors:
@@ -53,7 +53,7 @@ class Call:
 
     @property
     def fate(self) -> Fate:
-        """As it stands."""
+        """What is known of it now."""
         if self.used:
             return Fate.USED
         if self.task != -1:
@@ -62,7 +62,7 @@ class Call:
 
 
 class _Reached(Hook):
-    """On the outputs of a forward; held by their graph alone."""
+    """Hook on the outputs of a forward; held by their graph alone."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -93,9 +93,11 @@ def _tensors(output: Any, depth: int = 0) -> Iterator[Tensor]:
 
 
 class Forwards:
-    """Hears where an outermost forward ends: of the model, or of its parts where it is never called itself.
+    """Detector of the end of an outermost forward: of the model, or of its parts where it is never called itself.
 
-    ``count``: those in training mode, with gradients. ``ended``: called with the output, None where it failed.
+    Attributes:
+        count: forwards in training mode, with gradients.
+        ended: called with the output, None where it failed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -127,7 +129,7 @@ class Forwards:
 
 
 def _called(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a model that a loop may call; lists of modules are not called, but what is in them."""
+    """Yield the parts of a model that a loop may call; lists of modules are not called, but what is in them."""
     for part in model.children():
         if isinstance(part, nn.ModuleList | nn.ModuleDict):
             yield from _called(part)
@@ -142,9 +144,15 @@ Share = tuple[list[Tensor], list[Tensor], Call]
 class Shares:
     """Sums of a step, apart for the forwards that are not known to belong to it.
 
-    ``states()``: the tensors that are being added to, [STATE_ROWS, U] each. ``cleared()``: of each part of the model,
-    whether the gradients of the passes so far were thrown away, None where that is not known. ``left_out``: forwards
-    that belonged to no step, so far.
+    Args:
+        states: returns the tensors that are being added to, [STATE_ROWS, U] each.
+        cleared: returns of each part of the model whether the gradients of the passes so far were thrown away, None
+            where that is not known.
+
+    Attributes:
+        between: the next output is that of another forward.
+        left_out: forwards that belonged to no step, so far.
+        unclear: rows whose forwards could not be told apart.
     """
 
     #: Forwards that wait for their backward pass and are kept apart; what follows is added to the last of them.
@@ -197,7 +205,7 @@ class Shares:
             self._start_afresh()
 
     def passed(self, task: int) -> None:
-        """A backward pass that adds to gradients has come to its end."""
+        """Note which forwards a backward pass that adds to gradients has used."""
         for call in (*self._calls, *(share[2] for share in self._aside)):
             call.used |= call.task == task
 
@@ -254,7 +262,10 @@ class Shares:
     def _merge(self, shares: Sequence[Share], fate: Fate, best: Fate) -> None:
         """Put into each state the sums of the forwards of the best fate in which its module was called at all.
 
-        ``fate``: of what the states hold now.
+        Args:
+            shares: sums that were kept apart.
+            fate: of what the states hold now.
+            best: the best fate of all.
         """
         for state in self._states():
             parts = [(fate, state.clone())] if not (fate is Fate.GONE and best >= Fate.REACHED) else []

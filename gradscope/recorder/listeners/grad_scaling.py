@@ -1,4 +1,4 @@
-"""Automatic mixed precision: by what factor gradients are scaled, and which steps a `torch.amp.GradScaler` skips.
+"""Record automatic mixed precision: the factor of the gradients, and the steps that a `torch.amp.GradScaler` skips.
 
 An overflowing step never reaches the optimizer's hooks, and the scaler knows nothing of us. So while anything is
 recorded, ``GradScaler.scale`` and ``GradScaler.step`` tell the listeners what they are about to do, and then do it.
@@ -20,9 +20,12 @@ from gradscope.torch_utils.patching import MethodPatch
 
 
 class GradScaling(Listener):
-    """Knows the factors of gradients, and tells ``steps`` of those that were skipped.
+    """Listener of the factors of gradients, which tells ``steps`` of steps that were skipped.
 
-    ``optimizers``: the recorded ones, by identity.
+    Args:
+        optimizers: the recorded ones, by identity.
+        buffer: the rows.
+        steps: the recorder.
 
     Attributes:
         scale: the factor of the latest loss (one element, on the device), None without a GradScaler.
@@ -35,27 +38,30 @@ class GradScaling(Listener):
         self.factors: dict[int, Tensor] = {}
 
     def attach(self) -> None:
+        """Observe GradScalers."""
         SCALERS.add(self)
 
     def detach(self) -> None:
+        """Stop observing."""
         SCALERS.remove(self)
 
     def step_observed(self, optimizer: Optimizer) -> None:
+        """Forget the factor of this optimizer's gradients."""
         self.factors.pop(id(optimizer), None)
 
     # -- what a scaler tells ----------------------------------------------------------------------
 
     def scaling(self, scale: Tensor) -> None:
-        """A loss is scaled by this factor."""
+        """Note the factor by which a loss is scaled."""
         self.scale = scale
 
     def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
-        """The scaler is asked to step this optimizer, whose gradients were scaled."""
+        """Note the factor of the gradients of an optimizer that the scaler is asked to step."""
         for one in self._recorded(optimizer):
             self.factors[id(one)] = scale.detach().clone()
 
     def after_scaled_step(self, optimizer: Optimizer) -> None:
-        """If the optimizer was not called, the step was skipped: an attempted step, and a row, all the same."""
+        """Record a skipped step where the optimizer was not called: an attempted step, and a row, all the same."""
         for one in self._recorded(optimizer):
             if id(one) in self.factors and not self._buffer.stopped:
                 self._steps.observe(one, skipped=True)
@@ -63,7 +69,7 @@ class GradScaling(Listener):
                 self._steps.events.step_skipped(one)
 
     def _recorded(self, optimizer: Optimizer) -> list[Optimizer]:
-        """Which of the recorded optimizers this is, or wraps."""
+        """Return which of the recorded optimizers this is, or wraps."""
         if id(optimizer) in self._optimizers:
             return [optimizer]
         return [o for o in inside(optimizer) if id(o) in self._optimizers]

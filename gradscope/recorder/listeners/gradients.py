@@ -1,4 +1,4 @@
-"""The sums over gradients and weights of every parameter, in each row: what the preset records of them."""
+"""Record the sums over gradients and weights of every parameter: what the preset records of them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ PAST_COUNTERS = (
 
 
 class Gradients(Listener):
-    """The meters: one for the parameters that one optimizer moves on one device.
+    """Listener with the meters: one for the parameters that one optimizer moves on one device.
 
-    ``weights``: all recorded parameters, [P]. ``passed``: called where a sentinel of a meter has its gradient.
+    Args:
+        optimizers: the recorded ones.
+        weights: all recorded parameters, [P].
+        ranks: processes of the training.
+        scaling: factors of a GradScaler.
+        passed: called where a sentinel of a meter has its gradient.
 
     Attributes:
         meters: in the order of the optimizers.
@@ -61,7 +66,7 @@ class Gradients(Listener):
         self._looked_at = 0
 
     def plan(self, quantities: tuple[str, ...]) -> None:
-        """Make the meters for these rows of the table; those that there are stay where they measure the same."""
+        """Create the meters for these rows of the table; existing ones stay where they measure the same."""
         members = [(o, columns) for o in self._optimizers for columns in self._columns(o) if self._ranks.measures]
         if quantities != self.quantities or members != [(m.optimizer, m.columns) for m in self.meters]:
             self.quantities = quantities
@@ -76,44 +81,51 @@ class Gradients(Listener):
         self.of = {id(o): [m for m in self.meters if m.optimizer is o] for o in self._optimizers}
 
     def _columns(self, optimizer: Optimizer) -> list[list[int]]:
-        """The recorded parameters that this optimizer moves, by device."""
+        """Return the recorded parameters that this optimizer moves, by device."""
         where = {id(w): i for i, w in enumerate(self._weights)}
         members = sorted({where[id(p)] for g in optimizer.param_groups for p in g["params"] if id(p) in where})
         devices = dict.fromkeys(self._weights[i].device for i in members if not self._weights[i].is_meta)
         return [[i for i in members if self._weights[i].device == device] for device in devices]
 
     def rivals(self) -> dict[int, set[int]]:
-        """By optimizer: those that move some of the same weights, itself among them."""
+        """Return by optimizer those that move some of the same weights, itself among them."""
         columns = {identity: {i for m in meters for i in m.columns} for identity, meters in self.of.items()}
         return {a: {b for b in columns if a == b or columns[a] & columns[b]} for a in columns}
 
     def detach(self) -> None:
+        """Remove the meters' hooks."""
         for meter in self.meters:
             meter.detach()
 
     def meter_fields(self, meter: Meter) -> dict[str, Field]:
+        """Return the meter's own fields."""
         return meter.fields()
 
     def measure(self, meter: Meter, number: int) -> None:
+        """Measure the gradients that a pass has left."""
         meter.after_backward(number)
 
     def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
+        """Settle the optimizer's share of a recorded row."""
         if row is not None:
             row.taken[meter.number] = meter.take(number, self._scaling.factors.get(id(meter.optimizer)))
 
     def step_skipped(self, optimizer: Optimizer) -> None:
+        """Discard measurements of a step that was skipped."""
         for meter in self.of[id(optimizer)]:
             meter.stepped()
 
     def after_step(self, meter: Meter, number: int) -> None:
+        """Discard measurements of a step that was taken."""
         meter.stepped()
 
     def without(self, gone: Container[int], step: int) -> None:
-        """Parameters, by identity, that are no more among the optimizers' at this step; nothing is known of them."""
+        """Note parameters, by identity, that are no longer among the optimizers' at this step."""
         for meter in self.meters:
             meter.gone = {i: meter.gone.get(i, step) for i, w in enumerate(meter.weights) if id(w) in gone}
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Start afresh with what clipping by value has left."""
         self._cuts, self._looked_at = [], 0
 
     @property
@@ -123,10 +135,11 @@ class Gradients(Listener):
         return float(np.exp(np.mean(np.log(self._cuts)))) if often else np.nan
 
     def cleared(self) -> list[bool | None]:
-        """Of each meter, whether the gradients of the passes so far were thrown away; None: not known."""
+        """Return of each meter whether the gradients of the passes so far were thrown away; None: not known."""
         return [meter.cleared() for meter in self.meters]
 
     def capture(self) -> dict[str, Any]:
+        """Return who reads the parameters, and what was measured late."""
         found: dict[str, Any] = {
             "statistics": [reason for meter in self.meters for reason in meter.plan.reasons],
             "measured_at_step": sum(meter.late for meter in self.meters),
@@ -139,6 +152,7 @@ class Gradients(Listener):
     # -- the variables ----------------------------------------------------------------------------
 
     def variables(self, rows: FetchedRows) -> Block:
+        """Compute the variables of gradients and weights, the clip coefficient and skipped steps."""
         table, clip, overflow = self._parameters(rows)
         at = rows.sums = {name: table[:, i].astype(np.float64) for i, name in enumerate(self.quantities)}
         size = np.maximum(self.numel, 1.0)
@@ -162,7 +176,7 @@ class Gradients(Listener):
         return block
 
     def _parameters(self, rows: FetchedRows) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """The table of all parameters [N, Q, P], the clip coefficient [N], whether a fused step skipped itself [N]."""
+        """Return the table of all parameters [N, Q, P], clip coefficients [N], whether a fused step was skipped [N]."""
         hosts, n = rows.hosts, len(rows.hosts)
         scaled = [i for i, name in enumerate(self.quantities) if name in SCALED]
         norm = self.quantities.index("gradient_norm")
@@ -202,15 +216,18 @@ class Gradients(Listener):
 
 
 def whole_change(before: Floats, after: Floats) -> Floats:
-    """‖after‖/‖before‖ of the whole, [N], from norms [N, P]."""
+    """Compute ‖after‖/‖before‖ of the whole, [N], from norms [N, P]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.sqrt(np.nansum(after**2, 1)) / np.sqrt(np.nansum(before**2, 1)))
 
 
 def factor_of_change(before: Floats, after: Floats) -> Floats:
-    """The same; NaN where the tensors changed by different factors.
+    """Compute ‖after‖/‖before‖ of the whole; NaN where the tensors changed by different factors.
 
     Clipping by norm multiplies every gradient by one number; clipping by value does not.
+
+    Returns:
+        One factor a row, [N].
     """
     whole = whole_change(before, after)
     with np.errstate(divide="ignore", invalid="ignore"):

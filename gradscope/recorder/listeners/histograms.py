@@ -1,4 +1,4 @@
-"""Histograms of the magnitudes of weights and gradients, in rows that the cadence ``histograms`` chooses."""
+"""Record histograms of the magnitudes of weights and gradients, in rows that the cadence ``histograms`` chooses."""
 
 from __future__ import annotations
 
@@ -21,20 +21,30 @@ WEIGHTS, GRADIENTS = "weight_bins", "gradient_bins"
 
 
 class Histograms(Listener):
-    """``parameters``: how many are recorded."""
+    """Listener of histograms.
+
+    Args:
+        parameters: how many are recorded.
+        timeline: steps and rows.
+        buffer: the rows.
+        scaling: factors of a GradScaler.
+    """
 
     def __init__(self, parameters: int, timeline: Timeline, buffer: RowBuffer, scaling: GradScaling) -> None:
         self._parameters, self._timeline, self._buffer, self._scaling = parameters, timeline, buffer, scaling
         self._meters: Sequence[Meter] = ()
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Keep the meters."""
         self._meters = meters
 
     def meter_fields(self, meter: Meter) -> dict[str, Field]:
+        """Return the bins of each parameter's weights and gradients."""
         bins = Field((len(meter.weights), COLUMNS), "sum", meter.weights, axis=0)
         return {f"{WEIGHTS}{meter.number}": bins, f"{GRADIENTS}{meter.number}": bins}
 
     def measured(self, meter: Meter, gradients: Sequence[Tensor | None], number: int) -> None:
+        """Count the magnitudes, where the cadence samples the row."""
         if number != FIXED and not self._timeline.cadences["histograms"].at(self._timeline.step_of(number)):
             return
         ring, scale = self._buffer.rings[meter.device], self._scaling.scale
@@ -43,13 +53,15 @@ class Histograms(Listener):
         histogram(plain, ring.view(f"{GRADIENTS}{meter.number}", number))
 
     def row_begins(self, row: HostRow) -> None:
+        """Note whether the row is sampled."""
         row.histograms = row.number == FIXED or self._timeline.samples("histograms")
 
     def row_repeated(self, row: HostRow) -> None:
+        """Note whether a replayed row is sampled."""
         row.histograms = row.histograms and self._timeline.samples("histograms")
 
     def variables(self, rows: FetchedRows) -> Block:
-        """[N, P, bins]; NaN in rows that were not sampled."""
+        """Compute the histograms, [N, P, bins]; NaN in rows that were not sampled."""
         found: Block = {}
         for name, field in (("weight_histogram", WEIGHTS), ("loss_gradient_histogram", GRADIENTS)):
             whole = np.full((len(rows.hosts), self._parameters, COLUMNS), np.nan, dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Noticing that gradients are never cleared: every step then uses the sum of all that there have been.
+"""Detect gradients that are never cleared: every step then uses the sum of all that there have been.
 
 A pass adds to a gradient that lies there, which its version counter tells; clearing makes a new tensor, or writes once
-more. An optimizer's gradients may be added to by the passes of others (a GAN), so what counts is whether the
-chain of additions from one of its steps to the next was ever broken.
+more. An optimizer's gradients may be added to by the passes of others (a GAN), so what counts is whether the chain of
+additions from one of its steps to the next was ever broken.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ LOOKED, LEAST = 15, 4
 
 
 class KeptGradients(Listener):
-    """Looks at the first steps of each optimizer."""
+    """Listener that looks at the first steps of each optimizer."""
 
     def __init__(self) -> None:
         self._all: list[Chain] = []
         self._chains: dict[Meter, Chain] = {}  # those that are looked at still
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Begin to count for these meters."""
         chains = {meter: Chain(meter) for meter in meters}
         self._all = list(chains.values())
         self._chains = {meter: chain for meter, chain in chains.items() if not chain.over}
 
     def meter_passed(self, meter: Meter) -> None:
+        """Note a pass in the first steps."""
         if meter in self._chains:
             self._chains[meter].passed()
 
     def after_step(self, meter: Meter, number: int) -> None:
+        """Note a step, until enough were seen."""
         if meter in self._chains:
             self._chains[meter].stepped()
             if self._chains[meter].over:
@@ -47,7 +50,7 @@ class KeptGradients(Listener):
 
 
 class Chain:
-    """Counts the first steps of one optimizer whose gradients hold those of the step before."""
+    """Counter of the first steps of one optimizer whose gradients hold those of the step before."""
 
     def __init__(self, meter: Meter) -> None:
         trainable = [w for w in meter.weights if w.requires_grad and not w.is_inference()]
@@ -62,14 +65,14 @@ class Chain:
         return self._kept >= LEAST and self._kept == self._steps - 1
 
     def passed(self) -> None:
-        """A backward pass has ended, outside of a step."""
+        """Note that a backward pass has ended, outside of a step."""
         state = self._state()
         self._whole = self._whole and self._mark is not None and state == (self._mark[0], self._mark[1] + 1)
         self._mark = state
         self._passes += 1
 
     def stepped(self) -> None:
-        """A step of this optimizer has ended."""
+        """Note that a step of this optimizer has ended."""
         self._kept += self._whole and self._passes > 0
         self._steps += 1
         self._mark, self._whole, self._passes = self._state(), True, 0

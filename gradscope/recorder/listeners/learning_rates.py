@@ -1,4 +1,4 @@
-"""The learning rate of each parameter group, and which parameters have left the groups."""
+"""Record the learning rate of each parameter group, and which parameters have left the groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradscope.recorder.timeline import Timeline
 
 
 class LearningRates(Listener):
-    """Looks at the ``groups`` as they are when a row begins; a rate in a tensor on the device stays there."""
+    """Listener that reads the ``groups`` when a row begins; a rate in a tensor on the device stays there."""
 
     def __init__(
         self, groups: Groups, timeline: Timeline, buffer: RowBuffer, gradients: Gradients, updates: Updates | None
@@ -28,9 +28,11 @@ class LearningRates(Listener):
         self._timeline, self._buffer, self._gradients, self._updates = timeline, buffer, gradients, updates
 
     def fields(self) -> dict[str, Field]:
+        """Return one rate for each group."""
         return {"rates": Field((sum(self._groups.counts),), "mean")}
 
     def row_begins(self, row: HostRow) -> None:
+        """Write the rates as they are."""
         home = self._buffer.home
         on_host = home.device.type == "cpu"
         groups = self._groups.now()
@@ -45,17 +47,19 @@ class LearningRates(Listener):
                 row.rates.append(number(lr))
 
     def _members_changed(self, step: int) -> None:
-        """Parameters have left the optimizers' groups, or are back: of those that are gone nothing is known."""
+        """Note parameters that have left the optimizers' groups, or are back; of absent ones nothing is known."""
         self._left = self._groups.left
         self._gradients.without(self._left, step)
         if self._updates is not None:
             self._updates.without(self._left)
 
     def variables(self, rows: FetchedRows) -> Block:
+        """Compute the learning rates, [N, G]."""
         rates = [_read(row.rates, on_device) for row, on_device in zip(rows.hosts, rows.home["rates"], strict=True)]
         return {"learning_rate": np.array(rates, dtype=np.float32).reshape(len(rates), -1)}
 
     def capture(self) -> dict[str, Any]:
+        """Return how many parameters joined the groups and are not recorded."""
         if not self._groups.joined:
             return {}
         return {"joined_later": f"{self._groups.joined} parameters that joined the optimizer's groups: not recorded"}

@@ -1,4 +1,4 @@
-"""What the loop logs: scalars of the latest backward pass's step, which join its row."""
+"""Record what the loop logs: scalars of the latest backward pass's step, which join its row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY_LOST = 16
 
 
 class Logged(Listener):
-    """Decides which row a logged value belongs to, and puts it there.
+    """Listener that decides which row a logged value belongs to, and puts it there.
 
     Attributes:
         inexact: names whose values float32 does not hold, and what became of one.
@@ -44,17 +44,20 @@ class Logged(Listener):
         self._lost: Counter[str] = Counter()  # logged at steps that are not recorded
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Create the places of logged tensors."""
         self.scalars = Scalars(self._buffer, self._buffer.ranks.sharded)
 
     def fields(self) -> dict[str, Field]:
+        """Return the cells of logged tensors."""
         return {"cells": CELLS}
 
     def detach(self) -> None:
+        """Remove the hooks and settle what is undecided."""
         self._forwards.detach()
         self.decide(ends=True)
 
     def log(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Scalars of the latest backward's step: of the coming row before its step, else of the last."""
+        """Log scalars of the latest backward's step: of the coming row before its step, else of the last."""
         timeline = self._timeline
         if timeline.fresh_backward or timeline.step < timeline.first_step:
             self._later.update({name: self.scalars.kept(name, value) for name, value in scalars.items()})
@@ -67,7 +70,7 @@ class Logged(Listener):
             self._put(scalars)
 
     def _put(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Into the row of the latest step, if it is recorded."""
+        """Put scalars into the row of the latest step, if it is recorded."""
         row = self._timeline.row
         for name, value in scalars.items():
             if row is not None:
@@ -84,26 +87,33 @@ class Logged(Listener):
                 )
 
     def row_opens(self) -> None:
+        """Note that the loss of this row is not known yet."""
         self._timeline.loss_told = False
         self._forwards_counted = self._forwards.count != self._forwards_before
 
     def row_joined(self) -> None:
+        """Put what was logged for this step into its row."""
         if self._later:
             later, self._later = self._later, {}
             self._put(later)
         self._forwards_before = self._forwards.count
 
     def closure_again(self) -> None:
+        """Discard what the closure logged for the step."""
         self._later = {}
 
     def step_opens(self) -> None:
+        """Settle what is undecided."""
         if self._undecided:
             self.decide()
 
     def decide(self, ends: bool = False) -> None:
-        """A step begins, or none will: were the undecided words said after the last step, or of this one's loss?
+        """Settle whether undecided scalars were logged after the last step or are of this one's loss.
 
-        What belongs to neither was said of a batch that was skipped: it replaces nothing that the last row has.
+        What belongs to neither was logged of a batch that was skipped: it replaces nothing that the last row has.
+
+        Args:
+            ends: no step will come.
         """
         said, self._undecided = self._undecided, []
         row = self._timeline.row
@@ -118,6 +128,7 @@ class Logged(Listener):
     # -- the variables ----------------------------------------------------------------------------
 
     def variables(self, rows: FetchedRows) -> Block:
+        """Compute one variable a logged name."""
         block: Block = {}
         for name, values in scalar_columns(rows.hosts, rows.home).items():
             block[name], lost = in_float32(values)
@@ -126,6 +137,7 @@ class Logged(Listener):
         return block
 
     def capture(self) -> dict[str, Any]:
+        """Return what was logged and not recorded, or not exactly."""
         found: dict[str, Any] = {}
         if self._lost:
             rhythm = str(self._timeline.cadences["rows"])
@@ -136,7 +148,7 @@ class Logged(Listener):
 
 
 def scalar_columns(hosts: Sequence[HostRow], home: Fields) -> dict[str, Floats]:
-    """One column a logged name, [n]; NaN where it was not logged."""
+    """Compute one column a logged name, [n]; NaN where it was not logged."""
     names = dict.fromkeys(name for row in hosts for name in (*row.values, *row.cells))
     columns = {name: np.full(len(hosts), np.nan) for name in names}
     for i, row in enumerate(hosts):
@@ -148,7 +160,7 @@ def scalar_columns(hosts: Sequence[HostRow], home: Fields) -> dict[str, Floats]:
 
 
 def in_float32(values: Floats) -> tuple[NDArray[np.float32], str]:
-    """The values as a record keeps them, and what is lost: a whole number by more than 0, anything beyond the range."""
+    """Convert values as a record keeps them, and say what is lost: of a whole number anything, beyond the range all."""
     with np.errstate(over="ignore"):
         kept = values.astype(np.float32)
     changed = np.isfinite(values) & (kept != values) & ((values == np.floor(values)) | np.isinf(kept))

@@ -1,8 +1,8 @@
-"""Noticing that a training goes on of which no step is seen: another optimizer steps, a copy of it, or nobody's.
+"""Detect a training of which no step is seen: another optimizer steps, a copy of it, or none.
 
 What tells is at hand anyway at the end of a backward pass: since the last pass the weights were written to, or the
-gradients replaced, and no recorded optimizer has stepped. A training of a copy of the model makes no passes at
-all, but its losses are logged.
+gradients replaced, and no recorded optimizer has stepped. A training of a copy of the model makes no passes at all, but
+its losses are logged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ MOVED, REPLACED, LOGGED = 4, 16, 8
 
 
 class MissedSteps(Listener):
-    """Counts rounds without a step. ``tell(text)``: called once of an optimizer, with what is to be said.
+    """Listener that counts rounds without a step.
+
+    Args:
+        timeline: steps and rows.
+        buffer: the rows.
+        tell: called once of an optimizer, with what is to be said.
 
     Attributes:
         missing: the optimizers, by identity, of which steps are missed at the moment.
@@ -39,6 +44,7 @@ class MissedSteps(Listener):
         self._of: dict[int, list[Rounds]] = {}
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Begin to count for these meters."""
         self._rounds = {meter: Rounds(meter) for meter in meters}
         #: Of all optimizers that move some of the same weights.
         self._of = {
@@ -47,19 +53,23 @@ class MissedSteps(Listener):
         }
 
     def detach(self) -> None:
+        """Look a last time."""
         if not self._buffer.stopped:
             self._look(at_the_end=True)
 
     def meter_passed(self, meter: Meter) -> None:
+        """Note a pass without a step."""
         self._suspicious |= self._rounds[meter].passed()
 
     def passes_measured(self) -> None:
+        """Look where a pass was suspicious."""
         self._logged = 0
         if self._suspicious:
             self._suspicious = False
             self._look()
 
     def step_seen(self, optimizer: Optimizer) -> None:
+        """Start the count afresh for this optimizer's weights."""
         self._logged = 0
         if self.missing:
             self.missing -= self._timeline.rivals[id(optimizer)]
@@ -67,13 +77,13 @@ class MissedSteps(Listener):
             rounds.stepped()
 
     def loss_logged(self) -> None:
-        """The loop has logged a loss."""
+        """Note that the loop has logged a loss."""
         self._logged += 1
         if self._logged >= LOGGED:
             self._look()
 
     def _look(self, at_the_end: bool = False) -> None:
-        """Says once of an optimizer that none of its steps is seen."""
+        """Say once of an optimizer that none of its steps is seen."""
         timeline = self._timeline
         found = {m: text for m, rounds in self._rounds.items() if (text := rounds.found(at_the_end))}
         if not found and self._logged >= LOGGED:
@@ -89,7 +99,7 @@ class MissedSteps(Listener):
 
 
 class Rounds:
-    """The rounds since a step of one optimizer was seen."""
+    """Rounds since a step of one optimizer was seen."""
 
     def __init__(self, meter: Meter) -> None:
         trainable = [w for w in meter.weights if w.requires_grad and not w.is_inference()]
@@ -103,7 +113,7 @@ class Rounds:
         self.stepped()
 
     def stepped(self) -> None:
-        """A step of this optimizer, or of another on its weights, has ended."""
+        """Start afresh: a step of this optimizer, or of another on its weights, has ended."""
         if self._counted:  # a loop may have such rounds in every step
             for which, count in enumerate(self._counts):
                 if count:
@@ -115,7 +125,7 @@ class Rounds:
             self._version = self._weight._version
 
     def passed(self) -> bool:
-        """A backward pass has ended, outside of a step; whether there is anything to be looked at."""
+        """Note a backward pass outside of a step; return whether there is anything to be looked at."""
         self.passes += 1
         if self._weight is None or (gradient := self._weight.grad) is None:
             return self._counted
@@ -129,7 +139,7 @@ class Rounds:
         return self._counted
 
     def found(self, at_the_end: bool = False) -> str:
-        """What tells that steps are missed, empty while nothing does."""
+        """Return what tells that steps are missed, empty while nothing does."""
         moved, replaced = self._counts
         if moved >= (2 if at_the_end else self._limits[0]):
             return f"the weights were changed before {moved} backward passes"
@@ -139,7 +149,7 @@ class Rounds:
 
 
 def _sentence(names: Iterable[str], found: str, step: int) -> str:
-    """The warning: whose steps, what tells, what to do."""
+    """Write the warning: whose steps, what tells, what to do."""
     rows = "nothing is recorded" if step < 0 else f"its rows end at step {step}"
     return (
         f"no step of the recorded {', '.join(dict.fromkeys(names))} is seen, though {found}: {rows}; another "

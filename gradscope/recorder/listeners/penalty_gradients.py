@@ -1,4 +1,4 @@
-"""What penalties do: strengths, sizes of their gradients, and what a declared one adds to gradient and loss."""
+"""Record what penalties do: strengths, sizes of their gradients, what a declared one adds to gradient and loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradscope.recorder.rows import Block, FetchedRows, Floats, HostRow
 
 
 class PenaltyGradients(Listener):
-    """Asks the ``probe`` what penalties do to the ``weights``, [P] parameters. ``groups``: of the optimizers.
+    """Listener that asks the ``probe`` what penalties do to the ``weights``, [P] parameters.
 
     Its variables come after those of the gradients and of what was logged, which they are made of.
     """
@@ -34,23 +34,26 @@ class PenaltyGradients(Listener):
         self._size = np.maximum(np.array([w.numel() for w in weights], dtype=np.float64), 1.0)
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Tell the meters what a declared penalty adds."""
         for meter in meters:
             meter.inside_loss = None if self.probe.inside_loss is None else self._inside_loss
         self._measured = [i for i, term in enumerate(self.probe.terms) if term.shares is None]
 
     def _inside_loss(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """What a declared penalty adds to each gradient, which carries the factor of a GradScaler."""
+        """Compute what a declared penalty adds to each gradient, which carries the factor of a GradScaler."""
         assert self.probe.inside_loss is not None
         extra, scale = self.probe.inside_loss(weights), self._scaling.scale
         return extra if scale is None else [e * scale.to(e.device) for e in extra]
 
     def fields(self) -> dict[str, Field]:
+        """Return the sizes that have to be measured, and the value inside the loss."""
         found = {f"penalty{i}": Field((len(self.probe.terms[i].columns),), "mean") for i in self._measured}
         if self.probe.value_inside_loss is not None:
             found["inside"] = Field((1,), "sum")
         return found
 
     def row_begins(self, row: HostRow) -> None:
+        """Write the strengths, and measure sizes that do not follow from sums."""
         row.strengths = self.probe.strengths()
         if self.probe.value_inside_loss is not None:
             self._buffer.home.view("inside", row.number).copy_(self.probe.value_inside_loss().reshape(1))
@@ -59,7 +62,7 @@ class PenaltyGradients(Listener):
                 self._buffer.home.view(f"penalty{index}", row.number).copy_(sizes)
 
     def _sizes(self) -> dict[int, Tensor]:
-        """Σ|∂Ω/∂w| where it has to be measured, by term; NaN where a weight is none that a penalty knows."""
+        """Compute Σ|∂Ω/∂w| where it has to be measured, by term; NaN where a weight is none that a penalty knows."""
         assert self.probe.measure is not None
         try:
             return self.probe.measure(self._weights)
@@ -71,6 +74,7 @@ class PenaltyGradients(Listener):
     # -- the variables ----------------------------------------------------------------------------
 
     def variables(self, rows: FetchedRows) -> Block:
+        """Compute strengths, penalty gradients, proportion, and the loss without a declared penalty."""
         terms = self.probe.terms
         strengths = np.array([row.strengths for row in rows.hosts], dtype=np.float64).reshape(len(rows.hosts), -1)
         measured = {i: rows.home[f"penalty{i}"].astype(np.float64) for i in self._measured}
@@ -88,7 +92,7 @@ class PenaltyGradients(Listener):
         return found
 
     def _strengths(self, hosts: Sequence[HostRow]) -> np.ndarray:
-        """Of each parameter group, [N, G]: that of the first source that covers it."""
+        """Return the strength of each parameter group, [N, G]: that of the first source that covers it."""
         terms = self.probe.terms
         strength = np.zeros((len(hosts), self._groups), dtype=np.float32)
         for index in reversed(range(len(terms))):
@@ -104,10 +108,17 @@ def sizes_of_gradients(
     terms: Sequence[PenaltyTerm],
     measured: Mapping[int, Floats],
 ) -> Floats:
-    """mean |λ∂Ω/∂w| a parameter, [N, P]. The terms on one parameter add up (all point along sign(w)).
+    """Compute mean |λ∂Ω/∂w| a parameter. The terms on one parameter add up (all point along sign(w)).
 
-    ``sums``: of the weights, [N, P] by quantity. ``size``: entries of each parameter. ``strengths``: of each term,
-    [N, S]. ``measured``: Σ|∂Ω/∂w| by term, [N, columns], where it does not follow from the sums.
+    Args:
+        sums: of the weights, [N, P] by quantity.
+        size: entries of each parameter, [P].
+        strengths: of each term, [N, S].
+        terms: the penalty terms.
+        measured: Σ|∂Ω/∂w| by term, [N, columns], where it does not follow from the sums.
+
+    Returns:
+        [N, P].
     """
     total = np.zeros_like(sums["weight_l1"])
     for index, term in enumerate(terms):

@@ -1,4 +1,4 @@
-"""Which listeners a recording has, in the order in which they hear."""
+"""Registry of the listeners of a recording, in the order in which they are called."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ from gradscope.recorder.timeline import Timeline
 
 
 class Listeners:
-    """Makes the listeners of one preset, and a layout and bound events of them. Arguments: see `Recorder`.
+    """Listeners of one preset, with a layout and bound events. Arguments: see `Recorder`.
 
-    ``each``: all of them. What penalties do follows from the gradients and from the logged loss, so that
-    `PenaltyGradients` comes after these.
+    What penalties do follows from the gradients and from the logged loss, so that `PenaltyGradients` comes after these.
+
+    Attributes:
+        each: all of them.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Listeners:
         self.each += [rates, self.logged, self.penalties, self.unread]
 
     def lay_out(self, probe: PenaltyProbe) -> tuple[Layout, Events]:
-        """Make all ready for these penalties: what a row holds from now on, and whom events reach."""
+        """Prepare all for these penalties; return what a row holds from now on, and whom events reach."""
         quantities = self._preset.quantities
         if "weight_nonzero" not in quantities and probe.needs_zeros():
             quantities = (*quantities, "weight_nonzero")
@@ -94,5 +96,5 @@ class Listeners:
         return layout, Events(self.each, self.unread.guarded)
 
     def capture(self) -> dict[str, Any]:
-        """For the record's ``capture``: who measured what, what was not seen, and why."""
+        """Return for the record's ``capture`` who measured what, what was not seen, and why."""
         return {name: words for one in self.each for name, words in one.capture().items()}

@@ -1,4 +1,4 @@
-"""Noticing that a script scales the weights between the optimizer's steps: a decay that no optimizer knows of.
+"""Detect a script that scales the weights between the optimizer's steps: a decay that no optimizer knows of.
 
 What the optimizer leaves of one matrix is kept until its next step begins, in the first steps. If all that has happened
 to it by then is a factor below 1, step after step, it is a decay by hand, unless its norm is the same each time: what
@@ -35,8 +35,9 @@ AT_ONCE = 1 << 22
 
 
 class ScaledWeights(Listener):
-    """Looks at one matrix of each optimizer in its first steps. No row holds what it sees: an error ends the looking,
-    and is named in ``unread``.
+    """Listener that looks at one matrix of each optimizer in its first steps.
+
+    No row holds what it sees: an error ends the looking, and is named in ``unread``.
     """
 
     def __init__(self, buffer: RowBuffer, unread: Unread) -> None:
@@ -46,12 +47,14 @@ class ScaledWeights(Listener):
         self._of: dict[Meter, Matrix] = {}  # those that are looked at still
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Choose a matrix of each meter."""
         looked_at = [meter for meter in meters if meter.device.type in ("cpu", "cuda") and not self._given_up]
         found = {meter: Matrix(meter) for meter in looked_at}
         self._all = list(found.values())
         self._of = {meter: matrix for meter, matrix in found.items() if not matrix.over}
 
     def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
+        """Compare the matrix with what the last step left."""
         if (matrix := self._of.get(meter)) is not None and number != FIXED:
             with self._giving_up():
                 matrix.begins()
@@ -59,6 +62,7 @@ class ScaledWeights(Listener):
                     self._of.pop(meter, None)
 
     def after_step(self, meter: Meter, number: int) -> None:
+        """Keep what the step left of the matrix."""
         if (matrix := self._of.get(meter)) is not None and not self._buffer.paused:
             with self._giving_up():
                 matrix.stepped()
@@ -73,7 +77,7 @@ class ScaledWeights(Listener):
 
     @contextlib.contextmanager
     def _giving_up(self) -> Iterator[None]:
-        """An error ends the looking: what was seen until then is not told either."""
+        """End the looking at an error: what was seen until then is not told either."""
         try:
             yield
         except Exception as error:  # the training goes on
@@ -82,7 +86,7 @@ class ScaledWeights(Listener):
 
 
 class Matrix:
-    """What becomes of one matrix of one optimizer between its first steps."""
+    """One matrix of one optimizer, compared between its first steps."""
 
     def __init__(self, meter: Meter) -> None:
         weights = [w for w in meter.weights if w.requires_grad and not w.is_inference() and is_familiar(w)]
@@ -116,14 +120,14 @@ class Matrix:
         return self._weight is None or (self._steps >= LOOKED and self._kept is None)
 
     def stepped(self) -> None:
-        """A step of this optimizer has ended."""
+        """Keep the entries: a step of this optimizer has ended."""
         if self._weight is None or self._steps >= LOOKED:
             return
         self._steps += 1
         self._kept = self._entries(self._weight).clone()
 
     def begins(self) -> None:
-        """A step of this optimizer begins."""
+        """Compare the entries with those that were kept: a step of this optimizer begins."""
         kept, self._kept = self._kept, None
         if kept is None or self._weight is None:
             return

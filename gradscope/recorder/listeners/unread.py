@@ -1,4 +1,4 @@
-"""What could not be read or measured, and why: the training goes on, and the record says so."""
+"""Record what could not be read or measured, and why; the training goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_TROUBLES = 8
 
 
 class Unread(Listener):
-    """Errors of measuring, by step, and parameters without numbers. ``warn(text)``: told of the first step."""
+    """Listener that collects errors of measuring, by step, and parameters without numbers."""
 
     def __init__(
         self,
@@ -34,16 +34,17 @@ class Unread(Listener):
         self._warned = False
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Keep the meters."""
         self._meters = meters
 
     def note(self, what: str, error: Exception) -> str:
-        """Name something that is not known. Returns the error as one line."""
+        """Name something that is not known; return the error as one line."""
         line = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         self._trouble[what] = line
         return line
 
     def guarded(self, methods: Sequence[Callable[..., None]]) -> Guarded:
-        """One call of methods of a meter and a row's number; what ends in an error is not known, and named."""
+        """Make one call of methods of a meter and a row's number; what ends in an error is not known, and named."""
 
         def call(meter: Meter, number: int, *arguments: Any) -> None:
             for method in methods:
@@ -55,7 +56,7 @@ class Unread(Listener):
         return call
 
     def failed(self, meter: Meter, number: int, error: Exception) -> None:
-        """A meter's part of a row was not measured: it is not known, and named."""
+        """Set a meter's part of a row to NaN and name it: it was not measured."""
         ring = self._buffer.rings[meter.device]
         for name in self._buffer.layout.of_meter[meter.number]:
             ring.view(name, number).fill_(float("nan"))
@@ -69,6 +70,7 @@ class Unread(Listener):
             self._trouble[f"step {step}"] = line
 
     def capture(self) -> dict[str, Any]:
+        """Return what was not read, and why."""
         found = {i: "on the device meta, without numbers" for i, w in enumerate(self._weights) if w.is_meta}
         for meter in self._meters:
             found |= meter.unread()

@@ -1,4 +1,4 @@
-"""What steps do to the weights: update sizes, the penalty's share of them, the coherence of successive gradients."""
+"""Record what steps do to the weights: update sizes, the penalty's share of them, coherence of successive gradients."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from gradscope.recorder.update_meter import SPLIT, UpdateMeter
 
 
 class Updates(Listener):
-    """One `UpdateMeter` beside each meter. Sampled by the cadence ``updates``.
+    """Listener with one `UpdateMeter` beside each meter. Sampled by the cadence ``updates``.
 
-    ``of``: by number of the meter.
+    Attributes:
+        of: the update meters, by number of the meter.
     """
 
     def __init__(self, numel: Floats, timeline: Timeline, buffer: RowBuffer, penalties: PenaltyGradients) -> None:
@@ -33,45 +34,53 @@ class Updates(Listener):
         self._last_norms: dict[int, Floats] = {}
 
     def lay_out(self, meters: Sequence[Meter]) -> None:
+        """Create an update meter for each meter."""
         if self._meters != list(meters):
             self._meters = list(meters)
             self.of = {m.number: UpdateMeter(m.number, m.optimizer, m.weights) for m in meters}
         self._last_norms = {}
 
     def meter_fields(self, meter: Meter) -> dict[str, Field]:
+        """Return the update meter's fields."""
         return self.of[meter.number].fields()
 
     def without(self, gone: Container[int]) -> None:
-        """Parameters, by identity, that are no more among the optimizers'."""
+        """Forget parameters, by identity, that are no longer among the optimizers'."""
         for meter in self._meters:
             self.of[meter.number].forget([i for i, w in enumerate(meter.weights) if id(w) in gone])
 
     def measured(self, meter: Meter, gradients: Sequence[Tensor | None], number: int) -> None:
+        """Compare the gradients with those of the row before."""
         self.of[meter.number].measured(gradients, self._buffer.rings[meter.device], number)
 
     def row_begins(self, row: HostRow) -> None:
+        """Note whether the row is sampled."""
         row.updates = row.number == FIXED or self._timeline.samples("updates")
 
     def row_repeated(self, row: HostRow) -> None:
+        """Note whether a replayed row is sampled."""
         row.updates = row.updates and self._timeline.samples("updates")
 
     def before_step(self, meter: Meter, number: int, row: HostRow | None, skipped: bool) -> None:
+        """Keep the weights before the step, and what penalties are about to do."""
         pulls = self._penalties.probe.pulls
         if pulls is not None and not skipped:
             self.of[meter.number].before_step(number if row is not None and row.updates else None, pulls)
 
     def after_step(self, meter: Meter, number: int) -> None:
+        """Measure the change of the weights."""
         with no_grad():
             self.of[meter.number].after_step(self._buffer.rings[meter.device])
 
     def capture(self) -> dict[str, Any]:
+        """Return the optimizers whose updates cannot be split."""
         unknown = sorted({type(u.optimizer).__name__ for u in self.of.values() if not u.knows_split})
         if not unknown:
             return {}
         return {"update_proportion": f"not known for {', '.join(unknown)}; for {', '.join(SPLIT)} it is"}
 
     def variables(self, rows: FetchedRows) -> Block:
-        """[N, P] each."""
+        """Compute update sizes, shares and coherence, [N, P] each."""
         hosts, n, p = rows.hosts, len(rows.hosts), len(self._numel)
         size, share, cosine = np.full((n, p), np.nan), np.full((n, p), np.nan), np.full((n, p), np.nan)
         for meter in self._meters:
