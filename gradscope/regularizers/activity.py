@@ -143,8 +143,9 @@ def regularize_activity(
     Raises:
         InputError: no module is chosen, the optimizer is LBFGS, or the schedule bounds the norm of weights.
 
-    >>> regularize_activity(optimizer, model, L1(), Constant(1e-5), modules=nn.ReLU)
-    <activity:l1 of λ 1e-05, constant>
+    Examples:
+        >>> regularize_activity(optimizer, model, L1(), Constant(1e-5), modules=nn.ReLU)
+        <activity:l1 of λ 1e-05, constant>
     """
     if not isinstance(penalty, Penalty):
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L1()")

@@ -262,8 +262,9 @@ def regularize(
         InputError: nothing is selected, a parameter would get the same penalty twice, or the optimizer cannot apply
             this penalty.
 
-    >>> regularize(optimizer, L2(), Delayed(0.006, epochs=5))
-    <l2 of weight_decay 0.012 (λ 0.006), delayed:5, on 2 parameters>
+    Examples:
+        >>> regularize(optimizer, L2(), Delayed(0.006, epochs=5))
+        <l2 of weight_decay 0.012 (λ 0.006), delayed:5, on 2 parameters>
     """
     if not isinstance(penalty, Penalty):
         raise InputError(f"penalty is {penalty!r}; expected a penalty such as gradscope.L2()")

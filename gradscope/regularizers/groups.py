@@ -88,8 +88,9 @@ def parse_penalty(text: str) -> Penalty:
     Raises:
         InputError: no penalty has this name.
 
-    >>> parse_penalty("l1"), parse_penalty("l3"), parse_penalty("group:filter")
-    (L1(), Lp(3), GroupLasso('filter'))
+    Examples:
+        >>> parse_penalty("l1"), parse_penalty("l3"), parse_penalty("group:filter")
+        (L1(), Lp(3), GroupLasso('filter'))
     """
     whole = checks.penalty_word(text)
     if (own := plugged("penalties").get(whole)) is not None:

@@ -106,7 +106,8 @@ def mask_gradients(
     Raises:
         InputError: nothing is selected, or the schedule sets a strength and not a share.
 
-    >>> mask = mask_gradients(optimizer, Constant(0.5))
+    Examples:
+        >>> mask = mask_gradients(optimizer, Constant(0.5))
     """
     if isinstance(schedule, str):
         schedule = parse_schedule(SCHEMES.get(schedule.lower(), schedule))

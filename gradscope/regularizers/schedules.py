@@ -53,8 +53,9 @@ def parse_schedule(text: str, strength: float | None = None) -> Schedule:
     Raises:
         InputError: the text describes no schedule; the message lists examples.
 
-    >>> parse_schedule("delayed:2000steps", 0.01).at(1999), parse_schedule("delayed:2000steps", 0.01).at(2000)
-    (0.0, 0.01)
+    Examples:
+        >>> parse_schedule("delayed:2000steps", 0.01).at(1999), parse_schedule("delayed:2000steps", 0.01).at(2000)
+        (0.0, 0.01)
     """  # noqa: DOC502 - raised by what it calls
     first, *others = text.strip().lower().split("*")
     schedule = _parse(first, text, strength)

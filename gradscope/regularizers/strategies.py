@@ -117,9 +117,10 @@ class EarlyStopping:
         mode: ``"min"`` or ``"max"``, which is better.
         min_delta: least change that is an improvement.
 
-    >>> stopping = EarlyStopping(patience=2)
-    >>> [stopping.update(loss) for loss in (0.9, 0.8, 0.85, 0.8)]
-    [False, False, False, True]
+    Examples:
+        >>> stopping = EarlyStopping(patience=2)
+        >>> [stopping.update(loss) for loss in (0.9, 0.8, 0.85, 0.8)]
+        [False, False, False, True]
     """
 
     def __init__(self, patience: int, *, mode: str = "min", min_delta: float = 0.0) -> None:

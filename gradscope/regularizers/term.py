@@ -40,12 +40,13 @@ class Term:
         name: what the record calls it: ``Term("kl")`` is the penalty ``term:kl``.
         schedule: its strength over time, a number meaning `Constant`.
 
-    >>> kl = Term("kl", Delayed(0.5, "auto"))
-    >>> with record(model, optimizer, "run.h5", penalty=kl) as run:
-    ...     y = model(data)
-    ...     loss = y.mean() + kl(y.square().mean())
-    ...     loss.backward()
-    ...     optimizer.step()
+    Examples:
+        >>> kl = Term("kl", Delayed(0.5, "auto"))
+        >>> with record(model, optimizer, "run.h5", penalty=kl) as run:
+        ...     y = model(data)
+        ...     loss = y.mean() + kl(y.square().mean())
+        ...     loss.backward()
+        ...     optimizer.step()
     """
 
     def __init__(self, name: str, schedule: Schedule | float = 1.0) -> None:
