@@ -29,7 +29,8 @@ CHUNK_BYTES, STEP_CHUNK_BYTES = 32 << 20, 1 << 16
 
 _DESCRIPTOR = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])  # of a text, in its chunk
 _FIXED = 1 << 20  # values of an attribute without texts
-_PLAIN = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID)
+#: The types of what a record holds. Of others HDF5 and h5py fall over some that are damaged.
+PLAIN = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID)
 
 
 class View(Protocol):
@@ -130,7 +131,7 @@ def attribute(item: Any, name: str) -> Any:
     """One attribute, if it may be read. Raises `ClaimError`."""
     known = item.attrs.get_id(name)
     kind = known.get_type()
-    if not isinstance(kind, _PLAIN):
+    if not isinstance(kind, PLAIN):
         raise ClaimError(f"the attribute {name} holds neither numbers nor texts")
     texts = isinstance(kind, h5py.h5t.TypeStringID)
     count = math.prod(known.shape)
@@ -143,11 +144,18 @@ def _check_scale(item: Any, name: str) -> None:
     """Of an attribute by which netCDF knows the dimensions: its type. HDF5 falls over some types that are damaged."""
     kind = item.attrs.get_id(name).get_type()
     if name == "DIMENSION_LIST":
-        sound = isinstance(kind, h5py.h5t.TypeVlenID) and isinstance(kind.get_super(), h5py.h5t.TypeReferenceID)
+        sound = (
+            isinstance(kind, h5py.h5t.TypeVlenID)
+            and kind.get_super() == h5py.h5t.STD_REF_OBJ
+            and kind.encode()[3] == 0  # a sequence, and nothing that HDF5 does not know
+        )
     else:
-        sound = isinstance(kind, h5py.h5t.TypeCompoundID) and [
-            (type(kind.get_member_type(i)), kind.get_member_offset(i)) for i in range(kind.get_nmembers())
-        ] == [(h5py.h5t.TypeReferenceID, 0), (h5py.h5t.TypeIntegerID, 8)]
+        sound = (
+            isinstance(kind, h5py.h5t.TypeCompoundID)
+            and kind.get_nmembers() == 2
+            and kind.get_member_type(0) == h5py.h5t.STD_REF_OBJ
+            and isinstance(kind.get_member_type(1), h5py.h5t.TypeIntegerID)
+        )
     if not sound:
         raise ClaimError(f"the attribute {name} of {item.name} is no list of dimensions")
 

@@ -74,6 +74,8 @@ def check_array(path: Path, item: object, name: str, view: View) -> None:
     """
     if not isinstance(item, h5py.Dataset):
         raise _wrong(path, f"{name} is not an array")
+    if not isinstance(item.id.get_type(), bounds.PLAIN):
+        raise _wrong(path, f"{name} holds neither numbers nor texts")
     if item.external or item.is_virtual:
         raise _wrong(path, f"{name} is stored outside of the file")
     if item.ndim > bounds.MOST_AXES:

@@ -256,6 +256,23 @@ def a_heap_that_goes_backwards(path: Path) -> None:
     _with_heap_entry(path, (1 << 64) - 32)
 
 
+def _with_odd_flags(path: Path, name: str, kind: bytes, flags: int) -> None:
+    """Flags that no HDF5 knows in the first type of this kind after the header of a variable."""
+    with h5py.File(path, "r") as file:
+        header = h5py.h5o.get_info(file[name].id).addr
+    data = bytearray(path.read_bytes())
+    data[data.index(kind, header) + 1] = flags
+    path.write_bytes(data)
+
+
+def texts_of_an_unknown_kind(path: Path) -> None:
+    _with_odd_flags(path, "events/text", b"\x19\x01", 0xC3)
+
+
+def a_list_of_dimensions_of_an_unknown_kind(path: Path) -> None:
+    _with_odd_flags(path, "loss", b"\x19\x00\x00\x00\x10\x00\x00\x00", 2)
+
+
 def events_of_different_lengths(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["events/step"].resize(1, axis=0)
@@ -284,6 +301,7 @@ RECORDS: dict[str, Callable[[Path], None]] = {
         chunks_of_gigabytes, a_wide_variable, a_link_to_another_file, a_soft_link,
         a_virtual_variable, a_variable_stored_elsewhere, a_chunk_of_no_bytes,
         events_of_a_chunk_shorter_than_its_checksum, a_heap_whose_free_space_is_nothing, a_heap_that_goes_backwards,
+        texts_of_an_unknown_kind, a_list_of_dimensions_of_an_unknown_kind,
         events_of_different_lengths, an_attribute_of_references, a_list_of_dimensions_that_are_numbers,
     )
 }  # fmt: skip
