@@ -503,3 +503,19 @@ def test_two_calls_with_constant_targets_are_decided_where_the_loss_has_fallen(
             run.log(loss=loss)
     assert run.verdict.verdict is verdict, run.verdict
     assert any("guessed" in line for line in run.verdict.evidence)
+
+
+def test_a_run_that_learns_with_a_part_of_its_weights_is_not_told_that_nothing_is_needed() -> None:
+    table = rows(300, strength=0.0, fall=0.0) | {"activation_std": np.ones((300, 2))}
+    table["loss"] = np.linspace(2.3, 1.2, 300)
+    free = replace(
+        INFO, penalised=np.array([False, False]), horizon=300, matrices=np.array([True, True]), frozen=np.zeros(2, bool)
+    )
+    for left_out, said in (([False, True], "not left out on purpose"), ([False, False], "none needed")):
+        for sizes in ([10.0, 100.0], [100.0, 10.0]):
+            judge = Judge(replace(free, unowned=np.array(left_out), numel=np.array(sizes)))
+            judge.update(table)
+            found = judge.diagnosis(finished=True)
+            assert found.verdict is Verdict.HEALTHY
+            most = sizes[1] > sizes[0]
+            assert (said if most else "none needed") in found.remedy

@@ -87,7 +87,7 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
         later = [c for c in found_later if c is not None and c.weight >= TOLD]
         return sorted(later, key=lambda c: -c.weight) or [Cause(UNKNOWN, 0.3)]
     causes = [
-        _untrained(look, facts),
+        untrained(look, facts),
         _softmax(look),
         _added_up(look),
         _ended_rate(facts),
@@ -168,7 +168,8 @@ def _undeclared(look: Look, facts: Facts) -> Cause | None:
                  "regularize(), so that it can be judged")  # fmt: skip
 
 
-def _untrained(look: Look, facts: Facts) -> Cause | None:
+def untrained(look: Look, facts: Facts) -> Cause | None:
+    """Weigh the parameters that nothing trains; None where there are none."""
     info = look.info
     total = float(info.numel.sum())
     frozen = _named(info, info.frozen)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.causes import PENALTY, SLOW, UNKNOWN, ranked
+from gradscope.diagnosis.causes import PENALTY, SLOW, UNKNOWN, ranked, untrained
 from gradscope.diagnosis.circumstances import Circumstances
 from gradscope.diagnosis.failing import (
     at_the_horizon,
@@ -331,9 +331,16 @@ class Judge:
             self.escaped_step,
             self.active_step,
             evidence=evidence + self._assumed(),
-            remedy=for_learning(acted) if look.baseline.sure else GIVE,
+            remedy=self._for_what_is_trained(look) or (for_learning(acted) if look.baseline.sure else GIVE),
             baseline_guessed=not look.baseline.sure,
         )
+
+    def _for_what_is_trained(self, look: Look) -> str:
+        """Tell what to do about a run that learns while nothing trains most of its weights; empty for any other."""
+        found = untrained(look, self._circumstances.facts())
+        if found is None or found.weight < SURE:
+            return ""
+        return f"it learns with what is trained: if the rest is not left out on purpose, {found.remedy}"
 
     def _healthy_in_part(self, look: Look) -> Diagnosis:
         """Build the diagnosis of a run whose other terms take what the data's part of the loss has gained."""
