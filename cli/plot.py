@@ -40,7 +40,7 @@ def plot(
 
     More than twelve runs of several strengths are drawn by how they end, against their strength.
     """
-    from gradscope.report.kinds import FIGURES
+    from gradscope.report.figure_kinds import FIGURES
 
     if list_them:
         _list(FIGURES, as_json)
@@ -78,7 +78,7 @@ def _panels(
     steps: str,
 ) -> Sequence[Panel]:
     from gradscope import checks
-    from gradscope.report.kinds import SHAPES, Wanted, panels_of
+    from gradscope.report.figure_kinds import SHAPES, Wanted, panels_of
     from gradscope.report.layers import SHOWN, LayerChoice
 
     if figure == SHAPES:

@@ -20,7 +20,7 @@ def recover(
 
     Every variable and row goes into a new file; what is missing is said. The damaged file is only read.
     """
-    from gradscope.store.salvage import recover as save
+    from gradscope.store.recovery import recover as save
 
     report = save(run, output)
     if as_json:

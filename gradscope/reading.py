@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradscope.diagnosis.cost import Finished
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import feed, refuse_empty
-from gradscope.diagnosis.recorded import Recorded, recorded
+from gradscope.diagnosis.recorded_run import Recorded, recorded
 from gradscope.diagnosis.rules.catalogue import Chosen
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.post_hoc import validation_losses

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Ways for a penalty to act (`Source.acts`): on the weights, and as part of the gradient that the optimizer sees.
+#: Ways for a penalty to act (`PenaltySource.acts`): on the weights, and as part of the optimizer's gradient.
 BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
 
 

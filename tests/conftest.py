@@ -19,7 +19,7 @@ if not torch.cuda.is_available():  # no card: Triton's kernels run on the CPU; r
 
 
 # Ranks are forked from a process that has imported what each of them needs.
-multiprocessing.set_forkserver_preload(["gradscope.recording.opening", "gradscope.recorder.warm"])
+multiprocessing.set_forkserver_preload(["gradscope.recording.opening", "gradscope.recorder.preload"])
 
 # A shell's job in the background ignores Ctrl-C, one under nohup a hang-up, and so would all that tests start and end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

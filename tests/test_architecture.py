@@ -63,13 +63,15 @@ ROOMS = {
     }
     | BASE,
 }
+#: Lines of a file, at most.
+LONGEST = 400
 #: What the rooms inside the recorder may import of the recorder.
 INNER = {
     "kernels": {"memory", "fields"},
     "baseline": set(),
     "listeners": {
         *("kernels", "backward_passes", "captured", "distributed", "fields", "listener", "memory", "meter"),
-        *("penalty_probe", "presets", "ring", "row_buffer", "rows", "scalars", "timeline", "update_meter"),
+        *("penalty_probe", "presets", "ring", "row_buffer", "host_rows", "scalars", "timeline", "update_meter"),
     },
 }
 LIBRARIES = {
@@ -165,6 +167,13 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
                 found.setdefault(node.name, []).append(path)
     twice = {name: paths for name, paths in found.items() if len(paths) > 1}
     assert set(twice) <= {"GradscopeCallback"}, twice  # one a framework, each in a module of its own
+
+
+@pytest.mark.parametrize("room", ["recorder", "recording", "torch_utils"])
+def test_no_file_is_long(room: str) -> None:
+    paths = (ROOT / "gradscope" / room).rglob("*.py")
+    lines = {path.name: len(path.read_text().splitlines()) for path in paths}
+    assert max(lines.values()) <= LONGEST, lines
 
 
 def test_compilers_are_named_in_the_kernels_alone() -> None:

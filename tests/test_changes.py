@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.recorder.meter import LOOK, Meter
+from gradscope.recorder.meter import RECHECK, Meter
 from tests.loops import batches, end_rank, mlp
 
 Change = Callable[[Tensor], object]
@@ -71,9 +71,9 @@ def test_they_need_the_second_look(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_change_that_begins_later_is_found_at_the_next_look(tmp_path: Path) -> None:
-    clip, _, capture = recorded(tmp_path / "r.h5", CHANGES["data in place"], steps=4 * LOOK, begin=LOOK + 3)
-    found = 2 * LOOK - 1
-    assert (clip[:LOOK] == 1).all()
+    clip, _, capture = recorded(tmp_path / "r.h5", CHANGES["data in place"], steps=4 * RECHECK, begin=RECHECK + 3)
+    found = 2 * RECHECK - 1
+    assert (clip[:RECHECK] == 1).all()
     np.testing.assert_allclose(clip[found + 2 :], 0.1, rtol=1e-4)
     assert capture["changed_past_counters"].endswith(f"since step {found}")
 

@@ -314,7 +314,7 @@ def test_momentum_multiplies_what_goes_through_the_gradient(way: str, gain: floa
 
 def test_a_judge_keeps_fewer_of_the_later_rows(monkeypatch: pytest.MonkeyPatch, healthy_run: Path) -> None:
     """Its memory grows with the logarithm of the length of a run, and blocks do not matter."""
-    monkeypatch.setattr("gradscope.diagnosis.judge.KEPT", 64)
+    monkeypatch.setattr("gradscope.diagnosis.judge.MOST_ROWS", 64)
     with gradscope.open_run(healthy_run) as dataset:
         info = RunInfo.from_record(dataset["parameter"].values, dataset, dataset.attrs)
         rows = {name: dataset[name].values for name in ("step", *JUDGED) if name in dataset}

@@ -25,8 +25,8 @@ from tensorboard.util import tensor_util
 
 import gradscope
 from gradscope.export import source
-from gradscope.export.columns import label, main_variables
 from gradscope.export.export import FORMATS, export
+from gradscope.export.tables import label, main_variables
 from gradscope.types import InputError
 from tests.loops import mlp, train
 

@@ -112,7 +112,7 @@ def test_many_rows_epochs_and_events_are_all_there(tmp_path: Path) -> None:
 
 
 def test_more_names_than_a_record_holds_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradscope.store.image.MOST_COLUMNS", 40)
+    monkeypatch.setattr("gradscope.store.in_memory.MOST_COLUMNS", 40)
     w = scenario.writer(tmp_path / "r.h5")
     for start in (0, 10):
         names = {f"n{k}": np.ones(10, np.float32) for k in range(100)}

@@ -13,10 +13,10 @@ import pytest
 from analyses.failure_detection.fit import NEEDS, SHIPPED, as_json, fit, fit_table, read_features
 from gradscope.diagnosis.failing import collapsed
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.looks import Baseline, Look
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, name_of, shipped, used
 from gradscope.diagnosis.remedies import in_words, strength_that_holds
+from gradscope.diagnosis.run_prefix import Baseline, RunPrefix
 from gradscope.diagnosis.series import network_series
 from gradscope.diagnosis.signals import PHASES, SIGNALS, available, phase, signals
 from gradscope.diagnosis.thresholds import Thresholds
@@ -43,9 +43,9 @@ def rows(steps: int, strength: float = 0.05, fall: float = 0.01) -> dict[str, np
     }  # fmt: skip
 
 
-def look(table: dict[str, np.ndarray], info: RunInfo = INFO) -> Look:
+def look(table: dict[str, np.ndarray], info: RunInfo = INFO) -> RunPrefix:
     series = network_series(table, info)
-    return Look(series, len(series), info, Baseline(info.baseline_loss, info.baseline_source), Thresholds())
+    return RunPrefix(series, len(series), info, Baseline(info.baseline_loss, info.baseline_source), Thresholds())
 
 
 def test_the_shipped_model_is_what_the_committed_command_makes_of_the_committed_table() -> None:

@@ -60,7 +60,7 @@ def test_a_folder_that_changes_leaves_one_whole_record(tmp_path: Path, monkeypat
 
 def test_a_folder_that_changes_before_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A callback and restarts mean the folder in which they were made."""
-    from gradscope.integrations.session import Session
+    from gradscope.integrations.trainer_session import Session
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
@@ -349,7 +349,7 @@ def test_recordings_that_nobody_closes_are_named_once(tmp_path: Path) -> None:
 
 def test_a_callback_that_is_used_again_writes_beside(tmp_path: Path) -> None:
     """A search of hyper-parameters, or a trainer that tries a smaller batch."""
-    from gradscope.integrations.session import Session
+    from gradscope.integrations.trainer_session import Session
 
     session = Session(tmp_path / "r.h5", "ignore", {})
     for trial in range(3):

@@ -15,8 +15,8 @@ from gradscope_cli.main import run as command
 from scipy import special, stats
 
 import gradscope
+from gradscope.report.figure_kinds import FIGURES, KINDS, Wanted, panels_of
 from gradscope.report.figures import draw_curves, figure_of, save
-from gradscope.report.kinds import FIGURES, KINDS, Wanted, panels_of
 from gradscope.report.layers import LayerChoice, by_layer
 from gradscope.report.strengths import Sample, accuracy_against_sparsity, accuracy_against_strength
 from gradscope.report.style import COLOURS, STYLES, style

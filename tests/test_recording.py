@@ -24,8 +24,8 @@ import gradscope
 from gradscope import L1, L2, Constant, Delayed, InputError, LearningFailure, Lp, RecordExistsError, regularize
 from gradscope.demo.data import digits
 from gradscope.recording import LearningFailureWarning
-from gradscope.store.claim import claim_name
 from gradscope.store.record import Record
+from gradscope.store.record_path import claim_name
 from gradscope.store.schema import BY_NAME, VARIABLES
 from tests.loops import batches, convnet, mlp, recorded, train
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import gradscope
 from gradscope import InputError
-from gradscope.diagnosis.recorded import recorded
+from gradscope.diagnosis.recorded_run import recorded
 from gradscope.diagnosis.rules.catalogue import RULES, chosen, parse_changes, parse_names
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.finding import Finding

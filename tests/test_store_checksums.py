@@ -15,7 +15,7 @@ from gradscope.store import redo_log
 from gradscope.store.fletcher import fletcher32
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
-from gradscope.store.salvage import recover
+from gradscope.store.recovery import recover
 from gradscope.store.storage import Storage
 from tests.torture import scenario
 

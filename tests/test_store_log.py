@@ -12,7 +12,7 @@ import pytest
 from gradscope import InputError
 from gradscope.store import redo_log
 from gradscope.store.reader import open_run
-from gradscope.store.salvage import recover
+from gradscope.store.recovery import recover
 from tests.torture import scenario
 
 Pair = tuple[bytes, bytes]

@@ -22,11 +22,11 @@ from gradscope_cli.main import run as command
 import gradscope
 from gradscope import InputError, RecordExistsError
 from gradscope.store import chunks, redo_log, schema
-from gradscope.store.columns import bits_for, rounded
 from gradscope.store.follow import follow
+from gradscope.store.growing_variables import bits_for, rounded
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
-from gradscope.store.salvage import recover
+from gradscope.store.recovery import recover
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 from tests.loops import mlp, recorded

@@ -21,8 +21,8 @@ import gradscope
 from analyses.failure_detection.records import CACHE, HERE, labelled, look_rows, whole_series
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.failing import falls
-from gradscope.diagnosis.looks import Baseline, Look
 from gradscope.diagnosis.probability import Model, from_json, name_of, used
+from gradscope.diagnosis.run_prefix import Baseline, RunPrefix
 from gradscope.diagnosis.signals import PHASES, SIGNALS, phase, signals
 from gradscope.diagnosis.thresholds import Thresholds
 
@@ -43,7 +43,7 @@ def features(cache: Path) -> pd.DataFrame:
         baseline = Baseline(info.baseline_loss, info.baseline_source)
         with np.errstate(all="ignore"):
             for n in look_rows(len(series)):
-                look = Look(series, n, info, baseline, Thresholds())
+                look = RunPrefix(series, n, info, baseline, Thresholds())
                 if measures.not_finite(series, n)[-1]:
                     break
                 known = {name: float(f"{value:.3g}") for name, value in signals(look).items()}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.circumstances import GONE, Facts
-from gradscope.diagnosis.looks import Look
+from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.run_info import RunInfo
 
 PENALTY, UNKNOWN = "penalty", "not in the record"
@@ -36,8 +36,8 @@ EARLY = 0.25
 WENT_OFF = 0.5
 #: A cause below this weight is not told.
 TOLD = 0.1
-#: Two causes closer than this are not told apart by the record.
-APART = 0.1
+#: Difference of the weights of the first two causes, below which the record does not tell them apart.
+LEAST_LEAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Cause:
         }  # fmt: skip
 
 
-def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
+def ranked(look: RunPrefix, facts: Facts, learned: bool = False) -> list[Cause]:
     """Rank all causes that something speaks for.
 
     Args:
@@ -113,21 +113,21 @@ def ranked(look: Look, facts: Facts, learned: bool = False) -> list[Cause]:
 
 def told_apart(causes: list[Cause]) -> bool:
     """Return whether the record tells the first cause from the others."""
-    return len(causes) < 2 or causes[0].weight - causes[1].weight >= APART
+    return len(causes) < 2 or causes[0].weight - causes[1].weight >= LEAST_LEAD
 
 
-def acted(look: Look, step: float | None = None) -> float:
+def acted(look: RunPrefix, step: float | None = None) -> float:
     """Return the e-folding times that the penalty has acted, up to a step."""
     n = look.n if step is None else int(np.searchsorted(look.series.step[: look.n], step, side="right"))
     return measures.e_foldings(look.series, n) if n else 0.0
 
 
-def _length(look: Look) -> int:
+def _length(look: RunPrefix) -> int:
     """Return the planned steps of the run or, where they are unknown, what is a short training at least."""
     return look.info.horizon or max(int(look.series.step[look.n - 1] + 1), SHORT)
 
 
-def _penalty(look: Look, facts: Facts) -> Cause | None:
+def _penalty(look: RunPrefix, facts: Facts) -> Cause | None:
     s, n = look.series, look.n
     if not look.info.penalised.any() or not np.nan_to_num(s.strength[:n]).any():
         return None
@@ -147,7 +147,7 @@ def _penalty(look: Look, facts: Facts) -> Cause | None:
     )
 
 
-def _undeclared(look: Look, facts: Facts) -> Cause | None:
+def _undeclared(look: RunPrefix, facts: Facts) -> Cause | None:
     times = look.info.by_hand * float(look.series.step[look.n - 1] + 1)
     if times >= 1:
         said = [
@@ -168,7 +168,7 @@ def _undeclared(look: Look, facts: Facts) -> Cause | None:
                  "regularize(), so that it can be judged")  # fmt: skip
 
 
-def untrained(look: Look, facts: Facts) -> Cause | None:
+def untrained(look: RunPrefix, facts: Facts) -> Cause | None:
     """Weigh the parameters that nothing trains; None where there are none."""
     info = look.info
     total = float(info.numel.sum())
@@ -207,7 +207,7 @@ def _named(info: RunInfo, mask: NDArray[np.bool_]) -> list[str]:
     return [name for name, there in zip(info.parameters, mask, strict=False) if there]
 
 
-def _softmax(look: Look) -> Cause | None:
+def _softmax(look: RunPrefix) -> Cause | None:
     kind = look.info.applied_twice
     if not kind:
         return None
@@ -215,7 +215,7 @@ def _softmax(look: Look) -> Cause | None:
     return Cause(f"{kind} twice", 0.9, said, [], f"leave out the last {kind}, or use the loss that takes its results")
 
 
-def _added_up(look: Look) -> Cause | None:
+def _added_up(look: RunPrefix) -> Cause | None:
     if not look.info.never_cleared:
         return None
     said = ["gradients are never cleared: each step uses the sum of all that there have been"]
@@ -229,7 +229,7 @@ def _ended_rate(facts: Facts) -> Cause | None:
     return Cause("learning rate that went to 0", 0.92, said, [], "let the schedule last as long as the training does")
 
 
-def _clipping(look: Look, facts: Facts) -> Cause | None:
+def _clipping(look: RunPrefix, facts: Facts) -> Cause | None:
     by_value = look.info.cut_by_value < 1
     clip = look.info.cut_by_value if by_value else facts.clip
     if not clip < 0.5 or any(look.info.adaptive):
@@ -263,7 +263,7 @@ def _clipping(look: Look, facts: Facts) -> Cause | None:
     )
 
 
-def _initialisation(look: Look, facts: Facts) -> Cause | None:
+def _initialisation(look: RunPrefix, facts: Facts) -> Cause | None:
     said, weight = [], 0.0
     signal = None if facts.signal is None else facts.signal[np.isfinite(facts.signal)]
     if signal is not None and len(signal) > 2 and signal[-1] < 1e-3 * signal[: len(signal) // 2].max():
@@ -298,7 +298,7 @@ def _initialisation(look: Look, facts: Facts) -> Cause | None:
     return Cause("initialisation", weight, said, [], remedy)
 
 
-def _begins(look: Look) -> float:
+def _begins(look: RunPrefix) -> float:
     """Divide the first losses by the baseline; 0 where that says nothing of the weights (targets may be far from 0)."""
     entropy = any(word in look.info.loss_kind for word in ("entropy", "nll"))
     if not entropy or not look.baseline.sure or not look.baseline.loss > 0:
@@ -324,7 +324,7 @@ def _inputs(facts: Facts) -> Cause | None:
     return None
 
 
-def _targets(look: Look) -> Cause | None:
+def _targets(look: RunPrefix) -> Cause | None:
     """Targets far from 0, of which the loss has not even learned the mean."""
     times = look.info.loss_of_zero
     if not times > MAY or not look.end_level > 1.5 * look.baseline.loss:
@@ -338,7 +338,7 @@ def _targets(look: Look) -> Cause | None:
     return Cause("targets far from 0", weight, said, [], f"{remedy}; else raise the learning rate")
 
 
-def _fixed_output(look: Look, facts: Facts) -> Cause | None:
+def _fixed_output(look: RunPrefix, facts: Facts) -> Cause | None:
     """Find a last module whose input varies with the data and whose output does not, from the start."""
     if facts.signal is None or len(facts.signal) < 2 or not facts.signal[-1] < 1e-7 < 1e-3 < facts.signal[-2]:
         return None
@@ -348,7 +348,7 @@ def _fixed_output(look: Look, facts: Facts) -> Cause | None:
     return Cause("an output that cannot vary", 0.93, said, [], remedy)
 
 
-def _dead(look: Look, facts: Facts) -> Cause | None:
+def _dead(look: RunPrefix, facts: Facts) -> Cause | None:
     if not facts.off:
         return None
     name, since = min(facts.off.items(), key=lambda item: item[1])
@@ -366,7 +366,7 @@ def _dead(look: Look, facts: Facts) -> Cause | None:
     return Cause(cause, 0.9, said, [], remedy)
 
 
-def _faded(look: Look, facts: Facts) -> Cause | None:
+def _faded(look: RunPrefix, facts: Facts) -> Cause | None:
     if not facts.faded or facts.off:
         return None
     name, share = min(facts.faded.items(), key=lambda item: item[1])
@@ -394,7 +394,7 @@ def _high_rate(facts: Facts) -> Cause | None:
     )
 
 
-def _unfinished(look: Look) -> Cause | None:
+def _unfinished(look: RunPrefix) -> Cause | None:
     """Find a loss that goes on falling below its baseline, slowly: that is progress, though not enough of it."""
     s, n = look.series, look.n
     below = look.baseline.loss - look.end_level
@@ -405,7 +405,7 @@ def _unfinished(look: Look) -> Cause | None:
     return Cause("too short or too slow", 0.6, said, [], "train longer, or raise the learning rate")
 
 
-def _low_rate(look: Look, facts: Facts) -> Cause | None:
+def _low_rate(look: RunPrefix, facts: Facts) -> Cause | None:
     steps = _length(look)
     reach = facts.moves * steps
     if facts.moves == 0 and facts.rate > 0:  # it is the gradients that are 0

@@ -12,12 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
+from gradscope.diagnosis.run_prefix import CONSTANT, Baseline, RunPrefix
 from gradscope.diagnosis.verdict import Failure
 from gradscope.types import Verdict
 
 
-def diverged(look: Look) -> Failure | None:
+def diverged(look: RunPrefix) -> Failure | None:
     """Find a run that is not finite for half a window, or whose loss is many times the baseline and what it was."""
     s, n, limits = look.series, look.n, look.limits
     if measures.not_finite(s, n)[-limits.window // 2 :].all():
@@ -31,13 +31,13 @@ def diverged(look: Look) -> Failure | None:
     return None
 
 
-def not_finite(look: Look) -> Failure:
+def not_finite(look: RunPrefix) -> Failure:
     """Find the first row whose loss or weights are not finite."""
     first = int(look.series.step[np.flatnonzero(measures.not_finite(look.series, look.n))[0]])
     return Failure(Verdict.DIVERGED, look.step, first, [f"loss or weights are not finite from step {first}"])
 
 
-def collapsed(look: Look) -> Failure | None:
+def collapsed(look: RunPrefix) -> Failure | None:
     """Find weights and loss gradients that have shrunk together under the penalty, with the loss at the baseline."""
     s, n, limits = look.series, look.n, look.limits
     if not look.pushed or np.isnan(s.gradient[n - 1]):
@@ -56,7 +56,7 @@ def collapsed(look: Look) -> Failure | None:
     return collapse_found(look, start, balance)
 
 
-def relapsed(look: Look, escaped_step: int | None) -> Failure | None:
+def relapsed(look: RunPrefix, escaped_step: int | None) -> Failure | None:
     """Find a run that has learned and lost it under the penalty: its loss is back at the baseline, and stays there.
 
     Under an adaptive optimizer such runs come back, for its steps do not shrink with the gradient.
@@ -82,7 +82,7 @@ def relapsed(look: Look, escaped_step: int | None) -> Failure | None:
     return Failure(Verdict.COLLAPSED, look.step, int(s.step[start]), evidence)
 
 
-def falls(look: Look) -> bool:
+def falls(look: RunPrefix) -> bool:
     """Return whether a penalty is taking weights and loss gradients down together, and the loss is at its baseline."""
     s, n, limits = look.series, look.n, look.limits
     if not look.pushed or look.improvement(limits.improved):
@@ -93,7 +93,7 @@ def falls(look: Look) -> bool:
     return bool(size[n - 1] < size[before.start] and faded > 0)
 
 
-def collapse_found(look: Look, start: int, balance: float) -> Failure | None:
+def collapse_found(look: RunPrefix, start: int, balance: float) -> Failure | None:
     """Build the finding with its evidence, unless the loss says that the run learns."""
     s, n = look.series, look.n
     now, _ = measures.last_windows(s, n, look.limits.window)
@@ -126,7 +126,7 @@ def about_balance(balance: float) -> str:
     return f"radial balance {balance:.2g}: the loss gives back {share} of what the penalty takes from the weights"
 
 
-def at_the_horizon(look: Look) -> Failure:
+def at_the_horizon(look: RunPrefix) -> Failure:
     """Find out why a run that ended without having learned did so."""
     found = collapsed(look)
     if found:

@@ -24,11 +24,11 @@ from gradscope.diagnosis.failing import (
     not_finite,
     relapsed,
 )
-from gradscope.diagnosis.learning import Learning
-from gradscope.diagnosis.looks import CONSTANT, Baseline, Look
+from gradscope.diagnosis.learning_phase import Learning
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, shipped
 from gradscope.diagnosis.remedies import for_learning, in_words, remedy, strength_that_holds
+from gradscope.diagnosis.run_prefix import CONSTANT, Baseline, RunPrefix
 from gradscope.diagnosis.series import GrowingSeries, Rows, network_series
 from gradscope.diagnosis.signals import available
 from gradscope.diagnosis.thresholds import Thresholds
@@ -37,7 +37,7 @@ from gradscope.run_info import RunInfo
 from gradscope.types import Verdict
 
 #: Rows up to which a judge keeps every one.
-KEPT = 1 << 16
+MOST_ROWS = 1 << 16
 
 #: The label is read at the horizon; at three times the horizon it is another one in about this share of the runs.
 LABEL_ERROR = 0.01
@@ -114,7 +114,7 @@ class Judge:
             start = stop
 
     def _thinned(self, rows: Rows) -> Rows:
-        """Keep all of the first `KEPT` rows, every second up to twice as many, every fourth from there, and so on.
+        """Keep all of the first `MOST_ROWS` rows, every second up to twice as many, every fourth from there, and so on.
 
         So what is kept grows with the logarithm of a run's length. It depends on the number of a row only: live and
         post hoc keep the same.
@@ -124,14 +124,14 @@ class Judge:
         """
         number = self._taken + np.arange(len(rows["step"]))
         self._taken += len(number)
-        if self._taken <= KEPT:
+        if self._taken <= MOST_ROWS:
             return rows
-        doublings = np.floor(np.log2(np.maximum(number / KEPT, 0.5))).astype(int) + 1
+        doublings = np.floor(np.log2(np.maximum(number / MOST_ROWS, 0.5))).astype(int) + 1
         spacing = 2**doublings
         kept = number % spacing == 0
         return {name: np.asarray(values)[kept] for name, values in rows.items()}
 
-    def look(self) -> Look:
+    def look(self) -> RunPrefix:
         """Return what there is to see now."""
         if self.baseline_source != CONSTANT:
             step = self.series.step[-1] if len(self.series) else 0
@@ -143,7 +143,7 @@ class Judge:
             self.baseline = float(first[np.isfinite(first)].mean()) if np.isfinite(first).any() else np.nan
             self.baseline_source = f"guessed: mean loss of the first {self.limits.window} steps"
         baseline = Baseline(self.baseline, self.baseline_source)
-        return Look(self.series, len(self.series), self.info, baseline, self.limits)
+        return RunPrefix(self.series, len(self.series), self.info, baseline, self.limits)
 
     def _look(self) -> None:
         look = self.look()
@@ -169,7 +169,7 @@ class Judge:
             self.learning.see(look)
             self.probability = self.model.of(look)
 
-    def _doomed(self, look: Look) -> Failure | None:
+    def _doomed(self, look: RunPrefix) -> Failure | None:
         """Find a run that has not collapsed yet but will: the weights fall, and the probability is high."""
         if not self.probability >= self.model.threshold or not falls(look):
             return None
@@ -181,7 +181,7 @@ class Judge:
         said = f"such signals came before a failure with probability {self.probability:.3f}"
         return replace(found, evidence=[*found.evidence, said])
 
-    def _accepted(self, found: Failure, look: Look) -> Failure:
+    def _accepted(self, found: Failure, look: RunPrefix) -> Failure:
         """Complete a finding that stands; the loss of a constant takes the place of a baseline that was assumed."""
         if found.constant_loss is not None:
             self.baseline, self.baseline_source = found.constant_loss, CONSTANT
@@ -233,7 +233,7 @@ class Judge:
         """Return the label, if the run ended here: its last 5 % of rows are 5 % better than the baseline."""
         return self.look().learned
 
-    def _final(self, look: Look) -> Diagnosis:
+    def _final(self, look: RunPrefix) -> Diagnosis:
         """Decide by the label at the horizon: the last 5 % of the rows against the baseline."""
         judged = self._reached(look) and self._last_loss() >= look.n // 2
         # A constant can go on getting better, up to the best constant: that is not learning.
@@ -255,7 +255,7 @@ class Judge:
             return self._undecided([*self._against_baseline(look), "no better than a guess is no evidence"], GIVE)
         return replace(self._failed(self._accepted(found, look)), probability_failed=1 - LABEL_ERROR)
 
-    def _unfinished(self, look: Look) -> Diagnosis:
+    def _unfinished(self, look: RunPrefix) -> Diagnosis:
         """Return what is known of a run that has ended before its horizon, or while it went on getting better."""
         said = self.diagnosis()
         if said.verdict is not Verdict.UNDECIDED:
@@ -284,7 +284,7 @@ class Judge:
         known = np.flatnonzero(np.isfinite(self.series.loss))
         return int(known[-1]) if known.size else -1
 
-    def _reached(self, look: Look) -> bool:
+    def _reached(self, look: RunPrefix) -> bool:
         """Return whether the run ended at its horizon."""
         step = look.series.step
         if self.info.horizon is not None:
@@ -295,12 +295,12 @@ class Judge:
         # What a constant still gains on its way to the best constant is no progress.
         return look.n >= 4 * self.limits.window and not (improving and not look.constant)
 
-    def _at_chance(self, look: Look) -> bool:
+    def _at_chance(self, look: RunPrefix) -> bool:
         """Return whether the loss ends where a cross-entropy of equal classes does, for classes that were guessed."""
         guessed = look.baseline.source.startswith("guessed: entropy")
         return guessed and abs(look.end_level / look.baseline.loss - 1) < 0.03
 
-    def _against_baseline(self, look: Look) -> list[str]:
+    def _against_baseline(self, look: RunPrefix) -> list[str]:
         kind = self.info.loss_kind
         unknown = f"; the kind of loss is {kind}" if kind.startswith("unknown") and not look.baseline.known else ""
         said = [f"the loss is {look.level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source}){unknown}"]
@@ -309,7 +309,7 @@ class Judge:
             said.append(f"called {failure.verdict} at step {failure.decided}, and taken back at step {step}: it learns")
         return said
 
-    def _healthy(self, look: Look, probability: float | None = None) -> Diagnosis:
+    def _healthy(self, look: RunPrefix, probability: float | None = None) -> Diagnosis:
         """Build the diagnosis of a run that learns. ``probability``: that it fails all the same, if known."""
         evidence = self._against_baseline(look)
         acted = bool(np.nan_to_num(look.series.strength[: look.n]).any())
@@ -335,14 +335,14 @@ class Judge:
             baseline_guessed=not look.baseline.sure,
         )
 
-    def _for_what_is_trained(self, look: Look) -> str:
+    def _for_what_is_trained(self, look: RunPrefix) -> str:
         """Tell what to do about a run that learns while nothing trains most of its weights; empty for any other."""
         found = untrained(look, self._circumstances.facts())
         if found is None or found.weight < SURE:
             return ""
         return f"it learns with what is trained: if the rest is not left out on purpose, {found.remedy}"
 
-    def _healthy_in_part(self, look: Look) -> Diagnosis:
+    def _healthy_in_part(self, look: RunPrefix) -> Diagnosis:
         """Build the diagnosis of a run whose other terms take what the data's part of the loss has gained."""
         part = f"its part {self.info.loss_kind} is {self.info.part_of_loss:.2g} of its own baseline or less"
         evidence = [*self._against_baseline(look), f"{part}: the net learns, and other terms of the loss take that up"]

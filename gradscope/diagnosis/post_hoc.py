@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from gradscope.diagnosis.judge import Judge
-from gradscope.diagnosis.recorded import Recorded, Rows, recorded
+from gradscope.diagnosis.recorded_run import Recorded, Rows, recorded
 from gradscope.diagnosis.thresholds import Thresholds
 from gradscope.quantities import JUDGED
 from gradscope.types import InputError

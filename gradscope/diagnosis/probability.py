@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gradscope.diagnosis.looks import Look
+from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.diagnosis.signals import SIGNALS, available, phase, signals
 
 
@@ -43,7 +43,7 @@ class Model:
                 total += weight * (min(max(value, low), high) - mean) / spread
         return float(1 / (1 + np.exp(-np.clip(total, -30, 30))))
 
-    def of(self, look: Look) -> float:
+    def of(self, look: RunPrefix) -> float:
         """Compute P(the run has failed at its horizon) for a look at a run."""
         return self.probability(available(look), phase(look), signals(look))
 

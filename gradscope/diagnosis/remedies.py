@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNKNOWN, Cause, told_apart
-from gradscope.diagnosis.looks import Look
+from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.quantities import Strength
 from gradscope.types import Verdict
 
@@ -71,7 +71,7 @@ def _open(causes: Sequence[Cause]) -> bool:
     return PENALTY in [cause.name for cause in causes[:2]] and not told_apart(list(causes))
 
 
-def strength_that_holds(look: Look) -> float | None:
+def strength_that_holds(look: RunPrefix) -> float | None:
     """Compute the strength at which mean |∂L/∂w| and mean |λ∂Ω/∂w| were equal when the penalty came on.
 
     No formula predicts λ*; where the penalty goes through the gradient this strength lies below it nearly always, by

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.looks import Look
+from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.diagnosis.series import Array, Series
 
 #: Upper ends of the phases, in e-folding times; "off" comes before them, "later" after.
@@ -32,7 +32,7 @@ SIGNALS: dict[str, str] = {
 }
 
 
-def phase(look: Look) -> str:
+def phase(look: RunPrefix) -> str:
     """Return the phase: ``off`` without a penalty so far, else the upper end in e-folding times, or ``later``."""
     if not np.nan_to_num(look.series.strength[: look.n]).any():
         return "off"
@@ -40,7 +40,7 @@ def phase(look: Look) -> str:
     return next((f"{end:g}" for end in PHASES if elapsed < end), "later")
 
 
-def signals(look: Look) -> dict[str, float]:
+def signals(look: RunPrefix) -> dict[str, float]:
     """Compute every signal by name; NaN where the record does not hold what it takes."""
     s, n = look.series, look.n
     now, before = measures.last_windows(s, n, look.limits.window)
@@ -72,7 +72,7 @@ def _free_fall(s: Series, n: int, start: int) -> float:
     return float(np.log(size[start] / size[n - 1]) / alone) if alone > 0 else np.nan
 
 
-def _of_loss(look: Look, now: slice, before: slice) -> dict[str, float]:
+def _of_loss(look: RunPrefix, now: slice, before: slice) -> dict[str, float]:
     # The first percents decide between chance and learning, so the scale is finest around 0.
     s, baseline = look.series, np.float64(look.baseline.loss)
     level, earlier = (measures.loss_level(s, part.start, part.stop) for part in (now, before))
@@ -102,7 +102,7 @@ def _of_balance(s: Series, now: slice, before: slice) -> dict[str, float]:
     }
 
 
-def available(look: Look) -> frozenset[str]:
+def available(look: RunPrefix) -> frozenset[str]:
     """Return which of the needs in `SIGNALS` this record meets."""
     s, n = look.series, look.n
     met = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from gradscope.export.columns import long_blocks, long_variables, main_blocks, small_tables
 from gradscope.export.place import companion
 from gradscope.export.source import Source
+from gradscope.export.tables import long_blocks, long_variables, main_blocks, small_tables
 
 
 def write(source: Source, path: Path) -> None:

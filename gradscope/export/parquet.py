@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradscope.export.columns import long_blocks, long_variables, main_blocks, small_tables
 from gradscope.export.place import companion
 from gradscope.export.source import Source
+from gradscope.export.tables import long_blocks, long_variables, main_blocks, small_tables
 
 
 def write(source: Source, path: Path) -> None:

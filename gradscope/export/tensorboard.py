@@ -22,8 +22,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from gradscope.card import plain
 from gradscope.diagnosis.post_hoc import judge_record
-from gradscope.export.columns import label
 from gradscope.export.source import Source
+from gradscope.export.tables import label
 
 
 def write(source: Source, path: Path) -> None:

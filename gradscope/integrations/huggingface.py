@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from gradscope import checks
 from gradscope.extras import missing
-from gradscope.integrations.session import PREFIX, Session, free_names
+from gradscope.integrations.trainer_session import PREFIX, Session, free_names
 from gradscope.recording import Recording
-from gradscope.recording.options import OnFailure
+from gradscope.recording.record_options import OnFailure
 from gradscope.torch_utils.module_hooks import Hook, ModuleHooks
 
 try:

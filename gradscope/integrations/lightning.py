@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from gradscope.extras import missing
-from gradscope.integrations.session import Session
+from gradscope.integrations.trainer_session import Session
 from gradscope.recording import Recording
-from gradscope.recording.options import OnFailure
+from gradscope.recording.record_options import OnFailure
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -13,7 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from gradscope.optimizers import trial_steps
-from gradscope.optimizers.groups import Group
+from gradscope.optimizers.parameter_groups import Group
 
 #: Groups of an optimizer that are tried for a decay of its own.
 LOOKED_AT = 4

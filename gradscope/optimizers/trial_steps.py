@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope.optimizers.groups import Group, number
+from gradscope.optimizers.parameter_groups import Group, number
 from gradscope.torch_utils.ranks import distributed
 
 #: What the copy is tried with; the momentum where it has such a setting. RAdam adapts from its 6th step on.
 DECAY, RATE, STEPS, MOMENTUM = 0.1, 0.002, 8, 0.9
 #: Numbers in attributes of an optimizer, beside its parameters and state, above which it is not copied.
-LARGEST = 1 << 20
+MOST_NUMBERS = 1 << 20
 #: A decay as good as none: at 0, some leave more out than the decay.
 LEAST = 1e-6
 #: The share of a weight below which a step at rest takes nothing.
@@ -207,7 +207,7 @@ def _copy(optimizer: Optimizer, group: Group, like: Tensor, weight: Tensor) -> O
     """Copy an optimizer to one weight, as fresh as one that was never used, with no hooks."""
     own = {name: value for name, value in vars(optimizer).items() if name not in ("state", "param_groups", "step")}
     hooks = [name for name in own if name.endswith("_hooks")]
-    if sum(_numbers(value) for value in own.values()) > LARGEST:
+    if sum(_numbers(value) for value in own.values()) > MOST_NUMBERS:
         raise ValueError("too large to be copied")
     twin: Optimizer = object.__new__(type(optimizer))
     memo: dict[int, Any] = {id(p): weight for g in optimizer.param_groups for p in g["params"]}
@@ -227,7 +227,7 @@ def _numbers(value: Any, depth: int = 3) -> int:
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, nn.Module):
-        return LARGEST + 1
+        return MOST_NUMBERS + 1
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return sum(_numbers(part, depth - 1) for part in parts) if depth else 0
 

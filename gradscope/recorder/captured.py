@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from gradscope.recorder.host_rows import HostRow
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.ring import FIXED
-from gradscope.recorder.rows import HostRow
 
 
 @dataclass(eq=False)

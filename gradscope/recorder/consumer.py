@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gradscope.recorder.rows import Block
+from gradscope.recorder.host_rows import Block
 
 
 class RowConsumer(Protocol):

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from gradscope.recorder.captured import Captured
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, HostRow
 from gradscope.recorder.meter import Meter
-from gradscope.recorder.rows import Block, FetchedRows, HostRow
 
 #: Called with a meter, the number of a row, and further arguments.
 Guarded = Callable[..., None]

@@ -5,7 +5,7 @@ measured at the end of each backward pass (after accumulation, and after DDP or 
 the step to come; the last pass before the step stands. At the step itself the tensors' version counters tell whether
 anything was changed in between, and only then is their norm taken again: from the two follows the clip coefficient,
 whoever clipped. What is written past the counters (``.grad.data``, numpy) shows in norms alone: these are taken again
-at the first steps and at every `LOOK`-th, and at all of them once that was seen.
+at the first steps and at every `RECHECK`-th, and at all of them once that was seen.
 
 The end of a pass is detected by two sentinel parameters, the first and the last. A pass that reaches some gradients and
 neither of them is noticed at the step (some versions have moved, no sentinel's has): these are measured there and then,
@@ -34,7 +34,7 @@ from gradscope.torch_utils.module_hooks import EagerHook
 TRIES = 8
 
 #: The first recorded steps, and then every so many, at which norms are taken again though no version says so.
-LOOK = 16
+RECHECK = 16
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Meter:
         self._taken += 1
         if self.inside_loss is not None:  # what was measured is not what lies there
             return False
-        return self.past_counters is not None or self._taken <= LOOK or self._taken % LOOK == 0
+        return self.past_counters is not None or self._taken <= RECHECK or self._taken % RECHECK == 0
 
     def _settle(self, row: int, gradients: list[Tensor | None]) -> tuple[bool, bool]:
         """Return whether the measurement after the backward pass stands, and whether gradients were changed since."""

@@ -20,12 +20,13 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.groups import Groups
+from gradscope.optimizers.parameter_groups import Groups
 from gradscope.recorder.backward_passes import BackwardPasses
 from gradscope.recorder.cadence import Cadence
 from gradscope.recorder.captured import Captured
 from gradscope.recorder.consumer import RowConsumer
 from gradscope.recorder.distributed import Ranks
+from gradscope.recorder.host_rows import HostRow
 from gradscope.recorder.listeners.activations import Activations
 from gradscope.recorder.listeners.forwards import Forwards
 from gradscope.recorder.listeners.registry import Listeners
@@ -33,7 +34,6 @@ from gradscope.recorder.memory import no_grad
 from gradscope.recorder.penalty_probe import PenaltyProbe
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import HostRow
 from gradscope.recorder.timeline import Timeline
 from gradscope.torch_utils.closures import closure_of, followed, with_closure
 from gradscope.torch_utils.module_hooks import EagerHook

@@ -19,7 +19,7 @@ from gradscope.recorder.fields import Field
 from gradscope.recorder.memory import CPU, full, unknown
 
 #: Bytes that one ring takes on its device at most; fewer rows are kept where they are long.
-LARGEST = 64 << 20
+RING_BYTES = 64 << 20
 ROWS = 1024
 FEWEST = 48
 #: The number of a row beside the ring: the one that captured CUDA graphs write, at every replay.
@@ -43,7 +43,7 @@ class Ring:
             self._places[name] = (width, width + prod(field.shape), field.shape)
             width += prod(field.shape)
         width += -width % 4  # all rows aligned alike, so that a kernel is compiled for one kind of address
-        self.rows = max(FEWEST, min(ROWS, LARGEST // (4 * max(width, 1))))
+        self.rows = max(FEWEST, min(ROWS, RING_BYTES // (4 * max(width, 1))))
         self._flat = unknown((self.rows + 1, width), device)
         self.bytes = self._flat.numel() * 4
         # Made once: indexing a tensor costs more than many a kernel on a small one.

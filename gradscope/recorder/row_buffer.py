@@ -14,8 +14,8 @@ from gradscope.recorder.consumer import RowConsumer
 from gradscope.recorder.distributed import GATHERED_ROWS, Ranks
 from gradscope.recorder.fields import Field
 from gradscope.recorder.flusher import Flusher
+from gradscope.recorder.host_rows import Block, FetchedRows, Fields, HostRow
 from gradscope.recorder.ring import Ring
-from gradscope.recorder.rows import Block, FetchedRows, Fields, HostRow
 
 
 @dataclass(frozen=True)

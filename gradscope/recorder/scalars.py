@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gradscope import checks
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import HostRow
 from gradscope.recorder.ring import FIXED, Ring
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import HostRow
 from gradscope.torch_utils.module_hooks import Hook
 from gradscope.types import InputError
 

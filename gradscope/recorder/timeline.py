@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch.optim import Optimizer
 
 from gradscope.recorder.cadence import Cadence
+from gradscope.recorder.host_rows import HostRow
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import HostRow
 
 
 class Timeline:

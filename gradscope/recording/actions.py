@@ -15,8 +15,8 @@ from gradscope.recorder.recorder import Recorder
 from gradscope.recording.closing import Closing
 from gradscope.recording.live_judge import CHUNK, LiveJudge
 from gradscope.recording.notes import Notes
-from gradscope.recording.options import RecordOptions
 from gradscope.recording.penalty_tracker import PenaltyTracker
+from gradscope.recording.record_options import RecordOptions
 from gradscope.types import LearningFailure
 
 

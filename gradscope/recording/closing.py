@@ -13,7 +13,7 @@ from gradscope.processes.termination import undisturbed
 from gradscope.recorder.recorder import Recorder
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.notes import LearningFailureWarning, Notes
-from gradscope.recording.options import OnFailure
+from gradscope.recording.record_options import OnFailure
 from gradscope.types import Verdict
 
 

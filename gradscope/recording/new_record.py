@@ -13,8 +13,8 @@ from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
 from gradscope.recorder.listeners.activations import Activations
 from gradscope.recording import provenance
 from gradscope.recording.notes import Notes
-from gradscope.recording.options import RecordOptions
 from gradscope.recording.penalty_tracker import PenaltyTracker
+from gradscope.recording.record_options import RecordOptions
 from gradscope.run_info import RunInfo
 from gradscope.store.writer import Writer
 

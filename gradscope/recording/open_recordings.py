@@ -14,7 +14,7 @@ from gradscope import checks
 from gradscope.types import InputError
 
 #: So many open recordings of one process are not meant, each with a thread and three files.
-MANY = 8
+MANY_OPEN = 8
 
 
 class Open(Protocol):
@@ -37,10 +37,9 @@ def begun(recording: Open, parameters: Iterable[Tensor]) -> None:
     """A recording is open from now until `ended`."""
     _OPEN[id(recording)] = recording, frozenset(id(p) for p in parameters)
     loose = [other.path.name for other, _ in _OPEN.values() if not other.owned]
-    if len(loose) == MANY:
-        text = (
-            f"{MANY} recordings of this process are open ({', '.join(loose)}), each with a thread and files of its own"
-        )
+    if len(loose) == MANY_OPEN:
+        names = ", ".join(loose)
+        text = f"{MANY_OPEN} recordings of this process are open ({names}), each with a thread and files of its own"
         warnings.warn(
             f"{text}; close each when its training is over, or all: gradscope.close_recordings()",
             stacklevel=checks.users_line(),

@@ -37,8 +37,8 @@ from gradscope.recording.destination import destination, has_begun, own_instruct
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.new_record import describe, new_file, run_info
 from gradscope.recording.notes import Notes
-from gradscope.recording.options import OnFailure, RecordOptions
 from gradscope.recording.penalty_tracker import PenaltyTracker
+from gradscope.recording.record_options import OnFailure, RecordOptions
 from gradscope.recording.recording import Recording
 from gradscope.recording.row_notes import FindingNotes, RowNotes
 from gradscope.recording.sink import Sink
@@ -46,7 +46,7 @@ from gradscope.recording.sink_thread import MultiWriter, SinkThread
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.restart.resumption import KeptCheckpoints
-from gradscope.store.claim import claim, claim_name, free_name, give_back, is_folder
+from gradscope.store.record_path import free_name, is_folder, prepare_path, release_name, reserve_name
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
 from gradscope.torch_utils.selection import SelectNames, plain_model, recorded_modules, recorded_parameters
@@ -160,9 +160,9 @@ def open_recording(
         undo.callback(ranks.leave)
         if ranks.writes:
             if in_folder:
-                notes.path = claim_name(path)
-                undo.callback(give_back, notes.path)
-            claim(notes.path, options.mode)
+                notes.path = reserve_name(path)
+                undo.callback(release_name, notes.path)
+            prepare_path(notes.path, options.mode)
         open_recordings.make_room(notes.path, parameters.values())
         penalties = PenaltyTracker(optimizers, parameters, options.penalty, asked, goes_on)
         undo.callback(penalties.detach)

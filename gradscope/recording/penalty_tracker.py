@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope.optimizers.decay import decay_of, own_decay
-from gradscope.optimizers.groups import LATER, Groups
+from gradscope.optimizers.parameter_groups import LATER, Groups
 from gradscope.processes.instructions import Instructions
 from gradscope.recorder.kernels.statistics import norms
 from gradscope.recorder.penalty_probe import PenaltyProbe, PenaltyTerm

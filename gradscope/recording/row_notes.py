@@ -5,12 +5,12 @@ from __future__ import annotations
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.recorder.baseline.assumed import AssumedBaseline
 from gradscope.recorder.distributed import Ranks
+from gradscope.recorder.host_rows import Block
 from gradscope.recorder.listeners.registry import Listeners
-from gradscope.recorder.rows import Block
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.notes import FindingWarning, Notes
-from gradscope.recording.options import RecordOptions
 from gradscope.recording.penalty_tracker import PenaltyTracker
+from gradscope.recording.record_options import RecordOptions
 
 #: Rows without a loss after which a delay that waits for it is warned about.
 UNLOGGED = 64

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from gradscope.optimizers.decay import decay_of, torch_class
-from gradscope.optimizers.groups import learning_rate, weight_decay
+from gradscope.optimizers.parameter_groups import learning_rate, weight_decay
 from gradscope.optimizers.wrapped import the_one
 from gradscope.quantities import Strength
 from gradscope.regularizers.constrained import CPR

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.groups import number
+from gradscope.optimizers.parameter_groups import number
 from gradscope.regularizers.constrained import CPR
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import L2

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.groups import learning_rate
+from gradscope.optimizers.parameter_groups import learning_rate
 from gradscope.regularizers.schedule import Moment, Schedule
 from gradscope.torch_utils import ranks
 from gradscope.torch_utils.closures import closure_of, with_closure

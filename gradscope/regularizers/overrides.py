@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradscope.optimizers.decay import decay_of
-from gradscope.optimizers.groups import weight_decay
+from gradscope.optimizers.parameter_groups import weight_decay
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.groups import parse_penalty
 from gradscope.regularizers.hooks import Attached, attached_to

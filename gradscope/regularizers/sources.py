@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope.optimizers.decay import Decay, decay_of
-from gradscope.optimizers.groups import number, weight_decay
+from gradscope.optimizers.parameter_groups import number, weight_decay
 from gradscope.regularizers.activity import ActivityRegularization
 from gradscope.regularizers.attach import Regularization, ScheduledDecay
 from gradscope.regularizers.cpr import Constrained

@@ -21,8 +21,8 @@ from gradscope.store import chunks, redo_log, schema
 from gradscope.store.bounds import attribute
 from gradscope.store.layout import GROUP_VARIABLE
 from gradscope.store.regular import DAMAGE, damaged
-from gradscope.store.sanity import refuse_hostile
 from gradscope.store.snapshot import Overlay, looked_at, snapshot
+from gradscope.store.validation import refuse_hostile
 from gradscope.types import InputError, RecordNotFoundError
 
 NEEDED_ATTRIBUTES = ("schema_version", "gradscope_version", "status", "config", "capture", "penalty", "rows")

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from gradscope import checks
 from gradscope.store import redo_log, schema
-from gradscope.store.claim import LATER_ROWS, claim
-from gradscope.store.image import Image
+from gradscope.store.in_memory import InMemoryRecord
 from gradscope.store.interrupts import held_back
 from gradscope.store.layout import Axes
 from gradscope.store.pending import Pending
+from gradscope.store.record_path import LATER_ROWS, prepare_path
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.transactional import TransactionalFile
 from gradscope.store.writer_lock import WriterLock
@@ -68,7 +68,7 @@ class Writer:
         bins: NDArray[Any] | None = None,
         units: Sequence[str] | None = None,
     ) -> None:
-        claim(path, mode)
+        prepare_path(path, mode)
         checks.one_of(later_rows, LATER_ROWS, "later_rows")
         self.path = path
         self.problem: str | None = None
@@ -88,13 +88,13 @@ class Writer:
             try:
                 self._file = _opened(real, mode)
                 undo.callback(self._file.release)
-                self._image = Image(self._file, create=mode != "append", storage=storage)
-                undo.callback(self._image.abandon)
+                self._in_memory = InMemoryRecord(self._file, create=mode != "append", storage=storage)
+                undo.callback(self._in_memory.abandon)
                 if mode == "append":
                     self._resume(axes, static, attributes, resume_step, later_rows)
                 else:
                     undo.callback(real.unlink, missing_ok=True)
-                    self._image.lay_out(axes, static, attributes)
+                    self._in_memory.lay_out(axes, static, attributes)
                 self._file.commit()
             except OSError as error:
                 raise InputError(f"cannot write {path}: {_reason(error)}") from None
@@ -103,7 +103,7 @@ class Writer:
     @property
     def rows(self) -> int:
         """Rows that were published."""
-        return self._image.rows
+        return self._in_memory.rows
 
     def _resume(
         self,
@@ -113,15 +113,15 @@ class Writer:
         step: int | None,
         later_rows: str,
     ) -> None:
-        other = self._image.differences(axes, static, attributes.get("config"))
+        other = self._in_memory.differences(axes, static, attributes.get("config"))
         if other is not None:
             raise InputError(f"{self.path} is of another run, {other}; give another path, or mode='overwrite'")
-        kept, dropped = self._image.continue_at(step, later_rows == "keep")
+        kept, dropped = self._in_memory.continue_at(step, later_rows == "keep")
         text = f"resumed at step {step}: {kept} rows kept, {dropped} later rows dropped"
         pending = Pending(events=[(-1 if step is None else step, "resumed", text)])
         pending.attributes.update(attributes)
         pending.static.update(static)
-        self._image.write(pending)
+        self._in_memory.write(pending)
 
     # -- taking -----------------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Writer:
 
     def check(self, name: str, values: NDArray[Any], rows: int) -> None:
         """Raises `InputError` for an array that no variable of this name can take."""
-        self._image.check(name, values, rows)
+        self._in_memory.check(name, values, rows)
 
     def event(self, step: int, kind: str, text: str) -> None:
         """Add one event."""
@@ -196,7 +196,7 @@ class Writer:
             with self._short:
                 pending, self._pending = self._pending, Pending()
             if pending.since is not None:
-                self._image.write(pending)
+                self._in_memory.write(pending)
                 self._file.commit()
         except OSError as error:
             self._put_off(f"{self.path} cannot be written ({_reason(error)}): rows wait in memory, training goes on")
@@ -231,14 +231,14 @@ class Writer:
             self._closed = True
             try:
                 if not self._broken and self._publish():
-                    self._image.finish(status)
+                    self._in_memory.finish(status)
                     self._file.commit()
                     self._file.close_for_good()
             except OSError as error:
                 self.problem = f"{self.path} could not be finished ({_reason(error)}); what was published is safe"
             finally:
                 with contextlib.suppress(Exception):
-                    self._image.abandon()
+                    self._in_memory.abandon()
                 self._file.release()
                 self._lock.release()
 

@@ -19,7 +19,7 @@ from gradscope.processes.worker import Worker, WorkerLostError, follow, packed, 
 from gradscope.types import InputError
 
 #: To preload for trainings of torch: the recording, and what the first one of a process spends seconds on loading.
-RECORDING = ("gradscope.recording.opening", "gradscope.recorder.warm")
+RECORDING = ("gradscope.recording.opening", "gradscope.recorder.preload")
 #: To preload for trials of any kind.
 TRIALS = "gradscope.trials.run_trial"
 

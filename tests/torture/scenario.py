@@ -10,7 +10,7 @@ import xarray as xr
 
 from gradscope.store.reader import open_run
 from gradscope.store.record import Record
-from gradscope.store.salvage import recover
+from gradscope.store.recovery import recover
 from gradscope.store.storage import Storage
 from gradscope.store.writer import Writer
 

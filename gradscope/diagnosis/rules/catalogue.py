@@ -17,7 +17,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 
-from gradscope.diagnosis.rules import activations, harm, learning, ownership, parameters, slips
+from gradscope.diagnosis.rules import (
+    activation_rules,
+    harm_rules,
+    learning_rules,
+    ownership_rules,
+    parameter_rules,
+    slip_rules,
+)
 from gradscope.diagnosis.rules.columns import Columns
 from gradscope.diagnosis.rules.finding import Symptom
 from gradscope.diagnosis.rules.options import Look, Need, Option, Rule
@@ -47,7 +54,7 @@ RULES: dict[str, Rule] = {
     for rule in (
         Rule(
             "dead_units",
-            activations.dead_units,
+            activation_rules.dead_units,
             {
                 "share": Option(0.5, "share of a module's units that have to be dead", "SageMaker DeadRelu (50 %)"),
                 "inactivity": Option(
@@ -61,7 +68,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "saturated_activations",
-            activations.saturated_activations,
+            activation_rules.saturated_activations,
             {
                 "slope": Option(
                     0.1,
@@ -76,7 +83,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "update_ratio",
-            parameters.update_ratio,
+            parameter_rules.update_ratio,
             {
                 "large": Option(0.1, "update/weight above which it is large", "a hundred times CS231n's 1e-3"),
                 "small": Option(1e-6, "update/weight below which it is small", "a thousandth of CS231n's 1e-3"),
@@ -93,7 +100,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "exploding_tensor",
-            parameters.exploding_tensor,
+            parameter_rules.exploding_tensor,
             {
                 "growth": Option(
                     1000.0,
@@ -112,7 +119,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "unchanged_parameters",
-            parameters.unchanged_parameters,
+            parameter_rules.unchanged_parameters,
             {
                 "learned": LEARNED,
                 **_waiting(0, 16, "ours; SageMaker UnchangedTensor waits for 3 saved steps"),
@@ -122,14 +129,14 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "untrained_parameters",
-            ownership.untrained_parameters,
+            ownership_rules.untrained_parameters,
             {**_waiting(0, 1, "ours (by the first row)")},
             (),
             "ours, after reports of layers that no optimizer moves",
         ),
         Rule(
             "slips",
-            slips.slips,
+            slip_rules.slips,
             {
                 "share": Option(0.5, "share of the rows so far that the learning rate may be gone", OURS),
                 **_waiting(0, 32, "ours (the rate; the rest by the first row)"),
@@ -139,7 +146,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "poor_initialisation",
-            learning.poor_initialisation,
+            learning_rules.poor_initialisation,
             {
                 "rows": Option(128, "rows at the start that are looked at", "ours; SageMaker looks at 10 steps"),
                 "loss": Option(3.0, "times the baseline loss that the first losses may be", "ours, after Recipe"),
@@ -156,7 +163,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "loss_spikes",
-            learning.loss_spikes,
+            learning_rules.loss_spikes,
             {
                 "deviations": Option(
                     7.0, "standard deviations above the 32 losses before (by their median distance)", "OLMo 2"
@@ -170,7 +177,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "overfitting_gap",
-            learning.overfitting_gap,
+            learning_rules.overfitting_gap,
             {
                 "gap": Option(0.1, "(validation − training)/training that is allowed", "SageMaker Overfit (0.1)"),
                 "rise": Option(0.1, "share of its best by which the validation loss has to have risen", OURS),
@@ -185,7 +192,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "penalty_dominates",
-            harm.penalty_dominates,
+            harm_rules.penalty_dominates,
             {
                 "share": Option(0.05, "share of the penalty in both gradients that is allowed", OURS),
                 "height": Option(0.02, "share of the baseline loss that the penalty has to add to the loss", OURS),
@@ -201,7 +208,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "undeclared_penalty",
-            harm.undeclared_penalty,
+            harm_rules.undeclared_penalty,
             {
                 "kept": Option(0.3, "norm of a matrix over its largest so far, below which it counts", OURS),
                 **_waiting(0, 8, OURS),
@@ -211,7 +218,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "decayed_gains",
-            harm.decayed_gains,
+            harm_rules.decayed_gains,
             {
                 "kept": Option(0.3, "norm of a gain over its largest so far, below which it counts", OURS),
                 **_waiting(0, 8, OURS),
@@ -221,7 +228,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "lost_input",
-            harm.lost_input,
+            harm_rules.lost_input,
             {
                 "kept": Option(0.05, "spread over samples, of its largest so far, below which it counts", OURS),
                 **_waiting(0, 8, OURS),
@@ -232,7 +239,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "all_zero_gradients",
-            parameters.all_zero_gradients,
+            parameter_rules.all_zero_gradients,
             {"learned": LEARNED, **_waiting(0, 16, OURS)},
             (Need(("loss_gradient_mean_abs",), "the record holds no gradients"),),
             "SageMaker AllZero (100 %) and VanishingGradient; DeepDiagnosis",

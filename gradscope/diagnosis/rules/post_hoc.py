@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.post_hoc import feed
-from gradscope.diagnosis.recorded import Recorded, recorded
+from gradscope.diagnosis.recorded_run import Recorded, recorded
 from gradscope.diagnosis.rules.catalogue import Chosen
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.derived import VALIDATION

@@ -17,8 +17,8 @@ from gradscope.recorder.baseline.target_sums import Array, Sums
 EXACT, CLOSE = 1e-4, 5e-3
 #: Share of the logged loss that the losses seen have to be, where other terms are in it.
 PART = 0.1
-#: How far a running average of the loss may be off.
-NEAR = 0.3
+#: Relative error that a running average of the loss may have, against the loss of the step.
+AVERAGE_ERROR = 0.3
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
     if parts:
         largest = max(parts, key=lambda seen: float(np.median(seen.values)))
         return _made(largest, 1.0, f"; {OTHER_TERMS}")
-    near = [s for s in whole if abs(np.median(logged / np.where(s.values == 0, np.nan, s.values)) - 1) < NEAR]
+    near = [s for s in whole if abs(np.median(logged / np.where(s.values == 0, np.nan, s.values)) - 1) < AVERAGE_ERROR]
     if near:
         return _made(near[0], 1.0, "; what is logged is close to that loss, and not equal to it")
     return f"the logged loss is none of those that were seen ({', '.join(sorted({s.kind for s in sums}))})"

@@ -30,7 +30,7 @@ KEPT, ROWS = 1 << 17, 64
 #: First calls, and rows of each, whose outputs are looked at.
 LOOKED = 8
 #: Targets of a call below which it says nothing that they are one number.
-FEW = 4
+LEAST_TARGETS = 4
 #: Calls that wait to be added up, at most.
 QUEUE = 256
 
@@ -228,7 +228,7 @@ class Numbers(Sums):
             w, p = (1.0 if f is None else f.to(t) for f in (weight, positive))
             rows += [(w * p * t).sum(0), (w * (1 - t)).sum(0)]
         self.table[: len(rows)] += torch.stack(rows)
-        self.varied += (t != t.reshape(-1)[0]).any() if t.numel() >= FEW else 1
+        self.varied += (t != t.reshape(-1)[0]).any() if t.numel() >= LEAST_TARGETS else 1
         self.rows += len(t)
         self.entries += target.numel() / share
 

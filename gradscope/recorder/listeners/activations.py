@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, HostRow
 from gradscope.recorder.kernels.kinds import Unreadable, entries
 from gradscope.recorder.kernels.module_rows import FULL_QUANTITIES, QUANTITIES, ModuleRows
 from gradscope.recorder.kernels.unit_statistics import UnitStatistics, host_kernel, number_of_units
@@ -20,7 +21,6 @@ from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.forwards import Forwards, Shares
 from gradscope.recorder.memory import unknown, zeros
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import Block, FetchedRows, HostRow
 from gradscope.recorder.timeline import Timeline
 from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from gradscope import checks
 from gradscope.recorder.captured import Captured
+from gradscope.recorder.host_rows import HostRow
 from gradscope.recorder.listener import Listener, Steps
 from gradscope.recorder.listeners.activations import Activations
 from gradscope.recorder.listeners.gradients import Gradients
@@ -26,7 +27,6 @@ from gradscope.recorder.listeners.updates import Updates
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.ring import FIXED
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import HostRow
 from gradscope.recorder.timeline import Timeline
 from gradscope.torch_utils.patching import MethodPatch
 

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from gradscope.recorder.distributed import Ranks
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, Floats, HostRow
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.grad_scaling import GradScaling
-from gradscope.recorder.meter import LOOK, Meter
-from gradscope.recorder.rows import Block, FetchedRows, Floats, HostRow
+from gradscope.recorder.meter import RECHECK, Meter
 
 #: Two norms of the same numbers, taken by different kernels, agree to this share.
 SAME = 1e-5
@@ -28,7 +28,8 @@ ONE_FACTOR = 0.01
 
 PAST_COUNTERS = (
     "gradients were changed between backward() and step() where torch does not count it (.grad.data, numpy): "
-    f"clip_coefficient, which may miss it in up to {LOOK - 1} rows before and in some right after, shows it since step"
+    f"clip_coefficient, which may miss it in up to {RECHECK - 1} rows before and in some right after, shows it "
+    "since step"
 )
 
 

@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, HostRow
 from gradscope.recorder.kernels.magnitude_bins import COLUMNS, histogram
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.grad_scaling import GradScaling
 from gradscope.recorder.meter import Meter, local
 from gradscope.recorder.ring import FIXED
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import Block, FetchedRows, HostRow
 from gradscope.recorder.timeline import Timeline
 
 WEIGHTS, GRADIENTS = "weight_bins", "gradient_bins"

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gradscope.optimizers.groups import Groups, number
+from gradscope.optimizers.parameter_groups import Groups, number
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, HostRow
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.gradients import Gradients
 from gradscope.recorder.listeners.updates import Updates
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import Block, FetchedRows, HostRow
 from gradscope.recorder.timeline import Timeline
 
 

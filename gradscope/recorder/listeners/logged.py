@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gradscope import checks
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, Fields, Floats, HostRow
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.forwards import Forwards
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import Block, FetchedRows, Fields, Floats, HostRow
 from gradscope.recorder.scalars import CELLS, Said, Scalars, has_graph
 from gradscope.recorder.timeline import Timeline
 

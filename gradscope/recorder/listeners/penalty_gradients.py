@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, Floats, HostRow
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.grad_scaling import GradScaling
 from gradscope.recorder.listeners.unread import Unread
@@ -15,7 +16,6 @@ from gradscope.recorder.memory import unknown
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.penalty_probe import PenaltyProbe, PenaltyTerm
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import Block, FetchedRows, Floats, HostRow
 
 
 class PenaltyGradients(Listener):

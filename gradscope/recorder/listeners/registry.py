@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.optimizers.groups import Groups
+from gradscope.optimizers.parameter_groups import Groups
 from gradscope.recorder.backward_passes import BackwardPasses
 from gradscope.recorder.listener import Events, Listener, Steps, heard
 from gradscope.recorder.listeners.activations import Activations

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gradscope.recorder.host_rows import HostRow
 from gradscope.recorder.kernels.kinds import is_familiar
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.unread import Unread
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.ring import FIXED
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import HostRow
 
 #: Steps at the start that are looked at, how many have to agree, and the entries of the matrix that are kept.
 LOOKED, LEAST, ENTRIES = 12, 6, 1 << 14

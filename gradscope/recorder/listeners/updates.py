@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from gradscope.recorder.fields import Field
+from gradscope.recorder.host_rows import Block, FetchedRows, Floats, HostRow
 from gradscope.recorder.listener import Listener
 from gradscope.recorder.listeners.penalty_gradients import PenaltyGradients
 from gradscope.recorder.memory import no_grad
 from gradscope.recorder.meter import Meter
 from gradscope.recorder.ring import FIXED
 from gradscope.recorder.row_buffer import RowBuffer
-from gradscope.recorder.rows import Block, FetchedRows, Floats, HostRow
 from gradscope.recorder.timeline import Timeline
 from gradscope.recorder.update_meter import SPLIT, UpdateMeter
 

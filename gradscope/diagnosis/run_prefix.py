@@ -13,8 +13,8 @@ from gradscope.run_info import RunInfo
 
 CONSTANT = "the loss of the network once it predicted a constant"
 
-#: Losses whose scatter says something.
-FEW = 8
+#: Losses below which their scatter says nothing.
+LEAST_LOSSES = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Look:
+class RunPrefix:
     """The first ``n`` rows of a run.
 
     Attributes:
@@ -107,7 +107,7 @@ class Look:
     def clear(self) -> bool:
         """Whether the losses at the end lie below the baseline by more than they and the first ones scatter."""
         known = measures.losses(self.series, self.n)
-        if len(known) < FEW:  # too few to tell their scatter
+        if len(known) < LEAST_LOSSES:  # too few to tell their scatter
             return bool(self.end_level < self.baseline.below(0.5))
         first, last = known[: min(self.limits.window, len(known) // 2)], known[-max(2, len(known) // 20) :]
         error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))

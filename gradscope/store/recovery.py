@@ -28,9 +28,9 @@ from gradscope.store.bounds import (
 )
 from gradscope.store.layout import GROUP_VARIABLE, MOST_ROWS
 from gradscope.store.regular import DAMAGE
-from gradscope.store.sanity import STATUS, check_array, check_count, member
 from gradscope.store.snapshot import Overlay
 from gradscope.store.storage import Storage
+from gradscope.store.validation import STATUS, check_array, check_count, member
 from gradscope.store.writer import Writer
 from gradscope.store.writer_lock import writer_of
 from gradscope.types import InputError, RecordExistsError, RecordNotFoundError
@@ -90,7 +90,7 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
     view.limit = LARGEST_READ
     try:
         with h5py.File(view, "r") as file:
-            _Salvage(file, report, view).write()
+            _Recoverer(file, report, view).write()
     except DAMAGE as error:
         if isinstance(error, InputError):
             raise
@@ -125,7 +125,7 @@ def _length_of_hdf5(path: Path) -> int | None:
     return int(length) if length <= max(1 << 20, 1000 * held) else None
 
 
-class _Salvage:
+class _Recoverer:
     """One pass over a file that may fail anywhere."""
 
     def __init__(self, file: h5py.File, report: Recovery, view: Overlay) -> None:

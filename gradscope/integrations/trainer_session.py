@@ -16,7 +16,7 @@ from torch import Tensor
 import gradscope
 from gradscope import checks
 from gradscope.recording import LearningFailureWarning, Recording
-from gradscope.recording.options import OnFailure, check_on_failure
+from gradscope.recording.record_options import OnFailure, check_on_failure
 from gradscope.store import schema
 
 #: What the callbacks log themselves; it is none of the metrics of an epoch.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gradscope.store import layout, schema
 from gradscope.store.bounds import MOST_LINKS
-from gradscope.store.columns import Column, bits_for, publish
+from gradscope.store.growing_variables import Column, bits_for, publish
 from gradscope.store.layout import Axes
 from gradscope.store.pending import Pending
 from gradscope.store.storage import Storage
@@ -28,7 +28,7 @@ from gradscope.types import InputError
 MOST_COLUMNS = MOST_LINKS - 20
 
 
-class Image:
+class InMemoryRecord:
     """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`."""
 
     def __init__(self, file: TransactionalFile, *, create: bool, storage: Storage) -> None:
@@ -222,7 +222,7 @@ class Image:
             self._root.attrs[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
-_OPEN: weakref.WeakSet[Image] = weakref.WeakSet()
+_OPEN: weakref.WeakSet[InMemoryRecord] = weakref.WeakSet()
 
 
 def _close_copies() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.looks import Look
+from gradscope.diagnosis.run_prefix import RunPrefix
 
 
 class Learning:
@@ -24,7 +24,7 @@ class Learning:
         self.settled_step: int | None = None
         self._best: tuple[float, float] = (np.inf, 0.0)
 
-    def see(self, look: Look) -> None:
+    def see(self, look: RunPrefix) -> None:
         """Take one more look."""
         learns = look.improvement(look.limits.improved)
         if self.escaped_step is None and learns:
@@ -41,7 +41,7 @@ class Learning:
         """Forget what looked like learning: it was a constant that fitted itself to the classes."""
         self.escaped_step = self.active_step = self.settled_step = None
 
-    def _slows(self, look: Look) -> bool:
+    def _slows(self, look: RunPrefix) -> bool:
         """Return whether the run is four times as old as its escape, and gained half of its progress in the first half.
 
         Tasks whose loss has a high floor (noisy labels, language) never lose half of their baseline loss. A run that is
@@ -58,7 +58,7 @@ class Learning:
         then = look.baseline.loss - measures.loss_level(look.series, half - look.limits.window, half)
         return bool(then >= (look.baseline.loss - look.level) / 2 > 0)
 
-    def _levelled_off(self, look: Look) -> bool:
+    def _levelled_off(self, look: RunPrefix) -> bool:
         """Return whether a good share of the run brought no better loss: this is as active as it gets (noisy tasks)."""
         best, at = self._best
         if look.level < best - 0.01 * abs(look.baseline.loss):
@@ -66,7 +66,7 @@ class Learning:
             return False
         return look.n - at > look.limits.patience * look.n
 
-    def _holds(self, look: Look) -> bool:
+    def _holds(self, look: RunPrefix) -> bool:
         """Return whether the run learns under its penalty, and has shown that the penalty does not undo it.
 
         A run that learns before its penalty has had time to act (a delayed one, or one with large initial weights) may

@@ -27,7 +27,7 @@ from gradscope.store.record import Record
 from gradscope.types import InputError
 
 #: More runs than this are no longer told apart over time, so their ends are drawn against the strength.
-MANY = 12
+MOST_OVER_TIME = 12
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _over_time(quantity: str) -> Callable[[Sequence[RunSeries], Wanted], list[Cu
     def build(runs: Sequence[RunSeries], wanted: Wanted) -> list[Curves]:
         against = wanted.against
         if against is None:
-            against = "strength" if len(runs) > MANY and len({run.strength for run in runs}) > 2 else "step"
+            against = "strength" if len(runs) > MOST_OVER_TIME and len({run.strength for run in runs}) > 2 else "step"
         if against == "strength":
             return [ends_by_strength(by_setting(runs), quantity)]
         return [over_time(runs, quantity, against=against)]

@@ -15,7 +15,7 @@ from gradscope.recorder.presets import PRESETS
 from gradscope.recording.sink import Sink, checked_sinks
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
-from gradscope.store.claim import LATER_ROWS
+from gradscope.store.record_path import LATER_ROWS
 from gradscope.store.storage import Storage
 from gradscope.torch_utils.selection import SelectNames
 from gradscope.types import InputError

@@ -30,7 +30,7 @@ def free_name(folder: Path) -> Path:
     return next(path for n in count(1) if not (path := folder / f"{today}-{n}.h5").exists())
 
 
-def claim_name(folder: Path) -> Path:
+def reserve_name(folder: Path) -> Path:
     """`free_name`, with an empty file there, so that no other process takes it; makes a missing folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,23 +43,23 @@ def claim_name(folder: Path) -> Path:
         raise InputError(f"cannot write into {folder}: {(error.strerror or str(error)).splitlines()[0]}") from None
 
 
-def give_back(path: Path) -> None:
-    """Take away what `claim_name` left where nothing came of it."""
+def release_name(path: Path) -> None:
+    """Take away what `reserve_name` left where nothing came of it."""
     if _never_begun(path):
         path.unlink()
 
 
-def claim(path: Path, mode: str) -> None:
+def prepare_path(path: Path, mode: str) -> None:
     """Refuse a path that cannot become a record, with an `InputError`. Makes the folder of a new one."""
     try:
-        _claim(path, mode)
+        _prepare(path, mode)
     except InputError:
         raise
     except OSError as error:  # of the file system, or of a process without file descriptors
         raise InputError(f"cannot write {path}: {(error.strerror or str(error)).splitlines()[0]}") from None
 
 
-def _claim(path: Path, mode: str) -> None:
+def _prepare(path: Path, mode: str) -> None:
     checks.one_of(mode, MODES, "mode")
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected the path of a file to write")
