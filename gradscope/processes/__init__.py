@@ -1,1 +1,1 @@
-"""Child processes: what they are told, how they are started, followed and ended."""
+"""Child processes: their instructions, how they are started, followed and ended."""

@@ -1,4 +1,4 @@
-"""A child process from its start to its exit status."""
+"""Start a child process, wait for it, and read its exit status."""
 
 from __future__ import annotations
 
@@ -22,38 +22,54 @@ GRACE = 10.0
 
 @dataclass(frozen=True)
 class ExitStatus:
-    """How a child ended. ``tail``: the last lines it wrote to standard error."""
+    """How a child ended.
+
+    Attributes:
+        code: its exit code, below 0 for the signal that killed it.
+        tail: the last lines that it wrote to standard error.
+    """
 
     code: int
     tail: str
 
     @classmethod
     def read(cls, code: int, log: IO[bytes]) -> ExitStatus:
-        """With the end of what a child has written to its log."""
+        """Make the status of a child, with the end of what it has written to its log."""
         log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
         return cls(code, log.read().decode(errors="replace"))
 
     @property
     def ended_itself(self) -> bool:
+        """Whether it ended without an error, or was stopped by its own recording."""
         return self.code in (0, EXIT_STOPPED)
 
     def complaint(self, words: Sequence[str]) -> str:
-        """One line on a child that failed."""
+        """Describe a child that failed, in one line."""
         how = f"was killed by signal {-self.code}" if self.code < 0 else f"exited with code {self.code}"
         last = self.tail.strip().splitlines()[-1] if self.tail.strip() else "nothing on standard error"
         return f"the command {' '.join(words)!r} {how}: {last}"
 
 
 class Child(Protocol):
-    """A process that was started: as much of `subprocess.Popen` as is needed here."""
+    """Process that was started: as much of `subprocess.Popen` as is needed here.
+
+    Attributes:
+        returncode: its exit code, None while it runs.
+    """
 
     returncode: int | None
 
-    def wait(self, timeout: float | None = None) -> int: ...
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code."""
+        ...
 
-    def terminate(self) -> None: ...
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """End it."""
+        ...
 
 
 #: Starts a command in an environment, with its output in a file.
@@ -63,7 +79,20 @@ Start = Callable[[Sequence[str], Mapping[str, str], IO[bytes]], Child]
 def start_child(
     words: Sequence[str], environment: Mapping[str, str], log: IO[bytes], **more: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a command. ``more``: for `subprocess.Popen`. Raises `InputError` where there is no such program."""
+    """Start a command, with its output in ``log``.
+
+    Args:
+        words: the command.
+        environment: the whole environment of the child.
+        log: takes its standard output and standard error.
+        more: for `subprocess.Popen`.
+
+    Returns:
+        The process.
+
+    Raises:
+        InputError: there is no such program.
+    """
     try:
         return subprocess.Popen(
             words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **more
@@ -77,7 +106,7 @@ _START: ContextVar[Start] = ContextVar("gradscope_start", default=start_child)
 
 @contextlib.contextmanager
 def starting(start: Start) -> Iterator[None]:
-    """Children are started in this way meanwhile."""
+    """Start children in this way inside the ``with`` block."""
     token = _START.set(start)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A training command with placeholders: filled for one call, and held against what its record shows."""
+"""Fill a training command with placeholders for one call, and compare what was asked for with what its record shows."""
 
 from __future__ import annotations
 
@@ -19,14 +19,30 @@ PLACEHOLDERS = ("strength", "weight_decay", "seed", "out")
 
 @dataclass(frozen=True)
 class Command:
-    """A training command with placeholders: ``{strength}``, ``{weight_decay}``, ``{seed}``, ``{out}``."""
+    """Training command with placeholders: ``{strength}``, ``{weight_decay}``, ``{seed}``, ``{out}``.
+
+    Attributes:
+        words: the command.
+        penalty: the word of the penalty that its strength is of.
+    """
 
     words: tuple[str, ...]
     penalty: str = "l2"
 
     @classmethod
     def parse(cls, words: Sequence[str], penalty: str = "l2") -> Command:
-        """Checks everything that can be checked before a process is started."""
+        """Make a command, and check everything that can be checked before a process is started.
+
+        Args:
+            words: the command.
+            penalty: the word of its penalty.
+
+        Returns:
+            The command.
+
+        Raises:
+            InputError: it is empty, holds an unknown placeholder, or there is no such program.
+        """
         if not words:
             raise InputError("there is no command; write it after --, such as: -- python train.py")
         command = cls(tuple(words), penalty := checks.penalty_word(penalty))
@@ -46,15 +62,26 @@ class Command:
 
     @property
     def placeholders(self) -> tuple[str, ...]:
+        """Names of the placeholders, in order."""
         return tuple(m[2] for word in self.words for m in _PLACEHOLDER.finditer(word) if m[2])
 
     @property
     def takes_strength(self) -> bool:
-        """True where the strength reaches the script by its own arguments."""
+        """Whether the strength reaches the script by its own arguments."""
         return "strength" in self.placeholders or "weight_decay" in self.placeholders
 
     def filled(self, asked: Instructions) -> list[str]:
-        """The words of one call."""
+        """Return the words of one call.
+
+        Args:
+            asked: values of the placeholders.
+
+        Returns:
+            The words.
+
+        Raises:
+            InputError: a placeholder has no value.
+        """
         strength = asked.strength
         values = {
             "strength": "" if strength is None else repr(strength),
@@ -73,7 +100,7 @@ class Command:
         return [_PLACEHOLDER.sub(fill, word) for word in self.words]
 
     def environment(self, asked: Instructions) -> dict[str, str]:
-        """The child's environment: ours, without old instructions, with the new ones."""
+        """Return the child's environment: ours, without old instructions, with the new ones."""
         told = asked.environment()
         if self.takes_strength:
             told.pop("GRADSCOPE_STRENGTH", None)
@@ -86,10 +113,19 @@ _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
 
 
 def check_strength(path: Path, asked: Strength, read_back: Strength, schedule: str) -> None:
-    """The strength asked for against the one that the record shows.
+    """Compare the strength asked for with the one that the record shows.
 
-    A delayed run that never learned never saw its strength: nothing to compare then. Nor is there where a schedule
-    goes elsewhere than to λ itself (a ramp cut short, a taper, a controller). Raises `InputError` where they differ.
+    A delayed run that never learned never saw its strength: nothing to compare then. Nor is there where a schedule goes
+    elsewhere than to λ itself (a ramp cut short, a taper, a controller).
+
+    Args:
+        path: of the record.
+        asked: what was asked for.
+        read_back: what the record shows.
+        schedule: of the record.
+
+    Raises:
+        InputError: they differ.
     """
     wanted, found = asked.value, read_back.value
     if found == 0 and (wanted == 0 or schedule != "constant"):

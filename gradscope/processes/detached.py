@@ -1,8 +1,8 @@
-"""A detached child: a training command that outlives its supervisor, if need be.
+"""Detached children: training commands that outlive their supervisor, if need be.
 
-Its output goes to a file, which is shown live, and it holds a lock for as long as it runs. So a supervisor that is
-killed leaves a training that goes on undisturbed, and the next one finds it, shows the rest of its output and waits for
-it.
+The output of a child goes to a file, which is shown live, and the child holds a lock for as long as it runs. So a
+supervisor that is killed leaves a training that goes on undisturbed, and the next one finds it, shows the rest of its
+output and waits for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
 @contextlib.contextmanager
 def _folder_lock(folder: Path) -> Iterator[int]:
-    """The folder itself, open and marked as that of a training: what cannot be deleted without it."""
+    """Open the folder of a training and lock it: the mark that cannot be deleted without the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without such locks
@@ -42,7 +42,7 @@ def _folder_lock(folder: Path) -> Iterator[int]:
 
 
 def holds_a_training(folder: Path) -> bool:
-    """Whether a training that was started in this folder still runs, whatever has become of the files in it."""
+    """Return whether a training that was started in this folder still runs, whatever has become of the files in it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,9 +56,16 @@ def holds_a_training(folder: Path) -> bool:
 
 
 class DetachedChild:
-    """A training command, started by this process or by one that was killed.
+    """Training command, started by this process or by one that was killed.
 
-    ``record``: what it writes; log and lock stand beside it (``attempt-1.log``, ``attempt-1.alive``).
+    Args:
+        record: what it writes; log and lock stand beside it (``attempt-1.log``, ``attempt-1.alive``).
+        pid: of the process, if it was started before.
+
+    Attributes:
+        log: the file with its output.
+        pid: of the process, None before it is started.
+        signals: those of `ENDING` that were passed on to it.
     """
 
     def __init__(self, record: Path, pid: int | None = None) -> None:
@@ -70,7 +77,15 @@ class DetachedChild:
         self.signals: list[int] = []
 
     def start(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start the command, in a session of its own. Raises `InputError` where there is no such program."""
+        """Start the command, in a session of its own.
+
+        Args:
+            words: the command.
+            environment: the whole environment of the child.
+
+        Raises:
+            InputError: there is no such program.
+        """  # noqa: DOC502 - raised by what it calls
         with self._alive.open("a") as lock, self.log.open("ab") as log, _folder_lock(self._folder) as folder:
             fcntl.flock(lock, fcntl.LOCK_EX)  # shared with the child, and held until it has ended
             surroundings = {"PYTHONUNBUFFERED": "1", **environment}
@@ -80,7 +95,7 @@ class DetachedChild:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs; for a process that somebody else has started, its lock says so."""
+        """Whether it still runs; of a process that was started elsewhere, the lock tells."""
         return self._held() if self._process is None else self._process.poll() is None
 
     def _held(self) -> bool:
@@ -94,9 +109,12 @@ class DetachedChild:
         return False
 
     def follow(self, show: bool, deadline: float | None, each: Callable[[], None]) -> None:
-        """Wait for its end; ``show``: its output on standard error, from where it stands now.
+        """Wait for its end.
 
-        ``deadline`` (of `time.monotonic`): it is ended then. ``each()`` is called once a second, and may raise.
+        Args:
+            show: pass its output on to standard error, from where it stands now.
+            deadline: of `time.monotonic`: it is ended then.
+            each: called once a second, and may raise, which ends the child.
         """
         shown = 0 if self._process is not None or not self.log.exists() else self.log.stat().st_size
         looked = time.monotonic()
@@ -145,7 +163,7 @@ class DetachedChild:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Signals to the supervisor reach the child; one that it ignores (nohup) stays ignored."""
+        """Pass signals to the supervisor on to the child; one that it ignores (nohup) stays ignored."""
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             again = self._asked_to_end is not None and number in ENDING
@@ -166,7 +184,7 @@ class DetachedChild:
                 signal.signal(number, handler)
 
     def _end_the_rest(self) -> None:
-        """A shell that was ended may have left the training behind."""
+        """End what is left of its group: a shell that was ended may have left the training behind."""
         if self._asked_to_end is None or self.pid is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -188,7 +206,7 @@ class DetachedChild:
 
     @property
     def exit_status(self) -> ExitStatus:
-        """Its exit code (0 where somebody else has started it, and nobody knows) and its last words."""
+        """Exit code (0 where another process has started it, and nobody knows) and the end of its output."""
         code = 0 if self._process is None else self._process.returncode
         with self.log.open("rb") as log:
             return ExitStatus.read(code, log)

@@ -1,4 +1,4 @@
-"""A fork server: a process that has imported what is needed, and forks each worker, so that nobody waits for imports.
+"""Fork server: a process that has imported what is needed, and forks each worker, so that nobody waits for imports.
 
 It has one thread and touches no device. It ends with the search that started it, whatever ended that one.
 """
@@ -27,10 +27,11 @@ LOOK = 0.02
 
 
 class ForkServer:
-    """The process, seen from its owner.
+    """Fork server, seen from its owner.
 
-    ``environment``: that of the workers, as far as it is one for all. ``preload``: modules that are imported before the
-    first fork.
+    Args:
+        environment: that of the workers, as far as it is one for all.
+        preload: modules that are imported before the first fork.
     """
 
     def __init__(self, environment: Mapping[str, str], preload: Sequence[str]) -> None:
@@ -45,7 +46,7 @@ class ForkServer:
             )  # fmt: skip
 
     def start(self) -> Worker | None:
-        """A worker; None where there is nobody to fork it any more."""
+        """Fork a worker; None where the server has ended."""
         ours, theirs = socket.socketpair()
         connection = Connection(ours.detach())
         try:
@@ -62,14 +63,20 @@ class ForkServer:
         return Worker(pid, connection, lambda seconds: _joined(pid, seconds))
 
     def close(self) -> None:
-        """No more workers, whether or not it has come to importing all. Those under way are their owners'."""
+        """End the server, whether or not it has imported everything. Workers under way belong to their owners."""
         self._process.terminate()
         self._process.wait()
         self._asking.close()
 
 
 def _joined(pid: int, seconds: float | None) -> int | None:
-    """0 once the process is gone; its parent, which is the warm process, tells how it ended."""
+    """Wait for a process to be gone, and return 0; None after so many seconds.
+
+    Only its parent, the fork server, knows how it ended.
+
+    Returns:
+        0, or None where it still runs.
+    """
     deadline = None if seconds is None else time.monotonic() + seconds
     while deadline is None or time.monotonic() < deadline:
         try:
@@ -84,7 +91,11 @@ def _joined(pid: int, seconds: float | None) -> int | None:
 
 
 def _fork_workers(asked: socket.socket) -> Connection:
-    """Fork a process for each connection that comes, until the search is gone. Returns in the forks: theirs."""
+    """Fork a process for each connection that comes, until the search is gone; only the forks return.
+
+    Returns:
+        The connection of the fork.
+    """
     ended, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
@@ -123,7 +134,7 @@ def _fork_workers(asked: socket.socket) -> Connection:
 
 
 def _say_how_they_ended(workers: dict[int, Connection]) -> None:
-    """In the place of a worker that could not: who has had its answer does not hear this."""
+    """Send the exit status of ended workers to their owners; one that has had its answer does not read it."""
     while workers:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -138,7 +149,7 @@ def _say_how_they_ended(workers: dict[int, Connection]) -> None:
 
 
 def main() -> None:
-    """``python -P -m gradscope.processes.fork_server SOCKET MODULES``: over the socket come connections."""
+    """Run the server: ``python -P -m gradscope.processes.fork_server SOCKET MODULES``; calls come over the socket."""
     asked = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         import_module(name)

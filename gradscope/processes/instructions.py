@@ -1,4 +1,4 @@
-"""What a recording is asked to do by whoever started its process: environment variables, and the exit code back.
+"""Instructions to a recording from whoever started its process: environment variables, and the exit code back.
 
 The supervisor (`gradscope run`, `gradscope search`) says what it wants through the command line of the child
 (`command.py`) or its environment; `gradscope.record` inside the child obeys the environment; the record and the exit
@@ -30,9 +30,19 @@ ON_SUCCESS = ("ignore", "stop")
 class Instructions:
     """What a supervisor asks of the recording in a child. None: the script's own choice stands.
 
-    ``probe_steps``: end the training after so many steps, recorded one by one; ``probe_escape``: or as soon as its loss
-    has clearly fallen. ``checkpoints``: the folder for checkpoints. ``resume``, ``resume_step``: the checkpoint to go
-    on from, and its step; ``out`` holds the rows before it then.
+    Attributes:
+        strength: λ.
+        penalty: its word.
+        schedule: its text.
+        seed: of the random generators.
+        out: path of the record; with ``resume_step``, it holds the rows before that step.
+        on_failure: one of `ON_FAILURE`.
+        on_success: one of `ON_SUCCESS`.
+        probe_steps: end the training after so many steps, recorded one by one.
+        probe_escape: or as soon as its loss has clearly fallen.
+        checkpoints: the folder for checkpoints.
+        resume: the checkpoint to go on from.
+        resume_step: its step.
     """
 
     strength: float | None = None
@@ -49,14 +59,24 @@ class Instructions:
     resume_step: int | None = None
 
     def environment(self) -> dict[str, str]:
-        """As ``GRADSCOPE_…`` variables."""
+        """Return them as ``GRADSCOPE_…`` variables."""
         return {
             _variable(f.name): str(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
         }
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Instructions:
-        """Read back; raises `InputError` naming the variable that is wrong."""
+        """Read them back.
+
+        Args:
+            environment: the variables.
+
+        Returns:
+            The instructions.
+
+        Raises:
+            InputError: a variable is wrong; it is named.
+        """
         given = {f.name: environment.get(_variable(f.name)) or None for f in fields(cls)}
         strength = given["strength"]
         for name in ("seed", "resume_step", "probe_steps"):
@@ -90,14 +110,16 @@ _INSIDE: ContextVar[Instructions | None] = ContextVar("gradscope_instructions", 
 
 
 def current() -> Instructions:
-    """What applies here: what a search in this process asked for, else the environment."""
+    """Return the instructions that apply here: those of a search in this process, else those of the environment."""
     return _INSIDE.get() or Instructions.from_environment(os.environ)
 
 
 class Closes(Protocol):
-    """A recording, as far as this file is concerned."""
+    """Recording, as far as this file is concerned."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close it."""
+        ...
 
 
 _OPENED: ContextVar[list[Closes] | None] = ContextVar("gradscope_opened", default=None)
@@ -105,7 +127,7 @@ _OPENED: ContextVar[list[Closes] | None] = ContextVar("gradscope_opened", defaul
 
 @contextlib.contextmanager
 def instructed(asked: Instructions) -> Iterator[None]:
-    """Instructions for a plain function that runs in this process; recordings it left open are closed."""
+    """Give instructions to a plain function that runs in this process, and close the recordings that it left open."""
     recordings: list[Closes] = []
     tokens = _INSIDE.set(asked), _OPENED.set(recordings)
     try:
@@ -121,10 +143,17 @@ _RESUMED = False
 
 
 def resume_from() -> Path | None:
-    """The checkpoint that ``gradscope run`` wants the script to go on from; None: begin at the start.
+    """Return the checkpoint that ``gradscope run`` wants the script to go on from.
 
-    For scripts with checkpoints of their own: load it before the first step. `gradscope.Checkpoint` asks by itself.
-    """
+    For scripts with checkpoints of their own, which load it before the first step; `gradscope.Checkpoint` asks by
+    itself.
+
+    Returns:
+        Its path; None: begin at the start.
+
+    Raises:
+        InputError: an instruction in the environment is wrong.
+    """  # noqa: DOC502 - raised by what it calls
     global _RESUMED
     if (asked := current().resume) is None:
         return None
@@ -133,29 +162,33 @@ def resume_from() -> Path | None:
 
 
 def ignores_its_checkpoint(asked: Instructions) -> bool:
-    """Whether a script that should go on from a checkpoint has never asked for it."""
+    """Return whether a script that should go on from a checkpoint has never asked for it."""
     return asked.resume is not None and not _RESUMED
 
 
 def supervised() -> bool:
-    """True in a process that ``gradscope run``, ``search`` or ``suggest`` has started."""
+    """Return whether ``gradscope run``, ``search`` or ``suggest`` has started this process."""
     ends = os.environ.get("GRADSCOPE_ON_FAILURE") == "stop" or "GRADSCOPE_PROBE_STEPS" in os.environ
     return ends and not inside_search()
 
 
 def opened(recording: Closes) -> None:
-    """Told by each recording that it has begun."""
+    """Note that a recording has begun; each recording calls it."""
     if (recordings := _OPENED.get()) is not None:
         recordings.append(recording)
 
 
 def inside_search() -> bool:
-    """True while a plain training function runs under a search in this very process."""
+    """Return whether a plain training function runs under a search in this very process."""
     return _INSIDE.get() is not None
 
 
 class Stopped(SystemExit):
-    """Ends a training run that gradscope has decided about. A child exits with `EXIT_STOPPED`."""
+    """Exit of a training that gradscope has decided about. A child exits with `EXIT_STOPPED`.
+
+    Args:
+        reason: why it is ended.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(EXIT_STOPPED)
@@ -163,7 +196,15 @@ class Stopped(SystemExit):
 
 
 def refuse(error: InputError) -> NoReturn:
-    """A mistake found inside a child that a supervisor has started: one line for it to pass on, no traceback."""
+    """Raise a mistake that was found inside a child of a supervisor as one line without a traceback, else as it is.
+
+    Args:
+        error: the mistake.
+
+    Raises:
+        InputError: the mistake, in a process that no supervisor has started.
+        SystemExit: with the line, for the supervisor to pass on.
+    """  # noqa: DOC502 - the error that is given
     if not supervised():
         raise error
     raise SystemExit(str(error)) from None

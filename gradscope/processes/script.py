@@ -1,4 +1,4 @@
-"""Runs a Python script in a process that has imported torch already, as an interpreter of its own would run it.
+"""Run a Python script in a process that has imported torch already, as an interpreter of its own would run it.
 
 A `Stem` is a fork in which nothing has run yet. It becomes the script: its own ``__main__``, arguments, folder, path,
 environment, output, signals and end. Where that would differ from a fresh start, it starts one in its place.
@@ -40,7 +40,11 @@ LOOK = 0.02
 class Script:
     """``python [-u] FILE …`` or ``python [-u] -m MODULE …``: what the interpreter is told to run.
 
-    ``name``: of the file or module; ``words``: the whole command; ``arguments``: what follows the name.
+    Attributes:
+        name: of the file or module.
+        is_module: whether it is a module.
+        words: the whole command.
+        arguments: what follows the name.
     """
 
     name: str
@@ -50,7 +54,17 @@ class Script:
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Script:
-        """Raises `InputError` with the reason why the command needs an interpreter of its own."""
+        """Parse a command.
+
+        Args:
+            words: the command.
+
+        Returns:
+            The script.
+
+        Raises:
+            InputError: the command needs an interpreter of its own; it says why.
+        """
         if not _is_this_python(words[0]):
             raise InputError(f"{words[0]} is not the Python that gradscope runs in")
         rest = list(words[1:])
@@ -66,7 +80,7 @@ class Script:
         return cls(rest[0], is_module, tuple(words), tuple(rest[1:]))
 
     def hidden(self) -> str | None:
-        """A module beside the script that a fresh interpreter might take, and this one has another of."""
+        """Find a module beside the script which a fresh interpreter might import, while another is loaded here."""
         if self.is_module:
             folder = Path.cwd()
         else:
@@ -98,7 +112,7 @@ class Script:
         os._exit(code & 0xFF)
 
     def _code(self) -> int:
-        """What comes of it: its exit code, below 0 for the signal that it ends by."""
+        """Run it and return its exit code, below 0 for the signal that it ends by."""
         sys.orig_argv = list(self.words)
         sys.argv = [self.name, *self.arguments]
         if "-u" in self.words[:2]:
@@ -132,7 +146,7 @@ class Script:
 
 
 def why_cold(words: Sequence[str]) -> str | None:
-    """Why every run of this command starts an interpreter of its own; None where it can be forked."""
+    """Return why every run of this command starts an interpreter of its own; None where it can be forked."""
     try:
         Script.parse(words)
     except InputError as error:
@@ -141,7 +155,7 @@ def why_cold(words: Sequence[str]) -> str | None:
 
 
 def devices_here() -> list[str]:
-    """The CUDA devices of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the CUDA devices of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
@@ -157,7 +171,7 @@ def _is_this_python(word: str) -> bool:
 
 
 def _take_apart(modules: Sequence[ModuleType]) -> None:
-    """Let go of what the script holds: files are flushed by their end. What was there before stays, to save seconds."""
+    """Release what the script holds: files are flushed by their end. What was there before stays, to save seconds."""
     for module in modules:
         for name in [name for name in vars(module) if name != "__builtins__"]:
             vars(module)[name] = None
@@ -165,7 +179,7 @@ def _take_apart(modules: Sequence[ModuleType]) -> None:
 
 
 def _below(trace: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that lies in the script."""
+    """Return the part of a traceback that lies in the script."""
     own = (__file__, runpy.__file__)
     while trace is not None and (trace.tb_frame.f_code.co_filename in own or "frozen runpy" in str(trace.tb_frame)):
         trace = trace.tb_next
@@ -173,21 +187,43 @@ def _below(trace: TracebackType | None) -> TracebackType | None:
 
 
 class BecomesError(BaseException):
-    """Raised in a stem once it knows its script: up to the outermost frame, where ``script.run()`` is to be called."""
+    """Raised in a stem once it knows its script: up to the outermost frame, where ``script.run()`` is to be called.
+
+    Args:
+        script: what to run.
+    """
 
     def __init__(self, script: Script) -> None:
         self.script = script
 
 
 class Forked:
-    """A child that was forked, not started: what `subprocess.Popen` is to `run_child`."""
+    """Child that was forked, not started: what `subprocess.Popen` is to `run_child`.
+
+    Args:
+        pid: of the process.
+
+    Attributes:
+        pid: of the process.
+        returncode: its exit code, None while it runs.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, below 0 for a signal. Raises `subprocess.TimeoutExpired`."""
+        """Wait for its end.
+
+        Args:
+            timeout: seconds, None for any number.
+
+        Returns:
+            Its exit code, below 0 for a signal.
+
+        Raises:
+            TimeoutExpired: it still runs then.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.returncode is None:
             found, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
@@ -214,10 +250,12 @@ class Forked:
 
 
 class Stem:
-    """A fork of this process that waits for its script. To be made before the process has a second thread.
+    """Fork of this process that waits for its script. To be made before the process has a second thread.
 
-    A context manager: meanwhile `run_child` starts children by it. ``held``: a connection of this process, which the
-    fork lets go.
+    A context manager: inside, `run_child` starts children by it.
+
+    Args:
+        held: a connection of this process, which the fork closes.
     """
 
     def __init__(self, held: Connection) -> None:
@@ -241,7 +279,7 @@ class Stem:
             self._child.wait()
 
     def _start(self, words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Child:
-        """Start a command: a script in the stem, as long as there is one; anything else as ever."""
+        """Start a command: a script in the stem, if it is still free; anything else as ever."""
         try:
             script = Script.parse(words)
         except InputError:
@@ -256,7 +294,7 @@ class Stem:
 
 
 def _wait(there: socket.socket) -> None:
-    """In the stem: become what is told, or end if nothing is."""
+    """Wait in the stem: become the script that is told, or end if none is."""
     with there:
         told, descriptors, *_ = socket.recv_fds(there, 1, 1)
         packed = b"".join(iter(lambda: there.recv(1 << 16), b"")) if told else b""

@@ -1,4 +1,4 @@
-"""SIGTERM ends a training between two steps, with its record closed; and signals while a record is being closed."""
+"""Handle SIGTERM between two steps, so that the record is closed; and hold signals back while it is being closed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _NOTED: list[Termination] = []
 
 
 class Termination:
-    """Notes a SIGTERM, for the next step to act on; a second one, after `ECHO`, ends the process at once.
+    """Note of a SIGTERM, for the next step to act on; a second one, after `ECHO`, ends the process at once.
 
-    A handler that raised could do so in the middle of anything. Nothing is installed where the script has a
-    handler of its own, or outside the main thread; one that it sets later stays.
+    A handler that raised could do so in the middle of anything. Nothing is installed where the script has a handler of
+    its own, or outside the main thread; one that it sets later stays.
+
+    Attributes:
+        asked: whether a SIGTERM has come.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,7 @@ class Termination:
             signal.signal(signal.SIGTERM, _note)
 
     def restore(self) -> None:
-        """The last one leaves SIGTERM as it was found, if nobody has changed it since."""
+        """Stop noting; the last one leaves SIGTERM as it was found, if nobody has changed it since."""
         if not self._installed:
             return
         self._installed = False
@@ -47,7 +50,7 @@ _process = os.getpid()
 
 
 def _ours() -> Any:
-    """What stands in the place of the default."""
+    """Return the handler that stands in the place of the default."""
     return _note if _NOTED else signal.SIG_DFL
 
 
@@ -67,9 +70,12 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM inside are delivered at the end: closing a record takes a moment. A second one acts at once.
+    """Deliver Ctrl-C and SIGTERM at the end of the block: closing a record takes a moment. A second one acts at once.
 
     Python runs handlers in the main thread alone.
+
+    Yields:
+        Nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -99,7 +105,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _leave_to_the_parent() -> None:
-    """A forked child (a DataLoader's worker) ends at its SIGTERM."""
+    """Restore the default in a forked child (a DataLoader's worker), which ends at its SIGTERM."""
     global _process
     _process = os.getpid()
     _NOTED.clear()

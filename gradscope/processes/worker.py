@@ -1,8 +1,8 @@
-"""A worker: a process for one call, which ends with whoever wanted it.
+"""Worker: a process for one call, which ends with whoever wanted it.
 
-The two talk through one connection. It carries the surroundings (environment, folder), the call, and the
-answer; and its end tells each side that the other is gone. So a worker does not outlive the search that wanted
-it, whatever ended that one, and a worker that dies costs nothing but its call.
+The two talk through one connection. It carries the surroundings (environment, folder), the call, and the answer; and
+its end tells each side that the other is gone. So a worker does not outlive the search that wanted it, whatever ended
+that one, and a worker that dies costs nothing but its call.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ class WorkerLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class Worker:
-    """A started process. ``join`` waits for it, at most so many seconds, and returns its exit code."""
+    """Process that was started.
+
+    Attributes:
+        pid: of the process.
+        connection: to it.
+        join: waits for it, at most so many seconds, and returns its exit code; None while it runs.
+    """
 
     pid: int
     connection: Connection
@@ -48,7 +54,18 @@ class Worker:
 
 
 def packed(function: Callable[..., Any], *args: Any) -> bytes:
-    """A call as bytes; raises `InputError` where another process could not find the function."""
+    """Pickle a call.
+
+    Args:
+        function: the function to call.
+        args: its arguments.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        InputError: another process could not find the function.
+    """
     try:
         return pickle.dumps((function, args))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -62,10 +79,14 @@ def packed(function: Callable[..., Any], *args: Any) -> bytes:
 
 
 def serve(connection: Connection, scripts: bool = False) -> None:
-    """The life of a worker: be told what to do, do it, answer.
+    """Live as a worker: be told what to do, do it, answer.
 
-    Whatever ends it, it ends without a word of its own: the search tells what was lost. ``scripts``: a Python script
-    that the call starts is forked from here, in which case `BecomesError` comes out of this in the fork.
+    Whatever ends it, it ends without a message of its own: the search tells what was lost.
+
+    Args:
+        connection: to the search.
+        scripts: a Python script that the call starts is forked from here, in which case `BecomesError` comes out of
+            this in the fork.
     """
     os.setsid()  # a group of its own: ends together, and hears no interrupt meant for the search
     with contextlib.suppress(EOFError, OSError, SystemExit):
@@ -103,7 +124,7 @@ def _serve(connection: Connection, scripts: bool) -> None:
 
 
 def _use_threads(count: str) -> None:
-    """Where the fork server has imported torch, it has read the variable before it was set, and uses all cores."""
+    """Set the threads of torch: where the fork server has imported it, it read the variable before that was set."""
     if "torch" in sys.modules and count.isdecimal():
         sys.modules["torch"].set_num_threads(int(count))
 
@@ -118,12 +139,12 @@ def _packed_answer(answer: tuple[bool, Any]) -> bytes:
 
 
 def _asked_to_end(*_: object) -> None:
-    """As an exception, so that a command that is under way gets the time to end as well."""
+    """Raise an exception, so that a command that is under way gets the time to end as well."""
     raise SystemExit(128 + signal.SIGTERM)
 
 
 def _end_with_the_search(connection: Connection, orphaned: threading.Event) -> None:
-    """Nobody sends anything more; the end of the connection is the end of the search."""
+    """End this process group with the connection: nobody sends anything more, so its end is the end of the search."""
     with contextlib.suppress(EOFError, OSError):
         connection.recv_bytes()
     orphaned.set()
@@ -133,7 +154,7 @@ def _end_with_the_search(connection: Connection, orphaned: threading.Event) -> N
 
 
 def main() -> None:
-    """``python -m gradscope.processes.worker FD``: a worker at the other end of an inherited connection."""
+    """Run a worker at the other end of an inherited connection: ``python -m gradscope.processes.worker FD``."""
     serve(Connection(int(sys.argv[1])))
 
 
@@ -141,7 +162,7 @@ def main() -> None:
 
 
 def start_worker() -> Worker:
-    """A worker in a fresh interpreter, for places where multiprocessing may not start processes."""
+    """Start a worker in a fresh interpreter, for places where multiprocessing may not start processes."""
     ours, theirs = Pipe()
     child = subprocess.Popen(
         [sys.executable, "-m", "gradscope.processes.worker", str(theirs.fileno())],
@@ -167,10 +188,22 @@ def follow(
     limit: float | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """Let a started worker do the call and return its result, or raise what it raised.
+    """Let a started worker do the call, and end the worker.
 
-    Raises `WorkerLostError` where the process dies or takes more than ``limit`` seconds, or is cancelled.
-    """
+    Args:
+        worker: the process.
+        call: from `packed`.
+        environment: the whole environment of the call.
+        limit: seconds, None for any number.
+        cancelled: asked several times a second.
+
+    Returns:
+        What the call returned.
+
+    Raises:
+        WorkerLostError: the process died or took more than ``limit`` seconds, or the call was cancelled.
+        Exception: what the call raised.
+    """  # noqa: DOC502 - the answer of the call
     deadline = time.monotonic() + (float("inf") if limit is None else limit)
     try:
         surroundings = {"environment": environment, "folder": str(Path.cwd())}
@@ -197,7 +230,7 @@ def follow(
 
 
 def _end(worker: Worker) -> None:
-    """The process and all it has started are gone when this returns."""
+    """End the process and all that it has started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         signal_group(worker.pid, number)
         if worker.join(GRACE) is not None:

@@ -1,4 +1,4 @@
-"""One attempt at a training: what was asked of it, how it ended, what its record shows."""
+"""One attempt at a training: its instructions, how it ended, and the diagnosis of its record."""
 
 from __future__ import annotations
 
@@ -25,11 +25,19 @@ ENDS = ("itself", "stopped", "crashed", "interrupted", "time limit")
 class Attempt:
     """One run of the training, over.
 
-    ``steps``: the step after the last recorded one; ``first_step``: the one it began with (above 0 after a restart from
-    a checkpoint). ``switched_on``: the step at which a penalty first acted, None if none ever did. ``stopped_step``:
-    ``steps``, where gradscope ended it. ``delayed``: its penalty was off at first; ``acted``: for how many e-folding
-    times it then acted, as far as that can be told. ``level``: of one that failed by its penalty, a sentence with the
-    tolerance level that its first rows predict, where they do.
+    Attributes:
+        path: its record.
+        strength: λ that it was asked to use, None where the script's own stands.
+        schedule: the one it was asked to use, None where the script's own stands.
+        diagnosis: of the record.
+        steps: the step after the last recorded one.
+        stopped_step: ``steps``, where gradscope ended it.
+        first_step: the one it began with, above 0 after a restart from a checkpoint.
+        switched_on: the step at which a penalty first acted, None if none ever did.
+        ended: one of `ENDS`.
+        delayed: its penalty was off at first.
+        acted: e-folding times that its penalty acted for, as far as that can be told.
+        level: of one that failed by its penalty, a sentence with the tolerance level that its first rows predict.
     """
 
     path: Path
@@ -47,16 +55,16 @@ class Attempt:
 
     @property
     def never_penalised(self) -> bool:
-        """It learns, and its delayed penalty has never come on: what it does under it, nobody has seen."""
+        """Whether it learns and its delayed penalty never came on, so that nothing is known of it under the penalty."""
         return self.delayed and self.switched_on is None and self.diagnosis.verdict is Verdict.HEALTHY
 
     @property
     def completed(self) -> bool:
-        """It came to an end of its own, or gradscope ended it: its verdict counts."""
+        """Whether it ended by itself or was ended by gradscope, so that its verdict counts."""
         return self.ended in ("itself", "stopped")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in ``run.json``."""
+        """Return plain values, as they stand in ``run.json``."""
         return {
             "path": str(self.path),
             "strength": self.strength,
@@ -75,7 +83,7 @@ class Attempt:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Attempt:
-        """The inverse of `as_dict`."""
+        """Make an attempt of what `as_dict` returned."""
         found = {f.name: values[f.name] for f in fields(Diagnosis) if f.name in values}
         own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         schedule = None if own["schedule"] == "constant" else own["schedule"]
@@ -84,11 +92,19 @@ class Attempt:
 
 
 def read_attempt(asked: Instructions, ended: str, command: Command | None = None) -> Attempt:
-    """What the record at ``asked.out`` shows of an attempt.
+    """Judge the record of an attempt.
 
-    Raises `InputError` where it shows another strength than the command was asked to use. An attempt that was broken
-    off before its first row is undecided.
-    """
+    Args:
+        asked: instructions of the attempt; ``out`` is the path of its record.
+        ended: one of `ENDS`.
+        command: the one that was run; with it, the recorded strength is compared with the one asked for.
+
+    Returns:
+        The attempt; undecided where it was broken off before its first row.
+
+    Raises:
+        InputError: the record shows another strength than the command was asked to use.
+    """  # noqa: DOC502 - raised by what it calls
     assert asked.out is not None
     path = Path(asked.out)
     with Record(path) as record:
@@ -116,7 +132,7 @@ def read_attempt(asked: Instructions, ended: str, command: Command | None = None
 
 
 def _level(record: Record) -> str:
-    """What the first rows say of the tolerance level, in a sentence; nothing where they do not."""
+    """Describe the tolerance level that the first rows predict; empty where they predict none below the strength."""
     found = level_of(record)
     if found.tolerance is None or not found.tolerance < record.strength.value:
         return ""
@@ -128,7 +144,16 @@ def _level(record: Record) -> str:
 
 
 def check_early(path: Path, asked: Instructions, command: Command) -> bool:
-    """Compare the strength as soon as rows are there, so that hours are not spent on the wrong one; True: done."""
+    """Compare the recorded strength with the one asked for; False while there are no rows to compare.
+
+    Asked again until it is True, so that hours are not spent on the wrong strength.
+
+    Returns:
+        Whether nothing is left to compare.
+
+    Raises:
+        InputError: the strengths differ.
+    """  # noqa: DOC502 - raised by what it calls
     if asked.strength is None or not command.takes_strength or asked.schedule is not None:
         return True
     try:
@@ -143,7 +168,7 @@ def check_early(path: Path, asked: Instructions, command: Command) -> bool:
 
 
 def missing_record(who: str) -> InputError:
-    """The training ended without the record that was asked for."""
+    """Make the error of a training that ended without the record that was asked for."""
     return InputError(
         f"{who} ended without a record; does it call gradscope.record (and write to {{out}}, if it takes a path)?"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training goes on from, taken while a run is healthy.
+"""Checkpoints: the complete state of a training, taken while the run is healthy.
 
 A script gives `record` a `Checkpoint` (or any callback that writes a file); under ``gradscope run --restart-from
 checkpoint`` the recording calls it where epochs begin, and a restarted script finds the last healthy file again.
@@ -19,16 +19,25 @@ from gradscope.types import InputError
 
 
 class Checkpoint:
-    """The state of a training: the given objects, the penalties on optimizers, and the random generators.
+    """State of a training: the given objects, the penalties on optimizers, and the global random generators.
 
-    ``Checkpoint(model, optimizer, scheduler, …)``. Objects: models, optimizers, schedulers, scalers and whatever else
-    has ``state_dict`` and ``load_state_dict``; random generators of torch, numpy and python; lists and dicts. Restored
-    in place, bit for bit. Raises `InputError` for an object whose state cannot be taken.
+    Restored in place, bit for bit. A checkpoint is a callable that takes a path and writes the state there.
 
-    >>> checkpoint = Checkpoint(model, optimizer)
-    >>> with record(model, optimizer, "run.h5", checkpoint=checkpoint) as run:
-    ...     for epoch in checkpoint.epochs(50):
-    ...         run.epoch(epoch)
+    Args:
+        parts: models, optimizers, schedulers, scalers and whatever else has ``state_dict`` and ``load_state_dict``;
+            random generators of torch, numpy and python; lists and dicts.
+
+    Attributes:
+        epoch: the one that training is in, or goes on from.
+
+    Raises:
+        InputError: there is no object, or one whose state cannot be taken.
+
+    Example:
+        >>> checkpoint = Checkpoint(model, optimizer)
+        >>> with record(model, optimizer, "run.h5", checkpoint=checkpoint) as run:
+        ...     for epoch in checkpoint.epochs(50):
+        ...         run.epoch(epoch)
     """
 
     def __init__(self, *parts: Any) -> None:
@@ -39,11 +48,18 @@ class Checkpoint:
         self.state()
 
     def state(self) -> dict[str, Any]:
-        """Everything, copied to the CPU."""
+        """Return the whole state, copied to the CPU."""
         return {"epoch": self.epoch, "parts": [state_of(part) for part in self._parts], "random": random_states()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put everything back, in place; ``state`` can be used again."""
+        """Put a state back, in place.
+
+        Args:
+            state: what `state` returned; it is not changed, and can be used again.
+
+        Raises:
+            InputError: it is of another number of objects.
+        """
         if len(state["parts"]) != len(self._parts):
             raise InputError(f"the checkpoint holds {len(state['parts'])} objects; this one is of {len(self._parts)}")
         for part, own in zip(self._parts, state["parts"], strict=True):
@@ -52,14 +68,28 @@ class Checkpoint:
         restore_random(state["random"])
 
     def __call__(self, path: str | os.PathLike[str]) -> None:
-        """Write to a file, whole or not at all; every rank its own."""
+        """Write the state to a file, whole or not at all; every rank writes its own.
+
+        Args:
+            path: of the file, as rank 0 names it.
+        """
         final = _of_rank(Path(path))
         fresh = final.with_name(final.name + ".new")
         torch.save(self.state(), fresh)
         fresh.replace(final)
 
     def restore(self, path: str | os.PathLike[str] | None = None) -> bool:
-        """Go on from a file, or from what ``gradscope run`` names; False where there is nothing to go on from."""
+        """Load the state from a file.
+
+        Args:
+            path: of the file; without it, the one that ``gradscope run`` names.
+
+        Returns:
+            Whether there was one to go on from.
+
+        Raises:
+            InputError: the file is not there, cannot be read, or holds another number of objects.
+        """
         path = path or resume_from()
         if path is None:
             return False
@@ -74,7 +104,14 @@ class Checkpoint:
         return True
 
     def epochs(self, count: int) -> Iterator[int]:
-        """``range(count)``, from the epoch at which a restored run goes on."""
+        """Restore the checkpoint that ``gradscope run`` names, if any, and count the epochs from there.
+
+        Args:
+            count: epochs of the whole training.
+
+        Yields:
+            The number of each epoch, up to ``count - 1``.
+        """
         self.restore()
         for epoch in range(self.epoch, count):
             self.epoch = epoch

@@ -1,7 +1,7 @@
-"""The history of a run and its restarts: one folder with one ``run.json``, whole at any moment.
+"""History of a run and its restarts: one folder with one ``run.json``, whole at any moment.
 
-``run.json`` is replaced in one go before and after every attempt. The same call in the same folder goes on from what it
-finds there: attempts that are over count, and one that was broken off is made again.
+``run.json`` is replaced atomically before and after every attempt. The same call in the same folder goes on from what
+it finds there: attempts that are over count, and one that was broken off is made again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ FINAL = STATUS[:4]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run and its restarts."""
+    """Result of a run and its restarts.
+
+    Attributes:
+        learned: whether the last attempt learned.
+        status: one of `STATUS`.
+        reason: why no attempt follows.
+        out: the folder of the records and ``run.json``.
+        attempts: in order.
+    """
 
     learned: bool
     status: str
@@ -40,7 +48,7 @@ class RunResult:
         return sum(attempt.steps - attempt.first_step for attempt in self.attempts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in ``run.json``."""
+        """Return plain values, as they stand in ``run.json``."""
         return {
             "learned": self.learned,
             "status": self.status,
@@ -53,8 +61,12 @@ class RunResult:
 class History:
     """Attempts so far, and the one under way, as they stand in ``run.json`` of a folder.
 
-    ``settings``: what has to be the same for another call to go on with this history; plain values. Raises `InputError`
-    if the folder holds a run that is over, one with other settings, or something else.
+    Args:
+        folder: made where it is missing.
+        settings: what has to be the same for another call to go on with this history; plain values.
+
+    Raises:
+        InputError: the folder holds a run that is over, one with other settings, or something else.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -91,7 +103,14 @@ class History:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Held by one process at a time."""
+        """Lock the folder for this process.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            InputError: another process holds it.
+        """
         with (self.folder / "run.lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +121,7 @@ class History:
             yield
 
     def lost(self) -> InputError | None:
-        """The one line for a folder that was removed or renamed under us; None: it is where it was."""
+        """Return the error for a folder that was removed or renamed meanwhile; None where it is in its place."""
         if _identity(self.folder) == self._identity:
             return None
         return InputError(
@@ -111,7 +130,7 @@ class History:
         )
 
     def free_path(self) -> Path:
-        """Where the next attempt records. A record that was broken off before is kept under its own name."""
+        """Return the path where the next attempt records; a record that was broken off before keeps its own name."""
         number = len(self.attempts) + 1
         path = self.folder / f"attempt-{number}.h5"
         again = 1
@@ -121,35 +140,35 @@ class History:
         return path.resolve()
 
     def begin(self, under_way: dict[str, Any]) -> None:
-        """An attempt is about to begin: all that a later call has to know to find it again."""
+        """Write what a later call has to know of an attempt to find it again, before it begins."""
         self.under_way = under_way
         self.write()
 
     def end(self, attempt: Attempt) -> None:
-        """An attempt has come to its end."""
+        """Add an attempt that is over."""
         self.attempts.append(attempt)
         self.under_way = None
         self.write()
 
     def close(self, status: str, reason: str) -> RunResult:
-        """No attempt follows, at least not in this call."""
+        """Write the status and the reason why no attempt follows, at least in this call."""
         self.status, self.reason = status, reason
         self.write()
         return self.result
 
     @property
     def result(self) -> RunResult:
-        """As it stands."""
+        """The result so far."""
         return RunResult(self.status == "learned", self.status, self.reason, self.folder, tuple(self.attempts))
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``run.json`` holds."""
+        """Return what ``run.json`` holds."""
         found = self.result.as_dict() | {"settings": self.settings}
         found["attempts"] += [self.under_way] if self.under_way else []
         return found
 
     def write(self) -> None:
-        """Replace ``run.json`` in one go."""
+        """Replace ``run.json`` atomically and durably."""
         fresh = self.path.with_name("run.json.new")
         with fresh.open("w") as file:
             json.dump(self.as_dict(), file, indent=2, ensure_ascii=False)
@@ -164,7 +183,7 @@ class History:
 
 
 def status_of(attempt: Attempt) -> str:
-    """The final status that the last attempt stands for."""
+    """Return the final status that the last attempt stands for."""
     if attempt.never_penalised:
         return "never penalised"
     return (

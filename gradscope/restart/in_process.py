@@ -1,4 +1,4 @@
-"""Restarts inside one process: the loop of `gradscope run`, around a training loop in Python.
+"""Restarts inside one process: what ``gradscope run`` does, around a training loop in Python.
 
     for attempt in gradscope.Restarts(model, optimizer, scheduler, path="fix"):
         with attempt as run:
@@ -6,9 +6,9 @@
                 ...
                 run.log(loss=loss)
 
-The body is an ordinary recorded training. Where its recording finds a learning failure, the `with` block ends
-there; model, optimizer, random generators and everything else given are put back as they were before the first attempt,
-and the body runs again with the same strength and its penalty delayed.
+The body is an ordinary recorded training. Where its recording finds a learning failure, the `with` block ends there;
+model, optimizer, random generators and everything else given are put back as they were before the first attempt, and
+the body runs again with the same strength and its penalty delayed.
 """
 
 from __future__ import annotations
@@ -41,18 +41,26 @@ OWN = ("on_failure", "mode", "resume_step", "later_rows", "checkpoint")
 class Restarts:
     """Attempts at one training, until one learns or a restart cannot help; iterate over it.
 
+    A failure that remains is warned about. Under ``gradscope run`` or ``search`` it makes one attempt and leaves the
+    restarts to them.
+
     Args:
-        model, optimizer: as in `record`; penalties attached to the optimizer are part of its state.
+        model: as in `record`.
+        optimizer: as in `record`; penalties attached to it are part of its state.
         state: whatever else a restart has to put back: schedulers, scalers, samplers' generators, counters in a dict.
         path: the folder for the records and ``run.json``; the same call goes on in it after it was killed.
         schedule: of the first attempt, such as ``delayed:5``; over the penalty that the loop itself has.
-        restart, max_restarts: ``delayed``, ``delayed:5``, ``delayed:2000steps`` or ``none``; how often at most.
+        restart: ``delayed``, ``delayed:5``, ``delayed:2000steps`` or ``none``.
+        max_restarts: how often at most.
         start_from: ``start``, or ``checkpoint``: loop over ``attempt.epochs(n)`` then.
         policy: in the place of these four.
         options: further arguments of `record`, such as ``horizon``.
 
-    After the loop `result` says what came of it; a failure that remains is warned about. Under ``gradscope run`` or
-    ``search`` it makes one attempt and leaves the restarts to them. Raises `InputError` for what cannot be used.
+    Attributes:
+        result: after the loop, what came of it; None before, and under ``gradscope run``.
+
+    Raises:
+        InputError: something given cannot be used, or several ranks train.
     """
 
     def __init__(
@@ -125,7 +133,11 @@ class Restarts:
 
 
 class RunningAttempt:
-    """One attempt: a context manager around the training loop that hands out the `Recording`."""
+    """One attempt: a context manager around the training loop that hands out the `Recording`.
+
+    Attributes:
+        over: whether its ``with`` block has ended.
+    """
 
     def __init__(
         self,
@@ -142,7 +154,14 @@ class RunningAttempt:
         self.over = False
 
     def epochs(self, count: int) -> Iterator[int]:
-        """``range(count)``, from where the attempt goes on: 0, or the epoch of the last healthy checkpoint."""
+        """Count the epochs from where the attempt goes on: 0, or the epoch of the last healthy checkpoint.
+
+        Args:
+            count: epochs of the whole training.
+
+        Returns:
+            An iterator up to ``count - 1``.
+        """
         return self._checkpoint.epochs(count)
 
     def __enter__(self) -> Recording:

@@ -1,7 +1,7 @@
 """Restart policies: told how an attempt ended, asked what to do next. They start nothing themselves.
 
-What a policy answers hangs on nothing but the attempts it was told of: told of them again, after the
-supervisor was killed, it answers the same.
+The answer of a policy depends on nothing but the attempts it was told of: told of them again, after the supervisor was
+killed, it answers the same.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ STARTS = ("start", "checkpoint")
 class Decision:
     """Either the schedule of the next attempt, or the end and why.
 
-    ``from_checkpoint``: it should go on from the last healthy checkpoint, if there is one. ``without_penalty``: an
-    experiment, ended as soon as it is in its active phase.
+    Attributes:
+        start: whether another attempt follows.
+        schedule: of the next attempt, None for the script's own.
+        reason: why, in a sentence.
+        from_checkpoint: it should go on from the last healthy checkpoint, if there is one.
+        without_penalty: an experiment, ended as soon as it is in its active phase.
     """
 
     start: bool
@@ -37,24 +41,29 @@ class Decision:
 class Policy(Protocol):
     """What the supervisor and `gradscope.Restarts` ask. ``tests/test_policies.py`` holds every policy to it.
 
-    ``text``: what has to be the same for another call to go on with a history. ``from_checkpoints``: it may want to go
-    on from a checkpoint, so that they have to be taken.
+    Attributes:
+        text: what has to be the same for another call to go on with a history.
+        from_checkpoints: it may want to go on from a checkpoint, so that they have to be taken.
     """
 
     text: str
     from_checkpoints: bool
 
     def ask(self) -> Decision:
-        """What to do now; asking twice changes nothing."""
+        """Decide what to do now; asking twice changes nothing."""
         ...
 
     def tell(self, attempt: Attempt) -> None:
-        """An attempt is over."""
+        """Take an attempt that is over."""
         ...
 
 
 class NeverRestart:
-    """One attempt, stopped where it fails."""
+    """Policy of one attempt, stopped where it fails.
+
+    Args:
+        schedule: of the attempt.
+    """
 
     from_checkpoints = False
 
@@ -70,21 +79,28 @@ class NeverRestart:
         return Decision(False, reason=_outcome(self._last) or "the run failed, and restarts are off")
 
     def tell(self, attempt: Attempt) -> None:
-        """An attempt is over."""
+        """Take the attempt that is over."""
         self._last = attempt
 
 
 class DelayedRestart:
-    """A run that fails under its penalty starts again, as strong, with the penalty delayed (Park et al., eq. 8).
-
-    ``restart``: ``delayed`` (until the run's own record shows the active phase), ``delayed:5`` (epochs) or
-    ``delayed:2000steps``. ``start_from``: ``start``, or ``checkpoint`` for the last healthy one. The other factors of a
-    first schedule are kept: ``delayed:2*taper:sch01`` goes on as ``delayed:auto*taper:sch01``.
+    """Policy that starts a run which fails under its penalty again, as strong, with a delay (Park et al., eq. 8).
 
     It abstains where a delay cannot help: no penalty acted, the penalty is not what stopped the run, or the run failed
     although its penalty had waited until it was learning. Where the record does not tell whether it is the penalty, a
     run without it comes first, which is no restart. A fixed delay that failed is followed by ``delayed:auto`` where a
     restart is left.
+
+    Args:
+        schedule: of the first attempt; its other factors are kept: ``delayed:2*taper:sch01`` goes on as
+            ``delayed:auto*taper:sch01``.
+        restart: ``delayed`` (until the run's own record shows the active phase), ``delayed:5`` (epochs) or
+            ``delayed:2000steps``.
+        max_restarts: how often at most.
+        start_from: ``start``, or ``checkpoint`` for the last healthy one.
+
+    Raises:
+        InputError: one of them cannot be used.
     """
 
     def __init__(
@@ -105,7 +121,7 @@ class DelayedRestart:
         self._told: list[Attempt] = []
 
     def ask(self) -> Decision:
-        """What to do now."""
+        """Decide what to do now."""
         if not self._told:
             return Decision(True, self._first)
         last, tried = self._told[-1], [a for a in self._told if not self._without(a)]
@@ -127,11 +143,11 @@ class DelayedRestart:
         return Decision(True, schedule, f"{last.diagnosis.sentence}; again with {schedule}", self.from_checkpoints)
 
     def tell(self, attempt: Attempt) -> None:
-        """An attempt is over."""
+        """Take an attempt that is over."""
         self._told.append(attempt)
 
     def _without(self, attempt: Attempt) -> bool:
-        """Whether it was the experiment without the penalty."""
+        """Return whether an attempt was the experiment without the penalty."""
         return attempt.strength == 0 and self._told[0].strength != 0
 
     def _cannot_help(self, last: Attempt) -> str | None:
@@ -156,7 +172,7 @@ class DelayedRestart:
 
 
 def _outcome(last: Attempt) -> str | None:
-    """The end of an attempt that did not fail."""
+    """Describe the end of an attempt that did not fail; None for one that did."""
     if last.diagnosis.failed:
         return None
     if last.never_penalised:
@@ -175,7 +191,14 @@ def _outcome(last: Attempt) -> str | None:
 
 
 def _delayed(schedule: str | None, delay: str) -> str:
-    """The schedule with this delay in the place of its own, checked."""
+    """Put this delay in the place of the schedule's own, and check the result.
+
+    Returns:
+        The schedule's text.
+
+    Raises:
+        InputError: no schedule can be made of it.
+    """
     others = [part for part in (schedule or "").split("*") if part and not re.match(r"delayed:|constant$", part)]
     text = "*".join([delay, *others])
     try:
@@ -188,7 +211,20 @@ def _delayed(schedule: str | None, delay: str) -> str:
 def policy_for(
     schedule: str | None = None, restart: str = "delayed", max_restarts: int = 1, start_from: str = "start"
 ) -> Policy:
-    """The policy that ``--restart`` and its companions describe; raises `InputError`."""
+    """Make the policy that ``--restart`` and its companions describe.
+
+    Args:
+        schedule: of the first attempt.
+        restart: ``none``, or as in `DelayedRestart`.
+        max_restarts: how often at most.
+        start_from: ``start`` or ``checkpoint``.
+
+    Returns:
+        The policy.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """  # noqa: DOC502 - raised by what it calls
     if restart == "none":
         return NeverRestart(schedule)
     return DelayedRestart(schedule, restart, max_restarts, start_from)

@@ -1,4 +1,4 @@
-"""The checkpoints that are kept of an attempt, and a restart from the last one that was taken in health."""
+"""Keep checkpoints of an attempt, and restart from the last one that was taken before the failure set in."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ KEPT, SPACING = 5, 1.25
 
 
 class KeptCheckpoints:
-    """The checkpoints of one attempt, in a folder of their own: ``step-230.pt`` and so on.
+    """Checkpoints of one attempt, in a folder of their own: ``step-230.pt`` and so on.
 
     Few, and further apart the older they are: the failure that will be found began some time ago.
+
+    Args:
+        folder: made with the first checkpoint.
+        callback: writes a checkpoint to the path that it is given.
     """
 
     def __init__(self, folder: Path, callback: Callable[[Path], object]) -> None:
@@ -26,7 +30,7 @@ class KeptCheckpoints:
         self._last = 0
 
     def offer(self, step: int) -> None:
-        """A moment at which the run could go on later: an epoch begins with this step."""
+        """Take a checkpoint if the last one is old enough: an epoch begins with this step."""
         if step < max(1, SPACING * self._last):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -39,18 +43,18 @@ class KeptCheckpoints:
 
 
 def kept_in(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a folder, by step."""
+    """Return the checkpoints of a folder, by step."""
     return {int(path.stem.removeprefix("step-")): path for path in folder.glob("step-*.pt") if path.stem[5:].isdigit()}
 
 
 def last_healthy(folder: Path, onset: int | None) -> tuple[int, Path] | None:
-    """The last checkpoint that was taken before the failure set in; None if there is none."""
+    """Return step and path of the last checkpoint that was taken before the failure set in; None if there is none."""
     found = {step: path for step, path in kept_in(folder).items() if onset is not None and step <= onset}
     return (step := max(found), found[step]) if found else None
 
 
 def _superfluous(steps: list[int], now: int) -> int:
-    """The one (neither the first nor the last) whose neighbours are closest together, measured against their age."""
+    """Choose the step (neither first nor last) whose neighbours are closest together, measured against their age."""
     return min(
         zip(steps, steps[1:], steps[2:], strict=False), key=lambda three: (three[2] - three[0]) / (now - three[0] + 1)
     )[1]
@@ -58,22 +62,34 @@ def _superfluous(steps: list[int], now: int) -> int:
 
 @dataclass(frozen=True)
 class Resumption:
-    """The checkpoint to go on from, and the step that comes next."""
+    """Checkpoint to go on from.
+
+    Attributes:
+        checkpoint: its file.
+        step: the one that comes next.
+    """
 
     checkpoint: Path
     step: int
 
 
 def checkpoints_beside(record: Path) -> Path:
-    """The folder of an attempt's checkpoints."""
+    """Return the folder of an attempt's checkpoints."""
     return record.with_suffix(".checkpoints")
 
 
 def resumption(failed: Attempt, path: Path) -> Resumption | None:
-    """How the next attempt, recorded at ``path``, can go on from a checkpoint of the one that failed; None: it cannot.
+    """Find the checkpoint of the failed attempt that the next one goes on from, and copy the record.
 
-    Healthy is what was taken before the failure set in. The record of the next attempt begins as a copy: the recording
-    drops the rows from the checkpoint on, so that it holds the whole run, and its judge remembers it.
+    The record of the next attempt begins as a copy: the recording drops the rows from the checkpoint on, so that it
+    holds the whole run, and its judge remembers it.
+
+    Args:
+        failed: the attempt that failed.
+        path: where the next one records.
+
+    Returns:
+        The last checkpoint from before the failure set in; None where there is none.
     """
     found = last_healthy(checkpoints_beside(failed.path), failed.diagnosis.onset_step)
     if found is None or found[0] < failed.first_step:

@@ -1,4 +1,4 @@
-"""The state of one object, taken and put back: what a restart needs so that it begins where another run began."""
+"""Take and restore the state of one object, so that a restart begins where another run began."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from gradscope.types import InputError
 
 
 def state_of(part: Any) -> Any:
-    """The state of a model, optimizer, scheduler, random generator, list, dict or whatever has ``state_dict``.
+    """Return the state of an object, with every tensor copied to the CPU.
 
-    Tensors are copied to the CPU. Raises `InputError` for anything else.
+    Args:
+        part: a model, optimizer, scheduler, random generator, list, dict or whatever has ``state_dict`` and
+            ``load_state_dict``.
+
+    Returns:
+        What `restore` takes.
+
+    Raises:
+        InputError: it is anything else.
     """
     for kind, take, _ in _KINDS:
         if isinstance(part, kind):
@@ -33,7 +41,7 @@ def state_of(part: Any) -> Any:
 
 
 def restore(part: Any, state: Any) -> None:
-    """The inverse of `state_of`, in place; ``state`` stays as it is."""
+    """Put a state from `state_of` back into its object, in place; ``state`` is not changed."""
     state = _copied(state)
     for kind, _, put_back in _KINDS:
         if isinstance(part, kind):
@@ -43,14 +51,14 @@ def restore(part: Any, state: Any) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """The global generators of python, numpy and torch, on the CPU and on every device that is in use."""
+    """Return the states of the global generators of python, numpy and torch, on the CPU and on every device in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     numpy = np.random.get_state()  # noqa: NPY002 - the global generator is what scripts use
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_random(state: dict[str, Any]) -> None:
-    """The inverse of `random_states`."""
+    """Put the states from `random_states` back."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])
@@ -125,7 +133,7 @@ _KINDS: tuple[tuple[type, Callable[[Any], Any], Callable[[Any, Any], None]], ...
 
 
 def _copied(state: Any) -> Any:
-    """A deep copy with every tensor on the CPU."""
+    """Copy a state deeply, with every tensor on the CPU."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if type(state) in (list, tuple):
@@ -138,7 +146,7 @@ def _copied(state: Any) -> Any:
 
 
 def _odd(state: dict[Any, Any]) -> dict[Any, Any]:
-    """An ordered or default dict, its class and attributes kept (``state_dict`` of a module carries ``_metadata``)."""
+    """Copy an ordered or default dict with its class and attributes (``_metadata`` of a module's ``state_dict``)."""
     twin = copy.copy(state)
     for key, value in state.items():
         twin[key] = _copied(value)

@@ -1,6 +1,6 @@
-"""Runs a training command under a restart policy; the whole history is one folder with one ``run.json``.
+"""Run a training command under a restart policy; the whole history is one folder with one ``run.json``.
 
-The policy decides, the supervisor acts: it starts the command, watches it, reads its record, and tells the policy.
+The policy decides, the supervisor acts: it starts the command, follows it, reads its record, and tells the policy.
 Killed at any moment, the same call goes on: attempts that are over count, and a training that is still running is
 waited for.
 """
@@ -28,10 +28,17 @@ from gradscope.types import InputError
 
 @dataclass
 class Supervisor:
-    """What `supervise` works with.
+    """State of one call of `supervise`.
 
-    ``show``: pass the child's output on to standard error. ``say``: told about each attempt. ``deadline``: of
-    `time.monotonic`.
+    Attributes:
+        command: the training command.
+        policy: decides on restarts.
+        history: the folder and its ``run.json``.
+        strength: λ of all attempts, None for the script's own.
+        seed: of all attempts.
+        show: pass the child's output on to standard error.
+        say: told about each attempt.
+        deadline: of `time.monotonic`, None for none.
     """
 
     command: Command
@@ -44,7 +51,7 @@ class Supervisor:
     deadline: float | None
 
     def run(self) -> RunResult:
-        """Attempt after attempt, until the policy ends it."""
+        """Make attempt after attempt, until the policy ends it."""
         for earlier in self.history.attempts:
             self.policy.tell(earlier)
         self._left_behind()
@@ -82,7 +89,7 @@ class Supervisor:
         return replace(asked, resume=str(found.checkpoint), resume_step=found.step)
 
     def _left_behind(self) -> None:
-        """An attempt that an earlier call has begun, and did not see end."""
+        """Take up an attempt that an earlier call has begun, and did not see end."""
         if (entry := self.history.under_way) is None:
             return
         asked = Instructions(**{name: entry.get(name) for name in _KEPT}, out=entry["path"])
@@ -99,7 +106,7 @@ class Supervisor:
             self._told(attempt)
 
     def _followed(self, training: DetachedChild, asked: Instructions) -> Attempt | None:
-        """The attempt, when its process has ended; None where it was ended before it came to a result."""
+        """Wait for the training and read its attempt; None where it was ended before it came to a result."""
         assert asked.out is not None
         path, checked = Path(asked.out), False
 
@@ -125,11 +132,22 @@ class Supervisor:
         return attempt
 
     def _read(self, asked: Instructions, status: ExitStatus, known: bool) -> Attempt | None:
-        """What the record and the exit code say together.
+        """Read the attempt from the record and the exit code together.
 
         A launcher may hide the exit code with which a recording ends its process: the record says so as well.
-        ``known``: the exit code is that of a child that nobody has ended; otherwise the record alone tells whether it
-        was over.
+
+        Args:
+            asked: the instructions of the attempt.
+            status: how the process ended.
+            known: the exit code is that of a child that nobody has ended; otherwise the record alone tells whether it
+                was over.
+
+        Returns:
+            The attempt; None where it was not over.
+
+        Raises:
+            InputError: the command failed.
+            missing_record: it ended without a record.
         """
         path = Path(asked.out or "")
         words = self.command.filled(asked)
@@ -165,10 +183,23 @@ def supervise(
 ) -> RunResult:
     """Run the command, judge it, and start it again as the policy says.
 
-    ``out``: a folder for the records and ``run.json``; new, or that of the same call, which goes on then. ``show``: the
-    child's output on standard error. ``say``: told about each attempt. ``time_limit``: seconds for this call. Raises
-    `InputError` if the command cannot be used or crashes, `KeyboardInterrupt` if a signal ends it.
-    """
+    Args:
+        command: the training command.
+        policy: decides on restarts.
+        out: a folder for the records and ``run.json``; new, or that of the same call, which goes on then.
+        strength: λ of all attempts; without it, the script's own.
+        seed: of all attempts.
+        show: pass the child's output on to standard error.
+        say: told about each attempt.
+        time_limit: seconds for this call.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        InputError: the command cannot be used or crashes, or the folder cannot be used.
+        KeyboardInterrupt: a signal ended it.
+    """  # noqa: DOC501, DOC502 - raised by what it calls; the OSError that is raised again is an InputError, too
     if strength is not None:
         checks.strength(strength)
     if time_limit is not None and not checks.finite(time_limit, "the time limit") > 0:
@@ -206,12 +237,12 @@ _KEPT = ("strength", "penalty", "schedule", "seed", "resume", "resume_step")
 
 
 def _entry(asked: Instructions) -> dict[str, Any]:
-    """An attempt that is under way, for ``run.json``."""
+    """Return the entry of ``run.json`` for an attempt that is under way."""
     return {"path": asked.out, "ended": "running", **{name: getattr(asked, name) for name in _KEPT}}
 
 
 def _stops(path: Path) -> int:
-    """How often the record says that its recording has ended the process; a copied one brings those of the first."""
+    """Count how often the record says that its recording has ended the process; a copy brings those of the first."""
     if not path.exists():
         return 0
     with Record(path) as record:

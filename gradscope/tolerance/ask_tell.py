@@ -32,21 +32,36 @@ NARROWEST = 1.05
 
 
 def early_errors(told: Iterable[Trial]) -> EarlyErrors:
-    """How often early outcomes are wrong, from the audits among these trials."""
+    """Estimate how often early outcomes are wrong, from the audits among these trials."""
     return EarlyErrors.from_audits((t.early_failed, t.failed > 0.5) for t in told if t.early_failed is not None)
 
 
 class ToleranceSearch:
-    """Places trials where they tell most about λ* per training step, until the interval is narrow enough.
+    """Search that places trials where they tell most about λ* per training step, until the interval is narrow enough.
 
-    ``precision``: the width of the 95 % interval to reach, in decades. Until both outcomes have been seen the
-    next trial halves the range; from there on, or once one has said nothing beside others, it has the largest
-    expected information per expected step, where trials near it speak. Trials under way are taken into account
-    by made-up outcomes drawn from the posterior, so that a batch does not ask the same question twice.
-    ``audit``: the share of trials that run to the horizon. ``schedule``: of every trial's penalty.
+    Until both outcomes have been seen the next trial halves the range; from there on, or once one has said nothing
+    beside others, it has the largest expected information per expected step, where trials near it speak. Trials under
+    way are taken into account by made-up outcomes drawn from the posterior, so that a batch does not ask the same
+    question twice. A penalty can be too weak for a run's length to show what it does (`Trial.shortfall`). Where nothing
+    as weak has shown it either, the range begins beyond it from then on.
 
-    A penalty can be too weak for a run's length to show what it does (`Trial.shortfall`). Where nothing as weak has
-    shown it either, the range begins beyond it from then on.
+    Args:
+        low: the weakest strength.
+        high: the strongest strength.
+        precision: width of the 95 % interval to reach, in decades.
+        max_trials: trials at most.
+        seed: of the placement of trials and of the trials themselves.
+        audit: share of the trials that run to the horizon.
+        schedule: of every trial's penalty.
+
+    Attributes:
+        range: the two strengths.
+        posterior: of the level.
+        told: trials that are over.
+        lost: how many came to no outcome.
+
+    Raises:
+        InputError: one of them cannot be used.
     """
 
     def __init__(
@@ -83,11 +98,12 @@ class ToleranceSearch:
 
     @property
     def outcomes(self) -> list[Outcome]:
+        """Outcomes of the trials that are over."""
         return [t.outcome for t in self.told]
 
     @property
     def done(self) -> bool:
-        """Enough is known, or enough was tried, with what is under way."""
+        """Whether enough is known, or enough was tried, with what is under way."""
         if len(self.told) + self.lost + len(self._pending) >= self.max_trials:
             return True
         if self._all_silent and sum(t.strength >= self._searched[0] for t in self.told) >= SILENT_AT_MOST:
@@ -101,7 +117,7 @@ class ToleranceSearch:
     # -- asking -----------------------------------------------------------------------------------
 
     def ask(self) -> Trial:
-        """The next trial. Those asked for and not yet told count as under way."""
+        """Plan the next trial. Those asked for and not yet told count as under way."""
         random = np.random.default_rng([self._seed, self._next])  # does not hang on what was asked before
         low, high = self._searched
         strength = min(max(float(f"{10 ** self._place(random):.4g}"), low), high)
@@ -112,7 +128,7 @@ class ToleranceSearch:
         return trial
 
     def _place(self, random: np.random.Generator) -> float:
-        """The log₁₀ strength that tells most per expected step."""
+        """Choose the log₁₀ strength that tells most per expected step."""
         posterior = self.posterior
         if not self._pending and not self._bracketed and (self._all_silent or not self._any_silent):
             return float(np.clip(posterior.quantile(0.5), posterior.low, posterior.high))
@@ -138,7 +154,7 @@ class ToleranceSearch:
 
     @property
     def _within(self) -> list[Trial]:
-        """The trials of what is left of the range."""
+        """Trials of what is left of the range."""
         return [t for t in self.told if t.strength >= self._searched[0]]
 
     @property
@@ -147,12 +163,12 @@ class ToleranceSearch:
 
     @property
     def _mute(self) -> bool:
-        """The latest trials within reach have all said nothing."""
+        """Whether the latest trials within reach have all said nothing."""
         latest = self._within[-SILENT_IN_A_ROW:]
         return len(latest) == SILENT_IN_A_ROW and all(t.silent for t in latest)
 
     def _speaks(self, x: Array) -> Array:
-        """The chance that a trial at these log₁₀ strengths [K] says something, from those near it: 1 without any."""
+        """Estimate the chance that a trial at these log₁₀ strengths [K] says something, from those near; else 1."""
         if not self._any_silent:
             return np.ones_like(x)
         within = self._within
@@ -166,7 +182,7 @@ class ToleranceSearch:
         return any(t.failed > 0.5 for t in self.told) and any(t.failed < 0.5 for t in self.told)
 
     def _cost(self, fails: Array) -> Array:
-        """Expected steps of a trial that fails with this probability, once both ways were seen."""
+        """Estimate the steps of a trial that fails with this probability; 1 until both ways were seen."""
         steps = {
             way: [t.steps for t in self.told if (t.failed > 0.5) == way and t.stopped_early] for way in (True, False)
         }
@@ -177,12 +193,12 @@ class ToleranceSearch:
     # -- telling ----------------------------------------------------------------------------------
 
     def expect(self, predicted: Predicted) -> None:
-        """What was predicted of the level becomes the prior, as if it had been known before the first trial."""
+        """Take what was predicted of the level as the prior, as if it had been known before the first trial."""
         self._predicted = predicted
         self._begin_again()
 
     def tell(self, trial: Trial) -> None:
-        """A trial is over."""
+        """Take a trial that is over."""
         self._forget(trial.number)
         self.told.append(trial)
         errors, searched = self.errors, self._searched
@@ -198,9 +214,12 @@ class ToleranceSearch:
             self.posterior.update(outcome)
 
     def _within_reach(self) -> tuple[float, float]:
-        """The range without what is weaker than a strength that had too little time.
+        """Cut off of the range what is weaker than a strength that had too little time.
 
         Where nothing as weak has shown what it does: else that run was merely late.
+
+        Returns:
+            The weakest and the strongest strength.
         """
         low, high = self.range
         spoken = min((t.strength for t in self.told if not t.silent), default=high)
@@ -209,12 +228,12 @@ class ToleranceSearch:
         return max(low, min(begin, spoken, high / NARROWEST)), high
 
     def lose(self, number: int) -> None:
-        """Trial ``number`` came to no outcome: its worker died, or it hung."""
+        """Note that trial ``number`` came to no outcome: its worker died, or it hung."""
         self._forget(number)
         self.lost += 1
 
     def skip(self, number: int) -> None:
-        """Trial ``number`` was asked for by a search that was killed; neither it nor its seed is used again."""
+        """Skip trial ``number``, asked for by a search that was killed; neither it nor its seed is used again."""
         self._forget(number)
 
     def _forget(self, number: int) -> None:
@@ -232,7 +251,7 @@ class ToleranceSearch:
     # -- what is known ----------------------------------------------------------------------------
 
     def estimate(self) -> ToleranceEstimate:
-        """λ* so far; the reason says what kept the interval wider than asked for."""
+        """Estimate λ* so far; the reason says what kept the interval wider than asked for."""
         slow = self._searched[0] > self.range[0]
         weaker = "weaker penalties need longer runs to show what they do" if slow else "try weaker ones"
         found = self.posterior.estimate(self.outcomes, weaker)
@@ -254,7 +273,7 @@ class ToleranceSearch:
         return found
 
     def rest(self) -> int:
-        """About how many trials are still to come: what is left to learn, over what the next one teaches."""
+        """Estimate how many trials are still to come: what is left to learn, over what the next one teaches."""
         if self.done:
             return 0
         left = self.max_trials - len(self.told) - self.lost

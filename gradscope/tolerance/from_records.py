@@ -51,7 +51,7 @@ class RunSummary:
 
     @property
     def outcome(self) -> Outcome:
-        """The trial: a label read at the horizon is certain; before it, the judge says how sure it is."""
+        """The outcome: a label read at the horizon is certain; before it, the judge says how sure it is."""
         found = self.diagnosis
         return Outcome(self.strength, found.probability_failed if self.early else float(found.failed), self.early)
 

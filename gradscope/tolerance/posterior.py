@@ -231,7 +231,7 @@ class Posterior:
 
     @cached_property
     def _table(self) -> Array:
-        """Φ at every difference between two levels: [2M − 1, S]."""
+        """Φ at every difference between two levels, [2M − 1, S]."""
         steps = np.arange(1 - len(self.level), len(self.level)) * (self.level[1] - self.level[0])
         return np.asarray(normal_cdf(steps[:, None] / self.slope))
 

@@ -1,4 +1,4 @@
-"""What probes predict of the level before the first trials: the prior of a search."""
+"""Predict the level from probes before the first trials: the prior of a search."""
 
 from __future__ import annotations
 
@@ -25,15 +25,24 @@ WIDE = 10.0
 
 
 def worth_predicting(penalty: str, low: float, high: float, scripts: bool) -> bool:
-    """Whether a search predicts the level unless it is told otherwise.
+    """Return whether a search predicts the level unless it is told otherwise.
 
-    Where readers know the penalty, the range is wider than a decade, and a probe costs no start (``scripts``).
+    That is where readers know the penalty, the range is wider than a decade, and a probe costs no start.
+
+    Args:
+        penalty: its word.
+        low: the weakest strength.
+        high: the strongest strength.
+        scripts: trials are forked, so that a probe costs its steps alone.
+
+    Returns:
+        Whether it does.
     """
     return scripts and penalty in PENALTIES and high > WIDE * low
 
 
 def on_executor(train: Train | Command, where: Executor) -> Run:
-    """Probes of what a search trains, on its executor."""
+    """Make probes of what a search trains run on its executor."""
     if isinstance(train, Command):
         return of_command(train, where)
 
@@ -48,7 +57,7 @@ def _run_function(train: Train, plan: Plan, path: Path) -> str:
 
 
 class _Gate(Executor):
-    """An executor that takes no more calls from the moment on at which it is closed."""
+    """Executor that takes no more calls once it is closed."""
 
     def __init__(self, where: Executor) -> None:
         self._where, self._lock, self._closed = where, threading.Lock(), False
@@ -62,7 +71,7 @@ class _Gate(Executor):
             return self._latest
 
     def close(self) -> None:
-        """No more calls; the latest is not waited for, and ends where its executor can end it."""
+        """Take no more calls; the latest is not waited for, and ends where its executor can end it."""
         with self._lock:
             self._closed = True
             if self._latest is not None:
@@ -72,9 +81,18 @@ class _Gate(Executor):
 class Predicting:
     """Probes under way beside a search's first trials.
 
-    ``over``: a `Prediction` as plain values, the ``steps`` it took and whether a probe was ``lost``, once it is made or
-    cannot be; it raises where the training leaves no record, as its trials would not, either. In a thread of its own,
-    but for an executor that runs everything in this process.
+    In a thread of its own, but for an executor that runs everything in this process.
+
+    Args:
+        train: what the search trains.
+        where: its executor.
+        penalty: the word of its penalty.
+        seed: of the probes.
+        folder: for their records.
+
+    Attributes:
+        over: a `Prediction` as plain values, the ``steps`` it took and whether a probe was ``lost``, once it is made or
+            cannot be; it raises where the training leaves no record, as its trials would not, either.
     """
 
     def __init__(self, train: Train | Command, where: Executor, penalty: str, seed: int, folder: Path) -> None:
@@ -88,7 +106,7 @@ class Predicting:
             threading.Thread(target=self._work, name="gradscope-probes", daemon=True).start()
 
     def give_up(self) -> None:
-        """Nobody waits for it any more: no further probe begins."""
+        """Begin no further probe: nobody waits for the prediction any more."""
         self._gate.close()
 
     def _work(self) -> None:
@@ -111,7 +129,7 @@ class Predicting:
 
 
 def prior(found: dict[str, Any]) -> Predicted | None:
-    """What a search makes of a prediction, as its journal holds it."""
+    """Make the prior of a search from a prediction, as its journal holds it; None where there is none."""
     if found["tolerance"] is None:
         return None
     return Predicted.from_interval(found["tolerance"], found["high"])

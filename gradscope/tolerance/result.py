@@ -1,4 +1,4 @@
-"""What a search found, and what it says on the way."""
+"""Result of a search, and its progress on the way."""
 
 from __future__ import annotations
 
@@ -21,8 +21,18 @@ BINS = 32
 
 @dataclass(frozen=True)
 class Progress:
-    """After each trial. ``density`` [32]: the posterior of the level over the range asked for, in equal parts of a
-    logarithmic axis. ``rest``: about how many trials are still to come. ``lost``: why the trial came to no outcome.
+    """Where a search stands after a trial.
+
+    Attributes:
+        level: name of the level.
+        trial: the one that is over, None if it was lost.
+        lost: why it came to no outcome, None if it did not.
+        estimate: of the level so far.
+        trials: that are over.
+        steps: of all of them together.
+        epochs: of all of them together, None where they are not known.
+        rest: about how many trials are still to come.
+        density: the posterior of the level over the range asked for, in equal parts of a logarithmic axis, [32].
     """
 
     level: str
@@ -40,14 +50,14 @@ class Progress:
         cls, level: str, search: ToleranceSearch, trials: Sequence[Trial], trial: Trial | None,
         lost: str | None,
     ) -> Progress:  # fmt: skip
-        """Where a search stands after a trial, or a lost one."""
+        """Summarise where a search stands after a trial, or a lost one."""
         steps, epochs = sum(t.steps for t in trials), epochs_of(trials)
         known, rest = search.estimate(), search.rest()
         return cls(level, trial, lost, known, len(trials), steps, epochs, rest, _density(search))
 
 
 def _density(search: ToleranceSearch) -> tuple[float, ...]:
-    """The posterior of the level in equal parts of the range that was asked for."""
+    """Bin the posterior of the level in equal parts of the range that was asked for."""
     posterior = search.posterior
     low, high = np.log10(search.range)
     counts, _ = np.histogram(np.clip(posterior.level, low, high), BINS, (low, high), weights=posterior.weights.sum(1))
@@ -56,12 +66,21 @@ def _density(search: ToleranceSearch) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ToleranceResult:
-    """What a search found. ``delayed`` is None where the delayed tolerance was not asked for.
+    """What a search for the tolerance level found.
 
-    ``errors``: how often the judge's early word was wrong, by the audits of this search. ``posterior`` and
-    ``delayed_posterior``: what the estimates were read from. ``predicted``: what probes said before the trials:
-    ``tolerance``, ``low``, ``high`` (None where they say nothing), ``reason``, ``steps``, and whether a probe
-    was ``lost``; None without probes.
+    Attributes:
+        penalty: its word.
+        estimate: of the level, with its interval.
+        delayed: of the level with a delay, None where it was not asked for.
+        trials: of the level.
+        delayed_trials: of the level with a delay.
+        out: the search folder.
+        errors: how often the judge's early word was wrong, by the audits of this search.
+        lost: trials that came to no outcome.
+        posterior: what ``estimate`` was read from.
+        delayed_posterior: what ``delayed`` was read from.
+        predicted: what probes said before the trials: ``tolerance``, ``low``, ``high`` (None where they say nothing),
+            ``reason``, ``steps``, and whether a probe was ``lost``; None without probes.
     """
 
     penalty: str
@@ -78,36 +97,41 @@ class ToleranceResult:
 
     @property
     def determined(self) -> bool:
+        """Whether the trials say where the level is."""
         return self.estimate.determined
 
     @property
     def tolerance(self) -> float | None:
+        """The tolerance level λ*, None where it is not determined."""
         return self.estimate.tolerance
 
     @property
     def low(self) -> float | None:
+        """Lower end of its 95 % interval."""
         return self.estimate.low
 
     @property
     def high(self) -> float | None:
+        """Upper end of its 95 % interval."""
         return self.estimate.high
 
     @property
     def steps_run(self) -> int:
-        """Of all trials; those of probes are in ``predicted``."""
+        """Optimizer steps of all trials together; those of probes are in ``predicted``."""
         return sum(t.steps for t in (*self.trials, *self.delayed_trials))
 
     @property
     def epochs_run(self) -> int | None:
+        """Epochs of all trials together, None where they are not known."""
         return epochs_of((*self.trials, *self.delayed_trials))
 
     @property
     def advice(self) -> str:
-        """The sentence a user came for: strengths at which 19 of 20 runs learn."""
+        """Strengths at which 19 of 20 runs learn, in a sentence."""
         return advice(self.penalty, self.estimate, self.delayed)
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``gradscope search --json`` prints it."""
+        """Return plain values, as ``gradscope search --json`` prints them."""
         e = self.estimate
         told: dict[str, Any] = {
             "determined": e.determined,
@@ -138,7 +162,7 @@ class ToleranceResult:
         return told
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Draw a card for notebooks."""
         e = self.estimate
         facts: dict[str, object] = {"penalty": self.penalty, "trials": len(self.trials) + len(self.delayed_trials)}
         if e.determined and e.tolerance is not None and e.low is not None and e.high is not None:

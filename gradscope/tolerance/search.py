@@ -1,4 +1,4 @@
-"""The search for the tolerance level: from a training and a range to the level and what follows from it."""
+"""Search for the tolerance level: from a training and a range to the level and what follows from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from gradscope.types import InputError
 
 @dataclass(frozen=True)
 class Settings:
-    """Of both levels of a search: as `ToleranceSearch` takes them."""
+    """Settings of both levels of a search.
+
+    Attributes:
+        precision: as in `ToleranceSearch`.
+        max_trials: as in `ToleranceSearch`.
+        seed: as in `ToleranceSearch`.
+    """
 
     precision: float
     max_trials: int
@@ -49,10 +55,11 @@ def search_tolerance(
     """Find the strength at which half of the runs fail to learn, with a 95 % interval.
 
     Args:
-        train: ``train(strength, seed, path)`` trains once and records to ``path`` with `gradscope.record`.
-            Trials are ended early, on either outcome, by the recording. Where trials run in processes of their own
-            it has to be importable by name (a function of a module).
-        low, high: the strengths between which to look.
+        train: ``train(strength, seed, path)`` trains once and records to ``path`` with `gradscope.record`. Trials are
+            ended early, on either outcome, by the recording. Where trials run in processes of their own it has to be
+            importable by name (a function of a module).
+        low: the weakest strength to look at.
+        high: the strongest strength to look at.
         penalty: the penalty that ``train`` uses, checked against the record.
         delayed: find the delayed tolerance too, with the penalty off until the active phase.
         workers: trials at a time.
@@ -69,9 +76,12 @@ def search_tolerance(
         on_prediction: called with what the probes predict: ``tolerance``, ``low``, ``high`` (None where they do not),
             ``reason``, ``steps``. Not where a probe could not be run: the trials will say what that means.
 
+    Returns:
+        The level with its interval, or why the trials do not determine it.
+
     Raises:
         InputError: the range, the folder, the executor or the training function cannot be used.
-    """
+    """  # noqa: DOC502 - raised by what it calls
     training = Training.of_function(train, penalty)
     how = Settings(precision, max_trials, seed)
     where = Where(executor_here(workers, timeout, executor), workers, timeout, out)
@@ -96,10 +106,13 @@ def search_command(
     on_trial: Callable[[Progress], None] | None = None,
     on_prediction: Callable[[dict[str, Any]], None] | None = None,
 ) -> ToleranceResult:
-    """`search_tolerance` for a training command; each trial is a process of its own.
+    """Do what `search_tolerance` does for a training command; each trial is a process of its own.
 
-    ``predict``: by default where the range is wider than a decade, the penalty is L2 or L1, and the command is a script
-    whose processes are forked here, so that a probe costs its steps alone.
+    A level is predicted by default where the range is wider than a decade, the penalty is L2 or L1, and the command is
+    a script whose processes are forked here, so that a probe costs its steps alone.
+
+    Returns:
+        The level with its interval, or why the trials do not determine it.
     """
     training = Training.of_command(command)
     keep = predict is not False
@@ -172,9 +185,12 @@ def _search(
 
 
 def _start_of_delayed(first: ToleranceSearch, low: float, high: float) -> float:
-    """Where the range of the delayed level begins: a delay moves the level up, if anywhere.
+    """Choose where the range of the delayed level begins: a delay moves the level up, if anywhere.
 
     That is the lower end of the first level; where there is none, the strongest penalty that was borne.
+
+    Returns:
+        The weakest strength.
     """
     borne = first.estimate().low or max((t.strength for t in first.told if t.failed < 0.5), default=low)
     return max(low, min(borne, high / 2))

@@ -16,10 +16,17 @@ PATIENCE = 10
 
 
 class DaskExecutor(Executor):
-    """Sends each call to a Dask worker, which runs it in a process of its own.
+    """Executor that sends each call to a Dask worker, which runs it in a process of its own.
 
-    A worker that dies is Dask's business: the call runs again elsewhere, up to its ``allowed-failures``. A call that
-    is cancelled, or whose client is gone, ends within a second.
+    A worker that dies is Dask's business: the call runs again elsewhere, up to its ``allowed-failures``. A call that is
+    cancelled, or whose client is gone, ends within a second.
+
+    Args:
+        address: ``HOST:PORT`` of the scheduler.
+        limit: seconds for a call, None for any number.
+
+    Raises:
+        InputError: Dask is not installed, or no scheduler answers.
     """
 
     def __init__(self, address: str, *, limit: float | None = None) -> None:
@@ -41,7 +48,7 @@ class DaskExecutor(Executor):
 
     @property
     def slots(self) -> int:
-        """The threads of the workers that are there now."""
+        """Threads of the workers that are there now."""
         return sum(self._client.nthreads().values())
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -52,13 +59,13 @@ class DaskExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """No more calls; the cluster itself stays."""
+        """Take no more calls; the cluster itself stays."""
         self._executor.shutdown(wait=wait and not cancel_futures)  # without waiting, Dask cancels what is left
         self._client.close()
 
 
 def in_own_process(call: bytes, limit: float | None) -> Any:
-    """On a worker: the call in a process of its own, ended when the task is cancelled or its client is gone."""
+    """Run the call, on a Dask worker, in its own process; end it when the task is cancelled or its client is gone."""
     from distributed import get_worker
 
     worker = get_worker()

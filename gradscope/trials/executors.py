@@ -1,4 +1,4 @@
-"""Which executor a search runs its trials on."""
+"""Choose and open the executor that a search runs its trials on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from gradscope.types import InputError
 
 
 class InProcessExecutor(Executor):
-    """Runs each call in this very process before `submit` returns: for functions that no other process can find."""
+    """Executor that runs each call in this process before `submit` returns: for functions that no other can find."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call the function, and return a future that is done."""
         future: Future[Any] = Future()
         try:
             future.set_result(function(*args, **kwargs))
@@ -27,7 +28,17 @@ class InProcessExecutor(Executor):
 
 
 def checked(name: str) -> str:
-    """``local`` or ``dask://HOST:PORT``, as far as that can be told without connecting."""
+    """Check ``local`` or ``dask://HOST:PORT`` as far as that can be done without connecting.
+
+    Args:
+        name: what was given.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: it is neither.
+    """
     host, _, port = name.removeprefix("dask://").rpartition(":")
     if name == "local" or (name.startswith("dask://") and host and port.isdigit()):
         return name
@@ -41,7 +52,21 @@ def open_executor(
     preload: Sequence[str] = (),
     scripts: bool = False,
 ) -> tuple[Executor, int]:
-    """The executor, and how many trials to have under way. ``workers`` None: one here, all there are on a cluster."""
+    """Open an executor.
+
+    Args:
+        asked: ``local``, ``dask://HOST:PORT``, or an executor, which is used as it is.
+        workers: trials at a time; None: one here, all there are on a cluster.
+        limit: seconds for a trial, None for any number.
+        preload: modules that are imported once, for all processes.
+        scripts: the calls run Python scripts.
+
+    Returns:
+        The executor, and how many trials to have under way.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
     if workers is not None:
         checks.positive_int(workers, "workers")
     if limit is not None and not checks.finite(limit, "timeout") > 0:

@@ -1,4 +1,4 @@
-"""The search folder's memory: a line for each event, appended and synced, never rewritten."""
+"""Journal of a search folder: a line for each event, appended and synced, never rewritten."""
 
 from __future__ import annotations
 
@@ -15,9 +15,21 @@ from gradscope.types import InputError
 class Journal:
     """``search.jsonl``: the settings of the search, then what was asked for, finished and lost, by level.
 
-    And what probes ``predicted`` of the level, once they did.
-
     A torn last line does not count. One search at a time holds a folder.
+
+    Args:
+        folder: where it stands.
+        settings: what has to be the same for another search to go on with it.
+
+    Attributes:
+        path: of the file.
+        trials: finished ones, by level.
+        asked: numbers of the trials that were begun, by level.
+        lost: numbers of the trials without an outcome, by level.
+        predicted: what probes predicted of the level, None before they did.
+
+    Raises:
+        InputError: another search holds the folder, or it holds one with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -35,7 +47,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         os.close(self._file)
 
     def _lock(self) -> None:
@@ -81,27 +93,27 @@ class Journal:
             self.asked.setdefault(level, []).append(int(entry["asked"]["number"]))
 
     def predict(self, predicted: dict[str, Any]) -> None:
-        """What probes predicted of the level, or why nothing."""
+        """Note what probes predicted of the level, or why nothing."""
         self.predicted = predicted
         self._write({"predicted": predicted})
 
     def ask(self, level: str, plan: Trial) -> None:
-        """A trial is about to start: its number and its seed are used up, whatever becomes of it."""
+        """Note that a trial is about to start: its number and its seed are used up, whatever becomes of it."""
         self.asked.setdefault(level, []).append(plan.number)
         self._write({"level": level, "asked": plan.asked()})
 
     def add(self, level: str, trial: Trial) -> None:
-        """A trial has finished."""
+        """Note a trial that has finished."""
         self.trials.setdefault(level, []).append(trial)
         self._write({"level": level, "trial": trial.as_dict()})
 
     def lose(self, level: str, trial: Trial) -> None:
-        """A trial came to no outcome; its note says why."""
+        """Note a trial that came to no outcome; its note says why."""
         self.lost.setdefault(level, []).append(trial.number)
         self._write({"level": level, "lost": trial.asked() | {"reason": trial.note}})
 
     def unfinished(self, level: str) -> list[int]:
-        """Trials that were under way when an earlier search ended."""
+        """Return the numbers of trials that were under way when an earlier search ended."""
         over = {t.number for t in self.trials.get(level, ())} | set(self.lost.get(level, ()))
         return [number for number in self.asked.get(level, ()) if number not in over]
 

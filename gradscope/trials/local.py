@@ -1,4 +1,4 @@
-"""Trials on this machine: one process a trial, so many at a time, each slot with a device of its own."""
+"""Run trials on this machine: one process a trial, so many at a time, each slot with a device of its own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ TRIALS = "gradscope.trials.run_trial"
 
 
 class LocalExecutor(Executor):
-    """An executor whose calls run in processes of their own and can be cancelled while they run.
+    """Executor whose calls run in processes of their own and can be cancelled while they run.
 
-    A process that dies, hangs for more than ``limit`` seconds or runs out of memory costs its own call
-    alone, which raises `WorkerLostError`. ``devices``: handed out one a slot through ``CUDA_VISIBLE_DEVICES``
-    (default: those of the machine). ``preload``: modules that are imported once, for all processes. ``scripts``: the
-    calls run Python scripts, which begin with everything imported that a recording needs (`ForkServer`).
+    A process that dies, hangs for more than ``limit`` seconds or runs out of memory costs its own call alone, which
+    raises `WorkerLostError`.
+
+    Args:
+        workers: calls at a time.
+        limit: seconds for a call, None for any number.
+        devices: handed out one a slot through ``CUDA_VISIBLE_DEVICES``; by default those of the machine.
+        preload: modules that are imported once, for all processes.
+        scripts: the calls run Python scripts, which begin with everything imported that a recording needs
+            (`ForkServer`).
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class LocalExecutor(Executor):
         return Worker(process.pid, ours, join)
 
     def _environment(self, device: str | None) -> dict[str, str]:
-        """That of the search, with this slot's device and share of the cores."""
+        """Return the environment of the search, with this slot's device and share of the cores."""
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(self._threads_each))
         if device is not None:
@@ -114,7 +120,7 @@ class LocalExecutor(Executor):
         return environment
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """No more calls. ``cancel_futures`` ends those under way as well, unlike the pools of the library."""
+        """Take no more calls. ``cancel_futures`` ends those under way as well, unlike the pools of the library."""
         if cancel_futures:
             for future in list(self._futures):
                 future.cancel()

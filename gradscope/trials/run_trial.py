@@ -33,7 +33,12 @@ class MissingRecordError(InputError):
 
 
 class TrialCrashedError(WorkerLostError):
-    """The training itself ended with an error. ``exits``: of its own accord, not killed."""
+    """Training that ended with an error.
+
+    Args:
+        message: what happened, in one line.
+        exits: it ended of its own accord, and was not killed.
+    """
 
     def __init__(self, message: str, exits: bool = True) -> None:
         super().__init__(message, exits)
@@ -44,14 +49,27 @@ class TrialCrashedError(WorkerLostError):
 
 
 def _asked(plan: Trial, **more: Any) -> Instructions:
-    """An audit runs to the horizon whatever the judge thinks; the others stop at either outcome, or at a failure."""
+    """Make a trial's instructions: an audit runs to the horizon, a whole one until it fails, others to an outcome."""
     failure = "ignore" if plan.audit else "stop"
     success = "ignore" if plan.audit or plan.whole else "stop"
     return Instructions(schedule=plan.schedule, on_failure=failure, on_success=success, **more)
 
 
 def run_command_trial(command: Command, plan: Trial, path: Path, metric: str | None = None) -> Trial:
-    """A trial of a training command, as a child of this process."""
+    """Run a trial of a training command, as a child of this process.
+
+    Args:
+        command: the training command.
+        plan: the trial.
+        path: of its record.
+        metric: to read at its end, None for none.
+
+    Returns:
+        The trial, over.
+
+    Raises:
+        TrialCrashedError: the command failed.
+    """
     asked = _asked(plan, strength=plan.strength, penalty=command.penalty, seed=plan.seed, out=str(path.resolve()))
     words = command.filled(asked)
     path.unlink(missing_ok=True)  # of a worker that died
@@ -62,7 +80,22 @@ def run_command_trial(command: Command, plan: Trial, path: Path, metric: str | N
 
 
 def run_function_trial(train: Train, plan: Trial, path: Path, penalty: str, metric: str | None = None) -> Trial:
-    """A trial of a plain function ``train(strength, seed, path)`` in this process."""
+    """Run a trial of a plain function in this process.
+
+    Args:
+        train: ``train(strength, seed, path)``.
+        plan: the trial.
+        path: of its record.
+        penalty: the word of the penalty that ``train`` uses.
+        metric: to read at its end, None for none.
+
+    Returns:
+        The trial, over.
+
+    Raises:
+        InputError: raised by ``train``, or the record shows something else than was asked for.
+        TrialCrashedError: ``train`` raised something else.
+    """
     stopped = False
     path.unlink(missing_ok=True)
     with instructed(_asked(plan)):
@@ -112,16 +145,24 @@ def _read(plan: Trial, path: Path, stopped: bool, penalty: str, who: str, metric
 
 
 def metrics_in(record: Record) -> tuple[list[str], list[str]]:
-    """The names that a record can be compared by: those of its epochs, those logged at steps."""
+    """Return the names of the scalars by which a record can be compared: those of its epochs, those logged at steps."""
     of_steps = [name for name, dims in record.dims.items() if dims == ("step",) and name not in OURS]
     return [name for name in record.metrics if name != "epoch"], of_steps
 
 
 def metric_at_end(record: Record, name: str) -> float | None:
-    """The last finite value of a metric of the epochs, or the mean of a logged scalar over the last 5 % of the rows.
+    """Read a metric at the end of a run.
 
-    None where the run ended before there was one. A name that epochs and steps share is that of the epochs. Raises
-    `InputError` for a name that the record does not hold, with those that it holds.
+    Args:
+        record: of the run.
+        name: of the metric; one that epochs and steps share is that of the epochs.
+
+    Returns:
+        The last finite value of a metric of the epochs, or the mean of a logged scalar over the last 5 % of the rows;
+        None where the run ended before there was one.
+
+    Raises:
+        InputError: the record does not hold the name; it says which it holds.
     """
     of_epochs, of_steps = metrics_in(record)
     if name in of_epochs:
@@ -140,13 +181,21 @@ def metric_at_end(record: Record, name: str) -> float | None:
 
 
 def zeros_at_end(record: Record) -> float | None:
-    """The share of the penalised weights that are exactly 0 in the last row; None where nothing tells."""
+    """Return the share of the penalised weights that are exactly 0 in the last row; None where nothing tells."""
     share = record.sparsity
     return share if record.info.penalised.any() and np.isfinite(share) else None
 
 
 def check_record(path: Path, who: str) -> None:
-    """Raises `MissingRecordError` where whoever has trained left no record."""
+    """Check that a training has left its record.
+
+    Args:
+        path: where it should be.
+        who: has trained, for the message.
+
+    Raises:
+        MissingRecordError: it is not there.
+    """
     if not path.exists():
         raise MissingRecordError(
             f"{who!r} ended without the record {path.name}; does it call gradscope.record "
@@ -155,7 +204,14 @@ def check_record(path: Path, who: str) -> None:
 
 
 def _metric(record: Record, name: str, failed: bool, stopped: bool) -> float | None:
-    """The metric at the end; a run that was stopped may have ended before it had any, one that fails have no number."""
+    """Read the metric at the end; None where a run was stopped before it had one, or fails and has no finite value.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: a run that was not stopped and does not fail has no such value.
+    """
     try:
         value = metric_at_end(record, name)
     except InputError:
@@ -168,12 +224,12 @@ def _metric(record: Record, name: str, failed: bool, stopped: bool) -> float | N
 
 
 def schedule_waits(schedule: str) -> bool:
-    """True where the penalty is off at first."""
+    """Return whether the penalty is off at first."""
     return "delayed:" in schedule
 
 
 def _outcome(acted: bool, judge: Judge, diagnosis: Diagnosis, stopped: bool, delayed: bool) -> tuple[float, str, float]:
-    """The probability that the run failed by its penalty; where the record does not say it, why; the shortfall."""
+    """Return the probability that the run failed by its penalty; where the record does not tell, why; the shortfall."""
     if diagnosis.verdict is Verdict.UNDECIDED:
         return SILENT, "; ".join(diagnosis.evidence), 1.0
     if diagnosis.failed and not acted:
@@ -191,7 +247,7 @@ def _outcome(acted: bool, judge: Judge, diagnosis: Diagnosis, stopped: bool, del
 
 
 def early_word(judge: Judge) -> bool | None:
-    """What the run would have been stopped as: True as a failure, False as learning, None not at all."""
+    """Return what the run would have been stopped as: True as a failure, False as learning, None not at all."""
     failed = judge.failure.decided if judge.failure is not None else None
     held = judge.settled_step
     if failed is None and held is None:

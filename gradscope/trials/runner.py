@@ -1,4 +1,4 @@
-"""Run the trials that an ask/tell object plans, on an executor, and enter what comes of them into the journal."""
+"""Run the trials that an ask/tell object plans, on an executor, and enter their outcomes into the journal."""
 
 from __future__ import annotations
 
@@ -28,23 +28,41 @@ Heard = Callable[[Trial | None, str | None], None]
 
 
 class AskTell(Protocol):
-    """Decides which trials to run: asked for one at a time, and told what came of each."""
+    """What decides which trials to run: asked for one at a time, and told what came of each."""
 
     @property
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether no further trial is needed."""
+        ...
 
-    def ask(self) -> Trial: ...
+    def ask(self) -> Trial:
+        """Return the next trial."""
+        ...
 
-    def tell(self, trial: Trial) -> None: ...
+    def tell(self, trial: Trial) -> None:
+        """Take a trial that is over."""
+        ...
 
-    def lose(self, number: int) -> None: ...
+    def lose(self, number: int) -> None:
+        """Take the number of a trial that came to no outcome."""
+        ...
 
-    def skip(self, number: int) -> None: ...
+    def skip(self, number: int) -> None:
+        """Take the number of a trial that was under way when an earlier search ended."""
+        ...
 
 
 @dataclass
 class Runner:
-    """What all levels of a search share."""
+    """Runner of the trials of all levels of a search.
+
+    Attributes:
+        start: submits a trial to the executor.
+        executor: runs the trials.
+        workers: trials at a time.
+        journal: of the folder.
+        folder: for the records.
+    """
 
     start: Start
     executor: Executor
@@ -58,9 +76,16 @@ class Runner:
     def level(self, name: str, search: AskTell, heard: Heard | None = None, beside: Beside | None = None) -> None:
         """Search one level to its end, going on with what the journal holds.
 
-        ``beside``: other work on the executor, which takes the place of one trial until it is over, and what is done
-        with its result then.
-        """
+        Args:
+            name: of the level.
+            search: plans the trials.
+            heard: called after each trial.
+            beside: other work on the executor, which takes the place of one trial until it is over, and what is done
+                with its result then.
+
+        Raises:
+            InputError: the first mistake that came up, once all that is over has been kept.
+        """  # noqa: DOC502 - the first of a list
         self._replay(name, search)
         self._heard = heard
         try:
@@ -136,7 +161,11 @@ class Runner:
         return self.journal.trials.get(name, [])
 
     def _lose(self, name: str, search: AskTell, plan: Trial, error: Exception) -> None:
-        """A dead, hung or crashed trial costs that trial alone, unless nothing else ever comes of the command."""
+        """Note a dead, hung or crashed trial; raise where nothing else ever comes of the command.
+
+        Raises:
+            InputError: as many trials were lost in a row as `LOST_IN_A_ROW`, or the first one exited with an error.
+        """
         text = str(error) if isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
         reason = " ".join(text.split())
         self._lost_in_a_row += 1

@@ -1,4 +1,4 @@
-"""What every search begins and ends with: the training it runs, its folder, its executor and its journal."""
+"""Open what every search needs: the training it runs, its folder, its executor and its journal."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ from gradscope.trials.trial import Train, Trial
 
 @dataclass(frozen=True)
 class Training:
-    """``what`` is trained: how a trial of it starts, what a journal knows it by, and what its processes import once.
+    """What a search trains.
 
-    ``scripts``: each trial runs a Python script, which can be forked from a process that is warm.
+    Attributes:
+        what: the function or command.
+        start: submits a trial of it.
+        settings: what a journal knows it by.
+        preload: modules that its processes import once.
+        scripts: each trial runs a Python script, which can be forked from a process that has its imports.
     """
 
     what: Train | Command
@@ -38,7 +43,7 @@ class Training:
 
     @classmethod
     def of_function(cls, train: Train, penalty: str, metric: str | None = None) -> Training:
-        """A plain function ``train(strength, seed, path)``."""
+        """Make it of a plain function ``train(strength, seed, path)``."""
 
         def start(where: Executor, plan: Trial, path: Path) -> Future[Trial]:
             return where.submit(run_function_trial, train, plan, path, penalty, metric)
@@ -49,7 +54,7 @@ class Training:
 
     @classmethod
     def of_command(cls, command: Command, metric: str | None = None) -> Training:
-        """A training command; each trial is a process of its own."""
+        """Make it of a training command; each trial is a process of its own."""
 
         def start(where: Executor, plan: Trial, path: Path) -> Future[Trial]:
             return where.submit(run_command_trial, command, plan, path, metric)
@@ -60,7 +65,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Where:
-    """Where the trials of a search run, so many at a time and for so long at most, and the folder that keeps them."""
+    """Where the trials of a search run.
+
+    Attributes:
+        executor: ``local``, ``dask://HOST:PORT`` or an executor.
+        workers: trials at a time.
+        timeout: seconds for a trial.
+        out: the folder that keeps them; None: a new one.
+    """
 
     executor: str | Executor
     workers: int | None
@@ -69,7 +81,7 @@ class Where:
 
 
 def name_of(train: Callable[..., object]) -> str:
-    """What a journal knows a function by: no address in memory, which is another one in the next process."""
+    """Return what a journal knows a function by: no address in memory, which is another one in the next process."""
     if isinstance(train, functools.partial):
         given = [repr(a) for a in train.args] + [f"{k}={v!r}" for k, v in train.keywords.items()]
         return f"{name_of(train.func)}({', '.join(given)})"
@@ -77,7 +89,7 @@ def name_of(train: Callable[..., object]) -> str:
 
 
 def executor_here(workers: int | None, timeout: float | None, given: str | Executor | None) -> str | Executor:
-    """Where a function trains that was not told where: in this very process if one trial at a time is enough."""
+    """Choose where a function trains that was not told where: in this process if one trial at a time is enough."""
     if given is not None:
         return given
     return InProcessExecutor() if (workers or 1) == 1 and timeout is None else "local"
@@ -85,7 +97,16 @@ def executor_here(workers: int | None, timeout: float | None, given: str | Execu
 
 @contextlib.contextmanager
 def session(training: Training, settings: dict[str, Any], where: Where) -> Iterator[Runner]:
-    """A runner in its folder, which ends what it started. ``settings``: what another search there would differ in."""
+    """Open a runner in its folder, and end what it started afterwards.
+
+    Args:
+        training: what is trained.
+        settings: what another search in the folder would differ in.
+        where: the trials run.
+
+    Yields:
+        The runner.
+    """
     executor, count = open_executor(where.executor, where.workers, where.timeout, training.preload, training.scripts)
     try:
         given = tempfile.mkdtemp(prefix="gradscope-search-") if where.out is None else where.out

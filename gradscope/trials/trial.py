@@ -1,4 +1,4 @@
-"""One trial, from the plan to what came of it: what every part of a search hands on."""
+"""One trial, from the plan to its outcome: what every part of a search hands on."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ class TrialState(StrEnum):
 class Outcome:
     """What a finished training says of the tolerance level, whoever ran it.
 
-    ``failed``: whether it failed by its penalty, a probability where the judge is not sure. ``early``: told before the
-    horizon, and so exposed to the judge's errors.
+    Attributes:
+        strength: λ.
+        failed: whether it failed by its penalty, a probability where the judge is not sure.
+        early: told before the horizon, and so exposed to the judge's errors.
     """
 
     strength: float
@@ -91,27 +93,27 @@ class Trial:
     fingerprint: tuple[float, ...] = ()
 
     def over(self, failed: float, steps: int, **more: Any) -> Trial:
-        """The same trial, run: complete, or silent where its outcome says nothing. ``more``: other attributes."""
+        """Return the trial, run: complete, or silent where its outcome says nothing; ``more``: other attributes."""
         state = TrialState.SILENT if failed == SILENT else TrialState.COMPLETE
         return replace(self, state=state, failed=failed, steps=steps, **more)
 
     def lost(self, why: str) -> Trial:
-        """The same trial, without an outcome: its process died, crashed or was out of time."""
+        """Return the same trial, without an outcome: its process died, crashed or was out of time."""
         return replace(self, state=TrialState.LOST, note=why)
 
     @property
     def outcome(self) -> Outcome:
-        """As the posterior of the tolerance level takes it."""
+        """The outcome, as the posterior of the tolerance level takes it."""
         return Outcome(self.strength, self.failed, self.stopped_early)
 
     @property
     def silent(self) -> bool:
-        """It says nothing about the penalty."""
+        """Whether it says nothing about the penalty."""
         return self.state is TrialState.SILENT
 
     @property
     def counts(self) -> bool:
-        """Its metric is that of its strength: it was not found to fail, and its penalty came on."""
+        """Whether its metric is that of its strength: it was not found to fail, and its penalty came on."""
         return self.verdict in ("", Verdict.HEALTHY, Verdict.UNDECIDED) and (self.acted or self.strength == 0)
 
     @property
@@ -120,34 +122,41 @@ class Trial:
         return self.value if self.counts else None
 
     def asked(self) -> dict[str, Any]:
-        """The plan alone, as a journal notes it before the trial begins."""
+        """Return the plan alone, as a journal notes it before the trial begins."""
         return {name: getattr(self, name) for name in ("number", "strength", "seed", "audit", "schedule", "whole")}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as a journal keeps them."""
+        """Return plain values, as a journal keeps them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Trial:
-        """The inverse of `as_dict`; of a journal that was begun before trials had states, too."""
+        """Make a trial of what `as_dict` returned; of a journal that was begun before trials had states, too."""
         known = {**values, "fingerprint": tuple(values["fingerprint"])}
         state = known.pop("state", None)
         trial = cls(**known)
         return trial.over(trial.failed, trial.steps) if state is None else replace(trial, state=TrialState(state))
 
     def shown(self) -> dict[str, Any]:
-        """As the JSON of a search holds it."""
+        """Return plain values, as the JSON of a search holds them."""
         return {name: value for name, value in self.as_dict().items() if name != "fingerprint"}
 
 
 def epochs_of(trials: Iterable[Trial]) -> int | None:
-    """The epochs of all trials together, None where one of them does not know."""
+    """Return the epochs of all trials together, None where one of them does not know."""
     counts = [trial.epochs for trial in trials]
     return None if None in counts or not counts else sum(count for count in counts if count is not None)
 
 
 def check_seeds(starts: Iterable[tuple[int, tuple[float, ...]]]) -> None:
-    """Each seed of a training with the weights it begins with: raises `InputError` where two begin with the same."""
+    """Check that trainings with different seeds begin with different weights.
+
+    Args:
+        starts: seed and fingerprint of each training.
+
+    Raises:
+        InputError: two begin with the same.
+    """
     seen: dict[tuple[float, ...], int] = {}
     for seed, weights in starts:
         other = seen.setdefault(weights, seed)

@@ -1,1 +1,1 @@
-"""The strength with the best metric, from a search."""
+"""Tuning: the strength with the best metric, from a search."""

@@ -53,11 +53,28 @@ CUT_SHORT = 0.25
 
 
 class StrengthTuning:
-    """Places trials where they tell most about the strength with the best metric, per training step.
+    """Search that places trials where they tell most about the strength with the best metric, per training step.
 
-    ``mode``: ``max`` or ``min``. ``delayed``: look at strengths with ``delayed:auto``, too. ``cost``: the share of
-    the best metric that the largest useful strength may cost. ``repeats``: pairs of seeds in the comparison with no
-    penalty.
+    Args:
+        low: the weakest strength.
+        high: the strongest strength.
+        mode: ``max`` or ``min``: which metric is the better one.
+        delayed: look at strengths with ``delayed:auto``, too.
+        cost: the share of the best metric that the largest useful strength may cost.
+        repeats: pairs of seeds in the comparison with no penalty.
+        max_trials: trials at most.
+        seed: of the trials.
+
+    Attributes:
+        sign: 1 where a larger metric is better, −1 where a smaller one is.
+        range: the two strengths.
+        strengths: those that may be tried, weakest first.
+        posteriors: of the tolerance level, by schedule, from all trials.
+        told: trials that are over.
+        lost: how many came to no outcome.
+
+    Raises:
+        InputError: one of them cannot be used.
     """
 
     def __init__(
@@ -97,16 +114,25 @@ class StrengthTuning:
 
     @property
     def schedules(self) -> tuple[str | None, ...]:
+        """Schedules that are tried; None is a penalty from the start."""
         return (None, DELAYED) if self.delayed else (None,)
 
     # -- asking and telling -----------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
+        """Whether no further trial is to be asked for now."""
         return self._next is None
 
     def ask(self) -> Trial:
-        """The next trial. Those asked for and not yet told count as under way."""
+        """Plan the next trial. Those asked for and not yet told count as under way.
+
+        Returns:
+            The trial.
+
+        Raises:
+            InputError: the tuning is done.
+        """
         if self._next is None:
             raise InputError("the tuning is done; there is no further trial to run")
         arm, seed = self._next
@@ -117,7 +143,7 @@ class StrengthTuning:
         return trial
 
     def tell(self, trial: Trial) -> None:
-        """A trial is over."""
+        """Take a trial that is over."""
         self._pending.pop(trial.number, None)
         self.told.append(trial)
         self._used.setdefault(Arm(trial.strength, trial.schedule), set()).add(trial.seed)
@@ -143,14 +169,14 @@ class StrengthTuning:
         return {t.seed for t in self.told if t.strength == 0 and t.measured is None}
 
     def lose(self, number: int) -> None:
-        """Trial ``number`` came to no outcome; its seed is not asked for again there."""
+        """Note that trial ``number`` came to no outcome; its seed is not asked for again there."""
         _, seed = self._pending.pop(number, (WITHOUT, -1))
         self._lost_seeds.add(seed)
         self.lost += 1
         self._changed(number)
 
     def skip(self, number: int) -> None:
-        """Trial ``number`` was under way when an earlier search ended: its number is not used again."""
+        """Skip trial ``number``, which was under way when an earlier search ended: its number is not used again."""
         self._changed(number)
 
     def _changed(self, number: int) -> None:
@@ -159,7 +185,7 @@ class StrengthTuning:
             self.__dict__.pop(name, None)
 
     def rest(self) -> int:
-        """About how many trials are still to come."""
+        """Estimate how many trials are still to come."""
         if self.done:
             return 0
         arms = [WITHOUT, *self.finalists] if len(self.finalists) else [WITHOUT, WITHOUT]
@@ -170,7 +196,15 @@ class StrengthTuning:
     # -- what was seen ----------------------------------------------------------------------------
 
     def values(self, arm: Arm, paired: bool | None = None) -> dict[int, float]:
-        """The metric by seed, as it is, of the runs that learned there: all, those of the pairs, or the others."""
+        """Return the metric by seed, as it is, of the runs that learned at one strength.
+
+        Args:
+            arm: the strength with its schedule.
+            paired: True: of the pairs; False: of the others; None: of all.
+
+        Returns:
+            The values.
+        """
         return {
             t.seed: t.measured for t in self._at(arm)
             if t.measured is not None and paired in (None, self._is_paired(t.seed))
@@ -183,7 +217,7 @@ class StrengthTuning:
         return seed - self._first_seed >= PAIRED
 
     def arms(self, schedule: str | None) -> list[Arm]:
-        """Those tried with a penalty, weakest first."""
+        """Return the strengths that were tried with a penalty and this schedule, weakest first."""
         tried = {Arm(t.strength, t.schedule) for t in self.told if t.strength > 0 and t.schedule == schedule}
         return sorted(tried, key=lambda arm: arm.strength)
 
@@ -196,23 +230,23 @@ class StrengthTuning:
 
     @cached_property
     def curve(self) -> MetricCurve | None:
-        """From all runs."""
+        """The curve from all runs, None before one has learned."""
         return self._fitted(None)
 
     @cached_property
     def _explored(self) -> MetricCurve | None:
-        """From those that may decide the choice: without the pairs."""
+        """The curve from the runs that may decide the choice: without the pairs."""
         return self._fitted(False)
 
     @cached_property
     def _fails(self) -> dict[str | None, Array]:
-        """The probability that a run fails, at every strength, by schedule; 0 before there was any."""
+        """Probability that a run fails, at every strength, by schedule; 0 before there was any."""
         tried = {t.schedule for t in self.told if t.strength > 0}
         nothing, at = np.zeros(len(self.strengths)), np.array(self.strengths)
         return {s: placement.fails_at(p, at) if s in tried else nothing for s, p in self._before.items()}
 
     def tolerance(self, schedule: str | None) -> ToleranceEstimate:
-        """The tolerance level, as far as these trials tell."""
+        """Estimate the tolerance level, as far as these trials tell."""
         those = [t for t in self.told if t.strength > 0 and t.schedule == schedule]
         outcomes = [t.outcome for t in those if t.seed not in self._unfit]
         return self.posteriors[schedule].estimate(outcomes)
@@ -236,7 +270,7 @@ class StrengthTuning:
 
     @property
     def hopeless(self) -> str | None:
-        """Why no further trial helps."""
+        """Why no further trial helps; None where one may."""
         without = self._at(WITHOUT)
         if without and all(t.measured is None for t in without):
             why = without[-1].note or "it does not learn"
@@ -244,14 +278,14 @@ class StrengthTuning:
         return None
 
     def _fresh(self, arm: Arm) -> int:
-        """The first seed that was not used there. Every strength goes through the same ones: fewer draws of luck."""
+        """Return the first seed not used there. Every strength goes through the same ones: fewer draws of luck."""
         used, seed = self._used.get(arm, set()), self._first_seed
         while seed in used:
             seed += 1
         return seed
 
     def _exploring(self) -> Arm | None:
-        """A trial that the choice is made with; None where enough is known."""
+        """Choose a trial that the choice is made with; None where enough is known."""
         for last, schedule in enumerate(self.schedules, 1):
             if (arm := self._first_ones(schedule)) is not None:
                 return arm
@@ -262,7 +296,7 @@ class StrengthTuning:
         return None
 
     def _candidates(self, schedule: str | None) -> range:
-        """Strengths that may be tried; with a delay from about the best one without: below, it can do little."""
+        """List the strengths that may be tried; with a delay from about the best one without: below, it does little."""
         count = len(self.strengths)
         if schedule is None:
             return range(count)
@@ -272,7 +306,7 @@ class StrengthTuning:
         return range(min(begin, count - 3), count)
 
     def _first_ones(self, schedule: str | None) -> Arm | None:
-        """Spread over the range, until enough of them learn."""
+        """Spread the first trials over the range, until enough of them learn."""
         where, enough = (FIRST, ENOUGH) if schedule is None else (FIRST_DELAYED, ENOUGH_DELAYED)
         those, fails = self._candidates(schedule), self._fails[schedule]
         waiting = {arm.strength for arm, _ in self._pending.values() if arm.schedule == schedule}
@@ -302,7 +336,7 @@ class StrengthTuning:
         return Scene.of(curve, arms, np.array([self._fails[s][k] for s, k in places]))
 
     def _worth_most(self, schedules: Sequence[str | None]) -> Arm | None:
-        """The trial with the largest expected gain per step; None where the best is known well enough."""
+        """Choose the trial with the largest expected gain per step; None where the best is known well enough."""
         if (scene := self._scene(schedules)) is None:
             return None
         best = scene.best(CHOSEN)
@@ -328,13 +362,13 @@ class StrengthTuning:
         return sum(max(0, len(self.values(arm, False)) + (arm in waiting) - 1) for arm in arms)
 
     def _steps(self) -> tuple[float, float]:
-        """Mean steps of a run that learns and of one that fails."""
+        """Compute the mean steps of a run that learns and of one that fails."""
         whole = float(np.mean([t.steps for t in self.told if t.measured is not None] or [1]))
         cut = [t.steps for t in self.told if t.measured is None and t.strength > 0]
         return whole, float(np.mean(cut)) if cut else CUT_SHORT * whole
 
     def _at_the_edge(self, scene: Scene, best: int) -> Arm | None:
-        """A trial that tells up to where the metric is nearly the best."""
+        """Choose a trial that tells up to where the metric is nearly the best."""
         share = scene.nearly_best(best, self.cost)
         open_ones = [
             k for k, arm in enumerate(scene.arms)
@@ -346,7 +380,7 @@ class StrengthTuning:
     # -- the choice -------------------------------------------------------------------------------
 
     def _best_of(self, schedule: str | None) -> Arm | None:
-        """The best strength by what was explored; none as strong as one that failed in the pairs."""
+        """Choose the best strength by what was explored; none as strong as one that failed in the pairs."""
         if (curve := self._explored) is None or not any(self.values(arm, False) for arm in self.arms(schedule)):
             return None
         failed = [
@@ -374,7 +408,7 @@ class StrengthTuning:
         return tuple(found)
 
     def report(self, schedule: str | None) -> Scene | None:
-        """The curve from all trials, over the strengths of one kind that lie within those that learned."""
+        """Compute the curve from all trials, over the strengths of one schedule that lie within those that learned."""
         learned = [arm.strength for arm in self.arms(schedule) if self.values(arm)]
         if self.curve is None or not learned:
             return None

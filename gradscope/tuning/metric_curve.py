@@ -1,6 +1,6 @@
-"""A metric over the strength: a Gaussian process over log₁₀ λ, its noise estimated from repeats (scikit-learn).
+"""Model a metric over the strength: a Gaussian process over log₁₀ λ, its noise estimated from repeats (scikit-learn).
 
-Only runs that learned are in it: where runs fail the metric drops at once, and that is the tolerance posterior's.
+Only runs that learned are in it: where runs fail the metric drops at once, which is for the tolerance posterior.
 """
 
 from __future__ import annotations
@@ -32,23 +32,37 @@ RESOLVED, RESOLVED_SHARE = 10.0, 0.05
 
 @dataclass(frozen=True)
 class Squash:
-    """Draws together what lies far below the best, so that a steep fall does not roughen the whole curve."""
+    """Transform that draws together what lies far below the best, so that a steep fall does not roughen the curve.
+
+    Attributes:
+        best: the value from which on nothing is changed.
+        within: the most that a value can lie below it afterwards.
+    """
 
     best: float
     within: float
 
     def __call__(self, y: Array) -> Array:
+        """Transform values, entry by entry."""
         below = np.maximum(self.best - y, 0) / self.within
         return np.where(y >= self.best, y, self.best + self.within * np.expm1(-below))
 
     def natural(self, y: Array) -> Array:
-        """Back again."""
+        """Invert the transform, entry by entry."""
         share = np.clip((y - self.best) / self.within, -1 + 1e-9, 0)
         return np.where(y >= self.best, y, self.best + self.within * np.log1p(share))
 
 
 class MetricCurve:
-    """``values``: by point, the metric of each run there (larger is better)."""
+    """Curve of a metric over the strength.
+
+    Args:
+        values: by point, the metric of each run there (larger is better).
+
+    Attributes:
+        noise: standard deviation of a single run, where it is near the best.
+        squash: what was done to the values.
+    """
 
     def __init__(self, values: Mapping[Point, list[float]]) -> None:
         raw = [np.asarray(v, dtype=np.float64) for v in values.values()]
@@ -83,19 +97,19 @@ class MetricCurve:
             return process.fit(self._points, self._targets)
 
     def at(self, points: Array) -> tuple[Array, Array]:
-        """Mean [K] and covariance [K, K] at these points [K, 2], as squashed."""
+        """Compute mean [K] and covariance [K, K] at these points [K, 2], as squashed."""
         mean, covariance = self._process.predict(points, return_cov=True)
         return self._centre + self._scale * mean, self._scale**2 * covariance
 
     def natural(self, points: Array) -> tuple[Array, Array, Array]:
-        """Mean [K] with the ends of its 95 % interval [K], as the metric is."""
+        """Compute the mean [K] with the ends of its 95 % interval [K], as the metric is."""
         mean, covariance = self.at(points)
         half = 1.96 * np.sqrt(np.maximum(np.diag(covariance), 0))
         return self.squash.natural(mean), self.squash.natural(mean - half), self.squash.natural(mean + half)
 
 
 def _scatter(values: list[Array]) -> float:
-    """The deviation of a single run, pooled over the better half of the points; it has a prior and a least value."""
+    """Pool the deviation of a single run over the better half of the points; it has a prior and a least value."""
     means = np.array([v.mean() for v in values])
     spread = float(means.std())
     better = [v for v, mean in zip(values, means, strict=True) if mean >= np.median(means) and len(v) > 1]

@@ -1,4 +1,4 @@
-"""Where a run tells most about the best point of a curve: arithmetic alone."""
+"""Choose where a run tells most about the best point of a curve: arithmetic alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ DRAWS = 400
 
 @dataclass(frozen=True)
 class Arm:
-    """A strength with a schedule. Strength 0 is the training without a penalty."""
+    """Strength with a schedule. Strength 0 is the training without a penalty.
+
+    Attributes:
+        strength: λ.
+        schedule: as text, None for a penalty from the start.
+    """
 
     strength: float
     schedule: str | None = None
 
     @property
     def point(self) -> Point:
+        """Point of the curve."""
         return math.log10(self.strength), float(self.schedule is not None)
 
 
@@ -33,9 +39,16 @@ WITHOUT = Arm(0.0)
 
 @dataclass(frozen=True)
 class Scene:
-    """The curve at K strengths, as larger is better and squashed: ``mean`` [K], ``covariance`` [K, K].
+    """The curve at K strengths, as larger is better and squashed.
 
-    ``fails`` [K]: the probability that a run fails there, and ends with ``floor``. ``noise``: of a single run.
+    Attributes:
+        arms: the strengths, [K].
+        mean: of the metric of runs that learn, [K].
+        covariance: of it, [K, K].
+        fails: probability that a run fails there, [K].
+        floor: what such a run ends with.
+        noise: standard deviation of a single run.
+        squash: what was done to the values.
     """
 
     arms: Sequence[Arm]
@@ -48,29 +61,30 @@ class Scene:
 
     @classmethod
     def of(cls, curve: MetricCurve, arms: Sequence[Arm], fails: Array) -> Scene:
+        """Evaluate the curve at these strengths."""
         mean, covariance = curve.at(np.array([arm.point for arm in arms]))
         floor = float(min(mean.min(), curve.squash.best - curve.squash.within))
         return cls(arms, mean, covariance, fails, floor, curve.noise, curve.squash)
 
     @cached_property
     def expected(self) -> Array:
-        """What a run there is expected to end with [K]."""
+        """What a run there is expected to end with, [K]."""
         return expected(self.mean, self.fails, self.floor)
 
     def best(self, likely: float) -> int | None:
-        """The place with the best expectation, where runs fail with no more than this probability."""
+        """Return the place with the best expectation where runs fail with no more than this probability, if any."""
         allowed = self.fails <= likely
         return int(np.argmax(np.where(allowed, self.expected, -np.inf))) if allowed.any() else None
 
     def nearly_best(self, best: int, cost: float) -> Array:
-        """The probability [K] that a strength costs no more than this share of the metric at the best one."""
+        """Compute the probability [K] that a strength costs no more than this share of the metric at the best one."""
         value = float(self.squash.natural(self.mean[best : best + 1])[0])
         least = float(self.squash(np.array([value - cost * abs(value)]))[0])
         spread = np.sqrt(np.maximum(np.diag(self.covariance), 1e-24))
         return np.asarray(normal_cdf((self.mean - least) / spread) * (1 - self.fails))
 
     def where_best(self, likely: float) -> tuple[float, float] | None:
-        """Strengths between which the best one lies with 95 % probability."""
+        """Return the strengths between which the best one lies with 95 % probability."""
         allowed = np.flatnonzero(self.fails <= likely)
         if not len(allowed):
             return None
@@ -80,34 +94,37 @@ class Scene:
 
 
 def fails_at(posterior: Posterior, strengths: Array) -> Array:
-    """The probability [K] that a run at these strengths [K] fails."""
+    """Compute the probability [K] that a run at these strengths [K] fails."""
     at = (np.log10(strengths)[:, None, None] - posterior.level[:, None]) / posterior.slope
     return np.asarray((normal_cdf(at) * posterior.weights).sum((1, 2)))
 
 
 def expected(mean: Array, fails: Array, floor: float) -> Array:
-    """The metric [K] that a run is expected to end with: the curve's, or the floor where it fails."""
+    """Compute the metric [K] that a run is expected to end with: the curve's, or the floor where it fails."""
     return np.asarray(mean - fails * (mean - floor))
 
 
 def draws(mean: Array, covariance: Array) -> Array:
-    """Curves [N, K] from a Gaussian process at K points, always the same ones."""
+    """Draw curves [N, K] from a Gaussian process at K points, always the same ones."""
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0))
     return np.asarray(mean + np.random.default_rng(0).standard_normal((DRAWS, len(mean))) @ root.T)
 
 
 def regret(scene: Scene, allowed: NDArray[np.bool_], chosen: int) -> float:
-    """By how much the best allowed place is expected to be better than the chosen one."""
+    """Compute by how much the best allowed place is expected to be better than the chosen one."""
     curves = draws(scene.mean, scene.covariance)
     return float((curves[:, allowed].max(1, initial=-np.inf) - curves[:, chosen]).clip(0).mean())
 
 
 def knowledge_gradient(scene: Scene) -> Array:
-    """How much the best expected metric rises by a run at each place [K] (Frazier, Powell and Dayanik 2009).
+    """Compute how much the best expected metric rises by a run at each place (Frazier, Powell and Dayanik 2009).
 
     A run that learns shows that weaker strengths with its schedule do; one that fails is taken to teach nothing. The
     expectation over the run's metric is a quadrature of nine points.
+
+    Returns:
+        The expected gain, [K].
     """
     mean, fails, floor = scene.mean, scene.fails, scene.floor
     z, weight = np.polynomial.hermite_e.hermegauss(9)

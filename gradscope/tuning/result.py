@@ -1,4 +1,4 @@
-"""What a tuning found: the strength with the best metric, what it gains, what a stronger one costs."""
+"""Result of a tuning: the strength with the best metric, what it gains, what a stronger one costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class TuneProgress:
-    """After each trial. ``best``: the strength with the best metric so far. ``lost``: why a trial came to nothing."""
+    """Where a tuning stands after a trial.
+
+    Attributes:
+        trial: the one that is over, None if it was lost.
+        lost: why it came to nothing, None if it did not.
+        best: the strength with the best metric so far.
+        trials: that are over.
+        steps: of all of them together.
+        rest: about how many trials are still to come.
+    """
 
     trial: Trial | None
     lost: str | None
@@ -34,9 +43,12 @@ class TuneProgress:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric against another one, by pairs of runs with the same seed. ``gain``: better is above 0.
+    """Difference of a metric from another one, by pairs of runs with the same seed.
 
-    ``p_value``: of Student's t test of the pairs, two-sided; None below two pairs.
+    Attributes:
+        gain: mean of the pairs; better is above 0.
+        p_value: of Student's t test of the pairs, two-sided; None below two pairs.
+        pairs: their number.
     """
 
     gain: float
@@ -45,11 +57,12 @@ class Difference:
 
     @property
     def told(self) -> bool:
-        """More than chance."""
+        """Whether it is more than chance."""
         return self.p_value is not None and self.p_value < CHANCE
 
     @property
     def in_words(self) -> str:
+        """Its significance in words."""
         if self.p_value is None:
             return "one pair of runs, which tells nothing of chance"
         chance = f"p = {self.p_value:.2g}, {self.pairs} pairs of runs"
@@ -57,7 +70,7 @@ class Difference:
 
 
 def difference(here: Mapping[int, float], there: Mapping[int, float], sign: float) -> Difference | None:
-    """``here`` against ``there``, metrics by seed; None where no seed is in both."""
+    """Compare two metrics by seed, ``here`` with ``there``; None where no seed is in both."""
     seeds = sorted(here.keys() & there.keys())
     if not seeds:
         return None
@@ -74,10 +87,15 @@ def difference(here: Mapping[int, float], there: Mapping[int, float], sign: floa
 
 @dataclass(frozen=True)
 class Best:
-    """A strength and its metric, over runs whose seeds the choice has not seen.
+    """Strength and its metric, over runs whose seeds the choice has not seen.
 
-    ``low``, ``high``: strengths between which the best one lies with 95 % probability. ``sparsity``: the mean share
-    of penalised weights that are exactly 0.
+    Attributes:
+        strength: λ.
+        schedule: as text.
+        value: mean of the metric.
+        low: lower end of the strengths between which the best one lies with 95 % probability.
+        high: upper end.
+        sparsity: mean share of penalised weights that are exactly 0, None where it is not known.
     """
 
     strength: float
@@ -88,14 +106,19 @@ class Best:
     sparsity: float | None
 
     def as_dict(self, penalty: str) -> dict[str, Any]:
+        """Return plain values, with ``weight_decay``."""
         return {**asdict(self), "weight_decay": Strength(self.strength, penalty).weight_decay}
 
 
 @dataclass(frozen=True)
 class Useful:
-    """The largest strength that costs at most a share of the best metric; ``sparsity`` as in `Best`.
+    """Largest strength that costs at most a share of the best metric.
 
-    ``bounded``: a stronger one was tried and costs more, or fails; else the range ends there.
+    Attributes:
+        strength: λ.
+        schedule: as text.
+        sparsity: as in `Best`.
+        bounded: a stronger one was tried and costs more, or fails; else the range ends there.
     """
 
     strength: float
@@ -106,11 +129,26 @@ class Useful:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a tuning found. ``delay``: the best with a delay against the best from the start, where both were compared.
-    ``no_delay``: why they were not, where a delay was asked for.
+    """What a tuning found.
 
-    ``without``: the metric without a penalty, over the same seeds as ``best``. ``cost``: the share of the best metric
-    that ``useful`` may cost.
+    Attributes:
+        determined: whether the best strength was compared with no penalty.
+        reason: what it rests on, or why there is none.
+        penalty: its word.
+        metric: name of the metric.
+        mode: ``max`` or ``min``.
+        cost: the share of the best metric that ``useful`` may cost.
+        best: the best strength.
+        without: the metric without a penalty, over the same seeds as ``best``.
+        difference: ``best`` from no penalty.
+        delay: the best with a delay from the best from the start, where both were compared.
+        useful: the largest strength that costs little.
+        tolerance: the tolerance level, as far as these trials tell.
+        delayed_tolerance: the same with a delay, where that was asked for.
+        trials: all that are over.
+        lost: how many came to no outcome.
+        out: the search folder.
+        no_delay: why ``delay`` is None, where a delay was asked for.
     """
 
     determined: bool
@@ -133,6 +171,7 @@ class TuneResult:
 
     @property
     def steps_run(self) -> int:
+        """Optimizer steps of all trials together."""
         return sum(t.steps for t in self.trials)
 
     @property
@@ -142,7 +181,7 @@ class TuneResult:
 
     @property
     def advice(self) -> str:
-        """What to use, what it gains, and how far one may go."""
+        """What to use, what it gains, and how far one may go, in a sentence."""
         if self.best is None:
             return f"no useful strength was found: {self.reason}"
         parts = [self._recommended()]
@@ -182,7 +221,7 @@ class TuneResult:
         return f"{Strength(strength, self.penalty)} {how}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``gradscope tune --json`` prints it."""
+        """Return plain values, as ``gradscope tune --json`` prints them."""
         nothing = dict.fromkeys(("strength", "weight_decay", "schedule", "value", "low", "high", "sparsity"))
         return {
             "determined": self.determined,
@@ -210,7 +249,7 @@ class TuneResult:
         }
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Draw a card for notebooks."""
         facts: dict[str, object] = {"penalty": self.penalty, "metric": self.metric, "trials": len(self.trials)}
         if self.best is not None:
             facts["best strength"] = self._at(self.best.strength, self.best.schedule)
@@ -221,7 +260,7 @@ class TuneResult:
 def concluded(
     tuning: StrengthTuning, trials: Sequence[Trial], penalty: str, metric: str, lost: int, out: Path | None
 ) -> TuneResult:
-    """What the trials say, from the pairs where there are any."""
+    """Conclude from the trials, from the pairs where there are any."""
     best, difference_there, delay, why = _chosen(tuning, trials)
     delayed = tuning.tolerance(DELAYED) if tuning.delayed else None
     return TuneResult(
@@ -233,7 +272,7 @@ def concluded(
 
 
 def _no_delay(tuning: StrengthTuning) -> str:
-    """Why no delayed strength was compared with the best one from the start."""
+    """Return why no delayed strength was compared with the best one from the start."""
     if not any(t.schedule for t in tuning.told):
         return "whether a delay adds anything is not known: no delayed strength was tried, allow more trials"
     if len(tuning.finalists) == 2:
@@ -244,7 +283,7 @@ def _no_delay(tuning: StrengthTuning) -> str:
 def _chosen(
     tuning: StrengthTuning, trials: Sequence[Trial]
 ) -> tuple[Best | None, Difference | None, Difference | None, str]:
-    """The best strength, what it gains over none, what a delay gains, and what was compared or why nothing was."""
+    """Choose the best strength; compute its gain and that of a delay; say what was compared, or why nothing was."""
     finalists = tuning.finalists
     if tuning.hopeless is not None or not finalists:
         return None, None, None, tuning.hopeless or _nothing_learned(tuning)
@@ -287,7 +326,7 @@ def _interval(tuning: StrengthTuning, arm: Arm) -> tuple[float, float]:
 
 
 def _useful(tuning: StrengthTuning, trials: Sequence[Trial], best: Best | None) -> Useful | None:
-    """The strongest that most likely costs no more than it may, of those between strengths that were tried."""
+    """Find the strongest that most likely costs no more than it may, of those between strengths that were tried."""
     if best is None or tuning.curve is None:
         return None
     here = Arm(best.strength, None if best.schedule == "constant" else best.schedule)
@@ -308,7 +347,7 @@ def _useful(tuning: StrengthTuning, trials: Sequence[Trial], best: Best | None) 
 
 
 def _sparsity(trials: Sequence[Trial], arm: Arm) -> float | None:
-    """The mean share of zeros at a strength, between those that were tried."""
+    """Interpolate the mean share of zeros at a strength between those that were tried."""
     seen: dict[float, list[float]] = {}
     for t in trials:
         if t.counts and t.schedule == arm.schedule and t.strength > 0 and t.sparsity is not None:

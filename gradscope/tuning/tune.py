@@ -1,4 +1,4 @@
-"""The tuning of a strength: from a training, a metric and a range to the strength worth using."""
+"""Tune a strength: from a training, a metric and a range to the strength worth using."""
 
 from __future__ import annotations
 
@@ -41,27 +41,35 @@ def tune_strength(
 ) -> TuneResult:
     """Find the strength with the best metric, what it gains over no penalty, and how much stronger costs little.
 
-    Not the tolerance level, beyond which nothing is learned (`search_tolerance`). Runs that fail are ended early by
-    the recording; the others run to their end. Needs scikit-learn (extra ``tune``).
+    Not the tolerance level, beyond which nothing is learned (`search_tolerance`). Runs that fail are ended early by the
+    recording; the others run to their end. Needs scikit-learn (extra ``tune``).
 
     Args:
         train: ``train(strength, seed, path)`` trains once and records to ``path`` with `gradscope.record`; a strength
             of 0 is no penalty. Where trials run in processes of their own it has to be importable by name.
-        low, high: the strengths between which to look.
+        low: the weakest strength to look at.
+        high: the strongest strength to look at.
         metric: a metric given to `Recording.epoch` (its last value counts), or a scalar given to `Recording.log` (its
             mean over the last 5 % of the rows).
         mode: ``max`` or ``min``: which metric is the better one.
         penalty: the penalty that ``train`` uses, checked against the record.
         delayed: try strengths with ``delayed:auto``, too.
-        workers, executor, out, seed, timeout: as in `search_tolerance`.
+        workers: trials at a time.
+        executor: as in `search_tolerance`.
+        out: the search folder; a search that was interrupted carries on there. Default: a new one.
         cost: the share of the best metric that the largest useful strength may cost.
         repeats: pairs of runs, with seeds of their own, that compare the best strength with no penalty.
         max_trials: trials at most.
+        seed: of the trials.
+        timeout: seconds after which a trial counts as lost (with ``"local"`` and ``"dask://…"``).
         on_trial: called after each trial.
+
+    Returns:
+        The best strength, its gain, and the largest strength that costs little.
 
     Raises:
         InputError: something given cannot be used, the record does not hold the metric, or scikit-learn is missing.
-    """
+    """  # noqa: DOC502 - raised by what it calls
     training = Training.of_function(train, penalty, _metric(metric))
     tuning = StrengthTuning(
         low, high, mode=mode, delayed=delayed, cost=cost, repeats=repeats, max_trials=max_trials, seed=seed
@@ -88,7 +96,7 @@ def tune_command(
     timeout: float | None = None,
     on_trial: Callable[[TuneProgress], None] | None = None,
 ) -> TuneResult:
-    """`tune_strength` for a training command; each trial is a process of its own."""
+    """Do what `tune_strength` does for a training command; each trial is a process of its own."""
     training = Training.of_command(command, _metric(metric))
     tuning = StrengthTuning(
         low, high, mode=mode, delayed=delayed, cost=cost, repeats=repeats, max_trials=max_trials, seed=seed
@@ -97,7 +105,14 @@ def tune_command(
 
 
 def _metric(name: str) -> str:
-    """Checks what can be checked before anything is trained."""
+    """Check what can be checked before anything is trained.
+
+    Returns:
+        The name of the metric.
+
+    Raises:
+        InputError: it is no name, or a package is missing.
+    """
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"metric is {name!r}; expected the name of a metric of Recording.epoch, such as accuracy")
     for package in ("sklearn", "scipy"):
