@@ -219,8 +219,18 @@ def test_record_loads_no_compiler_and_nothing_optional() -> None:
     """Whatever `import torch` does not load by itself (the compiler takes longer than all of torch) comes when used."""
     bare, ours = loaded_after("import torch"), loaded_after("import gradscope; gradscope.record")
     beside = {name for name in ours - bare - set(sys.stdlib_module_names) if not name.startswith("_")}
-    assert beside <= {"gradscope", "h5py", "isal", "numpy"}
+    assert beside <= {"gradscope", "h5py", "isal", "lazy_loader", "numpy"}
     assert "torch._dynamo" not in ours
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "GaussianNoise", "add_noise", "fgsm"])
+def test_what_is_no_diagnostic_has_a_module_of_its_own(name: str) -> None:
+    import gradscope
+    from gradscope.regularizers import strategies
+
+    assert name not in gradscope.__all__
+    with pytest.warns(DeprecationWarning, match="is found in gradscope.regularizers.strategies"):
+        assert getattr(gradscope, name) is getattr(strategies, name)
 
 
 def test_every_public_name_is_there() -> None:

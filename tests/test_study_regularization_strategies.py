@@ -16,7 +16,7 @@ from analyses.common.loop import Epoch
 from analyses.regularization_strategies import plot, run
 from analyses.regularization_strategies.networks import FILTERS, Whitening, network
 from analyses.regularization_strategies.strategies import STRATEGIES, TABLE_1, Strategy, adversarial, attach, moves
-from gradscope import GaussianNoise
+from gradscope.regularizers.strategies import GaussianNoise
 from tests.test_studies import cifar_files
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-import gradscope
+from gradscope.regularizers.strategies import GaussianNoise
 
 #: Filters of the 1 × 1, 3 × 3 and 5 × 5 convolutions of a block, three blocks. The document gives none: these are those
 #: of GoogLeNet's first block (Szegedy et al. 2014, table 1, inception 3a) without its 1 × 1 reductions.
@@ -70,7 +70,7 @@ def network(
     channels = shape[0]
     for _ in range(BLOCKS):
         layers.append(Inception(channels, filters))
-        layers += [gradscope.GaussianNoise(noise)] if noise else []
+        layers += [GaussianNoise(noise)] if noise else []
         layers += [nn.Dropout(dropout)] if dropout else []
         channels += sum(filters)
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

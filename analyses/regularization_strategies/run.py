@@ -19,6 +19,7 @@ from analyses.common import images, study
 from analyses.common.loop import answers, epochs
 from analyses.regularization_strategies.networks import FILTERS, Whitening, network
 from analyses.regularization_strategies.strategies import PARTS, STRATEGIES, Strategy, adversarial, attach, moves
+from gradscope.regularizers.strategies import EarlyStopping, fgsm
 from gradscope.report.summary import load_run, over_time
 
 HERE = Path(__file__).parent
@@ -111,7 +112,7 @@ def fit(
 
     The first of several that are equal, as Keras' ModelCheckpoint keeps it.
     """
-    stopping = gradscope.EarlyStopping(max(1, round(strategy.patience * how.epochs)), mode="max")
+    stopping = EarlyStopping(max(1, round(strategy.patience * how.epochs)), mode="max")
     curve: list[tuple[float, float]] = []
     best: dict[str, Tensor] = {}
     best_epoch, highest = -1, -1.0
@@ -147,7 +148,7 @@ def under_attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> floa
     model.eval()
     right = 0
     for part, labels in zip(x.split(1000), y.split(1000), strict=True):
-        moved = gradscope.fgsm(model, nn.functional.cross_entropy, part, labels, epsilon)
+        moved = fgsm(model, nn.functional.cross_entropy, part, labels, epsilon)
         right += int((answers(model, moved).argmax(1) == labels).sum())
     model.train()
     return round(right / len(y), 5)

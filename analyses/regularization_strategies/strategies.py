@@ -12,6 +12,7 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 import gradscope
 from analyses.common.penalties import subgradient
+from gradscope.regularizers.strategies import fgsm
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,6 @@ def adversarial(model: nn.Module, epsilon: float) -> Callable[[Tensor, Tensor], 
     """The loss on FGSM examples of a batch, to be added to the loss on the batch, in equal parts."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(model(gradscope.fgsm(model, cross_entropy, x, y, epsilon)), y)
+        return cross_entropy(model(fgsm(model, cross_entropy, x, y, epsilon)), y)
 
     return loss
