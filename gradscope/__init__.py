@@ -16,15 +16,13 @@ __version__ = "0.2.0.dev0"
 
 _load, _, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are listed in __init__.pyi
 __all__ = ["__version__", *__all__]
-_STRATEGIES = ("EarlyStopping", "GaussianNoise", "add_noise", "fgsm")
+_STRATEGIES = ("EarlyStopping", "GaussianNoise", "add_noise", "fgsm")  # listed here until version 0.2
 
 
 def __getattr__(name: str) -> Any:
     if name in _STRATEGIES:
         from gradscope.regularizers import strategies
 
-        told = f"gradscope.{name} is found in gradscope.regularizers.strategies, and leaves here in version 0.3"
-        warnings.warn(told, DeprecationWarning, stacklevel=2)
         return getattr(strategies, name)
     if name not in __all__:
         raise AttributeError(f"module 'gradscope' has no attribute {name!r}")

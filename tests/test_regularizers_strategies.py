@@ -14,16 +14,13 @@ from gradscope import (
     L2,
     AutoL2,
     Constant,
-    EarlyStopping,
-    GaussianNoise,
     InputError,
     Table,
-    add_noise,
-    fgsm,
     mask_gradients,
     parse_schedule,
     regularize,
 )
+from gradscope.regularizers.strategies import EarlyStopping, GaussianNoise, add_noise, fgsm
 from tests.loops import mlp, recorded, train
 from tests.test_regularizers import twin_models, weights
 
