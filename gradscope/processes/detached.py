@@ -24,7 +24,7 @@ from gradscope.processes.child import ExitStatus, signal_group, start_child
 #: Seconds between two looks at a process, and those it gets to end after it was asked to.
 PAUSE, GRACE = 0.05, 30.0
 
-#: Passed on to the child. The first end the supervision; the rest are between the user and the script.
+#: Signals that are passed on to the child: those that end the supervision, and two more for the script alone.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -99,7 +99,7 @@ class DetachedChild:
         return self._held() if self._process is None else self._process.poll() is None
 
     def _held(self) -> bool:
-        if not self._alive.exists():  # somebody has deleted it: the folder itself is held as well
+        if not self._alive.exists():  # it was deleted: the folder itself is locked, too
             return holds_a_training(self._folder)
         with self._alive.open("a") as lock:
             try:

@@ -158,7 +158,7 @@ def main() -> None:
     connection = _fork_workers(asked)
     try:
         serve(connection, scripts=True)
-        os._exit(0)  # there is nothing of a script's to be ended in order
+        os._exit(0)  # no script has run here: nothing needs an orderly end
     except BecomesError as found:
         script = found.script
     script.run()

@@ -131,7 +131,7 @@ class Script:
                 return error.code or 0
             print(error.code, file=sys.stderr)
             return 1
-        except BaseException as error:  # told by the interpreter's own words, without the frames of ours
+        except BaseException as error:  # printed as the interpreter does, without our own frames
             trace = _below(error.__traceback__)
             sys.excepthook(type(error), error.with_traceback(trace), trace)
             return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1

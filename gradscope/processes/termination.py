@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-#: Seconds within which a second SIGTERM is the first one again: launchers pass on what their group was sent too.
+#: Seconds within which a second SIGTERM counts as the first: launchers pass on what their group was sent, too.
 ECHO = 1.0
 
 _NOTED: list[Termination] = []

@@ -28,7 +28,7 @@ from gradscope.types import InputError
 
 #: Seconds between asking a worker to end and killing it.
 GRACE = 5.0
-#: The same for a worker whose search is gone: nobody waits for what it could still say.
+#: The same for a worker whose search is gone: nothing waits for its answer.
 ORPHAN_GRACE = 0.4
 #: Seconds between two looks at a worker.
 LOOK = 0.2
@@ -92,7 +92,7 @@ def serve(connection: Connection, scripts: bool = False) -> None:
     with contextlib.suppress(EOFError, OSError, SystemExit):
         try:
             _serve(connection, scripts)
-        finally:  # asked to end from here on, it ends there and then: an interpreter's end has words of its own
+        finally:  # from here on SIGTERM ends it at once: an interpreter that shuts down prints messages
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -115,7 +115,7 @@ def _serve(connection: Connection, scripts: bool) -> None:
             answer = True, function(*args)
     except Exception as error:
         answer = False, error
-    except BaseException as error:  # an exit of the training is none of whoever waits for it
+    except BaseException as error:  # an exit of the training must not end the search that waits for it
         answer = False, RuntimeError(f"{type(error).__name__}: {error}")
     if not orphaned.is_set():
         connection.send_bytes(_packed_answer(answer))

@@ -1,4 +1,4 @@
-"""The front door: `record`, the `Recording` it gives, and what the two bring together.
+"""Recording: `record`, the `Recording` it returns, and the parts that the two bring together.
 
 The names below are loaded on first use, so that a module of this room can be imported without torch.
 """

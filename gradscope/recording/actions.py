@@ -1,4 +1,4 @@
-"""What a recording does about what the judge has found: tell, raise, or end the training."""
+"""Act on what the judge has found: tell, raise, or end the training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradscope.types import LearningFailure
 
 
 class Actions:
-    """Acts on decisions at the borders between chunks of rows, in the training thread."""
+    """What acts on decisions at the borders between chunks of rows, in the training thread."""
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class Actions:
         self._probe_steps, self._probe_escape = asked.probe_steps, asked.probe_escape
 
     def at_border(self, step: int) -> None:
-        """What the judge has decided takes effect."""
+        """Let what the judge has decided take effect."""
         stopping = self._stops_success or self._on_failure not in ("ignore", "warn")
         buffer = self._recorder.buffer
         if stopping or self._penalties.waiting():
             found = buffer.ranks.agree(self._live.decisions(self._recorder.fetch))
             buffer.kick()
         else:
-            found = self._live.latest  # nothing of the run hangs on it: no need to wait, nor to hurry
+            found = self._live.latest  # nothing in the run depends on it: no need to wait, nor to hurry
         if found.active_step is not None:
             self._penalties.active_phase(step)
         if found.diagnosis is not None and not self._closing.told:
@@ -57,7 +57,7 @@ class Actions:
             self._end("finished", "the run learns")
 
     def of_a_probe(self, step: int) -> None:
-        """A probe of `gradscope suggest` ends as soon as it has shown what it is for."""
+        """End a probe of `gradscope suggest` once it has shown what it is for."""
         if self._probe_steps is not None and self._is_probed(self._probe_steps):
             self._notes.writer.event(step, "stopped", "the probe has the steps that it was to take")
             self._end("finished", "the probe is over")
@@ -70,7 +70,7 @@ class Actions:
         return self._live.escaped
 
     def _failed(self, step: int, diagnosis: Diagnosis) -> None:
-        """The run was found not to learn."""
+        """Act on a run that was found not to learn."""
         self._closing.tell_failure(step, diagnosis)
         if self._on_failure == "raise":
             self._closing.close("failed")

@@ -1,4 +1,4 @@
-"""The baseline of a running record: settled with its first rows where nobody has given it, told better later."""
+"""Settle the baseline of a running record with its first rows where it was not given, and refine it later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradscope.run_info import history_of
 
 
 class BaselineSettler:
-    """Tells judge, rules and record the loss of the best constant predictor, as far as it can be seen.
+    """What gives judge, rules and record the loss of the best constant predictor, as far as it can be seen.
 
     With the first rows it tells them as well what else the script does that is hardly meant. A baseline that the
     capture has already (given, or told before a checkpoint) stays.
@@ -43,14 +43,14 @@ class BaselineSettler:
         self._settled = False
 
     def see_loss(self, loss: Tensor | float | None) -> None:
-        """A logged loss, in the training thread: what kind of loss it is."""
+        """Look at a logged loss, in the training thread: what kind of loss it is."""
         self.baseline.see_loss(loss)
         if self.baseline.is_pure and (said := self._penalties.loss_is_pure(self.baseline.loss_function)):
             self._notes.capture["declared_penalty"] = said
             self._notes.warn_here(said)
 
     def settle(self, rows: Rows) -> None:
-        """Before rows are judged: what the baseline is, and whether it is told better than before."""
+        """Set the baseline before rows are judged, where it is better known than before."""
         if "loss" not in rows:
             return
         if not self._settled and (said := self._penalties.loss_below_zero(rows["loss"])) is not None:
@@ -82,7 +82,7 @@ class BaselineSettler:
         )
 
     def _tell_part(self) -> None:
-        """Where the logged loss has other terms than the loss functions that were seen: where these are by now."""
+        """Note where the terms of the loss that were seen are by now, where the logged loss has others."""
         part = round(self.baseline.part, 3)
         if not math.isnan(part) and part != self._judge.info.part_of_loss:
             self._notes.add(part_of_loss=part)
@@ -106,6 +106,6 @@ class BaselineSettler:
             self._notes.add(**said)
 
     def _change(self, **told: Any) -> None:
-        """What judge and rules know of the run."""
+        """Change what judge and rules know of the run."""
         self._judge.info = replace(self._judge.info, **told)
         self._rules.facts = replace(self._rules.facts, **told)

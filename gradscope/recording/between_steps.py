@@ -1,4 +1,4 @@
-"""What a recording does where a row begins: the training thread is between two steps, and may be told and stopped."""
+"""Do what is due where a row begins: the training thread is between two steps, and may be told and stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradscope.types import InputError
 
 
 class BetweenSteps:
-    """Keeps penalties, epochs and the record's own notes up with the training, and lets `Actions` act."""
+    """What keeps penalties, epochs and the record's own notes up with the training, and lets `Actions` act."""
 
     def __init__(
         self,
@@ -41,7 +41,14 @@ class BetweenSteps:
         self._is_probe = asked.probe_steps is not None
 
     def before_step(self, step: int) -> None:
-        """Called when a row begins, before the optimizer has done anything."""
+        """Do what is due when a row begins, before the optimizer has done anything.
+
+        Args:
+            step: the number of the step.
+
+        Raises:
+            SystemExit: a SIGTERM has come.
+        """
         self._notes.give_problem()
         if self._termination.asked:
             self._notes.writer.event(step, "stopped", "ended by SIGTERM")
@@ -63,12 +70,12 @@ class BetweenSteps:
             self._actions.of_a_probe(step)
 
     def set_epoch(self, epoch: int) -> None:
-        """The number of the epoch, for rows and schedules."""
+        """Set the number of the epoch, for rows and schedules."""
         self._timeline.epoch = epoch
         self._penalties.set_epoch(epoch)
 
     def missed(self, text: str) -> None:
-        """The training goes on, and none of its steps is seen."""
+        """Note that the training goes on, and none of its steps is seen."""
         self._notes.add(steps_not_seen=text)
         self._notes.writer.event(self._timeline.step, "warning", text)
         self._notes.warn_here(text)
@@ -76,7 +83,7 @@ class BetweenSteps:
             self._notes.give_warnings()
 
     def _change_penalties(self, step: int) -> None:
-        """Penalties were attached or taken off, or parameter groups added."""
+        """Take in penalties that were attached or removed, and parameter groups that were added."""
         self._penalties.refresh()
         self._recorder.change(self._penalties.probe)
         judge = self._live.judge
@@ -88,7 +95,7 @@ class BetweenSteps:
             self._notes.warn_here(text)
 
     def _check_script(self) -> None:
-        """Before the first step: what was asked of the script can only be told now."""
+        """Check before the first step what was asked of the script: it can only be told now."""
         try:
             self._penalties.check()
             if instructions.ignores_its_checkpoint(self._asked):

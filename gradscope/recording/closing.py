@@ -1,4 +1,4 @@
-"""The end of a recording: hooks off, rows handed out, the last verdict told, the file finished."""
+"""End a recording: hooks off, rows handed out, the last verdict told, the file finished."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gradscope.types import Verdict
 
 
 class Closing:
-    """Finishes a record once, whoever asks for it.
+    """What finishes a record once, whoever asks for it.
 
     Attributes:
-        undo: what has to be taken off first.
+        undo: what has to be removed first.
         closed: it is over, or about to be.
         status: ``running``, then how it ended.
         told: the user was told of a failure, or it was acted upon.
@@ -44,7 +44,7 @@ class Closing:
             self._finish(status)
 
     def at_exit(self) -> None:
-        """A script that never called close: finish the file all the same, unless this is a fork of it."""
+        """Finish the file of a script that never called close, unless this is a fork of it."""
         if os.getpid() == self._process:
             self.close("failed" if getattr(sys, "last_value", None) is not None else "finished")
 
@@ -76,7 +76,7 @@ class Closing:
             notes.give_warnings()
 
     def _tell_last_verdict(self, status: str) -> None:
-        """That of all rows, which may be known only now."""
+        """Tell the verdict on all rows, which may be known only now."""
         step = int(self._live.judge.series.step[-1])
         diagnosis = self._live.diagnosis(finished=status == "finished")
         if diagnosis.failed and (self._on_failure == "warn" or callable(self._on_failure)):

@@ -1,4 +1,4 @@
-"""Where a recording writes, and which of a supervisor's instructions are for it, where a process makes several."""
+"""Choose where a recording writes, and which of a supervisor's instructions are for it, if a process makes several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RECORDED: dict[str, int] = {}  # recordings that this process has begun, by the
 
 
 def destination(path: Path, asked: Instructions) -> Path:
-    """Where to write: the environment beats the argument; a second recording writes beside the first."""
+    """Return where to write: the environment beats the argument; a second recording writes beside the first."""
     if asked.out is None:
         return path
     first = checks.absolute_path(asked.out, "GRADSCOPE_OUT")
@@ -21,7 +21,13 @@ def destination(path: Path, asked: Instructions) -> Path:
 
 
 def own_instructions(asked: Instructions) -> Instructions:
-    """Those for the recording that begins: only the first one of a process goes on from a checkpoint, or is a probe."""
+    """Return the instructions for the recording that begins.
+
+    Only the first one of a process goes on from a checkpoint, or is a probe.
+
+    Returns:
+        The instructions.
+    """
     if asked.out is not None and asked.out not in _RECORDED:
         return asked
     own = replace(asked, checkpoints=None, resume=None, resume_step=None)
@@ -29,6 +35,6 @@ def own_instructions(asked: Instructions) -> Instructions:
 
 
 def has_begun(asked: Instructions) -> None:
-    """A recording of this process has begun."""
+    """Count a recording of this process that has begun."""
     if asked.out is not None:
         _RECORDED[asked.out] = _RECORDED.get(asked.out, 0) + 1

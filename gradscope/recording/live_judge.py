@@ -1,8 +1,8 @@
-"""The judge beside a running loop: fed by the recorder's thread, asked by the training thread.
+"""Judge a run beside its loop: fed by the recorder's thread, asked by the training thread.
 
 Rows are judged in chunks whose borders depend on nothing but the number of rows, and a decision is acted upon one
-border later than its chunk. So a seeded run does the same thing every time, however fast the thread was, and
-the training thread hardly ever has to wait for it.
+border later than its chunk. So a seeded run does the same thing every time, however fast the thread was, and the
+training thread hardly ever has to wait for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ ESCAPE = 5, 0.7
 
 @dataclass(frozen=True)
 class Decisions:
-    """What stood at a border."""
+    """What was decided at a border.
+
+    Attributes:
+        active_step: the step at which the active phase began, None before.
+        settled_step: the step at which the run had shown that it holds under its penalty, None before.
+        failure: that was found.
+        diagnosis: of the failure.
+    """
 
     active_step: int | None = None
     settled_step: int | None = None
@@ -40,14 +47,23 @@ class Decisions:
 
 
 def border_after(border: int) -> int:
-    """The next border, in rows."""
+    """Return the next border, in rows."""
     return border + max(CHUNK, border // 32)
 
 
 class LiveJudge:
-    """``settle``: called with each chunk, before it is judged, to say what the baseline is.
+    """Judge and rules of a running record: a consumer of rows.
 
-    ``rules``: the rules beside the judge; ``found`` is called with what is new.
+    Args:
+        judge: of the run.
+        settle: called with each chunk, before it is judged, to say what the baseline is.
+        rules: the rules beside the judge.
+        found: called with findings that are new.
+
+    Attributes:
+        judge: of the run.
+        rules: the rules beside the judge.
+        latest: the latest decisions.
     """
 
     def __init__(
@@ -80,7 +96,7 @@ class LiveJudge:
             self._border = border_after(self._border)
 
     def tick(self) -> None:
-        """Rows that wait for their chunk go on waiting."""
+        """Do nothing: rows that wait for their chunk go on waiting."""
 
     def finish(self) -> None:
         """Judge what is left at the end of a run."""
@@ -95,7 +111,7 @@ class LiveJudge:
             while self._masks and self._masks[0][0] < self._judged:
                 self.judge.info = replace(self.judge.info, penalised=self._masks.pop(0)[1])
             self.judge.update(rows)
-        new = self.rules.update(rows)  # beside the lock: nothing that the training thread does hangs on it
+        new = self.rules.update(rows)  # outside the lock: nothing that the training thread does depends on it
         with self._lock:
             judge = self.judge
             diagnosis = self._with_findings(judge.diagnosis()) if judge.failure is not None else None
@@ -104,7 +120,7 @@ class LiveJudge:
             self._found(new)
 
     def _cut(self, n: int) -> Rows:
-        """The first n of the rows that are held; a name that some blocks lack is NaN there."""
+        """Take the first n of the rows that are held; a name that some blocks lack is NaN there."""
         names = dict.fromkeys(name for block in self._held for name in block)
         whole: Rows = {}
         for name in names:
@@ -118,11 +134,11 @@ class LiveJudge:
     # -- the training thread ----------------------------------------------------------------------
 
     def at_border(self, rows: int) -> bool:
-        """Whether the row that is about to begin, the ``rows``-th, is one at which to ask."""
+        """Return whether the row that is about to begin, the ``rows``-th, is one at which to ask."""
         return rows >= self._asked
 
     def decisions(self, fetch: Callable[[], None]) -> Decisions:
-        """What stood at the border before this one; ``fetch`` is called if that has not been judged yet."""
+        """Return what was decided at the border before this one; call ``fetch`` if that has not been judged yet."""
         with self._lock:
             judged = self._before in self._decided
         if not judged:
@@ -141,11 +157,11 @@ class LiveJudge:
             return bool(level < ESCAPE[1] * judge.baseline)
 
     def penalised(self, row: int, mask: NDArray[np.bool_]) -> None:
-        """From this row on, other parameters are penalised."""
+        """Note that other parameters are penalised from this row on."""
         self._masks.append((row, mask))
 
     def diagnosis(self, finished: bool = False) -> Diagnosis:
-        """The verdict so far, with what the rules have found."""
+        """Return the verdict so far, with what the rules have found."""
         with self._lock:
             return self._with_findings(self.judge.diagnosis(finished=finished))
 

@@ -1,4 +1,4 @@
-"""What a new record begins with: config and capture, the run as the judge knows it, and the file."""
+"""Begin a new record: config and capture, the run as the judge knows it, and the file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_info(
     horizon: int | None,
     activations: Activations | None,
 ) -> RunInfo:
-    """What does not change from row to row."""
+    """Return what does not change from row to row."""
     numel = [p.numel() for p in parameters.values()]
     static = {"numel": numel, "penalised": penalties.penalised(), "group": penalties.group}
     modules = activations.names if activations else ()
@@ -57,7 +57,7 @@ def run_info(
 
 
 def new_file(notes: Notes, info: RunInfo, activations: Activations | None, options: RecordOptions) -> Writer:
-    """The record of this run, empty or gone on with."""
+    """Open the record of this run, empty or to be continued."""
     return Writer(
         notes.path,
         parameters=info.parameters,

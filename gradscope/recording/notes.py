@@ -1,4 +1,4 @@
-"""What a recording says beside its rows: in the record (config, capture, events), and to its user (warnings)."""
+"""Tell what a recording has to say beside its rows: in the record (config, capture, events), and by warnings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class FindingWarning(UserWarning):
 
 
 class Notes:
-    """The config and capture of one record, its events, and warnings that wait for the training thread to give them.
+    """Config and capture of one record, its events, and warnings that wait for the training thread to give them.
 
     Attributes:
         path: of the record.
-        config: how the run was set up; ``capture``: what each number means, what was not seen and why. Both as JSON
-            holds them.
+        config: how the run was set up, as JSON holds it.
+        capture: what each number means, what was not seen and why, as JSON holds it.
         writer: of the file, and the sinks; one that keeps nothing before there is one, and on ranks that do not write.
     """
 
@@ -45,26 +45,26 @@ class Notes:
         self.writer.set_attribute("capture", self.capture)
 
     def warn(self, warning: str | Warning) -> None:
-        """A warning for the training thread to give, as it stands."""
+        """Keep a warning for the training thread to give, as it stands."""
         self._waiting.append(warning)
 
     def warn_here(self, text: str) -> None:
-        """The same, of this record: its path stands before it."""
+        """Keep a warning of this record: its path stands before it."""
         self.warn(f"{self.path}: {text}")
 
     def give_warnings(self) -> None:
-        """Give what waits; called in the training thread."""
+        """Give the warnings that wait; called in the training thread."""
         while self._waiting:
             warnings.warn(self._waiting.popleft(), stacklevel=checks.users_line())
 
     def give_problem(self) -> None:
-        """Trouble with the file, met by whichever thread writes: one warning, and the training goes on."""
+        """Warn once of trouble with the file, met by whichever thread writes; the training goes on."""
         if self.writer.problem != self._problem:
             self._problem = self.writer.problem
             warnings.warn(RuntimeWarning(self._problem), stacklevel=checks.users_line())
 
     def ended_by(self, error: BaseException) -> None:
-        """An error of our own behind the training: one warning, no more rows, and the training goes on."""
+        """Note an error of our own behind the training: one warning, no more rows, and the training goes on."""
         if "ended_by" in self.capture:
             return
         self.add(ended_by=f"{type(error).__name__}: {error}".splitlines()[0][:200])

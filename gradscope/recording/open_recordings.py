@@ -1,4 +1,4 @@
-"""The recordings of this process that are open: none stays in the place of a new one, all can be closed."""
+"""Open recordings of this process: none stays in the place of a new one, all can be closed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ MANY_OPEN = 8
 
 
 class Open(Protocol):
-    """A recording that is open, as far as this file is concerned. ``owned``: a ``with`` block will close it."""
+    """Recording that is open, as far as this file is concerned.
+
+    Attributes:
+        path: of the record.
+        owned: a ``with`` block will close it.
+    """
 
     path: Path
     owned: bool
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close it."""
+        ...
 
     def give_way(self) -> None:
-        """Close, and take what the loop still tells without a word: it goes on beside the recording that begins."""
+        """Close it, and ignore what its loop still logs: that goes on beside the recording that begins."""
         ...
 
 
@@ -34,7 +41,7 @@ _OPEN: dict[int, tuple[Open, frozenset[int]]] = {}  # of this process, with the 
 
 
 def begun(recording: Open, parameters: Iterable[Tensor]) -> None:
-    """A recording is open from now until `ended`."""
+    """Note that a recording is open from now until `ended`."""
     _OPEN[id(recording)] = recording, frozenset(id(p) for p in parameters)
     loose = [other.path.name for other, _ in _OPEN.values() if not other.owned]
     if len(loose) == MANY_OPEN:
@@ -47,14 +54,21 @@ def begun(recording: Open, parameters: Iterable[Tensor]) -> None:
 
 
 def ended(recording: Open) -> None:
-    """It has been closed."""
+    """Note that a recording was closed."""
     _OPEN.pop(id(recording), None)
 
 
 def make_room(path: Path, parameters: Iterable[Tensor]) -> None:
     """Close what a training that begins again has left open: recordings of the same path, or the same parameters.
 
-    One inside a ``with`` block is meant to be there: it is left alone, and raises `InputError` on the same path.
+    One inside a ``with`` block is meant to be there, and is left alone.
+
+    Args:
+        path: of the recording that begins.
+        parameters: of the recording that begins.
+
+    Raises:
+        InputError: one inside a ``with`` block has the same path.
     """
     mine = {id(p) for p in parameters}
     for other, watched in list(_OPEN.values()):
@@ -74,9 +88,13 @@ def make_room(path: Path, parameters: Iterable[Tensor]) -> None:
 
 
 def close_recordings(path: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Close the recordings of this process that are open, or that of a path: without a handle, after an error.
+    """Close open recordings of this process: without a handle, after an error.
 
-    ``path``: as it was given to `gradscope.record`, or the name of the file. Returns the paths of the closed records.
+    Args:
+        path: as it was given to `gradscope.record`, or the name of the file; without it, all are closed.
+
+    Returns:
+        The paths of the closed records.
     """
     wanted = None if path is None else Path(path)
     chosen = [other for other, _ in _OPEN.values() if wanted is None or _is_meant(other.path, wanted)]

@@ -1,4 +1,4 @@
-"""The front door `record`: what it is told, and the parts that it brings together to one recording."""
+"""Open a recording: `record`, and the parts that it brings together."""
 
 from __future__ import annotations
 
@@ -109,9 +109,12 @@ def record(
             names of plug-ins.
         storage: how soon a row is safe, and how it is compressed or rounded: a `Storage`.
 
+    Returns:
+        The recording, which is a context manager.
+
     Raises:
         InputError: something given cannot be used; nothing has been written then.
-    """
+    """  # noqa: DOC502 - raised by what it calls
     try:
         if instructions.current().probe_steps is not None:  # a probe of `gradscope suggest` reads every step
             every, preset = 1, "standard"
@@ -142,9 +145,17 @@ def record(
 def open_recording(
     model: nn.Module, given: list[Optimizer], path: Path, in_folder: bool, options: RecordOptions
 ) -> Recording:
-    """Put a recording together and begin it; ``in_folder``: the record gets a name of its own in ``path``.
+    """Put a recording together and begin it. Nothing stays behind if a later part fails.
 
-    Nothing stays behind if a later part fails.
+    Args:
+        model: as in `record`.
+        given: the optimizers.
+        path: of the file.
+        in_folder: the record gets a name of its own in ``path``.
+        options: of `record`.
+
+    Returns:
+        The recording.
     """
     told = instructions.current()
     asked = own_instructions(told)
@@ -254,7 +265,7 @@ def _tell_recorder(
     parameters: Mapping[str, Tensor],
     options: RecordOptions,
 ) -> None:
-    """What the user's own term in the loss has to ask of the recorder, and what the record has to say of it."""
+    """Tell the recorder what the user's own term in the loss needs; note its buffer's size and missing kernels."""
     if (term := penalties.term) is not None:
         scaling = recorder.listeners.scaling
         term.amp = lambda: scaling.scale
@@ -269,7 +280,7 @@ def _tell_recorder(
 def _writer(
     notes: Notes, judge: Judge, recorder: Recorder, activations: Activations | None, options: RecordOptions
 ) -> Writer | MultiWriter:
-    """Of the file, and of the sinks beside it."""
+    """Open the writer of the file, and of the sinks beside it."""
     file = new_file(notes, judge.info, activations, options)
     if not options.checked_sinks:
         return file
@@ -280,7 +291,7 @@ def _writer(
 def _go_on(
     notes: Notes, judge: Judge, rules: Checker, penalties: PenaltyTracker, ranks: Ranks, options: RecordOptions
 ) -> int:
-    """Judge and rules see the rows that were kept; the step that comes next."""
+    """Show judge and rules the rows that were kept; return the step that comes next."""
     try:
         first = ranks.told(resume.first_step(notes.path, options.resume_step))
         resume.remember(judge, rules, notes.path, first)

@@ -1,4 +1,4 @@
-"""Every penalty on the optimizers of a recording: what acts, how strongly, and what the recorder asks of it."""
+"""Track every penalty on the optimizers of a recording: what acts, how strongly, and what the recorder needs of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,28 @@ from gradscope.types import InputError
 
 
 class PenaltyTracker:
-    """Every penalty on the optimizers of one recording, as the recorder and the judge need to know it."""
+    """Every penalty on the optimizers of one recording, as the recorder and the judge need to know it.
+
+    Args:
+        optimizers: the optimizers.
+        parameters: that are recorded, by name.
+        declared: a penalty that the loop itself adds to the loss.
+        asked: instructions of a supervisor.
+        goes_on: the run continues a record.
+
+    Attributes:
+        term: the user's own term in the loss, while it is watched.
+        places: the columns of the parameter groups.
+        groups: their settings.
+        group: of each parameter, −1 for none, [parameters].
+        changes: of the strengths.
+        scale_invariance: of the weights.
+        step: the coming one.
+        probe: what the recorder needs.
+
+    Raises:
+        InputError: the penalty or an instruction cannot be used.
+    """
 
     def __init__(
         self,
@@ -92,7 +113,7 @@ class PenaltyTracker:
         self.refresh()
 
     def changed(self) -> bool:
-        """Whether a penalty was attached or taken off, or a parameter group added, since the last look."""
+        """Return whether a penalty was attached or removed, or a parameter group added, since the last look."""
         self.places.now()
         if self._generation != self.places.generation:
             return True
@@ -136,10 +157,13 @@ class PenaltyTracker:
                 self._sources.insert(0, (source, index))
 
     def _probe(self) -> PenaltyProbe:
-        """The terms of the sources, and one more of strength 1 for what has to be measured on the device.
+        """Make the terms of the sources, and one more of strength 1 for what has to be measured on the device.
 
-        Where a source on a parameter has to be measured, all sources on it are, as one sum with their strengths:
-        then two of them never share a row, and what cancels, cancels.
+        Where a source on a parameter has to be measured, all sources on it are, as one sum with their strengths: then
+        two of them never share a row, and what cancels, cancels.
+
+        Returns:
+            What the recorder needs.
         """
         sources = [source for source, _ in self._sources]
         columns = [sorted(self._columns[p] for p in source.parameters if p in self._columns) for source in sources]
@@ -171,7 +195,7 @@ class PenaltyTracker:
         return probe
 
     def _strengths(self) -> tuple[float, ...]:
-        """λ of each source at the coming step; what changes goes to the events of the record."""
+        """Return λ of each source at the coming step; what changes goes to the events of the record."""
         now = tuple([source.strength() for source, _ in self._sources])
         changed = now != self._last
         if changed:
@@ -187,7 +211,7 @@ class PenaltyTracker:
         return now
 
     def _pulls(self, weights: Sequence[Tensor], directly: bool) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """λ∂Ω/∂w through the optimizer's gradient, and (if wanted) beside it, a tensor a weight; see `update_meter`."""
+        """Compute λ∂Ω/∂w through the optimizer's gradient and, if wanted, beside it, a tensor a weight."""
         through: dict[int, Tensor] = {}
         beside: dict[int, Tensor] = {}
         for source, _ in self._sources:
@@ -213,7 +237,14 @@ class PenaltyTracker:
         return strength * torch.stack(values).sum()
 
     def loss_is_pure(self, function: str) -> str | None:
-        """The logged loss comes straight from a loss function; what that means for a declared penalty, if any."""
+        """Note that the logged loss comes straight from a loss function, without a declared penalty in it.
+
+        Args:
+            function: the loss function.
+
+        Returns:
+            What to say; None without a declared penalty.
+        """
         if self._declared is None and self.term is None:
             return None
         self._logged_pure, self.probe.logged_inside = True, False
@@ -223,7 +254,7 @@ class PenaltyTracker:
         )
 
     def loss_below_zero(self, loss: NDArray[Any]) -> str | None:
-        """What to say of the first recorded losses, if they begin below 0 without a declared penalty."""
+        """Return what to say of first recorded losses below 0, after a declared penalty was taken off; else None."""
         seen = loss[np.isfinite(loss)]
         if (self._declared is None and self.term is None) or self._logged_pure or not len(seen) or seen[0] >= 0:
             return None
@@ -240,13 +271,13 @@ class PenaltyTracker:
                 self._new = True
 
     def _label(self, source: PenaltySource, group: int) -> str:
-        """A source as the events of the record name it."""
+        """Name a source as the events of the record do."""
         groups = f" in group {group}" if len(self.groups) > 1 else ""
         several = sum(s.name == source.name and g == group and s.intended for s, g in self._sources) > 1
         return f"{source.name}{groups}" + (f" on {len(source.parameters)} parameters" if several else "")
 
     def unknown(self) -> str:
-        """What has to be said of decays that are not understood; empty if all are."""
+        """Return what has to be said of decays that are not understood; empty if all are."""
         classes = [
             self.groups[g]["class"] for s, g in self._sources if s.acts == "unknown" and s.intended and g != LATER
         ]
@@ -258,13 +289,13 @@ class PenaltyTracker:
         )
 
     def own_decays(self) -> dict[str, float]:
-        """By class of optimizer, the share of the weights that a step takes by a decay the groups do not tell."""
+        """Return, by class of optimizer, the share of the weights that a step takes by a decay not in its groups."""
         found = {type(o).__name__: own_decay(o) for o in self._optimizers}
         return {name: share for name, share in found.items() if share}
 
     @property
     def name(self) -> str:
-        """The penalty that the record is about, as `parse_penalty` knows it."""
+        """Word of the penalty that the record is about, as `parse_penalty` knows it."""
         attached = dict.fromkeys(
             s.name for s, _ in self._sources if s.intended and s.acts not in ("coupled", "unknown")
         )
@@ -272,7 +303,7 @@ class PenaltyTracker:
 
     @property
     def schedule(self) -> str:
-        """The schedules as text."""
+        """Schedules as text."""
         return "+".join(dict.fromkeys(h.schedule.text for h in self._handles)) or "constant"
 
     @property
@@ -286,7 +317,7 @@ class PenaltyTracker:
         return any(handle.schedule.measures_every for handle in self._handles)
 
     def sources(self) -> list[dict[str, Any]]:
-        """What acts where, for the record's `capture`."""
+        """Return what acts where, for the record's `capture`."""
         return [
             {"penalty": s.name, "group": group, "acts": s.acts, "parameters": len(s.parameters)}
             | ({"note": s.note} if s.note else {})
@@ -294,45 +325,46 @@ class PenaltyTracker:
         ]
 
     def penalised(self) -> NDArray[np.bool_]:
-        """Per parameter: a penalty acts on it, has acted, or is going to."""
+        """Return whether a penalty acts on each parameter, has acted, or is going to, [parameters]."""
         return self._mask.copy()
 
     def newly_acting(self) -> bool:
-        """True, once, after penalties that had never acted have begun to."""
+        """Return True, once, after penalties that had never acted have begun to."""
         new = self._new
         self._new = False
         return new
 
     def check(self) -> None:
-        """Raises `InputError` where a schedule lacks what it counts by."""
+        """Check that no schedule lacks what it counts by; else raise `InputError`."""
         for handle in self._handles:
             handle.now()
 
     def set_epoch(self, epoch: int) -> None:
+        """Tell the schedules the number of the epoch."""
         for handle in self._handles:
             handle.epoch = epoch
 
     def begin_at(self, step: int) -> None:
-        """The run goes on after a checkpoint: what the environment put on counts from there too."""
+        """Count what the environment put on from this step: the run goes on after a checkpoint."""
         for handle in self._handles:
             if handle.temporary:
                 handle.begin_at(step)
 
     def grown(self) -> bool:
-        """Whether an optimizer got parameter groups whose strength and learning rate the record has no place for."""
+        """Return whether there are parameter groups whose strength and learning rate the record has no place for."""
         return any(LATER in places for places in self.places.places)
 
     def waiting(self) -> bool:
-        """Whether a schedule needs the active phase to be seen."""
+        """Return whether a schedule needs the active phase to be seen."""
         return any(handle.schedule.needs_record for handle in self._handles)
 
     def active_phase(self, step: int) -> None:
-        """The run is learning: schedules that waited for it may begin."""
+        """Let schedules that waited for the active phase begin: the run is learning."""
         for handle in self._handles:
             handle.active_phase()
 
     def observe(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """What the loop logs, for controllers: ``loss``, and ``error`` or else 1 − ``accuracy``."""
+        """Show controllers what the loop logs: ``loss``, and ``error`` or else 1 − ``accuracy``."""
         loss = scalars.get("loss")
         if loss is None:
             return
@@ -344,7 +376,7 @@ class PenaltyTracker:
                 handle.observe(loss=loss, error=error)
 
     def detach(self) -> None:
-        """Take off what the environment put on, and leave the script's own penalties as they were."""
+        """Remove what the environment put on, and leave the script's own penalties as they were."""
         for undo in reversed(self._undo):
             undo()
         self._undo = []

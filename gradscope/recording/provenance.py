@@ -1,4 +1,4 @@
-"""Where a record comes from: settings, shapes, versions, and what each number means in this run."""
+"""Describe where a record comes from: settings, shapes, versions, and what each number means in this run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BY_HAND = (
 def configuration(
     parameters: Mapping[str, Tensor], groups: Sequence[dict[str, Any]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record's ``config``: all that two runs of one search have to share, the seed, and the revision."""
+    """Make the record's ``config``: all that two runs of one search have to share, the seed, and the revision."""
     first = next(iter(parameters.values()))
     return {
         "groups": list(groups),
@@ -48,7 +48,7 @@ def capture(
     every: Mapping[str, str],
     overridden: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The record's ``capture``: what each number means here, and what was not seen and why."""
+    """Make the record's ``capture``: what each number means here, and what was not seen and why."""
     return {
         "loss_gradient": (
             "as the last backward pass before step() left it: accumulated, reduced over ranks, unscaled, not clipped; "
@@ -64,7 +64,7 @@ def capture(
 
 
 def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of a parameter group that a file can hold."""
+    """Return the hyper-parameters of a parameter group that a file can hold."""
     kept = {name: _plain(value) for name, value in group.items() if name not in ("params", "param_names")}
     if not isinstance(kept.get("momentum", 0.0), int | float):
         del kept["momentum"]  # of a kind of its own, which whoever reads the record would take for a factor
@@ -72,7 +72,7 @@ def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON holds it, None for what it does not."""
+    """Convert a setting to what JSON holds, None for what it does not."""
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else None
     if isinstance(value, np.generic):
@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def git_revision() -> str | None:
-    """The revision of the repository that the running script lies in, if git says one."""
+    """Return the revision of the repository that the running script lies in, if git says one."""
     script = Path(sys.argv[0] or ".").resolve()
     folder = script if script.is_dir() else script.parent
     try:

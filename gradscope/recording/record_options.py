@@ -1,4 +1,4 @@
-"""The options of `record`, checked once."""
+"""Options of `record`, checked once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ OnFailure = str | Callable[[Diagnosis], None]
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """What `record` is told beside model, optimizer and path: its docstring explains each, its signature the defaults.
+    """Options of `record` beside model, optimizer and path: its docstring explains each, its signature the defaults.
 
-    Raises `InputError` for what cannot be used. ``penalty``, ``select``, ``modules`` and ``mode`` are looked at where
-    the optimizers, the model and the file are at hand.
+    ``penalty``, ``select``, ``modules`` and ``mode`` are checked where the optimizers, the model and the file are at
+    hand.
 
     Attributes:
         cadences: of each kind of quantity, from ``every`` and ``preset``; see `cadences_of`.
         checked_sinks: ``sinks``, with a sink in the place of each plug-in's name.
+
+    Raises:
+        InputError: one of them cannot be used.
     """
 
     penalty: tuple[Penalty, float] | Term | None
@@ -77,13 +80,13 @@ class RecordOptions:
         return of_size(self.cadences, tensors)
 
     def obeying(self, asked: Instructions) -> RecordOptions:
-        """These options where a supervisor asks for something else: its instructions beat the arguments."""
+        """Return these options with what a supervisor asks for: its instructions beat the arguments."""
         mine = replace(self, on_failure=asked.on_failure or self.on_failure)
         return mine if asked.resume_step is None else replace(mine, mode="append", resume_step=asked.resume_step)
 
 
 def check_on_failure(on_failure: OnFailure) -> None:
-    """Raises `InputError` for what is neither a function nor a word that is known."""
+    """Check that it is a function or a word that is known; else raise `InputError`."""
     if not callable(on_failure):
         checks.one_of(on_failure, ON_FAILURE, "on_failure")
 

@@ -1,4 +1,4 @@
-"""A recording in progress, as a training loop and its user see it."""
+"""Recording in progress, as a training loop and its user see it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gradscope.types import InputError, LearningFailure
 
 
 class Recording:
-    """A recording in progress; made by `record`. A context manager.
+    """Recording in progress; made by `record`. A context manager.
 
     Attributes:
         path: of the record.
@@ -57,7 +57,14 @@ class Recording:
 
     @eager
     def log(self, /, **scalars: Tensor | float) -> None:
-        """Scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise."""
+        """Log scalars of the latest backward's step, such as ``loss=loss``. Tensors do not synchronise.
+
+        Args:
+            scalars: by name; numbers or tensors of one entry.
+
+        Raises:
+            InputError: the recording is closed, or a name or value cannot be used.
+        """  # noqa: DOC502 - raised by what it calls
         if self._is_over("log"):
             return
         if (error := self._recorder.buffer.check()) is not None:
@@ -70,7 +77,15 @@ class Recording:
 
     @eager
     def epoch(self, /, epoch: int, **metrics: Tensor | float) -> None:
-        """Epoch ``epoch`` starts here, or gets metrics such as ``accuracy=0.93`` (a second call adds)."""
+        """Note that an epoch begins, or add metrics to it, such as ``accuracy=0.93``.
+
+        Args:
+            epoch: its number; a second call for the same one adds to the first.
+            metrics: by name.
+
+        Raises:
+            InputError: the recording is closed, or something given cannot be used.
+        """  # noqa: DOC502 - raised by what it calls
         if self._is_over("call epoch"):
             return
         epoch = checks.whole_number(epoch, "epoch")
@@ -84,19 +99,23 @@ class Recording:
             self._live.rules.of_epochs[epoch] = loss
 
     def close(self, failed: bool = False) -> None:
-        """Finish the file, as that of a run that has ``failed`` or not, and take every hook off."""
+        """Finish the file and remove every hook; closing twice does nothing.
+
+        Args:
+            failed: the run failed; its status says so.
+        """
         self._closing.close("failed" if failed else "finished")
 
     def give_way(self) -> None:
         """Finish the file, for another recording of the same path or parameters; later calls of the loop are ignored.
 
-        Whose loop it is has been warned, and goes on training.
+        The user of that loop has been warned, and goes on training.
         """
         self._gave_way = True
         self.close()
 
     def _is_over(self, call: str) -> bool:
-        """Whether there is nothing to be told any more; raises `InputError` after a `close` of the user's own."""
+        """Return whether later calls are to be ignored; raise `InputError` after a `close` of the user's own."""
         if self._closing.closed and not self._gave_way:
             raise InputError(f"the recording {self.path} is closed; {call} before close()")
         return self._closing.closed
@@ -123,7 +142,7 @@ class Recording:
 
     @property
     def verdict(self) -> Diagnosis:
-        """The diagnosis so far, from the rows that have left the device."""
+        """Diagnosis so far, from the rows that have left the device."""
         self._fetch()
         return self._live.diagnosis(finished=self._closing.status == "finished")
 
@@ -140,16 +159,16 @@ class Recording:
 
     @property
     def active_step(self) -> int | None:
-        """The step at which the active phase began, where a penalty that waits for it comes on; None before."""
+        """Step at which the active phase began, where a penalty that waits for it comes on; None before."""
         return self._live.judge.active_step
 
     @property
     def next_step(self) -> int:
-        """The number of the coming optimizer step: the ``resume_step`` of a checkpoint that is made now."""
+        """Number of the coming optimizer step: the ``resume_step`` of a checkpoint that is made now."""
         return self._timeline.step + 1
 
     def _repr_html_(self) -> str:
-        """For notebooks: the verdict so far."""
+        """Draw a card with the verdict so far for notebooks."""
         found = self.verdict
         tone = "failed" if found.failed else str(found.verdict)
         facts = {"record": self.path, "status": self._closing.status, "rows judged": len(self._live.judge.series)}

@@ -1,4 +1,4 @@
-"""Going on with a record after a checkpoint: what the file knows that the new process does not."""
+"""Continue a record after a checkpoint: what the file knows that the new process does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradscope.store.record import Record
 
 
 def baseline(path: Path) -> tuple[float, dict[str, Any]] | None:
-    """The baseline that the run has had so far, and what its ``capture`` says of it; None if it had none."""
+    """Return the baseline that the run has had so far, and what its ``capture`` says of it; None if it had none."""
     with Record(path) as earlier:
         if earlier.baseline is None:
             return None
@@ -26,7 +26,7 @@ def baseline(path: Path) -> tuple[float, dict[str, Any]] | None:
 
 
 def first_step(path: Path, resume_step: int | None) -> int:
-    """The step that comes next: that of the checkpoint, or the one after the last row."""
+    """Return the step that comes next: that of the checkpoint, or the one after the last row."""
     if resume_step is not None:
         return resume_step
     with Record(path) as kept:

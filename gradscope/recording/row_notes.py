@@ -1,4 +1,4 @@
-"""What is new with finished rows: noted in the flusher's thread, before the rows are judged and written."""
+"""Note what is new with finished rows, in the flusher's thread, before the rows are judged and written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNLOGGED = 64
 
 
 class RowNotes:
-    """A consumer of rows that notes what penalties, weights and logged numbers have begun to do."""
+    """Consumer of rows that notes what penalties, weights and logged numbers have begun to do."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class RowNotes:
             self._notes.warn(f"{text}: a record holds float32; log it in a larger unit")
 
     def tick(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: nothing waits here."""
 
     def _warn_of_a_blind_delay(self, block: Block) -> None:
-        """A delay that waits for the record to show learning waits for ever if no loss is logged."""
+        """Warn of a delay that waits for the record to show learning, which is for ever if no loss is logged."""
         logged = self._baseline.loss_function != ""
         if self._penalties.waiting() and not logged and not self._blind and block["step"][-1] >= UNLOGGED:
             self._blind = True
@@ -64,9 +64,9 @@ class RowNotes:
 
 
 class FindingNotes:
-    """What the rules find: each is an event in the file; the first ones are warned about, by the rank that writes.
+    """Notes of what the rules find: each is an event in the file; the rank that writes warns of the first ones.
 
-    Not where nobody wants to hear of a failure, or only a supervisor does.
+    Not where a failure is ignored, or only a supervisor reads of it.
     """
 
     def __init__(self, notes: Notes, ranks: Ranks, options: RecordOptions) -> None:

@@ -1,4 +1,4 @@
-"""What a recording shows elsewhere while it runs: sinks, and the numbers that they are given."""
+"""Show a recording elsewhere while it runs: sinks, and the numbers that they are given."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ _NOT_SHOWN = tuple(q.name for q in quantities.QUANTITIES if not q.mirrored)
 
 
 class Sink(ABC):
-    """Somewhere else to show the main quantities and the verdict; see `gradscope.integrations.sinks`.
+    """Place that shows the main quantities and the verdict of a running recording; see `gradscope.integrations.sinks`.
+
+    All methods are called from one thread, which is not that of the training. What they raise ends the showing.
 
     Args:
         every: show the rows of every n-th optimizer step.
         layers: show the four sizes of every layer beside those of the network.
 
-    All methods are called from one thread, which is not that of the training. What they raise ends the showing.
+    Attributes:
+        every: show the rows of every n-th optimizer step.
+        layers: show the four sizes of every layer, too.
+
+    Raises:
+        InputError: ``every`` is no positive whole number.
     """
 
     def __init__(self, *, every: int = 10, layers: bool = False) -> None:
@@ -37,21 +44,48 @@ class Sink(ABC):
 
     @abstractmethod
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of one step, by names such as ``gradscope/proportion``."""
+        """Show the numbers of one step.
+
+        Args:
+            step: the optimizer step.
+            values: by names such as ``gradscope/proportion``.
+        """
 
     @abstractmethod
     def text(self, step: int, name: str, text: str) -> None:
-        """An event: ``gradscope/verdict``, ``gradscope/events/strength``, ``gradscope/events/stopped`` …"""
+        """Show an event.
+
+        Args:
+            step: the optimizer step.
+            name: ``gradscope/verdict``, ``gradscope/events/strength``, ``gradscope/events/stopped`` and so on.
+            text: in a sentence.
+        """
 
     def alert(self, step: int, title: str, text: str) -> None:  # noqa: B027 (many have nothing to do here)
-        """The run was found not to learn: told once, with the verdict in a line."""
+        """Tell, once, that the run was found not to learn.
+
+        Args:
+            step: the optimizer step.
+            title: in a few words.
+            text: the verdict in a line.
+        """
 
     def close(self) -> None:  # noqa: B027 (many have nothing to do here)
-        """The recording is over; everything has been shown."""
+        """Finish: the recording is over, and everything has been shown."""
 
 
 def checked_sinks(sinks: Sequence[Sink | str]) -> list[Sink]:
-    """The sinks given to `gradscope.record`; a name is that of a plug-in."""
+    """Check the sinks given to `gradscope.record`.
+
+    Args:
+        sinks: sinks, or names of plug-ins.
+
+    Returns:
+        The sinks.
+
+    Raises:
+        InputError: one is no sink, or no installed package provides it.
+    """
     found = [_plugged_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
     for sink in found:
         if not isinstance(sink, Sink):
@@ -70,7 +104,7 @@ def _plugged_sink(name: str) -> Any:
 
 
 def shown_part(block: Mapping[str, Any], every: int) -> dict[str, Any]:
-    """The rows of every n-th step, and of them what `points` shows; empty where there is no such row."""
+    """Select the rows of every n-th step, and of them what `points` shows; empty where there is no such row."""
     rows = np.flatnonzero(block["step"] % every == 0)
     if not len(rows):
         return {}
@@ -79,7 +113,7 @@ def shown_part(block: Mapping[str, Any], every: int) -> dict[str, Any]:
 
 
 def points(block: Mapping[str, Any], info: RunInfo, layers: bool) -> list[tuple[int, dict[str, float]]]:
-    """What a sink shows of these rows: the step, and finite numbers by name."""
+    """Return what a sink shows of these rows: the step, and finite numbers by name."""
     series = network_series(block, info)
     columns = {q.name: getattr(series, q.word) for q in LAYERS}
     columns |= {name: values for name, values in block.items() if values.ndim == 1 and name != "step"}

@@ -1,4 +1,4 @@
-"""Each sink in a thread of its own, beside the writer of the file.
+"""Run each sink in a thread of its own, beside the writer of the file.
 
 The recorder's thread only puts blocks of finished rows into a queue. So a sink that is slow, hangs or fails holds up
 neither the training nor the record: what it cannot take is left out, and said once.
@@ -23,7 +23,11 @@ WAITING, PATIENCE = 240, 10.0
 class SinkThread:
     """One sink and its thread: a consumer of rows.
 
-    ``info()``: the run by now. ``step()``: the latest. ``warn``: called at most twice, with one line.
+    Args:
+        sink: the sink.
+        info: returns the run as it is known by now.
+        step: returns the latest step.
+        warn: called at most twice, with one line.
     """
 
     def __init__(
@@ -42,12 +46,12 @@ class SinkThread:
     # -- from the recording's threads -------------------------------------------------------------
 
     def append(self, block: Mapping[str, Any]) -> None:
-        """Finished rows."""
+        """Queue finished rows."""
         if part := shown_part(block, self._sink.every):
             self._put(self._show, part, self._info())
 
     def _put(self, act: Callable[..., None], *arguments: Any) -> None:
-        """Into the queue, which is bounded: a sink that is slow, hangs or is over costs itself alone."""
+        """Queue a call; the queue is bounded, so that a sink that is slow, hangs or is over costs itself alone."""
         if self._over:
             return
         # Words and epochs are few, and matter more; but nothing waits without bound.
@@ -58,17 +62,17 @@ class SinkThread:
             self._warn(f"{self._name} is slower than the training: not every point is shown there")
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Something that happened; ``strength`` is the name of a number as well."""
+        """Queue an event; ``strength`` is the name of a number as well."""
         name = kind if kind == "verdict" else f"events/{kind}"
         self._put(self._sink.text, step, f"gradscope/{name}", text)
         if kind == "verdict" and Verdict(text.split()[0].rstrip(":,")).failed:
             self._put(self._sink.alert, step, "the training does not learn", text)
 
     def tick(self) -> None:
-        """The thread of the sink minds its own time."""
+        """Do nothing: the thread of the sink minds its own time."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of an epoch, told after the latest step."""
+        """Queue the metrics of an epoch, told after the latest step."""
         if not metrics:
             return
         values = {f"gradscope/{name}": float(value) for name, value in metrics.items()}
@@ -85,7 +89,7 @@ class SinkThread:
         self._queue.put(None)
 
     def wait(self, deadline: float) -> None:
-        """Until it has, or until the deadline (of `time.monotonic`)."""
+        """Wait until it has, or until the deadline (of `time.monotonic`)."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._warn(f"{self._name} has not finished in {PATIENCE:g} s; what it did not show is in the record")
@@ -109,7 +113,7 @@ class SinkThread:
 
 
 class MultiWriter:
-    """A record's writer, and sinks that are shown what it writes: as one writer."""
+    """Record's writer, and sinks that are shown what it writes: as one writer."""
 
     def __init__(self, writer: Any, sinks: Sequence[SinkThread]) -> None:
         self._writer, self._sinks = writer, sinks
@@ -117,30 +121,30 @@ class MultiWriter:
 
     @property
     def problem(self) -> str | None:
-        """Of the writer."""
+        """What last went wrong with the disk, in one line; None: nothing has."""
         found: str | None = self._writer.problem
         return found
 
     def append(self, block: Mapping[str, Any]) -> None:
-        """Rows."""
+        """Take rows."""
         self._writer.append(block)
         for sink in self._sinks:
             sink.append(block)
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """An event."""
+        """Take an event."""
         self._writer.event(step, kind, text)
         for sink in self._sinks:
             sink.event(step, kind, text)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of an epoch."""
+        """Take metrics of an epoch."""
         self._writer.epoch(epoch, metrics)
         for sink in self._sinks:
             sink.epoch(epoch, metrics)
 
     def close(self, status: str) -> None:
-        """The end: of the record first."""
+        """Close the record first, then the sinks."""
         try:
             self._writer.close(status)
         finally:

@@ -59,7 +59,7 @@ class Supervisor:
             asked = self._asked(decision)
             self.say(f"attempt {len(self.history.attempts) + 1}: {decision.reason or 'from the start'}")
             training = DetachedChild(Path(asked.out or ""))
-            self.history.begin(_entry(asked))  # before the child lives: whoever comes later looks for it
+            self.history.begin(_entry(asked))  # before the child starts, so that a later call finds it
             training.start(self.command.filled(asked), self.command.environment(asked))
             self.history.begin({**_entry(asked), "pid": training.pid})
             if (attempt := self._followed(training, asked)) is None:

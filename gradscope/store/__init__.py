@@ -1,1 +1,1 @@
-"""Files in and out: the schema, the writer, the reader. The only room that knows HDF5."""
+"""Store: one HDF5 file a run, written by transactions, read while it is written, and saved where it is damaged."""

@@ -1,4 +1,4 @@
-"""How much a record may make its reader read: texts, attributes, rows. Asked before anything of it is read."""
+"""Bound how much a record may make its reader read: texts, attributes, rows. Asked before anything of it is read."""
 
 from __future__ import annotations
 
@@ -34,11 +34,17 @@ PLAIN = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID)
 
 
 class View(Protocol):
-    """A record as bytes. ``held``: how many there really are."""
+    """Record as bytes.
+
+    Attributes:
+        held: how many there really are.
+    """
 
     held: int
 
-    def at(self, offset: int, size: int) -> bytes: ...
+    def at(self, offset: int, size: int) -> bytes:
+        """Return bytes from an offset on."""
+        ...
 
 
 class ClaimError(ValueError):
@@ -46,24 +52,49 @@ class ClaimError(ValueError):
 
 
 def check_rows(rows: int, held: int) -> None:
-    """A file of ``held`` bytes holds no more rows than that."""
+    """Check that a file of ``held`` bytes can hold so many rows.
+
+    Args:
+        rows: claimed.
+        held: bytes that the file really holds.
+
+    Raises:
+        ClaimError: it cannot.
+    """
     if rows > FEW_ROWS + MOST_ROWS_PER_BYTE * held:
         raise ClaimError(f"it claims {rows} rows in {held} bytes")
 
 
 def claimed(item: h5py.Dataset) -> int:
-    """The bytes of a variable in memory."""
+    """Return the bytes of a variable in memory."""
     return int(math.prod(item.shape) * item.dtype.itemsize)
 
 
 def check_claims(total: int, held: int) -> None:
-    """All variables together are no larger than their bytes can be inflated to."""
+    """Check that all variables together are no larger than their bytes can be inflated to.
+
+    Args:
+        total: bytes of all variables in memory.
+        held: bytes that the file really holds.
+
+    Raises:
+        ClaimError: they are.
+    """
     if total > SLACK + MOST_PER_BYTE * held:
         raise ClaimError(f"its variables claim {total} bytes in a file of {held}")
 
 
 def check_chunk(item: h5py.Dataset, name: str, held: int) -> None:
-    """Refuse chunks that are too large to be read one at a time, and larger than the file."""
+    """Check that chunks are small enough to be read one at a time, or no larger than the file.
+
+    Args:
+        item: the variable.
+        name: of the variable.
+        held: bytes that the file really holds.
+
+    Raises:
+        ClaimError: they are larger.
+    """
     if item.chunks is None:
         return
     size = math.prod(item.chunks) * item.dtype.itemsize
@@ -72,7 +103,15 @@ def check_chunk(item: h5py.Dataset, name: str, held: int) -> None:
 
 
 def check_small_chunks(item: h5py.Dataset, name: str) -> None:
-    """Of a variable that HDF5 itself reads: all there, small, and not inflated to more than that."""
+    """Check the chunks of a variable that HDF5 itself reads: all there, small, and not inflated to more than that.
+
+    Args:
+        item: the variable.
+        name: of the variable.
+
+    Raises:
+        ClaimError: something of that does not hold.
+    """
     if item.chunks is None:
         return
     size = math.prod(item.chunks) * item.dtype.itemsize
@@ -83,7 +122,7 @@ def check_small_chunks(item: h5py.Dataset, name: str) -> None:
     expected = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
     if len(stored) < expected:
         raise ClaimError(f"{name} claims {expected} chunks and has {len(stored)}")
-    # HDF5 takes the checksum off without a look, and falls where there is none.
+    # HDF5 removes the checksum without looking at the size, and crashes where there is none.
     if min(stored, default=size) <= CHECKSUM_BYTES * (h5py.h5z.FILTER_FLETCHER32 in filters(item)):
         raise ClaimError(f"{name} has a chunk that is stored in {min(stored)} bytes")
     if max(stored, default=0) > 2 * size + 4096:
@@ -97,6 +136,14 @@ def check_texts(item: h5py.Dataset, name: str, view: View) -> None:
     """Count the bytes of a list of texts before it is read: many entries may lead to one and the same text.
 
     Honest ones do not, so that all together are no longer than the file.
+
+    Args:
+        item: the variable.
+        name: of the variable.
+        view: the record as bytes.
+
+    Raises:
+        ClaimError: they claim more.
     """
     if item.size > MOST_TEXTS:
         raise ClaimError(f"{name} claims {item.size} texts")
@@ -128,7 +175,18 @@ def _descriptors(item: h5py.Dataset, name: str, view: View) -> list[np.ndarray[A
 
 
 def attribute(item: Any, name: str) -> Any:
-    """One attribute, if it may be read. Raises `ClaimError`."""
+    """Read one attribute.
+
+    Args:
+        item: the file, group or variable that has it.
+        name: of the attribute.
+
+    Returns:
+        Its value.
+
+    Raises:
+        ClaimError: its type or size is none that is read.
+    """
     known = item.attrs.get_id(name)
     kind = known.get_type()
     if not isinstance(kind, PLAIN):
@@ -141,7 +199,7 @@ def attribute(item: Any, name: str) -> Any:
 
 
 def _check_scale(item: Any, name: str) -> None:
-    """Of an attribute by which netCDF knows the dimensions: its type. HDF5 falls over some types that are damaged."""
+    """Check the type of an attribute by which netCDF knows the dimensions: HDF5 falls over some damaged types."""
     kind = item.attrs.get_id(name).get_type()
     if name == "DIMENSION_LIST":
         sound = (
@@ -161,7 +219,18 @@ def _check_scale(item: Any, name: str) -> None:
 
 
 def check_attributes(item: Any, where: str) -> int:
-    """Count and read the attributes, one after the other; the bytes of their texts."""
+    """Count and read the attributes, one after the other.
+
+    Args:
+        item: the file, group or variable that has them.
+        where: its name.
+
+    Returns:
+        The bytes of their names and values.
+
+    Raises:
+        ClaimError: there are too many, or one that may not be read.
+    """
     if len(item.attrs) > MOST_ATTRIBUTES:
         raise ClaimError(f"{where} has {len(item.attrs)} attributes")
     total = 0
@@ -175,7 +244,18 @@ def check_attributes(item: Any, where: str) -> int:
 
 
 def parsed(text: Any, name: str) -> dict[str, Any]:
-    """A JSON object of bounded size and depth. Raises `ClaimError`."""
+    """Parse a JSON object of bounded size and depth.
+
+    Args:
+        text: JSON.
+        name: of the attribute, for the message.
+
+    Returns:
+        The object.
+
+    Raises:
+        ClaimError: it is none, too long, or nested too deep.
+    """
     if not isinstance(text, str) or text.count(",") + text.count("[") + text.count("{") > MOST_VALUES:
         raise ClaimError(f"its {name} is no JSON text, or too long")
     try:

@@ -1,4 +1,4 @@
-"""Reads the chunks of a record past HDF5: checked, inflated side by side, and never to more than a chunk may hold.
+"""Read the chunks of a record past HDF5: checked, inflated side by side, and never to more than a chunk may hold.
 
 HDF5 inflates one chunk after the other under a lock of its own, and a chunk that was made to hurt to whatever it
 claims. What is not stored as our writer stores it is left to HDF5, once its chunks are no larger than they may be.
@@ -34,16 +34,22 @@ _INFLATE_ERROR: Any = isal_zlib.error
 
 
 class RottenError(ValueError):
-    """What a chunk holds is not what was written."""
+    """What a chunk holds is not what was written.
+
+    Args:
+        what: what is wrong, for the message.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}: it is not what was written (bit rot)")
 
 
 class ChunkSource(Protocol):
-    """Bytes by their place."""
+    """File as bytes by their place."""
 
-    def at(self, offset: int, size: int) -> bytes: ...
+    def at(self, offset: int, size: int) -> bytes:
+        """Return bytes from an offset on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,25 @@ class _Chunk:
 
 
 def filters(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """The numbers of the filters that its chunks go through."""
+    """Return the numbers of the filters that the chunks go through, in order."""
     properties = dataset.id.get_create_plist()
     return tuple(int(properties.get_filter(i)[0]) for i in range(properties.get_nfilters()))
 
 
 def rows(source: ChunkSource, dataset: h5py.Dataset, key: tuple[Any, ...]) -> NDArray[Any]:
-    """``dataset[key]``, an outer index: slices, whole numbers and arrays of them.
+    """Read ``dataset[key]``, an outer index: slices, whole numbers and arrays of them.
 
-    Raises `ValueError` for a chunk that holds something else than it has to.
-    """
+    Args:
+        source: the bytes of the file.
+        dataset: the variable.
+        key: an index for each axis.
+
+    Returns:
+        The values.
+
+    Raises:
+        ValueError: a chunk holds something else than it has to.
+    """  # noqa: DOC502 - raised by what it calls
     pipeline = filters(dataset)
     if not _ours(dataset, pipeline):
         _refuse_large(dataset)
@@ -113,7 +128,7 @@ def _ours(dataset: h5py.Dataset, pipeline: tuple[int, ...]) -> bool:
 
 
 def _refuse_large(dataset: h5py.Dataset) -> None:
-    """Filters that only HDF5 can run inflate what they are given: no more than a chunk's own size, and not nothing."""
+    """Refuse chunks that filters of HDF5 would inflate from more bytes than a chunk's own size, or from none."""
     if dataset.chunks is None:
         return
     allowed = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
@@ -125,7 +140,7 @@ def _refuse_large(dataset: h5py.Dataset) -> None:
 
 
 def _chunks(dataset: h5py.Dataset, numbers: NDArray[Any]) -> list[_Chunk]:
-    """Where the chunks of these numbers are stored; those that never were are left out."""
+    """Find where the chunks of these numbers are stored; those that never were are left out."""
     length, rest = dataset.chunks[0], (0,) * (dataset.ndim - 1)
     found: list[_Chunk] = []
     if len(numbers) <= LOOKED_UP:
@@ -155,12 +170,23 @@ def _each(one: Callable[[_Chunk], None], found: list[_Chunk]) -> None:
 
 
 def checksum(data: bytes) -> bytes:
-    """What HDF5's filter puts after the data of a chunk."""
+    """Compute what HDF5's filter puts after the data of a chunk."""
     return fletcher32(data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def decode(data: bytes, mask: int, pipeline: tuple[int, ...], values: NDArray[Any]) -> None:
-    """Fill the values of a chunk, undoing its filters. Raises `ValueError` where it does not hold just them."""
+    """Fill the values of a chunk, undoing its filters.
+
+    Args:
+        data: the chunk as it is stored.
+        mask: the filters that it did not go through, by bits.
+        pipeline: numbers of the filters, in order.
+        values: to be filled, of the chunk's shape.
+
+    Raises:
+        RottenError: it does not have its checksum.
+        ValueError: it does not hold just these values.
+    """
     shuffled = False
     for number, name in reversed(list(enumerate(pipeline))):
         if mask >> number & 1:

@@ -1,4 +1,4 @@
-"""The checksum of a chunk, as HDF5's own filter computes it."""
+"""Compute the checksum of a chunk, as HDF5's own filter does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PLACES = np.arange(_BLOCK, 0, -1, dtype=np.float64)
 
 
 def fletcher32(data: bytes) -> int:
-    """Fletcher's checksum over big-endian 16-bit words: the sum of the words, and the sum of all partial sums."""
+    """Compute Fletcher's checksum over big-endian 16-bit words: their sum, and the sum of all partial sums."""
     words = np.frombuffer(data[: len(data) // 2 * 2], ">u2")
     first = second = 0
     for start in range(0, len(words), _BLOCK):
@@ -25,5 +25,5 @@ def fletcher32(data: bytes) -> int:
 
 
 def _folded(value: int) -> int:
-    """Modulo 65535, where only 0 itself gives 0, as folding the upper half onto the lower one does."""
+    """Reduce modulo 65535, where only 0 itself gives 0, as folding the upper half onto the lower one does."""
     return (value - 1) % _MODULUS + 1 if value else 0

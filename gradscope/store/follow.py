@@ -1,4 +1,4 @@
-"""Follows a record while it is written: blocks of new rows as they are published, in bounded memory."""
+"""Follow a record while it is written: blocks of new rows as they are published, in bounded memory."""
 
 from __future__ import annotations
 
@@ -30,11 +30,23 @@ def follow(
     block_rows: int = BLOCK_ROWS,
     pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of at most ``block_rows`` rows, arrays by variable (``step`` and ``names``; all if not given).
+    """Yield the rows of a record in blocks, as they are published.
 
-    Waits for a file that is not there yet, and ends when the run does, or when its writer is gone. Where a
-    run was resumed and rows were dropped, it goes on with the new ones. ``pause`` waits between two looks; what it
-    raises ends the following. Raises `InputError` for what is no record.
+    Waits for a file that is not there yet, and ends when the run does, or when its writer is gone. Where a run was
+    resumed and rows were dropped, it goes on with the new ones.
+
+    Args:
+        path: of the record.
+        names: variables; without them all along ``step``.
+        poll_seconds: between two looks at the file.
+        block_rows: rows of a block at most.
+        pause: waits between two looks; what it raises ends the following.
+
+    Yields:
+        Arrays by variable, ``step`` among them.
+
+    Raises:
+        InputError: the file is no record.
     """
     path = Path(path)
     done, seen = 0, None
@@ -72,7 +84,7 @@ def follow(
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes with every commit; None while there is no file."""
+    """Return what changes with every commit; None while there is no file."""
     found: list[int] = []
     for part in (path, redo_log.beside(path)):
         try:

@@ -1,4 +1,4 @@
-"""The growing variables of a record, chunk by chunk.
+"""Write the growing variables of a record, chunk by chunk.
 
 A full chunk is filtered and written once. The last, unfinished one is written plain, with a checksum (HDF5 notes with
 each chunk which filters it went through), so that publishing a few more rows rewrites a few pages of it, and never
@@ -21,7 +21,16 @@ LEVEL = 1  # of ISA-L's deflate, which any zlib inflates: ten times faster than 
 
 
 class Column:
-    """One growing variable: its data set, and the rows of the chunk that is not full yet."""
+    """One growing variable: its data set, and the rows of the chunk that is not full yet.
+
+    Args:
+        dataset: of the variable.
+        keep_bits: of the mantissa of float32 values, None for all.
+
+    Attributes:
+        dataset: of the variable.
+        rows: that it has been given.
+    """
 
     def __init__(self, dataset: h5py.Dataset, keep_bits: int | None = None) -> None:
         self.dataset = dataset
@@ -36,13 +45,13 @@ class Column:
         self._skipped = sum(1 << n for n, name in enumerate(self._filters) if name != h5py.h5z.FILTER_FLETCHER32)
 
     def load(self, rows: int) -> None:
-        """Go on from a data set that holds rows already: its last chunk becomes the unfinished one."""
+        """Continue a data set that holds rows already: its last chunk becomes the unfinished one."""
         self.rows = rows
         start = rows - rows % len(self._tail)
         self._tail[: rows - start] = self.dataset[start:rows]
 
     def extend(self, values: NDArray[Any] | None, count: int) -> None:
-        """Take rows [count, …]; None: fill values."""
+        """Append ``count`` rows of values, [count, …]; None: fill values."""
         if values is not None and self._keep_bits is not None:
             values = rounded(np.asarray(values, dtype=np.float32), self._keep_bits)
         done = 0
@@ -62,21 +71,21 @@ class Column:
             self.dataset.resize(self._full[0][0], axis=0)
 
     def write_full_chunks(self) -> None:
-        """Filtered, for good."""
+        """Filter the full chunks and write them, for good."""
         self.dataset.resize(self.rows, axis=0)
         for start, values in self._full:
             self._write_filtered(start, values)
         self._full = []
 
     def write_plain_chunk(self) -> None:
-        """The rows since the last full chunk, as they are."""
+        """Write the rows since the last full chunk without filters."""
         start = self.rows - self.rows % len(self._tail)
         if start < self.rows and not self._finished:
             where = (start, *(0 for _ in self._tail.shape[1:]))
             self.dataset.id.write_direct_chunk(where, self._checked(self._tail.tobytes()), self._skipped)
 
     def finish(self) -> None:
-        """No more rows: the unfinished chunk is filtered like the others."""
+        """Filter the unfinished chunk like the others: no more rows will come."""
         start = self.rows - self.rows % len(self._tail)
         self._finished = True
         if start < self.rows:
@@ -108,7 +117,7 @@ def publish(columns: Sequence[Column]) -> None:
 
 
 def rounded(values: NDArray[np.float32], keep_bits: int) -> NDArray[np.float32]:
-    """To ``keep_bits`` bits of the mantissa, half to even; relative error at most 2^−(keep_bits + 1)."""
+    """Round to ``keep_bits`` bits of the mantissa, half to even; relative error at most 2^−(keep_bits + 1)."""
     drop = 23 - keep_bits
     bits = values.view(np.uint32)
     even = (bits >> np.uint32(drop)) & np.uint32(1)
@@ -119,5 +128,5 @@ def rounded(values: NDArray[np.float32], keep_bits: int) -> NDArray[np.float32]:
 
 
 def bits_for(digits: int) -> int:
-    """Bits of the mantissa that hold ``digits`` significant decimal digits: relative error ≤ ½·10^−digits."""
+    """Return the bits of the mantissa that hold ``digits`` significant decimals: relative error ≤ ½·10^−digits."""
     return int(np.ceil(digits * np.log2(10)))

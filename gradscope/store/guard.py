@@ -1,4 +1,4 @@
-"""Lazy arrays whose late errors are told as plainly as those at opening: which file, which variable, what to do."""
+"""Make lazy arrays whose late errors are as plain as those at opening: which file, which variable, what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradscope.store.snapshot import Overlay
 
 
 def guarded(path: Path, dataset: xr.Dataset, source: Path | Overlay) -> xr.Dataset:
-    """The same lazy dataset, read from ``source``; a part of it that cannot be read raises `InputError`."""
+    """Return the same lazy dataset, read from ``source``; a part of it that cannot be read raises `InputError`."""
 
     def lazily(name: str, variable: xr.Variable) -> indexing.LazilyIndexedArray:
         return indexing.LazilyIndexedArray(_Guarded(path, name, variable, source))
@@ -38,12 +38,12 @@ def guarded(path: Path, dataset: xr.Dataset, source: Path | Overlay) -> xr.Datas
 
 
 def _shown(attributes: dict[Any, Any]) -> dict[Any, Any]:
-    """The attributes without the one that only says how things are stored."""
+    """Return the attributes without the one that only says how things are stored."""
     return {name: value for name, value in attributes.items() if name != "_FillValue"}
 
 
 class _Guarded(BackendArray):
-    """One variable behind xarray's own door for backends."""
+    """One variable as a backend array of xarray."""
 
     def __init__(self, path: Path, name: str, variable: xr.Variable, source: Path | Overlay) -> None:
         self._path, self._name, self._variable, self._source = path, name, variable, source
@@ -61,7 +61,7 @@ class _Guarded(BackendArray):
             raise damaged(self._path, error, self._name) from None
 
     def _rows(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        """Rows of a growing variable, past HDF5."""
+        """Read rows of a growing variable, past HDF5."""
         # Opened here, and closed: an object of h5py that outlives its file can bring the process down.
         with opened(self._source) as view, h5py.File(view, "r") as file:
             found = chunks.rows(view, file[self._name], key)

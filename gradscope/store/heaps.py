@@ -1,4 +1,4 @@
-"""Looks at HDF5's heaps of texts before HDF5 does: in one whose entries lead nowhere it would go round for ever."""
+"""Check HDF5's heaps of texts before HDF5 reads them: in one whose entries lead nowhere it would loop for ever."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ _HEADER, _ENTRY, _SMALLEST = 16, 16, 4096
 def hide_damaged(piece: memoryview, position: int, at: Callable[[int, int], bytes]) -> None:
     """Overwrite, in a piece of a file as it was read, the signature of every collection whose entries do not fill it.
 
-    HDF5 then refuses such a collection if it ever comes to it, and reads what lies beside it.
-
-    ``position``: of the piece in the file. ``at``: bytes of the file from an offset on. The layout is that of the
+    HDF5 then refuses such a collection if it ever comes to it, and reads what lies beside it. The layout is that of the
     HDF5 file format specification, III.E, "Global Heap".
+
+    Args:
+        piece: changed in place.
+        position: of the piece in the file.
+        at: returns bytes of the file from an offset on.
     """
     data = bytes(piece)
     start = data.find(START)

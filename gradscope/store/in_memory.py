@@ -1,4 +1,4 @@
-"""A record as HDF5 holds it in memory between two commits: layout, rows, events, epochs, attributes."""
+"""Record as HDF5 holds it in memory between two commits: layout, rows, events, epochs, attributes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,16 @@ MOST_COLUMNS = MOST_LINKS - 20
 
 
 class InMemoryRecord:
-    """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`."""
+    """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`.
+
+    Args:
+        file: what HDF5 writes into.
+        create: a new record.
+        storage: how rows are filtered.
+
+    Attributes:
+        rows: that it holds.
+    """
 
     def __init__(self, file: TransactionalFile, *, create: bool, storage: Storage) -> None:
         self._file = file
@@ -51,7 +60,7 @@ class InMemoryRecord:
     # -- beginning --------------------------------------------------------------------------------
 
     def lay_out(self, axes: Axes, static: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
-        """A new record, without rows."""
+        """Lay out a new record, without rows."""
         self._root.attrs["schema_version"] = schema.SCHEMA_VERSION
         self._root.attrs["rows"] = 0
         self._root.attrs["status"] = "running"
@@ -69,7 +78,15 @@ class InMemoryRecord:
             self._file.stamped(place, known)
 
     def continue_at(self, step: int | None, keep_later: bool) -> tuple[int, int]:
-        """Go on with a record: (rows kept, rows dropped), those from ``step`` on unless they are kept."""
+        """Continue a record.
+
+        Args:
+            step: the one that comes next, None for that after the last row.
+            keep_later: keep the rows from ``step`` on.
+
+        Returns:
+            Rows kept, and rows dropped.
+        """
         self._find_stamp(known=True)
         rows = min(int(self._root.attrs["rows"]), len(self._root[schema.STEP]))
         steps = self._root[schema.STEP][:rows]
@@ -88,7 +105,7 @@ class InMemoryRecord:
         return kept, rows - kept
 
     def differences(self, axes: Axes, static: Mapping[str, NDArray[Any]], config: Any) -> str | None:
-        """What keeps a run from going on in this record, in words; None: nothing."""
+        """Describe what keeps a run from going on in this record; None: nothing."""
         for name, given in ((schema.PARAMETER, axes.parameters), (schema.MODULE, axes.modules)):
             here = self._root[name].asstr()[:].tolist() if name in self._root else []
             if here != list(given):
@@ -110,7 +127,16 @@ class InMemoryRecord:
     # -- going on ---------------------------------------------------------------------------------
 
     def check(self, name: str, values: NDArray[Any], rows: int) -> None:
-        """Raises `InputError` for an array that no variable of this name can take."""
+        """Check that a variable of this name can take an array.
+
+        Args:
+            name: of the variable.
+            values: the array.
+            rows: that it should have.
+
+        Raises:
+            InputError: it cannot.
+        """
         variable = schema.variable(name)
         missing = [dim for dim in variable.dims[1:] if dim not in self._sizes]
         if missing:
@@ -120,7 +146,7 @@ class InMemoryRecord:
             raise InputError(f"{name} has the shape {values.shape}; expected {expected}")
 
     def write(self, pending: Pending) -> None:
-        """Take over what was pending."""
+        """Write what was pending."""
         if pending.rows:
             self._write_rows(pending)
         if pending.dropped.count:
@@ -145,7 +171,7 @@ class InMemoryRecord:
         self._root.close()
 
     def abandon(self) -> None:
-        """Close without a care for what it holds."""
+        """Close without regard to what it holds."""
         self._root.close()
 
     def _note_sizes(self) -> None:
@@ -197,7 +223,7 @@ class InMemoryRecord:
             group[name][start:] = values
 
     def _write_epochs(self, epochs: Mapping[int, Mapping[str, float]]) -> None:
-        """All at once: each touch of a table costs as much as thousands of its entries."""
+        """Write all metrics at once: each touch of a table costs as much as thousands of its entries."""
         group = self._root["epochs"]
         begun = len(self._epochs)
         for epoch in epochs:

@@ -1,4 +1,4 @@
-"""Ctrl-C and HDF5: a write is not torn, and an interrupt is not taken for another error."""
+"""Hold Ctrl-C back from HDF5: a write is not torn, and an interrupt is not taken for another error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Signals that arrive inside are delivered at the end. Python runs handlers in the main thread alone."""
+    """Deliver signals that arrive inside at the end. Python runs handlers in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -37,7 +37,7 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """The list is not empty after Ctrl-C: HDF5 makes another error of a KeyboardInterrupt that arrives inside it."""
+    """Yield a list that is not empty after Ctrl-C, whose KeyboardInterrupt HDF5 may turn into another error."""
     arrived: list[int] = []
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

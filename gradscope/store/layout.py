@@ -1,4 +1,4 @@
-"""What a record looks like to HDF5: coordinates as dimension scales, variables attached to them, groups."""
+"""Lay a record out for HDF5: coordinates as dimension scales, variables attached to them, groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ GROUP_VARIABLE = "_nc4_non_coord_group"
 
 @dataclass(frozen=True)
 class Axes:
-    """The labels along every dimension but ``step``; an empty one is left out of the file."""
+    """Labels along every dimension but ``step``; an empty one is left out of the file.
+
+    Attributes:
+        parameters: their names.
+        modules: their names.
+        groups: number of parameter groups.
+        bins: lower edges of the bins of histograms.
+        units: their names.
+    """
 
     parameters: Sequence[str]
     modules: Sequence[str]
@@ -39,7 +47,7 @@ class Axes:
 
 
 def lay_out(root: h5py.File, axes: Axes) -> None:
-    """Coordinates and the groups ``events`` and ``epochs`` of a new record."""
+    """Create the coordinates and the groups ``events`` and ``epochs`` of a new record."""
     scale(root, schema.STEP, np.empty(0, dtype=np.int64), growing=True)
     scale(root, schema.PARAMETER, list(axes.parameters))
     if axes.modules:
@@ -63,14 +71,14 @@ def lay_out(root: h5py.File, axes: Axes) -> None:
 
 
 def stamp_place(root: h5py.File) -> int | None:
-    """Where a record keeps the stamp of its latest transaction; None in an older one, which has none."""
+    """Return where a record keeps the stamp of its latest transaction; None in an older one, which has none."""
     item = root[schema.GROUP]
     offset: int | None = item.id.get_offset() if item.dtype == STAMPED and len(item) else None
     return offset
 
 
 def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) -> h5py.Dataset:
-    """A coordinate."""
+    """Create a coordinate."""
     if isinstance(values, list):
         made = parent.create_dataset(name, data=values, dtype=TEXT)
     elif growing:
@@ -86,7 +94,7 @@ def scale(parent: h5py.Group, name: str, values: Any, *, growing: bool = False) 
 
 
 def fixed(root: h5py.File, variable: Quantity, data: NDArray[Any]) -> h5py.Dataset:
-    """A variable that does not grow, such as ``numel``."""
+    """Create a variable that does not grow, such as ``numel``."""
     made = root.create_dataset(
         stored_name(variable.name), data=data.astype(stored_type(variable)), **checked(len(data))
     )
@@ -94,12 +102,12 @@ def fixed(root: h5py.File, variable: Quantity, data: NDArray[Any]) -> h5py.Datas
 
 
 def checked(entries: int) -> dict[str, Any]:
-    """How to store a short list so that it has checksums."""
+    """Return how to store a short list so that it has checksums."""
     return {"chunks": (min(entries, FIXED_CHUNK),), "fletcher32": True} if entries else {}
 
 
 def growing(root: h5py.File, variable: Quantity, filters: dict[str, Any]) -> h5py.Dataset:
-    """A variable along ``step``, without rows yet."""
+    """Create a variable along ``step``, without rows yet."""
     dtype = stored_type(variable)
     width = tuple(root[dim].shape[0] for dim in variable.dims[1:])
     fill: Any = np.nan if dtype.kind == "f" else 0
@@ -118,7 +126,7 @@ def growing(root: h5py.File, variable: Quantity, filters: dict[str, Any]) -> h5p
 
 
 def chunk_rows(row_bytes: int) -> int:
-    """Rows in a chunk: a power of two, about a megabyte, so that one variable is read in few large pieces."""
+    """Compute the rows of a chunk: a power of two, about a megabyte, so that a variable is read in few large pieces."""
     rows = MOST_ROWS
     while rows > FEWEST_ROWS and rows * row_bytes > CHUNK_BYTES:
         rows //= 2
@@ -126,7 +134,7 @@ def chunk_rows(row_bytes: int) -> int:
 
 
 def epoch_metric(epochs: h5py.Group, name: str) -> h5py.Dataset:
-    """A new metric along ``epoch``, NaN so far."""
+    """Create a metric along ``epoch``, NaN so far."""
     made = epochs.create_dataset(name, epochs["epoch"].shape, np.float64, maxshape=(None,), fillvalue=np.nan, **SMALL)
     made.dims[0].attach_scale(epochs["epoch"])
     made.attrs["long_name"], made.attrs["units"] = name, "1"
@@ -135,12 +143,12 @@ def epoch_metric(epochs: h5py.Group, name: str) -> h5py.Dataset:
 
 
 def stored_name(name: str) -> str:
-    """The name of a variable inside the file."""
+    """Return the name of a variable inside the file."""
     return GROUP_VARIABLE if name == schema.GROUP else name
 
 
 def stored_type(variable: Quantity) -> np.dtype[Any]:
-    """HDF5 has no bool that netCDF knows: int8, marked as xarray marks it."""
+    """Return the type of a variable in the file: HDF5 has no bool that netCDF knows, so int8, marked as by xarray."""
     return np.dtype("int8" if variable.dtype == "bool" else variable.dtype)
 
 

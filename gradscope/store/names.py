@@ -1,4 +1,4 @@
-"""The names that a file can hold, for numbers that a loop names as it likes."""
+"""Turn names that a loop gives its numbers into names that a file can hold."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _RESERVED = {*schema.BY_NAME, *schema.COORDINATES, "epochs", "events"} - {"loss"
 
 
 class Names:
-    """Stored names by given ones: "train/acc" becomes "train_acc". ``call``: what gives them, for complaints.
+    """Stored names by given ones: "train/acc" becomes "train_acc".
 
     Two given names never share a column: the second one gets a number, and a warning says so.
+
+    Args:
+        call: the method that takes them, for messages.
     """
 
     def __init__(self, call: str) -> None:
@@ -25,7 +28,17 @@ class Names:
         self._plain: set[str] = set()  # stored as they are
 
     def stored(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values by stored names; raises `InputError` for a name that no file can hold."""
+        """Return the values by stored names.
+
+        Args:
+            values: by given names.
+
+        Returns:
+            The same values.
+
+        Raises:
+            InputError: no file can hold a name.
+        """  # noqa: DOC502 - raised by what it calls
         if values.keys() <= self._plain:
             return values
         return {self._stored.get(name) or self._new(name): value for name, value in values.items()}

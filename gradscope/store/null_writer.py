@@ -1,4 +1,4 @@
-"""The writer of a rank that does not write."""
+"""Writer of a rank that does not write."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ from typing import Any
 
 
 class NullWriter:
-    """Takes what a `gradscope.store.writer.Writer` takes, and keeps nothing."""
+    """Writer that takes what a `gradscope.store.writer.Writer` takes, and keeps nothing.
+
+    Attributes:
+        problem: None.
+    """
 
     problem: str | None = None
 
     def append(self, block: Any) -> None:
-        """Rows."""
+        """Ignore rows."""
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """An event."""
+        """Ignore an event."""
 
     def epoch(self, epoch: int, metrics: Any) -> None:
-        """Metrics of an epoch."""
+        """Ignore metrics of an epoch."""
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """A root attribute."""
+        """Ignore a root attribute."""
 
     def set_static(self, name: str, values: Any) -> None:
-        """A (parameter) variable."""
+        """Ignore a (parameter) variable."""
 
     def tick(self) -> None:
-        """Time passes."""
+        """Do nothing."""
 
     def close(self, status: str) -> None:
-        """The end."""
+        """Do nothing."""

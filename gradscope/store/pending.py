@@ -1,4 +1,4 @@
-"""What a record has been given and does not hold yet. Plain memory: no file, no waiting."""
+"""Collect what a record has been given and does not hold yet. Plain memory: no file, no waiting."""
 
 from __future__ import annotations
 
@@ -17,20 +17,39 @@ HELD_BYTES = 64 << 20
 
 @dataclass
 class Dropped:
-    """Rows that memory could not hold until there was space again."""
+    """Rows that memory could not hold until there was space again.
+
+    Attributes:
+        count: how many.
+        first: the first step.
+        last: the last step.
+    """
 
     count: int = 0
     first: int = 0
     last: int = 0
 
     def add(self, steps: NDArray[Any]) -> None:
+        """Count rows of these steps."""
         self.first = self.first if self.count else int(steps[0])
         self.count, self.last = self.count + len(steps), int(steps[-1])
 
 
 @dataclass
 class Pending:
-    """Rows, events, epochs, attributes and fixed variables on their way to the file."""
+    """Rows, events, epochs, attributes and fixed variables on their way to the file.
+
+    Attributes:
+        blocks: rows, as arrays by variable.
+        events: step, kind and text of each.
+        epochs: metrics by epoch.
+        attributes: of the root.
+        static: variables that do not grow.
+        dropped: rows that are lost.
+        since: when the oldest of it came, of `time.monotonic`.
+        rows: of all blocks.
+        size: bytes of all blocks.
+    """
 
     blocks: list[Mapping[str, NDArray[Any]]] = field(default_factory=list)
     events: list[tuple[int, str, str]] = field(default_factory=list)
@@ -43,7 +62,7 @@ class Pending:
     size: int = 0
 
     def add_block(self, block: Mapping[str, NDArray[Any]]) -> None:
-        """Take rows; the oldest give way where there are too many."""
+        """Take rows; the oldest are dropped where there are too many."""
         self.blocks.append(block)
         self.rows += len(block[schema.STEP])
         self.size += _size(block)
@@ -54,7 +73,7 @@ class Pending:
             self.dropped.add(oldest[schema.STEP])
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The rows by variable, as one array each; pieces that lack a variable hold its fill value."""
+        """Return the rows by variable, as one array each; pieces that lack a variable hold its fill value."""
         names = list(dict.fromkeys(name for block in self.blocks for name in block))
         return {name: self._column(name) for name in names}
 

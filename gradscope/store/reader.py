@@ -1,4 +1,4 @@
-"""A record, finished, running or left by a killed process, as an `xarray.Dataset`: the one room that needs xarray."""
+"""Open a record, finished, running or left by a killed process, as an `xarray.Dataset`: all that needs xarray."""
 
 from __future__ import annotations
 
@@ -24,13 +24,22 @@ def open_run(
     *,
     chunks: int | dict[str, int] | str | None = None,
 ) -> xr.Dataset:
-    """A record as a lazy `xarray.Dataset`, cut to the rows that were published.
+    """Open a record as a lazy `xarray.Dataset`, cut to the rows that were published.
 
-    ``group``: ``"epochs"`` or ``"events"`` for those tables. ``chunks``: Dask arrays in such pieces, for what does
-    not fit into memory (needs Dask; ``"auto"`` as in xarray). Close it as any dataset. A record that is being
-    written stays as it was when it was opened. Raises `RecordNotFoundError`, or `InputError` for anything
-    that is not a record. A dataset is given back as it is.
-    """
+    A record that is being written stays as it was when it was opened. Close it as any dataset.
+
+    Args:
+        path: of the record; a dataset is returned as it is.
+        group: ``"epochs"`` or ``"events"`` for those tables.
+        chunks: Dask arrays in such pieces, for what does not fit into memory (needs Dask; ``"auto"`` as in xarray).
+
+    Returns:
+        The dataset.
+
+    Raises:
+        RecordNotFoundError: there is no such file.
+        InputError: it is no record, or damaged.
+    """  # noqa: DOC501, DOC502 - made or raised by what it calls
     if isinstance(path, xr.Dataset):
         return path
     path = check(path)
@@ -56,10 +65,10 @@ def open_run(
 
 
 class _Sized(Dimension):  # type: ignore[misc]
-    """A dimension that knows its size.
+    """Dimension that knows its size.
 
-    That of h5netcdf goes through every attached variable each time that it is asked for an unlimited dimension's
-    size, and it is asked once a variable and axis: a second for a full record, four fifths of opening it.
+    That of h5netcdf goes through every attached variable each time that it is asked for an unlimited dimension's size,
+    and it is asked once a variable and axis: a second for a full record, four fifths of opening it.
     """
 
     size: int = 0
@@ -80,7 +89,7 @@ def _opened(source: Path | Overlay, group: str | None) -> xr.Dataset:
 
 
 def _close_with(dataset: xr.Dataset, source: Overlay) -> None:
-    """Closing the dataset closes the file object under it."""
+    """Close the file object under a dataset together with it."""
     inner = dataset._close
 
     def close() -> None:

@@ -1,4 +1,4 @@
-"""A record, opened once: settings, rows, events and metrics as typed values. Reads with h5py and numpy alone."""
+"""Record opened once: settings, rows, events and metrics as typed values. Reads with h5py and numpy alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ BLOCK_CELLS, FEWEST_ROWS, MOST_ROWS = 1 << 19, 64, 1 << 16
 
 
 class Event(TypedDict):
-    """Something that happened at a step; −1: before the first."""
+    """What happened at a step.
+
+    Attributes:
+        step: −1: before the first.
+        kind: such as ``warning``.
+        text: in a sentence.
+    """
 
     step: int
     kind: str
@@ -39,9 +45,9 @@ class Event(TypedDict):
 
 
 class Record:
-    """A record as it was when it was opened: finished, running or left by a killed process. Never writes.
+    """Record as it was when it was opened: finished, running or left by a killed process. Never writes.
 
-    A context manager; `close` gives back what a record that is being written is held by. What is small is read once.
+    A context manager. What is small is read once.
 
     Args:
         path: of the record.
@@ -71,7 +77,7 @@ class Record:
         self.status = str(self.attributes["status"])
 
     def _take(self, file: h5py.File) -> None:
-        """What is small, while the file is looked at for the first time."""
+        """Read what is small, while the file is looked at for the first time."""
         self.attributes: dict[str, Any] = {str(name): _plain(value) for name, value in file.attrs.items()}
         self.config: dict[str, Any] = json.loads(self.attributes["config"])
         self.capture: dict[str, Any] = json.loads(self.attributes["capture"])
@@ -104,7 +110,7 @@ class Record:
         self.close()
 
     def close(self) -> None:
-        """Nothing more is read; what was read stays."""
+        """Close the file: nothing more is read, and what was read stays."""
         if isinstance(self._source, Overlay):
             self._source.close()
 
@@ -117,12 +123,12 @@ class Record:
 
     @property
     def penalty(self) -> str:
-        """The penalty's word, such as ``"l2"``."""
+        """Word of the penalty, such as ``"l2"``."""
         return self.info.penalty
 
     @property
     def schedule(self) -> str:
-        """The schedule's text, such as ``"delayed:5"``; ``"constant"`` where none was set."""
+        """Text of the schedule, such as ``"delayed:5"``; ``"constant"`` where none was set."""
         return str(self.config.get("schedule") or "constant")
 
     @property
@@ -132,12 +138,12 @@ class Record:
 
     @property
     def optimizer(self) -> str:
-        """The class of the first parameter group's optimizer."""
+        """Class of the first parameter group's optimizer."""
         return str(self._first_group.get("class", "unknown"))
 
     @property
     def learning_rate(self) -> float | None:
-        """Of the first parameter group, at the start; None where it is no number."""
+        """Learning rate of the first parameter group, at the start; None where it is no number."""
         rate = self._first_group.get("lr")
         return float(rate) if isinstance(rate, int | float) else None
 
@@ -148,7 +154,7 @@ class Record:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the parameters, by name; empty in records that do not say."""
+        """Shapes of the parameters, by name; empty in records that do not say."""
         found = self.config.get("shapes")
         return {str(k): tuple(int(n) for n in v) for k, v in found.items()} if isinstance(found, dict) else {}
 
@@ -159,7 +165,7 @@ class Record:
 
     @property
     def baseline(self) -> tuple[float, str] | None:
-        """The loss of the best constant predictor, and where the number is from; None where nothing is known."""
+        """Loss of the best constant predictor, and where the number is from; None where nothing is known."""
         loss, source = self.info.baseline_loss, self.capture.get("baseline_loss")
         return None if source is None or math.isnan(loss) else (loss, str(source))
 
@@ -175,9 +181,17 @@ class Record:
         return name == schema.STEP or name in self.dims
 
     def column(self, name: str, rows: slice | int | Sequence[int] = slice(None)) -> NDArray[Any]:
-        """The published values of a variable, or of these rows; of what does not grow, all of it.
+        """Read the published values of a variable.
 
-        Raises `InputError` where the record does not hold it, or it cannot be read.
+        Args:
+            name: of the variable.
+            rows: which; of what does not grow, all of it is read.
+
+        Returns:
+            The values, [rows, …].
+
+        Raises:
+            InputError: the record does not hold it, or it cannot be read.
         """
         if name not in self:
             raise InputError(f"{self.path} holds no {name}; it holds {', '.join(self.dims)}")
@@ -185,9 +199,14 @@ class Record:
             return self._read(view, file, name, rows)
 
     def blocks(self, names: Sequence[str], before: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
-        """The rows in order, each variable [n, …], in bounded memory: ``step``, and those of ``names`` that are there.
+        """Read the rows in order, in bounded memory.
 
-        ``before``: the first step that is not wanted any more.
+        Args:
+            names: variables; those that the record lacks are left out.
+            before: the first step that is not wanted any more.
+
+        Yields:
+            Arrays by variable, [n, …] each, ``step`` among them.
         """
         wanted = [name for name in dict.fromkeys((schema.STEP, *names)) if name in self]
         rows = self.rows if before is None else int(np.searchsorted(self.steps, before))
@@ -196,12 +215,12 @@ class Record:
             yield self.rows_of(wanted, slice(start, min(rows, start + size)))
 
     def rows_of(self, names: Sequence[str], rows: slice) -> dict[str, NDArray[Any]]:
-        """These rows of these variables, which the record holds."""
+        """Read these rows of these variables, which the record holds."""
         with self._opened() as (view, file):
             return {name: self._read(view, file, name, rows) for name in names}
 
     def _block_rows(self, names: Sequence[str]) -> int:
-        """Rows of a block: a power of two, so that blocks and the file's chunks end together."""
+        """Compute the rows of a block: a power of two, so that blocks and the file's chunks end together."""
         sizes = {"parameter": len(self.info.parameters), "module": len(self.info.modules)}
         width = max((sizes.get(dim, 1) for name in names for dim in self.dims.get(name, ())), default=1)
         return int(2 ** np.floor(np.log2(np.clip(BLOCK_CELLS // max(width, 1), FEWEST_ROWS, MOST_ROWS))))
@@ -223,7 +242,7 @@ class Record:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Overlay, h5py.File]]:
-        """The file for the time of one read: an object of h5py that outlives its file can bring the process down."""
+        """Open the file for one read: an object of h5py that outlives its file can bring the process down."""
         try:
             with opened(self._source) as view, h5py.File(view, "r") as file:
                 yield view, file
@@ -232,12 +251,12 @@ class Record:
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
-        """The optimizer step of every row, [N]."""
+        """Optimizer step of every row, [N]."""
         return np.asarray(self.column(schema.STEP), dtype=np.int64)
 
     @property
     def steps_run(self) -> int:
-        """The step after the last recorded one."""
+        """Step after the last recorded one."""
         return int(self.steps[-1]) + 1 if self.rows else 0
 
     @property
@@ -250,7 +269,7 @@ class Record:
 
     @cached_property
     def strength(self) -> Strength:
-        """The full strength of the run: the largest that acted on a penalised parameter.
+        """Full strength of the run: the largest that acted on a penalised parameter.
 
         To six digits, as it was given: the file holds it in float32.
         """
@@ -265,7 +284,7 @@ class Record:
 
     @property
     def switched_on(self) -> int | None:
-        """The first recorded step at which a penalty acted."""
+        """First recorded step at which a penalty acted, None if none did."""
         if "strength" in self:
             for block in self.blocks(("strength",)):
                 acting = np.nan_to_num(block["strength"]).max(1, initial=0) > 0
@@ -275,7 +294,7 @@ class Record:
 
     @property
     def sparsity(self) -> float:
-        """The share of exact zeros among the weights that count, in the last row; NaN where it was not recorded."""
+        """Share of exact zeros among the weights that count, in the last row; NaN where it was not recorded."""
         if "weight_zero_fraction" not in self or not self.rows:
             return math.nan
         shares = self.column("weight_zero_fraction", -1).astype(np.float64)
@@ -295,7 +314,7 @@ class Record:
 
     @cached_property
     def metrics(self) -> dict[str, NDArray[Any]]:
-        """The metrics given to `Recording.epoch`, with ``epoch`` itself, [epochs] each."""
+        """Metrics given to `Recording.epoch`, with ``epoch`` itself, [epochs] each."""
         with self._opened() as (_, file):
             return {str(name): np.asarray(item[...]) for name, item in file["epochs"].items()}
 
@@ -316,7 +335,18 @@ def _texts(file: h5py.File, name: str) -> list[str]:
 
 
 def check(path: str | os.PathLike[str]) -> Path:
-    """The path of a record, or an `InputError` that says what is there instead."""
+    """Check that a path leads to a file that may be a record.
+
+    Args:
+        path: of the record.
+
+    Returns:
+        The path.
+
+    Raises:
+        RecordNotFoundError: there is no such file.
+        InputError: what is there cannot be a record, or cannot be read.
+    """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a record, such as {path / 'run.h5'}")
@@ -339,9 +369,14 @@ def check(path: str | os.PathLike[str]) -> Path:
 
 
 def source_of(path: Path, take: Any = None) -> tuple[Path | Overlay, int]:
-    """What to read, and the rows published: the path where nobody writes, a snapshot where a log says otherwise.
+    """Find what to read: the path where nobody writes, a snapshot where a log says otherwise.
 
-    ``take``: is shown the open file once, when it has been found to be a record.
+    Args:
+        path: of the record.
+        take: is shown the open file once, when it has been found to be a record.
+
+    Returns:
+        The path or the snapshot, and the rows published.
     """
 
     def look(file: h5py.File, view: Overlay) -> int:
@@ -358,7 +393,7 @@ def source_of(path: Path, take: Any = None) -> tuple[Path | Overlay, int]:
 
 @contextmanager
 def opened(source: Path | Overlay) -> Iterator[Overlay]:
-    """The bytes of a record that nobody writes, or of a view that stays open."""
+    """Open the bytes of a record that nobody writes, or of a view that stays open."""
     if isinstance(source, Overlay):
         yield source
         return
@@ -367,12 +402,12 @@ def opened(source: Path | Overlay) -> Iterator[Overlay]:
 
 
 def told(path: Path, error: BaseException) -> InputError:
-    """The one line about a file that cannot be read."""
+    """Make the error about a file that cannot be read."""
     return error if isinstance(error, InputError) else damaged(path, error)
 
 
 def _identify(path: Path, file: h5py.File, view: Overlay) -> int:
-    """Refuse what somebody else wrote, records of a later gradscope, and hostile files. The rows published."""
+    """Return the rows published; refuse files that are no record, of a later gradscope, or hostile."""
     missing = [name for name in NEEDED_ATTRIBUTES if name not in file.attrs]
     if missing:
         raise InputError(

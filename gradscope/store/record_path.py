@@ -1,4 +1,4 @@
-"""May a record be written at this path? Asked before anything is touched."""
+"""Check whether a record may be written at a path, before anything is touched."""
 
 from __future__ import annotations
 
@@ -19,19 +19,29 @@ LATER_ROWS = ("drop", "keep")
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is meant, where the run gets a name by itself: one that is there, or a path that ends in /."""
+    """Return whether a folder is meant, where the run gets its name: an existing one, or a path that ends in /."""
     text = os.fspath(path)
     return text.endswith(("/", os.sep)) or Path(text).is_dir()
 
 
 def free_name(folder: Path) -> Path:
-    """The first name of today that is free in a folder: ``2026-11-30-1.h5``, ``2026-11-30-2.h5``, …"""
+    """Return the first name of today that is free in a folder: ``2026-11-30-1.h5``, ``2026-11-30-2.h5`` and so on."""
     today = date.today().isoformat()
     return next(path for n in count(1) if not (path := folder / f"{today}-{n}.h5").exists())
 
 
 def reserve_name(folder: Path) -> Path:
-    """`free_name`, with an empty file there, so that no other process takes it; makes a missing folder."""
+    """Reserve a `free_name` by an empty file, so that no other process takes it; a missing folder is made.
+
+    Args:
+        folder: for the record.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: the folder cannot be written into.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -44,13 +54,21 @@ def reserve_name(folder: Path) -> Path:
 
 
 def release_name(path: Path) -> None:
-    """Take away what `reserve_name` left where nothing came of it."""
+    """Remove the empty file that `reserve_name` left, where nothing came of it."""
     if _never_begun(path):
         path.unlink()
 
 
 def prepare_path(path: Path, mode: str) -> None:
-    """Refuse a path that cannot become a record, with an `InputError`. Makes the folder of a new one."""
+    """Check that a path can become a record, and make the folder of a new one.
+
+    Args:
+        path: of the record.
+        mode: ``create``, ``overwrite`` or ``append``.
+
+    Raises:
+        InputError: it cannot.
+    """
     try:
         _prepare(path, mode)
     except InputError:
@@ -80,7 +98,7 @@ def _prepare(path: Path, mode: str) -> None:
 
 
 def is_record(path: Path) -> bool:
-    """As far as can be told: one that is damaged is ours to replace."""
+    """Return whether a file is a record, as far as can be told: one that is damaged is ours to replace."""
     if redo_log.pending(path) is not None:
         return True
     if not h5py.is_hdf5(path):
@@ -93,12 +111,12 @@ def is_record(path: Path) -> bool:
 
 
 def _never_begun(path: Path) -> bool:
-    """What a process leaves that was killed before the first commit: no bytes, and no log."""
+    """Return whether a file is what a process leaves that was killed before the first commit: no bytes, and no log."""
     return path.is_file() and path.stat().st_size == 0 and redo_log.pending(path) is None
 
 
 def _refuse_a_log_of_others(path: Path) -> None:
-    """A shell may have been told to put a program's output just where the log of its record goes."""
+    """Refuse a file in the place of the log that is none: a shell may have been told to put its output there."""
     log = redo_log.beside(path)
     if redo_log.ours(log) or (not log.stat().st_size and path.exists() and not h5py.is_hdf5(path)):
         return

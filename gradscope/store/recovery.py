@@ -1,4 +1,4 @@
-"""Saves what can still be read of a record into a new file, and says what is missing. The original is only read."""
+"""Save what can still be read of a record into a new file, and say what is missing. The original is only read."""
 
 from __future__ import annotations
 
@@ -42,8 +42,20 @@ _GIVEN_ELSEWHERE = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, s
 
 @dataclass
 class Recovery:
-    """What became of a record. ``missing``: rows [first, last] by variable; ``lost``: what is gone as a
-    whole. ``why``: by variable, whether rows are rotten or cut off."""
+    """What became of a record.
+
+    Attributes:
+        path: of the record.
+        output: of the new file.
+        log: what became of the redo log.
+        rows: that were saved.
+        variables: that were saved.
+        events: that were saved.
+        epochs: that were saved.
+        missing: rows [first, last] by variable.
+        lost: what is gone as a whole, and why.
+        why: by variable, whether rows are rotten or cut off.
+    """
 
     path: Path
     output: Path
@@ -58,11 +70,11 @@ class Recovery:
 
     @property
     def complete(self) -> bool:
-        """True if nothing that was published is missing."""
+        """Whether nothing that was published is missing."""
         return not self.missing and not self.lost
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "path": str(self.path), "output": str(self.output), "complete": self.complete, "log": self.log,
             "rows": self.rows, "variables": self.variables, "events": self.events, "epochs": self.epochs,
@@ -72,11 +84,22 @@ class Recovery:
 
 
 def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:
-    """Save a record left by a killed process, or damaged since, into ``output`` (beside it if not given).
+    """Save a record left by a killed process, or damaged since, into another file.
 
-    A complete transaction in the log counts, an incomplete one is dropped. Raises `InputError` where there is
-    nothing to save, the record is being written, or the output exists.
-    """
+    A complete transaction in the log counts, an incomplete one is dropped.
+
+    Args:
+        path: of the record.
+        output: of the new file; beside the record if not given.
+
+    Returns:
+        What was saved, and what is missing.
+
+    Raises:
+        RecordNotFoundError: there is no such file.
+        RecordExistsError: the output exists.
+        InputError: there is nothing to save, or the record is being written.
+    """  # noqa: DOC501, DOC502 - made or raised by what it calls
     path = Path(path)
     output = path.with_name(f"{path.stem}.recovered{path.suffix or '.h5'}") if output is None else Path(output)
     _refuse(path, output)
@@ -115,7 +138,7 @@ def _refuse(path: Path, output: Path) -> None:
 
 
 def _length_of_hdf5(path: Path) -> int | None:
-    """How long HDF5 believes the file to be: a truncated one is read as if zeros followed."""
+    """Read how long HDF5 believes the file to be: a truncated one is read as if zeros followed."""
     with path.open("rb") as file:
         start = file.read(48)
         held = regular.held_bytes(file.fileno())
@@ -139,7 +162,7 @@ class _Recoverer:
             raise InputError(f"nothing can be saved of {report.path}: it holds no variable along step")
 
     def _sort(self) -> None:
-        """Which variables there are, and those that do not grow, read."""
+        """Find the variables, and read those that do not grow."""
         for name in islice(self._file, MOST_LINKS):
             try:
                 item = member(self._report.path, self._file, name)
@@ -160,7 +183,11 @@ class _Recoverer:
         self._report.lost[name] = " ".join((str(error) or type(error).__name__).split())
 
     def write(self) -> None:
-        """The new file, complete or not at all."""
+        """Write the new file, complete or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         rows = self._rows()
         attributes = self._attributes()
         status = str(attributes.pop("status", "failed"))
@@ -222,7 +249,7 @@ class _Recoverer:
         return {name: value for name, value in found.items() if name not in _OURS or name == "status"}
 
     def _axes(self) -> dict[str, Any]:
-        """The labels, as the writer takes them; stand-ins for those that are gone."""
+        """Return the labels, as the writer takes them; stand-ins for those that are gone."""
 
         def width(dim: str) -> int:
             for name, dataset in self._growing.items():
@@ -290,7 +317,7 @@ class _Recoverer:
         self._report.variables = sorted(name for name in self._growing if name not in self._report.lost)
 
     def _steps(self, rows: int) -> NDArray[np.int64]:
-        """The steps of the rows; where they are gone, those that the rows around them suggest."""
+        """Read the steps of the rows; where they are gone, infer them from the rows around."""
         dataset = self._growing.get(schema.STEP)
         known = np.zeros(rows, dtype=bool)
         steps = np.arange(rows, dtype=np.int64)
@@ -308,7 +335,7 @@ class _Recoverer:
         return np.where(known, steps, steps[near] + every * (np.arange(rows) - near))
 
     def _read(self, name: str, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
-        """Rows of a variable, chunk by chunk where they do not come in one piece."""
+        """Read rows of a variable, chunk by chunk where they do not come in one piece."""
         width = dataset.shape[1:]
         fill = np.nan if dataset.dtype.kind == "f" else 0
         values = np.full((stop - start, *width), fill, dtype=dataset.dtype)
@@ -325,7 +352,7 @@ class _Recoverer:
         return values
 
     def _refuse_what_was_cut_off(self, dataset: h5py.Dataset, row: int) -> None:
-        """Zeros stand in for what a truncated file lacks; a plain chunk would be read as if it held them."""
+        """Refuse a chunk beyond the file's end: zeros stand in for it, and a plain chunk would be read as zeros."""
         if dataset.chunks:
             info = dataset.id.get_chunk_info_by_coord((row, *(0 for _ in dataset.shape[1:])))
             if info.byte_offset is not None and info.byte_offset + info.size > self._view.real_size:
@@ -369,7 +396,7 @@ class _Recoverer:
 
 
 def _pieces(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Chunk by chunk: a record's chunks divide the rows that are read at a time."""
+    """Yield rows chunk by chunk: a record's chunks divide the rows that are read at a time."""
     size = dataset.chunks[0] if dataset.chunks else MOST_ROWS
     for first in range(start, stop, size):
         yield first, min(stop, first + size)

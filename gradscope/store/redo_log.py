@@ -1,8 +1,8 @@
-"""The redo log: one transaction, checksummed, beside the record that it belongs to.
+"""Redo log: one transaction, checksummed, beside the record that it belongs to.
 
-Layout, little-endian: magic, number of the transaction, length of the record after it, count of pages, where the
-record keeps its stamp, the stamp before and after, the digest of all that follows and of these numbers, then the page
-indices, then the pages. A log that is torn, short or otherwise not what its digest says is no log.
+Layout, little-endian: magic, number of the transaction, length of the record after it, count of pages, where the record
+keeps its stamp, the stamp before and after, the digest of all that follows and of these numbers, then the page indices,
+then the pages. A log that is torn, short or otherwise not what its digest says is no log.
 
 The stamp is 8 random bytes that every transaction replaces. A record that does not hold the one or the other (or, in
 the middle of applying, bytes of both) is not the one that this log was written for, and is left alone. Logs of records
@@ -36,7 +36,13 @@ _RESERVED = 1 << 30
 
 @dataclass(frozen=True)
 class Stamp:
-    """Where the record keeps its stamp, and what it is before and after a transaction."""
+    """Stamp of a transaction.
+
+    Attributes:
+        offset: where the record keeps it.
+        before: what it is before the transaction.
+        after: what it is after it.
+    """
 
     offset: int
     before: bytes
@@ -45,7 +51,14 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Transaction:
-    """What a commit changes: the length of the file after it, and whole pages by index."""
+    """What a commit changes.
+
+    Attributes:
+        number: of the transaction.
+        size: length of the file after it.
+        pages: whole ones, by index.
+        stamp: None in records without one.
+    """
 
     number: int
     size: int
@@ -54,12 +67,12 @@ class Transaction:
 
 
 def beside(path: Path) -> Path:
-    """Where the redo log of a record stands, whichever way its path is spelled."""
+    """Return where the redo log of a record stands, whichever way its path is spelled."""
     return regular.beside(path, ".log")
 
 
 def write(descriptor: int, transaction: Transaction) -> None:
-    """Replace the log by this transaction, durably. Raises `OSError` (no space, say): nothing is lost then."""
+    """Replace the log by this transaction, durably. `OSError` (no space, say) is raised before anything is lost."""
     indices = sorted(transaction.pages)
     body = [struct.pack(f"<{len(indices)}Q", *indices), *(transaction.pages[i] for i in indices)]
     numbers: tuple[int | bytes, ...] = (transaction.number, transaction.size, len(indices))
@@ -75,10 +88,17 @@ def write(descriptor: int, transaction: Transaction) -> None:
 
 
 def read(log: Path) -> Transaction | None:
-    """The complete transaction in a log, or None: no log, or one that was never finished, or somebody's own file.
+    """Read the complete transaction in a log. No more is read than the file really holds.
 
-    No more is read than the file really holds. Raises `InputError` where something else than a file stands there.
-    """
+    Args:
+        log: its path.
+
+    Returns:
+        The transaction; None: no log, or one that was never finished, or a file of another kind.
+
+    Raises:
+        InputError: it cannot be read, or something else than a file stands there.
+    """  # noqa: DOC502 - raised by what it calls
     try:
         descriptor = regular.open_regular(log, os.O_RDONLY)
     except FileNotFoundError:
@@ -122,7 +142,7 @@ def _read(descriptor: int, length: int, offset: int) -> bytearray:
 
 
 def pending(path: Path) -> Transaction | None:
-    """The complete transaction beside a record that belongs to it, or None."""
+    """Return the complete transaction beside a record that belongs to it, or None."""
     transaction = read(beside(path))
     if transaction is None:
         return None
@@ -137,7 +157,7 @@ def pending(path: Path) -> Transaction | None:
 
 
 def belongs(transaction: Transaction, descriptor: int) -> bool:
-    """Whether the open record is one that this transaction has been, or is to be, applied to."""
+    """Return whether the open record is one that this transaction has been, or is to be, applied to."""
     length = os.fstat(descriptor).st_size
     pages_end = (max(transaction.pages, default=-1) + 1) * PAGE
     if transaction.size > max(length, pages_end) + _RESERVED:
@@ -163,7 +183,7 @@ def _holds_only(transaction: Transaction, descriptor: int, length: int) -> bool:
 
 
 def ours(log: Path) -> bool:
-    """Whether this is a log that a writer of ours left, torn ones included, and not a file of somebody's own."""
+    """Return whether a file is a log that a writer of ours left, torn ones included, and not the user's own."""
     try:
         descriptor = regular.open_regular(log, os.O_RDONLY)
     except FileNotFoundError:
@@ -177,7 +197,7 @@ def ours(log: Path) -> bool:
 
 
 def apply(descriptor: int, transaction: Transaction) -> None:
-    """Bring the pages to their places. Doing it twice, or again after half of it, comes to the same."""
+    """Write the pages to their places. Doing it twice, or again after half of it, comes to the same."""
     run: list[bytes | bytearray | memoryview] = []
     indices = sorted(transaction.pages)
     for here, following in zip(indices, [*indices[1:], None], strict=True):
@@ -189,7 +209,7 @@ def apply(descriptor: int, transaction: Transaction) -> None:
 
 
 def redo(path: Path) -> bool:
-    """Apply a complete log to its record and take the log away; True if there was one."""
+    """Apply a complete log to its record and remove the log; return whether there was one."""
     log = beside(path)
     transaction = pending(path)
     if transaction is not None:
@@ -207,7 +227,7 @@ def redo(path: Path) -> bool:
 
 
 def put_aside(path: Path) -> None:
-    """Before a record is begun or gone on with: no log of another life may stand beside it.
+    """Clear the place of a log before a record is begun or continued.
 
     A complete one, of a record that has been moved away, is kept under another name.
     """
@@ -219,7 +239,7 @@ def put_aside(path: Path) -> None:
 
 
 def write_all(descriptor: int, parts: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
-    """All parts, one after the other, from an offset on."""
+    """Write all parts, one after the other, from an offset on."""
     for first in range(0, len(parts), 512):  # IOV_MAX is 1024
         views = [memoryview(part) for part in parts[first : first + 512]]
         while views:

@@ -1,4 +1,4 @@
-"""Opens regular files and nothing else: what stands beside a record may be somebody else's, or made to hurt."""
+"""Open regular files and nothing else: what stands beside a record may be the user's own, or made to hurt."""
 
 from __future__ import annotations
 
@@ -24,15 +24,24 @@ DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeEr
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """Where a companion of a record stands: a record is one file, however its path is spelled or linked."""
+    """Return where a companion of a record stands: a record is one file, however its path is spelled or linked."""
     return Path(os.path.realpath(path) + suffix)
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of a regular file. Never follows a link and never waits for a pipe.
+    """Open a regular file. Never follows a link and never waits for a pipe.
 
-    Raises `InputError` for anything else that stands there, `OSError` where nothing does or it cannot be opened.
-    """
+    Args:
+        path: of the file.
+        flags: of `os.open`.
+
+    Returns:
+        A descriptor.
+
+    Raises:
+        InputError: something else stands there.
+        OSError: nothing does, or it cannot be opened.
+    """  # noqa: DOC502 - raised by what it calls
     try:
         found = path.lstat().st_mode
     except FileNotFoundError:
@@ -48,7 +57,7 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def held_bytes(descriptor: int) -> int:
-    """The bytes that a file really holds, without its holes: what it may claim is measured by them."""
+    """Count the bytes that a file really holds, without its holes: what it may claim is measured by them."""
     size = os.fstat(descriptor).st_size
     held = position = 0
     try:
@@ -65,7 +74,7 @@ def held_bytes(descriptor: int) -> int:
 
 
 def cannot_read(path: object, error: BaseException) -> InputError | None:
-    """The one line for an error that is the machine's (no descriptor left, no permission); None: it is the file's."""
+    """Make the error where it is the machine's (no descriptor left, no permission); None: it is the file's."""
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number in OF_THE_MACHINE:
         return InputError(f"cannot read {path}: {os.strerror(number).lower()}; the record itself may be sound")
@@ -73,7 +82,7 @@ def cannot_read(path: object, error: BaseException) -> InputError | None:
 
 
 def damaged(path: Any, error: BaseException, name: str = "") -> InputError:
-    """The one line that says so; an error of the machine's is none of the record's."""
+    """Make the error of a damaged record, or of the machine."""
     if (elsewhere := cannot_read(path, error)) is not None:
         return elsewhere
     said = " ".join((str(error) or type(error).__name__).split())[:200]

@@ -1,4 +1,4 @@
-"""What a record may hold, from the one table of quantities: variables, coordinates, and the page that lists them."""
+"""Schema of a record, from the one table of quantities: variables, coordinates, and the page that lists them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
 def scalar(name: str) -> Quantity:
-    """A scalar that `Recording.log` was given."""
+    """Return the quantity of a scalar that `Recording.log` was given."""
     return LOSS if name == LOSS.name else Quantity(name, (STEP,), name)
 
 
 def variable(name: str) -> Quantity:
-    """The variable of this name; an unknown one is a logged scalar."""
+    """Return the variable of this name; an unknown one is a logged scalar."""
     return BY_NAME.get(name) or scalar(name)
 
 
 def table() -> str:
-    """The variables as the Markdown table that stands in docs/file-format.md."""
+    """Write the variables as the Markdown table that stands in docs/file-format.md."""
     lines = ["| variable | dims | type | units | meaning | presets |", "|---|---|---|---|---|---|"]
     for v in VARIABLES:
         dims = ", ".join(f"`{dim}`" for dim in v.dims)

@@ -1,8 +1,8 @@
-"""A record that is being written, or was left by a killed process, as a file object that stays as it was.
+"""Record that is being written, or was left by a killed process, as a file object that stays as it was.
 
-A complete redo log beside the file is read over it, in memory. What a writer may still change (HDF5's own
-structures, the unfinished chunks) is read once and kept; the full chunks, which no writer touches again, are
-read when they are wanted. Nothing is ever written.
+A complete redo log beside the file is read over it, in memory. What a writer may still change (HDF5's own structures,
+the unfinished chunks) is read once and kept; the full chunks, which no writer touches again, are read when they are
+wanted. Nothing is ever written.
 """
 
 from __future__ import annotations
@@ -28,10 +28,19 @@ PAUSES = (0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Overlay(io.RawIOBase):
-    """The file with the pages of its log over it.
+    """File with the pages of its log over it.
 
-    ``log``: False where the file is to be read as it is. ``length``: pretend that the file is that long (zeros).
-    ``held``: the bytes that there really are. ``limit``: the most that may be read in one piece, None for any.
+    Args:
+        path: of the record.
+        length: pretend that the file is that long (zeros follow).
+        log: False where the file is to be read as it is.
+
+    Attributes:
+        transaction: what the log holds, None without one.
+        held: the bytes that there really are.
+        limit: the most that may be read in one piece, None for any.
+        real_size: length without the pretended part.
+        keeping: keep the pages that are read.
     """
 
     def __init__(self, path: Path, length: int | None = None, *, log: bool = True) -> None:
@@ -51,19 +60,34 @@ class Overlay(io.RawIOBase):
         self.keeping = False
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position, and return it."""
         self._position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence] + offset
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Read into a buffer from the position on, with damaged heaps hidden.
+
+        Args:
+            buffer: to be filled.
+
+        Returns:
+            The bytes read.
+
+        Raises:
+            ValueError: that is more than `limit` in one piece.
+        """
         view = memoryview(buffer).cast("B")
         if self.limit is not None and len(view) > self.limit:
             raise ValueError(f"{len(view)} bytes in one piece, expected at most {self.limit}")
@@ -74,7 +98,18 @@ class Overlay(io.RawIOBase):
         return wanted
 
     def at(self, offset: int, size: int) -> bytes:
-        """Bytes from a place on, from whichever thread; fewer where the file ends."""
+        """Read bytes from a place on, from whichever thread; fewer where the file ends.
+
+        Args:
+            offset: of the first.
+            size: how many.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            ValueError: that is more than the file holds.
+        """
         if size > max(self.held, PAGE):
             raise ValueError(f"a piece of {size} bytes in a file of {self.held}")
         found = bytearray(max(0, min(size, self._size - offset)))
@@ -100,26 +135,35 @@ class Overlay(io.RawIOBase):
         return page
 
     def pieces(self) -> Iterator[bytes]:
-        """The whole content, in pieces."""
+        """Yield the whole content, in pieces."""
         self.seek(0)
         while piece := self.read(1 << 20):
             yield piece
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """No copies: they would close the descriptor of the others, and another process would see another commit."""
+        """Refuse copies: they would close the descriptor of the others, and another process would see another state."""
         raise TypeError("a view of a record that is being written stays in the process that opened it")
 
     def close(self) -> None:
+        """Close the file."""
         if not self.closed:
             os.close(self._descriptor)
         super().close()
 
 
 def snapshot(path: Path, look: Callable[[h5py.File, Overlay], T]) -> tuple[Overlay, T]:
-    """A view of the record as it was at one commit, and what ``look`` finds in it, which comes first and may refuse it.
+    """Take a view of the record as it was at one commit.
 
-    Raises `OSError` for what HDF5 cannot read, and whatever ``look`` raises.
-    """
+    Args:
+        path: of the record.
+        look: comes first, and may refuse the record.
+
+    Returns:
+        The view, and what ``look`` found in it.
+
+    Raises:
+        InputError: the record is written to faster than it can be read.
+    """  # noqa: DOC501 - what HDF5 or ``look`` raise is raised again
     for pause in PAUSES:
         time.sleep(pause)
         view = Overlay(path)
@@ -138,7 +182,7 @@ def snapshot(path: Path, look: Callable[[h5py.File, Overlay], T]) -> tuple[Overl
 
 
 def looked_at(view: Overlay, look: Callable[[h5py.File, Overlay], T]) -> T:
-    """What ``look`` finds, while nothing large can be read in one piece."""
+    """Return what ``look`` finds, while nothing large can be read in one piece."""
     view.limit = LARGEST_READ
     with h5py.File(view, "r") as file:
         found = look(file, view)

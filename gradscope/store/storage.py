@@ -1,4 +1,4 @@
-"""How a record is written: how soon a row is safe, and how small it becomes."""
+"""Settings of how a record is written: how soon a row is safe, and how small it becomes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradscope.types import InputError
 _FILTERS = {"gzip": h5py.h5z.FILTER_DEFLATE, "lzf": h5py.h5z.FILTER_LZF}
 #: A float32 has 24 bits of mantissa: seven decimal digits are more than it holds.
 MOST_DIGITS = 6
-#: Smaller numbers are HDF5's own filters, and to h5py up to 9 a level of gzip: whoever gives one means something else.
+#: Registered filters have numbers from here on: smaller ones are HDF5's own, and to h5py up to 9 a level of gzip.
 FIRST_REGISTERED = 256
 
 

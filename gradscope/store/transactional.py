@@ -1,8 +1,8 @@
-"""A file object for HDF5 in which a commit happens whole or not at all.
+"""File object for HDF5 in which a commit happens whole or not at all.
 
-HDF5 writes into pages in memory; `commit` makes them durable together through the redo log. Between two
-commits nothing on disk changes, so whatever happens to the process or the machine leaves the last commit.
-An error of the disk is raised by `commit`, never inside HDF5, which loses such errors.
+HDF5 writes into pages in memory; `commit` makes them durable together through the redo log. Between two commits
+nothing on disk changes, so whatever happens to the process or the machine leaves the last commit. An error of the disk
+is raised by `commit`, never inside HDF5, which loses such errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ _OPEN: weakref.WeakSet[TransactionalFile] = weakref.WeakSet()
 
 
 class TransactionalFile(io.RawIOBase):
-    """Give it to ``h5py.File(…)``. ``create``: a new file; else one whose log has been applied (`redo`)."""
+    """File for ``h5py.File(…)``.
+
+    Args:
+        path: of the file.
+        create: a new file; else one whose log has been applied (`redo`).
+
+    Attributes:
+        path: of the file.
+        stamp_at: where the stamp is kept that says which log belongs to it; None: an older record, without one.
+    """
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
@@ -44,23 +53,29 @@ class TransactionalFile(io.RawIOBase):
     # -- what HDF5 calls --------------------------------------------------------------------------
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position, and return it."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = start + offset
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Read into a buffer from the position on, and return the bytes read."""
         view = memoryview(buffer).cast("B")
         wanted = max(0, min(len(view), self._size - self._position))
         done = 0
@@ -73,6 +88,7 @@ class TransactionalFile(io.RawIOBase):
         return done
 
     def write(self, data: Any) -> int:
+        """Write into pages in memory from the position on, and return the bytes written."""
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):
@@ -88,13 +104,14 @@ class TransactionalFile(io.RawIOBase):
         return done
 
     def truncate(self, size: int | None = None) -> int:
+        """Set the size, and return it."""
         self._size = self._position if size is None else size
         for index in [i for i in self._pages if i * PAGE >= self._size]:
             del self._pages[index]
         return self._size
 
     def flush(self) -> None:
-        """HDF5 says so whenever it has written its caches; what counts is `commit`."""
+        """Do nothing: HDF5 calls it whenever it has written its caches; what counts is `commit`."""
 
     def _page(self, index: int) -> bytes | bytearray:
         if index in self._pages:
@@ -105,7 +122,7 @@ class TransactionalFile(io.RawIOBase):
     # -- transactions -----------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make everything written so far durable, together. Raises `OSError`; calling it again goes on from there."""
+        """Make everything written so far durable, together. After an `OSError`, calling it again goes on from there."""
         if self._foreign:
             return
         self.finish()
@@ -124,13 +141,13 @@ class TransactionalFile(io.RawIOBase):
         self._apply()
 
     def stamped(self, offset: int, known: bool) -> None:
-        """There is a place for a stamp here; ``known``: it holds that of the latest transaction already."""
+        """Note a place for the stamp; ``known``: it holds that of the latest transaction already."""
         self.stamp_at = offset
         if known:
             self._stamp = os.pread(self._descriptor, redo_log.STAMP_BYTES, offset)
 
     def _next_stamp(self, pages: dict[int, bytearray]) -> Stamp | None:
-        """A new stamp, written into the pages of the transaction that it stands for."""
+        """Make a new stamp, written into the pages of the transaction that it stands for."""
         if self.stamp_at is None:
             return None
         stamp = Stamp(self.stamp_at, self._stamp, os.urandom(redo_log.STAMP_BYTES))
@@ -142,7 +159,7 @@ class TransactionalFile(io.RawIOBase):
         return stamp
 
     def finish(self) -> None:
-        """What the log holds is in the file, and there for good: the log may be written over."""
+        """Bring what the log holds into the file, durably: the log may be written over then."""
         if self._unapplied is not None:
             self._apply()
         if self._unsynced:
@@ -175,7 +192,7 @@ class TransactionalFile(io.RawIOBase):
     # -- the file itself --------------------------------------------------------------------------
 
     def lost(self) -> bool:
-        """True if the path no longer leads to the file that is open here."""
+        """Return whether the path no longer leads to the file that is open here."""
         if self._foreign:
             return False
         here = os.fstat(self._descriptor)
@@ -186,10 +203,12 @@ class TransactionalFile(io.RawIOBase):
         return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
 
     def restore(self) -> None:
-        """The file was deleted: write what the open descriptor still holds to the path again.
+        """Write what the open descriptor of a deleted file still holds to the path again.
 
-        Raises `FileExistsError` if another file has taken its place, `OSError` if it cannot be written.
-        """
+        Raises:
+            FileExistsError: another file has taken its place.
+            OSError: it cannot be written.
+        """  # noqa: DOC502 - raised by what it calls
         self.finish()
         new = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -208,7 +227,7 @@ class TransactionalFile(io.RawIOBase):
         synchronise(self.path.parent)
 
     def close_for_good(self) -> None:
-        """After the last commit: everything in place, and no log beside it. Raises `OSError`; may be called again."""
+        """Bring everything into place after the last commit, and remove the log; after an `OSError`, call it again."""
         if self._foreign:
             return
         self.finish()
@@ -217,13 +236,13 @@ class TransactionalFile(io.RawIOBase):
             self._log_path.unlink(missing_ok=True)
 
     def _forget_log(self) -> None:
-        """The next commit opens it again, or makes it anew."""
+        """Close the log; the next commit opens it again, or makes it anew."""
         if self._log is not None:
             os.close(self._log)
             self._log = None
 
     def release(self) -> None:
-        """Let go of the descriptors; nothing is written any more. Also for a forked child."""
+        """Close the descriptors; nothing is written any more. Also for a forked child."""
         self._foreign = True
         _OPEN.discard(self)
         for descriptor in (self._descriptor, self._log):
@@ -244,7 +263,7 @@ def synchronise(folder: Path) -> None:
 
 
 def _leave_to_the_parent() -> None:
-    """A forked child (a DataLoader worker, say) shares the descriptors, and must not touch the file."""
+    """Release the files in a forked child (a DataLoader worker, say): it shares their descriptors."""
     for file in list(_OPEN):
         file.release()
 

@@ -1,4 +1,4 @@
-"""What a record may ask of its reader. A file from elsewhere may claim anything: sizes, links, types."""
+"""Check what a record asks of its reader: a file from elsewhere may claim anything, such as sizes, links, types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ _ATTRIBUTES: dict[str, tuple[type, ...]] = {
 
 
 def refuse_hostile(path: Path, file: h5py.File, view: View) -> None:
-    """Raises `InputError` where something is not what a writer of ours makes, or claims more than it can hold."""
+    """Check that everything is what a writer of ours makes, and that nothing claims more than it can hold.
+
+    Args:
+        path: of the record.
+        file: the open record.
+        view: its bytes.
+
+    Raises:
+        InputError: something is not.
+    """  # noqa: DOC501, DOC502 - made by what it calls
     try:
         texts = bounds.check_attributes(file, "it")
         total = 0
@@ -48,13 +57,20 @@ def refuse_hostile(path: Path, file: h5py.File, view: View) -> None:
 
 
 def check_count(group: h5py.Group) -> None:
-    """Raises `ClaimError` for a group with tens of thousands of members."""
+    """Check that a group has no more members than are read.
+
+    Args:
+        group: of the record.
+
+    Raises:
+        ClaimError: it has.
+    """
     if len(group) > bounds.MOST_LINKS:
         raise bounds.ClaimError(f"{group.name} has {len(group)} members")
 
 
 def member(path: Path, group: h5py.Group, name: str) -> Any:
-    """What a group holds itself; soft and external links are refused: they lead in circles, or to other files."""
+    """Return what a group holds itself; soft and external links are refused: they lead in circles or elsewhere."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise _wrong(path, f"{group.name.rstrip('/')}/{name} is a link to elsewhere")
     return group[name]
@@ -68,10 +84,18 @@ def _group(path: Path, file: h5py.File, name: str) -> h5py.Group:
 
 
 def check_array(path: Path, item: object, name: str, view: View) -> None:
-    """Refuse what is no array of numbers or texts, or claims more bytes than there are.
+    """Check that an item is an array of numbers or texts, and claims no more bytes than there are.
 
-    Raises `InputError` or `ClaimError`.
-    """
+    Args:
+        path: of the record.
+        item: of the file.
+        name: of the item.
+        view: the bytes of the record.
+
+    Raises:
+        InputError: it is no such array.
+        ClaimError: it claims more.
+    """  # noqa: DOC501, DOC502 - made or raised by what it calls
     if not isinstance(item, h5py.Dataset):
         raise _wrong(path, f"{name} is not an array")
     if not isinstance(item.id.get_type(), bounds.PLAIN):
@@ -92,7 +116,7 @@ def check_array(path: Path, item: object, name: str, view: View) -> None:
 
 
 def _check_meaning(path: Path, file: h5py.File) -> None:
-    """What readers take for granted of the arrays: which there are, along what, as long as each other."""
+    """Check what readers take for granted of the arrays: which there are, along what, as long as each other."""
     fixed = ("numel", "penalised", GROUP_VARIABLE)
     for name in (schema.STEP, schema.PARAMETER, schema.GROUP, *fixed):
         if name not in file or not isinstance(file[name], h5py.Dataset) or file[name].ndim != 1:
@@ -126,7 +150,7 @@ def _check_meaning(path: Path, file: h5py.File) -> None:
 
 
 def _check_attributes(path: Path, file: h5py.File) -> None:
-    """What readers take for granted of the root attributes, and of the groups in ``config``."""
+    """Check what readers take for granted of the root attributes, and of the groups in ``config``."""
     for name, kinds in _ATTRIBUTES.items():
         value = file.attrs.get(name, kinds[0]())
         if isinstance(value, np.generic):

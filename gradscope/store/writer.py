@@ -1,8 +1,8 @@
-"""Writes one record: plain HDF5 that xarray opens as it is, one transaction a flush.
+"""Write one record: plain HDF5 that xarray opens as it is, one transaction a flush.
 
-Rows, events, epochs and attributes gather in memory, from whichever thread, and are published together: when
-there are ``flush_rows`` rows, or in time for the oldest to be durable after ``flush_seconds``. A disk that takes
-nothing never stops the training: `Writer.problem` says what is wrong, and rows wait in bounded memory.
+Rows, events, epochs and attributes gather in memory, from whichever thread, and are published together: when there are
+``flush_rows`` rows, or in time for the oldest to be durable after ``flush_seconds``. A disk that takes nothing never
+stops the training: `Writer.problem` says what is wrong, and rows wait in bounded memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AHEAD = 0.45
 
 
 class Writer:
-    """One open record.
+    """Writer of one open record.
 
     Args:
         path: the file.
@@ -43,10 +43,13 @@ class Writer:
         static: variables that do not grow, one entry a parameter.
         attributes: root attributes; a dictionary is kept as JSON.
         mode: ``create``, ``overwrite`` or ``append``.
-        resume_step: with ``append``, the step that comes next; later rows are dropped, or kept.
+        resume_step: with ``append``, the step that comes next.
+        later_rows: with ``append``, what becomes of rows from there on: ``drop`` or ``keep``.
         storage: when rows are flushed, and how they are filtered.
 
-    `problem` says in one line what last went wrong with the disk; None: nothing has.
+    Attributes:
+        path: the file.
+        problem: what last went wrong with the disk, in one line; None: nothing has.
 
     Raises:
         InputError: the path cannot be written, is being written, or holds another run.
@@ -126,7 +129,14 @@ class Writer:
     # -- taking -----------------------------------------------------------------------------------
 
     def append(self, block: Mapping[str, NDArray[Any]]) -> None:
-        """Take rows: arrays by variable, of one first length. Raises `InputError` for shapes that do not fit."""
+        """Take rows.
+
+        Args:
+            block: arrays by variable, of one first length.
+
+        Raises:
+            InputError: a shape does not fit.
+        """  # noqa: DOC502 - raised by what it calls
         block = {name: np.asarray(values) for name, values in block.items()}
         for name, values in block.items():
             self.check(name, values, len(block[schema.STEP]))
@@ -139,7 +149,7 @@ class Writer:
             self.tick()
 
     def check(self, name: str, values: NDArray[Any], rows: int) -> None:
-        """Raises `InputError` for an array that no variable of this name can take."""
+        """Check that a variable of this name can take an array; else raise `InputError`."""
         self._in_memory.check(name, values, rows)
 
     def event(self, step: int, kind: str, text: str) -> None:
@@ -148,12 +158,12 @@ class Writer:
             pending.events.append((step, kind, text))
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of an epoch; a second call for the same epoch adds to the first."""
+        """Take metrics of an epoch; a second call for the same epoch adds to the first."""
         with self._gathering() as pending:
             pending.epochs.setdefault(epoch, {}).update(metrics)
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """A root attribute; a dictionary is kept as JSON."""
+        """Set a root attribute; a dictionary is kept as JSON."""
         with self._gathering() as pending:
             pending.attributes[name] = dict(value) if isinstance(value, dict) else value
 
@@ -189,7 +199,7 @@ class Writer:
             self._publish()
 
     def _publish(self) -> bool:
-        """True: everything that was given is durable."""
+        """Write what is pending and commit it; return whether everything that was given is durable."""
         try:
             self._find_file()
             self._file.commit()  # what could not be written the last time
@@ -214,7 +224,7 @@ class Writer:
             self._pending.since = time.monotonic()
 
     def _find_file(self) -> None:
-        """The file may have been deleted or replaced under its writer."""
+        """Restore the file if it was deleted or replaced under its writer."""
         if not self._file.lost():
             return
         self._file.restore()

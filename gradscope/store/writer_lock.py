@@ -1,4 +1,4 @@
-"""One writer a record: a lock file beside it with process, host and heartbeat, held by flock where that works."""
+"""Keep one writer a record: a lock file beside it with process, host and heartbeat, held by flock where that works."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ _HELD: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 def beside(path: Path) -> Path:
-    """Where the lock of a record stands."""
+    """Return where the lock of a record stands."""
     return regular.beside(path, ".lock")
 
 
 class WriterLock:
-    """Taken for as long as the object is not released. Raises `InputError` if another writer is at work."""
+    """Lock of a record, held until it is released.
+
+    Args:
+        path: of the record.
+
+    Raises:
+        InputError: another writer is at work, or the lock cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = beside(path)
@@ -51,14 +58,14 @@ class WriterLock:
         _HELD.add(self)
 
     def beat(self) -> None:
-        """A sign of life for other hosts."""
+        """Give a sign of life for other hosts."""
         if time.monotonic() - self._beaten >= HEARTBEAT:
             self._beaten = time.monotonic()
             with contextlib.suppress(OSError):
                 os.utime(self._descriptor)
 
     def release(self) -> None:
-        """Take the lock file away."""
+        """Remove the lock file."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
         self.abandon()
@@ -71,7 +78,7 @@ class WriterLock:
 
 
 def writer_of(path: Path) -> str | None:
-    """Who writes a record at this moment, in words, or None. Never changes anything."""
+    """Return who writes a record at this moment, in words, or None. Never changes anything."""
     try:
         descriptor = regular.open_regular(beside(path), os.O_RDONLY)
     except (OSError, InputError):
@@ -86,7 +93,7 @@ def writer_of(path: Path) -> str | None:
 
 
 def _opened(path: Path) -> tuple[int, bool | None]:
-    """The lock file, and whether flock has it. Looks again where a reader looked, or the file has just gone."""
+    """Open the lock file, and return whether flock has it; try again where a reader holds it, or the file has gone."""
     for _ in range(20):
         descriptor = regular.open_regular(path, os.O_RDWR | os.O_CREAT)
         locked = _lock(descriptor, fcntl.LOCK_EX)
@@ -98,7 +105,7 @@ def _opened(path: Path) -> tuple[int, bool | None]:
 
 
 def _lock(descriptor: int, kind: int) -> bool | None:
-    """True: taken now; False: another holds it; None: this file system has no such locks."""
+    """Take flock: True: taken now; False: another holds it; None: this file system has no such locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
@@ -115,7 +122,7 @@ def _holder(descriptor: int) -> dict[str, Any] | None:
 
 
 def _lives(other: dict[str, Any], descriptor: int, locked: bool | None) -> bool:
-    """Whether the writer that left its name still runs; flock answers only for this host."""
+    """Return whether the writer that left its name still runs; flock answers only for this host."""
     if other.get("host") != socket.gethostname():
         return time.time() - os.fstat(descriptor).st_mtime < GONE
     return not locked and other.get("born") == _born(other.get("pid"))
@@ -134,7 +141,7 @@ def _described(other: dict[str, Any] | None) -> str:
 
 
 def _born(pid: Any) -> str | None:
-    """When a process of this host began, in the kernel's own units; None if there is none."""
+    """Return when a process of this host began, in the kernel's own units; None if there is none."""
     try:
         return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, ValueError, TypeError, IndexError):

@@ -19,7 +19,7 @@ AUDIT = 0.05
 FANTASIES = 6
 #: Trials without an outcome after which a search that has seen nothing else gives up.
 SILENT_AT_MOST = 3
-#: And so many in a row after which one gives up that has seen others.
+#: Trials without an outcome in a row after which a search that has seen others gives up.
 SILENT_IN_A_ROW = 6
 #: The width in decades of the kernel over which trials tell whether others there would say something:
 #: a trial at distance d counts exp(−½(d/width)²).
@@ -27,7 +27,7 @@ SILENCE_WIDTH = 0.03
 #: Where a trial had too little time, the range begins at strength · min(shortfall · margin, most):
 #: how long a run is followed differs from seed to seed.
 SHORTFALL_MARGIN, SHORTFALL_MOST = 1.1, 2.0
-#: And it begins at high / 1.05 at most: what needs more is tried at its end.
+#: The range begins at high / 1.05 at most: what needs more is tried at its end.
 NARROWEST = 1.05
 
 
@@ -118,7 +118,7 @@ class ToleranceSearch:
 
     def ask(self) -> Trial:
         """Plan the next trial. Those asked for and not yet told count as under way."""
-        random = np.random.default_rng([self._seed, self._next])  # does not hang on what was asked before
+        random = np.random.default_rng([self._seed, self._next])  # does not depend on what was asked before
         low, high = self._searched
         strength = min(max(float(f"{10 ** self._place(random):.4g}"), low), high)
         seed, audit = self._seed * SEEDS_APART + self._next, bool(random.random() < self._audit)

@@ -14,16 +14,16 @@ from gradscope.trials.run_trial import TrialCrashedError
 from gradscope.trials.trial import Trial, check_seeds
 from gradscope.types import InputError, Verdict
 
-#: ``start(executor, plan, path)``
+#: Submits a trial, which records to the path: ``start(executor, plan, path)``.
 Start = Callable[[Executor, Trial, Path], "Future[Trial]"]
 
-#: Trials lost in a row after which it is the command, and not bad luck.
+#: Trials lost in a row after which the command is taken to be at fault.
 LOST_IN_A_ROW = 3
 
 #: Work that is under way, and what to do with its result.
 Beside = tuple["Future[Any]", Callable[[Any], None]]
 
-#: Called after each trial, with what came of it, or with why nothing did.
+#: Called after each trial, with the trial, or with why it was lost.
 Heard = Callable[[Trial | None, str | None], None]
 
 
@@ -109,7 +109,7 @@ class Runner:
                         mistakes.append(mistake)
                 if mistakes:
                     raise mistakes[0]
-        finally:  # an interrupt or a mistake: what is still training has nobody left to tell
+        finally:  # an interrupt or a mistake: nothing waits for what is still training
             for future in self._running:
                 future.cancel()
             self._running.clear()

@@ -13,10 +13,10 @@ from gradscope.types import InputError, Verdict
 #: ``train(strength, seed, path)`` trains once and records to the path.
 Train = Callable[[float, int, Path], object]
 
-#: The seeds of a search begin at so many times its own seed: those of another one are others.
+#: The seeds of a search begin at so many times its own seed, so that two searches share none.
 SEEDS_APART = 100_000
 
-#: What a trial is worth that says nothing about the penalty.
+#: Probability of failure that stands for a trial which says nothing about the penalty.
 SILENT = 0.5
 
 

@@ -38,7 +38,7 @@ WHOLE, WHOLE_DELAYED = 12, 8
 LIKELY, CHOSEN = 0.5, 2 * RISK
 #: Exploring ends where the best strength is expected to be within this share of a seed's deviation of the true one.
 REGRET = 0.25
-#: And where no single run is expected to gain this share of it.
+#: Exploring also ends where no single run is expected to gain this share of a seed's deviation.
 LITTLE = 0.01
 #: Repeats, over all strengths, before the noise is believed.
 REPEATS_FOR_NOISE = 2

@@ -109,9 +109,35 @@ class PageMoment:
 
 @dataclass(frozen=True)
 class RunPage:
-    """One run, as a page shows it.
+    """One run, as a page shows it: P of its parameters, in W windows of rows.
 
-    ``begin`` and ``end`` [W] are the first and the last step of each window.
+    Attributes:
+        label: name of the run.
+        path: of the record.
+        status: of the record.
+        rows: that were read.
+        horizon: planned steps, None where none were given.
+        strength: the largest that acted; 0 where none did.
+        penalty: its word.
+        schedule: its text.
+        optimizer: with its learning rate, in words.
+        baseline: loss of the best constant predictor.
+        diagnosis: with what the rules found.
+        parameters: names of those that are in the page, [P].
+        numel: their entries, [P].
+        layers_total: parameters of the whole model.
+        blocks: labels of the blocks of the model, and the place of each parameter's among them, [P].
+        module_blocks: the same for the modules.
+        begin: first step of each window, [W].
+        end: last step of each window, [W].
+        window_rows: rows of a window.
+        windows_per_pass: windows that a pass over the data takes.
+        network: quantities of the whole network by name.
+        quantities: quantities by layer, by name.
+        table: of the layers.
+        marks: what happened.
+        metrics: of the epochs, with ``epoch`` itself, [epochs] each.
+        capture: name and text of each entry.
     """
 
     label: str
