@@ -25,7 +25,7 @@ from gradscope import L1, L2, Constant, Delayed, InputError, LearningFailure, Lp
 from gradscope.demo.data import digits
 from gradscope.recording import LearningFailureWarning
 from gradscope.store.record import Record
-from gradscope.store.record_path import claim_name
+from gradscope.store.record_path import reserve_name
 from gradscope.store.schema import BY_NAME, VARIABLES
 from tests.loops import batches, convnet, mlp, recorded, train
 
@@ -473,7 +473,7 @@ def test_in_a_folder_runs_are_named_by_day_and_number(tmp_path: Path) -> None:
 
 def test_processes_that_begin_at_once_get_names_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(claim_name, [tmp_path / "runs"] * 40))
+        paths = list(pool.map(reserve_name, [tmp_path / "runs"] * 40))
     assert len(set(paths)) == 40
 
 
