@@ -14,10 +14,10 @@ BIN = $(VENV)/bin
 CODE = gradscope cli tests analyses setup.py
 FROM = $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 # What the oldest versions are tested with: recording, reading, judging, searching, the command line.
-CORE = tests/test_recorder.py tests/test_recording.py tests/test_statistics.py tests/test_activations.py \
-	tests/test_regularizers.py tests/test_regularizers_steps.py tests/test_diagnosis.py tests/test_rules.py \
-	tests/test_store.py tests/test_store_append.py tests/test_store_reading.py tests/test_tolerance.py \
-	tests/test_search_function.py tests/test_commands.py tests/test_inspect.py tests/test_report_page.py
+CORE = $(addprefix tests/,recorder/test_recorder.py recording/test_recording.py recorder/test_statistics.py \
+	recorder/test_activations.py regularizers/test_penalties.py regularizers/test_steps.py diagnosis/test_judge.py \
+	diagnosis/test_rules.py store/test_file.py store/test_append.py store/test_reading.py tolerance/test_posterior.py \
+	tolerance/test_function.py cli/test_commands.py cli/test_inspect.py report/test_page.py)
 
 .PHONY: demo docs install install-demo install-test test test-thorough test-slow test-oldest test-odd-path torture \
 	lint format types check dist clean

@@ -17,7 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+
 RESULTS = Path(__file__).parent / "sabotage.json"
 
 
@@ -32,7 +33,7 @@ class Sabotage:
     test: str
 
 
-_HURT = "tests/test_hostile_records.py -k "
+_HURT = "tests/store/test_hostile_records.py -k "
 _STORE, _LIVE = "gradscope/store/", "gradscope/report/live/web.py"
 #: What opens regular files only, and what would open anything.
 _ANYTHING = "    try:\n        found = path.lstat().st_mode\n"
@@ -51,7 +52,7 @@ SABOTAGES = (
     Sabotage("a chunk inflates to its own size", _STORE + "chunks.py", "stream.decompress(data, size + 1)",
              "stream.decompress(data)", _HURT + "a_chunk_that_inflates"),
     Sabotage("rot in a chunk is told", _STORE + "chunks.py", "checksum(data) != told", "False",
-             "tests/test_store_checksums.py"),
+             "tests/store/test_checksums.py"),
     Sabotage("holes of a file are not its bytes", _STORE + "regular.py",
              "size = os.fstat(descriptor).st_size\n    held",
              "return os.fstat(descriptor).st_size\n    held", _HURT + "sparse"),
@@ -91,49 +92,51 @@ SABOTAGES = (
     Sabotage("a log links nowhere", _STORE + "regular.py", _ANYTHING, _OPENED, _HURT + "link_for_a_log"),
     Sabotage("a log knows its record", _STORE + "redo_log.py",
              "any(byte not in pair for byte, *pair in zip(here, stamp.before, stamp.after, strict=True))", "False",
-             "tests/test_store_log.py -k another_record"),
+             "tests/store/test_log.py -k another_record"),
     Sabotage("a log knows the state of its record", _STORE + "redo_log.py",
              'return stamp.before != _NONE or _holds_only(transaction, descriptor, length)', "return True",
-             "tests/test_store_log.py"),
+             "tests/store/test_log.py"),
     Sabotage("a record is one file, however it is spelled", _STORE + "regular.py", "os.path.realpath(path) + suffix",
-             "str(path) + suffix", "tests/test_store_log.py -k any_spelling"),
+             "str(path) + suffix", "tests/store/test_log.py -k any_spelling"),
     Sabotage("a user's own file is not touched", _STORE + "redo_log.py",
              "return start in (_MAGIC, _WITHOUT_STAMP) or (bool(start) and not any(start))", "return True",
-             "tests/test_store_log.py -k users_own_file"),
+             "tests/store/test_log.py -k users_own_file"),
     Sabotage("files get the user's umask", _STORE + "regular.py", "os.O_CLOEXEC, 0o666)", "os.O_CLOEXEC, 0o600)",
-             "tests/test_store_log.py -k umask"),
+             "tests/store/test_log.py -k umask"),
     Sabotage("a lost folder is told", "gradscope/restart/history.py", "_identity(self.folder) == self._identity",
-             "True", "tests/test_axe.py -k folder_that_goes"),
+             "True", "tests/restart/test_axe.py -k folder_that_goes"),
     Sabotage("the folder is held beside the .alive file", "gradscope/processes/detached.py",
-             "return holds_a_training(self._folder)", "return False", "tests/test_axe.py -k deleted_beside"),
+             "return holds_a_training(self._folder)", "return False", "tests/restart/test_axe.py -k deleted_beside"),
     Sabotage("a worker ends with its search", "gradscope/processes/worker.py", "    watch.start()\n", "",
-             "tests/test_axe.py -k leaves_no_traceback"),
+             "tests/restart/test_axe.py -k leaves_no_traceback"),
     Sabotage("an interrupt of a sink's is its own", "gradscope/recording/sink_thread.py",
-             "except BaseException as error:", "except Exception as error:", "tests/test_sinks_that_fail.py -k raises"),
+             "except BaseException as error:", "except Exception as error:",
+             "tests/recording/test_sinks_that_fail.py -k raises"),
     Sabotage("what waits for a sink is bounded", "gradscope/recording/sink_thread.py",
              "self._queue.qsize() < (WAITING if act == self._show else 100 * WAITING)", "True",
-             "tests/test_sinks_that_fail.py -k bounded"),
+             "tests/recording/test_sinks_that_fail.py -k bounded"),
     Sabotage("sinks are waited for together", "gradscope/recording/sink_thread.py",
-             "max(0.0, deadline - time.monotonic())", "PATIENCE", "tests/test_sinks_that_fail.py -k together"),
+             "max(0.0, deadline - time.monotonic())", "PATIENCE",
+             "tests/recording/test_sinks_that_fail.py -k together"),
     Sabotage("words are inert", "gradscope/card.py", "    if not text.isprintable():", "    if False:",
-             "tests/test_shown.py"),
+             "tests/report/test_shown.py"),
     Sabotage("markup is inert", "gradscope/card.py", "return escaped(plain(text, LONG))", "return plain(text, LONG)",
-             "tests/test_shown.py -k card"),
+             "tests/report/test_shown.py -k card"),
     Sabotage("long words are cut", "gradscope/card.py", "most is not None and len(text) > most", "False",
-             "tests/test_shown.py"),
+             "tests/report/test_shown.py"),
     Sabotage("a cell is no formula", "gradscope/export/csv.py", "value.startswith(_FORMULA)", "False",
-             "tests/test_shown.py -k formula"),
+             "tests/report/test_shown.py -k formula"),
     Sabotage("TensorBoard is given no links", "gradscope/export/tensorboard.py", '.replace("](", "]\\\\(")', "",
-             "tests/test_shown.py -k tensorboard"),
+             "tests/report/test_shown.py -k tensorboard"),
     Sabotage("the page asks for Host", _LIVE, "len(hosts) == 1\n            and hosts[0] in ours\n            and ", "",
-             "tests/test_shown.py -k served"),
+             "tests/report/test_shown.py -k served"),
     Sabotage("the page asks for Origin", _LIVE,
              'all(origin in {f"http://{name}:{port}" for name in NAMES} for origin in origins)', "True",
-             "tests/test_shown.py -k served"),
+             "tests/report/test_shown.py -k served"),
     Sabotage("silent connections are closed", _LIVE, "timeout = IDLE", "timeout = None",
-             "tests/test_shown.py -k say_nothing"),
+             "tests/report/test_shown.py -k say_nothing"),
     Sabotage("connections are counted", _LIVE, "full = len(self._connections) >= MOST", "full = False",
-             "tests/test_shown.py -k so_many"),
+             "tests/report/test_shown.py -k so_many"),
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Trains several runs of one configuration at once, each with a strength, a start and an order of the data of its own.
 
 Small nets spend their time between the operations: a dozen at once cost what two or three cost one after the other.
-The numbers are those of separate trainings (`tests/test_study_prediction.py` holds them against `torch.optim` and a
+The numbers are those of separate trainings (`tests/analyses/test_prediction.py` holds them against `torch.optim` and a
 record of `gradscope.record`).
 """
 

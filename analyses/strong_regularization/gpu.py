@@ -58,7 +58,8 @@ def measurements(tiny: bool) -> dict[str, list[str]]:
         found[f"overhead, {name}"] = [*words, "-o", f"{{out}}/overhead-{k + 1}.csv"]
     if not tiny:
         found["growth"] = [f"{overhead}.growth", "--device", "cuda", "--steps", "0", "--out", "{out}"]
-    tests = ["tests/test_statistics.py", "-x"] if tiny else ["tests/test_graphs.py", "tests/test_statistics.py"]
+    room = "tests/recorder"
+    tests = [f"{room}/test_statistics.py", "-x"] if tiny else [f"{room}/test_graphs.py", f"{room}/test_statistics.py"]
     found["tests"] = ["pytest", "-q", "-p", "no:cacheprovider", *tests]
     return found
 

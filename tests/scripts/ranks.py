@@ -1,6 +1,6 @@
 """Two gloo processes train one model with penalties whose strength depends on what each rank sees.
 
-Each writes its weights and strengths to a folder; `tests/test_regularizers_ranks.py` compares them.
+Each writes its weights and strengths to a folder; `tests/regularizers/test_ranks.py` compares them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 from gradscope import L1, L2, AdvanceL2, Constant, Delayed, parse_schedule, regularize, regularize_activity
 from gradscope.regularizers.hooks import Attached
-from tests.loops import end_rank
+from tests.helpers.loops import end_rank
 
 
 def rank(number: int, folder: str) -> None:

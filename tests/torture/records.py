@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import gradscope
-from tests.loops import mlp, train
+from tests.helpers.loops import mlp, train
 
 #: A record and its log.
 Crashed = tuple[bytes, bytes]

@@ -22,7 +22,7 @@ def train_for_ever(path: Path, note: Callable[[int], None]) -> None:
     import torch
 
     import gradscope
-    from tests.loops import batches, mlp
+    from tests.helpers.loops import batches, mlp
 
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.01)

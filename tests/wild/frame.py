@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 import gradscope
-from tests import exact
+from tests.helpers import exact
 
 DECAY = 0.02
 Loss = Callable[[nn.Module], Tensor]

@@ -16,8 +16,8 @@ from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 import gradscope
 from gradscope.diagnosis.rules.post_hoc import check
-from tests import exact
-from tests.loops import mlp
+from tests.helpers import exact
+from tests.helpers.loops import mlp
 from tests.wild.frame import DECAY, Loop, capture, held, like
 
 STEPS = 5

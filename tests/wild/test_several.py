@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests import exact
-from tests.loops import mlp
+from tests.helpers import exact
+from tests.helpers.loops import mlp
 from tests.wild.frame import DECAY, Loop, capture, held, like
 
 STEPS = 5

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests import exact
-from tests.exact import Batch
-from tests.loops import mlp
+from tests.helpers import exact
+from tests.helpers.exact import Batch
+from tests.helpers.loops import mlp
 from tests.wild.frame import DECAY, Loop, capture, held, like
 
 STEPS = 6

@@ -1,0 +1,70 @@
+"""Penalties on outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gradscope import (
+    CPR,
+    L1,
+    Constant,
+    InputError,
+    LInf,
+    regularize_activity,
+)
+from tests.helpers.loops import batches, mlp
+from tests.helpers.twins import twin_models, weights
+
+
+def test_an_activity_penalty_is_what_the_loss_with_it_inside_gives() -> None:
+    first, second = twin_models()
+    inside, ours = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (first, second))
+    regularize_activity(ours, second, L1(), Constant(0.3), modules=r"^1$|^3$")
+    for x, y in batches(5):
+        inside.zero_grad()
+        hidden = [first[:2](x), first[:4](x)]
+        penalty = sum(h.abs().sum() / len(x) for h in hidden)
+        (nn.functional.cross_entropy(first(x), y) + 0.3 * penalty).backward()
+        inside.step()
+        ours.zero_grad()
+        nn.functional.cross_entropy(second(x), y).backward()
+        pure = [p.grad.clone() for p in second.parameters() if p.grad is not None]
+        ours.step()
+        assert all(torch.equal(p.grad, g) for p, g in zip(second.parameters(), pure, strict=True) if p.grad is not None)
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_activity_penalty_leaves_evaluation_alone_and_comes_off_again() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = regularize_activity(optimizer, model, LInf(), Constant(1.0), modules=[model[1]])
+    model.eval()
+    model(torch.ones(2, 6))
+    with torch.no_grad():
+        model.train()(torch.ones(2, 6))
+    assert not any(pull.any() for pull in handle.pulls(list(model.parameters())))
+    handle.detach()
+    assert not model._forward_hooks
+    assert not model[1]._forward_hooks
+
+
+def test_mistakes_with_activity_penalties_are_named() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="modules chooses none of the 6 modules"):
+        regularize_activity(optimizer, model, L1(), Constant(0.1), "conv")
+    with pytest.raises(InputError, match="not a regular expression"):
+        regularize_activity(optimizer, model, L1(), Constant(0.1), "(")
+    with pytest.raises(InputError, match="on outputs, expected one such as"):
+        regularize_activity(optimizer, model, L1(), CPR(), nn.ReLU)
+    with pytest.raises(InputError, match="penalty is 3"):
+        regularize_activity(optimizer, model, 3, Constant(0.1), nn.ReLU)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="does not work with LBFGS"):
+        regularize_activity(torch.optim.LBFGS(model.parameters()), model, L1(), Constant(0.1), nn.ReLU)
+    recurrent = nn.LSTM(3, 2)
+    regularize_activity(torch.optim.SGD(recurrent.parameters(), lr=0.1), recurrent, L1(), Constant(0.1), nn.LSTM)
+    with pytest.raises(InputError, match="LSTM puts out a tuple"):
+        recurrent(torch.ones(1, 1, 3))
