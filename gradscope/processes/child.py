@@ -22,7 +22,7 @@ GRACE = 10.0
 
 @dataclass(frozen=True)
 class ExitStatus:
-    """How a child ended.
+    """Exit status of a child.
 
     Attributes:
         code: its exit code, below 0 for the signal that killed it.

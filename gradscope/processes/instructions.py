@@ -28,7 +28,7 @@ ON_SUCCESS = ("ignore", "stop")
 
 @dataclass(frozen=True)
 class Instructions:
-    """What a supervisor asks of the recording in a child. None: the script's own choice stands.
+    """Instructions of a supervisor to the recording in a child. None: the script's own choice stands.
 
     Attributes:
         strength: λ.

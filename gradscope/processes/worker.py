@@ -35,7 +35,7 @@ LOOK = 0.2
 
 
 class WorkerLostError(RuntimeError):
-    """A call came to no answer: its process died, crashed or was out of time."""
+    """Call without an answer: its process died, crashed or was out of time."""
 
 
 @dataclass(frozen=True)

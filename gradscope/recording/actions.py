@@ -21,7 +21,7 @@ from gradscope.types import LearningFailure
 
 
 class Actions:
-    """What acts on decisions at the borders between chunks of rows, in the training thread."""
+    """Actions on decisions at the borders between chunks of rows, in the training thread."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from gradscope.run_info import history_of
 
 
 class BaselineSettler:
-    """What gives judge, rules and record the loss of the best constant predictor, as far as it can be seen.
+    """Source of the baseline for judge, rules and record: the loss of the best constant predictor, as far as seen.
 
     With the first rows it tells them as well what else the script does that is hardly meant. A baseline that the
     capture has already (given, or told before a checkpoint) stays.

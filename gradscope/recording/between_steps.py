@@ -19,7 +19,7 @@ from gradscope.types import InputError
 
 
 class BetweenSteps:
-    """What keeps penalties, epochs and the record's own notes up with the training, and lets `Actions` act."""
+    """Callback between steps, which updates penalties, epochs and the record's notes, and lets `Actions` act."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from gradscope.types import Verdict
 
 
 class Closing:
-    """What finishes a record once, whoever asks for it.
+    """End of a recording, which finishes the record once, whoever asks for it.
 
     Attributes:
         undo: what has to be removed first.

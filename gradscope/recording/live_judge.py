@@ -31,7 +31,7 @@ ESCAPE = 5, 0.7
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided at a border.
+    """Decisions of the judge at a border.
 
     Attributes:
         active_step: the step at which the active phase began, None before.

@@ -14,11 +14,11 @@ from gradscope.store.writer import Writer
 
 
 class LearningFailureWarning(UserWarning):
-    """The run being recorded does not learn."""
+    """Warning that the run being recorded does not learn."""
 
 
 class FindingWarning(UserWarning):
-    """A rule beside the verdict has found something; given once a recording."""
+    """Warning that a rule beside the verdict has found something; given once a recording."""
 
 
 class Notes:

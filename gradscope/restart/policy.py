@@ -39,7 +39,9 @@ class Decision:
 
 
 class Policy(Protocol):
-    """What the supervisor and `gradscope.Restarts` ask. ``tests/restart/test_policies.py`` holds every policy to it.
+    """Decider on restarts, asked by the supervisor and `gradscope.Restarts`.
+
+    ``tests/restart/test_policies.py`` holds every policy to it.
 
     Attributes:
         text: what has to be the same for another call to go on with a history.

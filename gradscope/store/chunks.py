@@ -34,7 +34,7 @@ _INFLATE_ERROR: Any = isal_zlib.error
 
 
 class RottenError(ValueError):
-    """What a chunk holds is not what was written.
+    """Chunk whose content is not what was written.
 
     Args:
         what: what is wrong, for the message.

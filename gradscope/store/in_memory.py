@@ -29,7 +29,7 @@ MOST_COLUMNS = MOST_LINKS - 20
 
 
 class InMemoryRecord:
-    """Everything HDF5 of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`.
+    """HDF5's view of one open record. Nothing here reaches the disk; that is `TransactionalFile.commit`.
 
     Args:
         file: what HDF5 writes into.

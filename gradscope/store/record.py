@@ -31,10 +31,10 @@ BLOCK_CELLS, FEWEST_ROWS, MOST_ROWS = 1 << 19, 64, 1 << 16
 
 
 class Event(TypedDict):
-    """What happened at a step.
+    """Event of a run.
 
     Attributes:
-        step: −1: before the first.
+        step: at which it happened; −1: before the first.
         kind: such as ``warning``.
         text: in a sentence.
     """

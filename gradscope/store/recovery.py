@@ -42,7 +42,7 @@ _GIVEN_ELSEWHERE = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, s
 
 @dataclass
 class Recovery:
-    """What became of a record.
+    """Report on a record that was recovered.
 
     Attributes:
         path: of the record.

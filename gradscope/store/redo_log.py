@@ -51,7 +51,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Transaction:
-    """What a commit changes.
+    """Changes of a commit.
 
     Attributes:
         number: of the transaction.

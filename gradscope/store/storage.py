@@ -18,7 +18,7 @@ FIRST_REGISTERED = 256
 
 @dataclass(frozen=True)
 class Storage:
-    """What `record` does with rows on their way to the disk.
+    """Settings of how `record` writes rows to the disk.
 
     Args:
         flush_rows: recorded rows after which a flush comes at the latest; each is one durable transaction.

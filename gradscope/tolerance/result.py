@@ -21,7 +21,7 @@ BINS = 32
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands after a trial.
+    """Progress of a search after a trial.
 
     Attributes:
         level: name of the level.
@@ -66,7 +66,7 @@ def _density(search: ToleranceSearch) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ToleranceResult:
-    """What a search for the tolerance level found.
+    """Result of a search for the tolerance level.
 
     Attributes:
         penalty: its word.

@@ -28,7 +28,7 @@ Heard = Callable[[Trial | None, str | None], None]
 
 
 class AskTell(Protocol):
-    """What decides which trials to run: asked for one at a time, and told what came of each."""
+    """Planner of trials: asked for one at a time, and told what came of each."""
 
     @property
     def done(self) -> bool:

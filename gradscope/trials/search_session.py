@@ -25,7 +25,7 @@ from gradscope.trials.trial import Train, Trial
 
 @dataclass(frozen=True)
 class Training:
-    """What a search trains.
+    """Training that a search repeats.
 
     Attributes:
         what: the function or command.
@@ -65,7 +65,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Where:
-    """Where the trials of a search run.
+    """Executor and folder for the trials of a search.
 
     Attributes:
         executor: ``local``, ``dask://HOST:PORT`` or an executor.

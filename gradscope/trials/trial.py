@@ -21,7 +21,7 @@ SILENT = 0.5
 
 
 class TrialState(StrEnum):
-    """How far a trial is: asked for, over with an outcome, over without one, or lost with its process."""
+    """State of a trial: asked for, over with an outcome, over without one, or lost with its process."""
 
     PLANNED = "planned"
     COMPLETE = "complete"
@@ -31,7 +31,7 @@ class TrialState(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished training says of the tolerance level, whoever ran it.
+    """Evidence of a finished training on the tolerance level, whoever ran it.
 
     Attributes:
         strength: λ.
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """A training run at one strength with one seed.
+    """Training run at one strength with one seed.
 
     Attributes:
         number: of the trial in its level, used once.

@@ -39,7 +39,7 @@ WITHOUT = Arm(0.0)
 
 @dataclass(frozen=True)
 class Scene:
-    """The curve at K strengths, as larger is better and squashed.
+    """Curve at K strengths, as larger is better and squashed.
 
     Attributes:
         arms: the strengths, [K].

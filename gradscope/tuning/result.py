@@ -22,7 +22,7 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class TuneProgress:
-    """Where a tuning stands after a trial.
+    """Progress of a tuning after a trial.
 
     Attributes:
         trial: the one that is over, None if it was lost.
@@ -129,7 +129,7 @@ class Useful:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a tuning found.
+    """Result of a tuning.
 
     Attributes:
         determined: whether the best strength was compared with no penalty.
