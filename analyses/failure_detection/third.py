@@ -25,7 +25,7 @@ import gradscope
 from analyses.failure_detection.baselines import thermoclaw
 from analyses.failure_detection.run import Table
 from gradscope.demo.data import digits
-from gradscope.diagnosis.causes import PENALTY, UNDECLARED, UNKNOWN
+from gradscope.diagnosis.cause import PENALTY, UNDECLARED, UNKNOWN
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import feed
 from gradscope.diagnosis.rules.checker import NEEDED, Checker

@@ -21,6 +21,8 @@ DEAD = 0.995
 EVER = 0.01
 #: A share of its largest norm below which a matrix has shrunk, where nothing is known that shrinks it.
 SHRUNK = 0.3
+#: Share of the weights by which a step moves them, at the start, that is large.
+LARGE = 0.1
 #: A share of its largest below which a learning rate has gone.
 GONE = 1e-3
 #: A share of its largest signal below which a module's output has lost the input.

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.causes import PENALTY, SLOW, UNKNOWN, ranked, untrained
+from gradscope.diagnosis.cause import PENALTY, SLOW, UNKNOWN
+from gradscope.diagnosis.causes import ranked
 from gradscope.diagnosis.circumstances import Circumstances
 from gradscope.diagnosis.failing import (
     at_the_horizon,
@@ -32,6 +33,7 @@ from gradscope.diagnosis.run_prefix import CONSTANT, Baseline, RunPrefix
 from gradscope.diagnosis.series import GrowingSeries, Rows, network_series
 from gradscope.diagnosis.signals import available
 from gradscope.diagnosis.thresholds import Thresholds
+from gradscope.diagnosis.training_causes import untrained
 from gradscope.diagnosis.verdict import Diagnosis, Failure
 from gradscope.run_info import RunInfo
 from gradscope.types import Verdict

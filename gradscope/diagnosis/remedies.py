@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNKNOWN, Cause, told_apart
+from gradscope.diagnosis.cause import EXPERIMENT, PENALTY, UNKNOWN, Cause, told_apart
 from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.quantities import Strength
 from gradscope.types import Verdict

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gradscope.card import LONG, card, plain
-from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNKNOWN, Cause
+from gradscope.diagnosis.cause import EXPERIMENT, PENALTY, UNKNOWN, Cause
 from gradscope.diagnosis.rules.finding import Finding
 from gradscope.types import Verdict
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.causes import PENALTY
+from gradscope.diagnosis.cause import PENALTY
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.prediction.from_record import level_of

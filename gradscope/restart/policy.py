@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from gradscope.diagnosis.causes import PENALTY, UNKNOWN
+from gradscope.diagnosis.cause import PENALTY, UNKNOWN
 from gradscope.diagnosis.remedies import NO_DELAY
 from gradscope.regularizers.schedules import parse_schedule
 from gradscope.restart.attempt import Attempt

@@ -12,7 +12,7 @@ from analyses.failure_detection.coherence import measured
 from analyses.failure_detection.siblings import beside
 from analyses.failure_detection.third import CASES, figures
 from analyses.failure_detection.training import losses_beyond
-from gradscope.diagnosis.causes import PENALTY
+from gradscope.diagnosis.cause import PENALTY
 
 
 @pytest.fixture(scope="module")

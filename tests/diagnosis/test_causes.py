@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import gradscope
 from gradscope import Verdict
 from gradscope.demo.data import digits
-from gradscope.diagnosis.causes import EXPERIMENT, PENALTY, UNDECLARED, Cause
+from gradscope.diagnosis.cause import EXPERIMENT, PENALTY, UNDECLARED, Cause
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.remedies import remedy
 from gradscope.diagnosis.rules.catalogue import RULES

@@ -1,0 +1,64 @@
+"""Weigh penalties as causes of a failure: the one that is recorded, and what acts like one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradscope.diagnosis import measures
+from gradscope.diagnosis.cause import PENALTY, UNDECLARED, Cause
+from gradscope.diagnosis.circumstances import Facts
+from gradscope.diagnosis.run_prefix import RunPrefix
+
+#: E-folding times before which a penalty has done nothing.
+EARLY = 0.25
+#: The same, of units that went off: what a penalty has not taken half of an e-folding time for, others did.
+WENT_OFF = 0.5
+
+
+def acted(look: RunPrefix, step: float | None = None) -> float:
+    """Return the e-folding times that the penalty has acted, up to a step."""
+    n = look.n if step is None else int(np.searchsorted(look.series.step[: look.n], step, side="right"))
+    return measures.e_foldings(look.series, n) if n else 0.0
+
+
+def penalty(look: RunPrefix, facts: Facts) -> Cause | None:
+    """Weigh the penalty that is recorded."""
+    s, n = look.series, look.n
+    if not look.info.penalised.any() or not np.nan_to_num(s.strength[:n]).any():
+        return None
+    times = acted(look)
+    start = measures.shrinking_since(s, n)
+    shrunk = float(np.nan_to_num(measures.fallen(s, start, n, look.limits.window)[0], nan=0.0, posinf=9.0, neginf=0.0))
+    said = [f"it acted for {times:.2g} e-folding times", f"the weights fell to {np.exp(-shrunk):.2g} of what they were"]
+    remedy = "start again with the same strength and a delay, or with a lower strength"
+    if times < EARLY:
+        return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
+    if facts.off and acted(look, min(facts.off.values())) < WENT_OFF:
+        return Cause(PENALTY, 0.2, said, ["no gradient passed any more before it had acted"], remedy)
+    if shrunk >= 0.5:
+        return Cause(PENALTY, 0.8, said, [], remedy)
+    return Cause(
+        PENALTY, 0.4 if times >= 1 and shrunk > 0 else 0.2, said[:1], [f"{said[1]}: they did not collapse"], remedy
+    )
+
+
+def undeclared(look: RunPrefix, facts: Facts) -> Cause | None:
+    """Weigh what shrinks the weights and is not recorded as a penalty."""
+    times = look.info.by_hand * float(look.series.step[look.n - 1] + 1)
+    if times >= 1:
+        said = [
+            f"script or optimizer take {look.info.by_hand:.2g} of the weights at each step, beside any weight_decay: "
+            f"that has acted for {times:.2g} e-folding times"
+        ]
+        return Cause(UNDECLARED, 0.9 if times >= 3 else 0.6, said, [], "lower it, or leave it to the optimizer (the "
+                     "weight_decay of AdamW, which is multiplied by the learning rate)")  # fmt: skip
+    if not facts.shrunk:
+        return None
+    name, left = min(facts.shrunk.items(), key=lambda item: item[1])
+    more = f", and {len(facts.shrunk) - 1} matrices more" if len(facts.shrunk) > 1 else ""
+    said = [f"{name} fell to {left:.2g} of its largest norm{more}, and no penalty that is known acts there"]
+    free = look.info.matrices & ~look.info.penalised & ~look.info.frozen
+    weight = 0.85 if len(facts.shrunk) > 0.5 * free.sum() else 0.6
+    return Cause(UNDECLARED, weight, said, [], "look for a term of the loss or a line of the script that shrinks the "
+                 "weights: lower it, and declare the term (record(penalty=…)), or leave the line to weight_decay or "
+                 "regularize(), so that it can be judged")  # fmt: skip
