@@ -49,7 +49,7 @@ def run(
     if schedule is not None:
         parse_schedule(schedule)
     if beside is not None:
-        from gradscope.store.record import check
+        from gradscope.store.record_source import check
 
         check(beside)
     result = supervise(

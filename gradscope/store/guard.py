@@ -13,7 +13,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from gradscope.store import chunks, schema
-from gradscope.store.record import opened
+from gradscope.store.record_source import opened
 from gradscope.store.regular import DAMAGE, damaged
 from gradscope.store.snapshot import Overlay
 

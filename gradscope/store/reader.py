@@ -12,7 +12,7 @@ from xarray.backends import H5NetCDFStore
 
 from gradscope.store import schema
 from gradscope.store.guard import guarded
-from gradscope.store.record import check, source_of, told
+from gradscope.store.record_source import check, source_of, told
 from gradscope.store.regular import DAMAGE
 from gradscope.store.snapshot import Overlay
 from gradscope.types import InputError

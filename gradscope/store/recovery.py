@@ -6,7 +6,6 @@ import contextlib
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from gradscope.store.bounds import (
     parsed,
 )
 from gradscope.store.layout import GROUP_VARIABLE, MOST_ROWS
+from gradscope.store.recovery_report import Recovery
 from gradscope.store.regular import DAMAGE
 from gradscope.store.snapshot import Overlay
 from gradscope.store.storage import Storage
@@ -38,49 +38,6 @@ from gradscope.types import InputError, RecordExistsError, RecordNotFoundError
 _STAND_INS: dict[str, Any] = {"gradscope_version": "unknown", "penalty": "l2", "config": {}, "capture": {}}
 _OURS = ("schema_version", "rows", "status")
 _GIVEN_ELSEWHERE = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, schema.UNIT, schema.STEP)
-
-
-@dataclass
-class Recovery:
-    """Report on a record that was recovered.
-
-    Attributes:
-        path: of the record.
-        output: of the new file.
-        log: what became of the redo log.
-        rows: that were saved.
-        variables: that were saved.
-        events: that were saved.
-        epochs: that were saved.
-        missing: rows [first, last] by variable.
-        lost: what is gone as a whole, and why.
-        why: by variable, whether rows are rotten or cut off.
-    """
-
-    path: Path
-    output: Path
-    log: str
-    rows: int = 0
-    variables: list[str] = field(default_factory=list)
-    events: int = 0
-    epochs: int = 0
-    missing: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    why: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing that was published is missing."""
-        return not self.missing and not self.lost
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "path": str(self.path), "output": str(self.output), "complete": self.complete, "log": self.log,
-            "rows": self.rows, "variables": self.variables, "events": self.events, "epochs": self.epochs,
-            "missing": {name: [list(span) for span in spans] for name, spans in self.missing.items()},
-            "lost": self.lost, "why": self.why,
-        }  # fmt: skip
 
 
 def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:

@@ -17,7 +17,8 @@ from gradscope.report.page.blocks import blocks
 from gradscope.report.page.colours import RUNS, THEMES, contrast, layer_palette
 from gradscope.report.page.document import document
 from gradscope.report.page.encode import packed
-from gradscope.report.page.run_page import VALUES, Page, differences, faded_at, page_of, read
+from gradscope.report.page.page_values import Page
+from gradscope.report.page.run_page import VALUES, differences, faded_at, page_of, read
 from gradscope.report.page.windows import PageWindows
 from gradscope.store import record as record_of
 from gradscope.store.reader import open_run

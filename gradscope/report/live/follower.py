@@ -11,7 +11,8 @@ from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.report.live.frame import Frame, frame
 from gradscope.report.page.fold import NAMES, Fold
-from gradscope.report.page.run_page import VALUES, RunPage, read, run_page
+from gradscope.report.page.page_values import RunPage
+from gradscope.report.page.run_page import VALUES, read, run_page
 from gradscope.store.follow import follow
 from gradscope.store.record import Record
 from gradscope.store.writer_lock import writer_of

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradscope.quantities import OF_NETWORK, STRENGTH, Quantity
 from gradscope.report.live.underflow import Underflow, duration, underflow
-from gradscope.report.page.run_page import LayerRow, Mark, RunPage
+from gradscope.report.page.page_values import LayerRow, Mark, RunPage
 
 #: The lines with a sparkline, whose height follows the logarithm of what spans decades.
 LINES = tuple(q for q in OF_NETWORK.values() if q is not STRENGTH)

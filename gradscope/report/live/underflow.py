@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.quantities import BY_LAYER, GRADIENT, WEIGHT
-from gradscope.report.page.run_page import RunPage
+from gradscope.report.page.page_values import RunPage
 
 #: float32's smallest normal number; below it digits are lost, and 1e-45 is the end.
 SMALLEST = float(np.finfo(np.float32).tiny)

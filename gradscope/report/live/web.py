@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from gradscope.report.live.follower import Follower
 from gradscope.report.live.frame import frame
 from gradscope.report.page.document import document, news
-from gradscope.report.page.run_page import Page
+from gradscope.report.page.page_values import Page
 from gradscope.types import InputError
 
 HOST = "127.0.0.1"

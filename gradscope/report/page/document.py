@@ -25,8 +25,9 @@ from gradscope.quantities import BY_LAYER, BY_MODULE, COMPARED
 from gradscope.report.page import plots as charts
 from gradscope.report.page.colours import RUNS, THEMES, layer_palette
 from gradscope.report.page.encode import payload
+from gradscope.report.page.page_values import Page
 from gradscope.report.page.plots import embedded, figures
-from gradscope.report.page.run_page import FRONT, LINES, Page, page_of
+from gradscope.report.page.run_page import FRONT, LINES, page_of
 from gradscope.types import InputError
 
 #: The quantities of the map of layers, and what the script draws of each kind; shares are not divided by their start.

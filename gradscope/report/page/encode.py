@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradscope.card import inert
 from gradscope.quantities import is_l2
-from gradscope.report.page.run_page import Page, PageQuantity, RunPage
+from gradscope.report.page.page_values import Page, PageQuantity, RunPage
 from gradscope.report.page.windows import Envelope
 
 Array = NDArray[np.floating]
