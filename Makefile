@@ -19,8 +19,8 @@ CORE = $(addprefix tests/,recorder/test_recorder.py recording/test_recording.py 
 	diagnosis/test_rules.py store/test_file.py store/test_append.py store/test_reading.py tolerance/test_posterior.py \
 	tolerance/test_function.py cli/test_commands.py cli/test_inspect.py report/test_page.py)
 
-.PHONY: demo docs install install-demo install-test test test-thorough test-slow test-oldest test-odd-path torture \
-	lint format types check dist clean
+.PHONY: demo docs install install-demo install-test test test-thorough test-slow test-oldest test-odd-path coverage \
+	torture lint format types check dist clean
 .DEFAULT_GOAL := demo
 
 demo: install-demo
@@ -56,6 +56,11 @@ test-thorough: install
 
 test-slow: install
 	"$(BIN)/python" -m pytest -m slow
+
+# The share of lines that `make test` runs, file by file, as the last line in all; what child processes run is not counted.
+coverage: install
+	"$(BIN)/python" -m pytest -n 2 --dist worksteal -m "not slow and not thorough" --cov=gradscope \
+		--cov=gradscope_cli --cov-report=term:skip-covered
 
 # The core on the lowest versions that pyproject.toml promises, in an environment of its own (Python 3.11).
 test-oldest:
@@ -94,5 +99,5 @@ dist: install
 	"$(BIN)/python" -m twine check --strict dist/*
 
 clean:
-	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis gradscope-demo
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage gradscope-demo
 	find gradscope cli tests analyses -name __pycache__ -type d -prune -exec rm -rf {} +

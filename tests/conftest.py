@@ -28,6 +28,18 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+#: Seconds for tests that are slow because the thing is; `timeout` in pyproject.toml holds for all others.
+TIMEOUTS = {"slow": 7200, "thorough": 900}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give marked tests more time, unless they ask for a time of their own."""
+    for item in items:
+        marker = next((name for name in TIMEOUTS if item.get_closest_marker(name)), None)
+        if marker and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TIMEOUTS[marker]))
+
+
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No instruction of an outer gradscope reaches a test; one thread, because the workers share two cores."""

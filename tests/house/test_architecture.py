@@ -65,6 +65,12 @@ ROOMS = {
 }
 #: Lines of a file, at most.
 LONGEST = 400
+#: Folders of tests that mirror no room of gradscope: the command line, the studies, the house and foreign code.
+TESTED_BESIDE = {"cli", "analyses", "house", "wild"}
+#: Folders without a test of their own: what tests share, scripts that they run, faults.
+SHARED = {"helpers", "scripts", "torture"}
+#: The files beside the folders of tests.
+ALONE = {"__init__.py", "conftest.py", "sabotage.py"}
 #: What the rooms inside the recorder may import of the recorder.
 INNER = {
     "kernels": {"memory", "fields"},
@@ -174,6 +180,26 @@ def test_no_file_is_long(room: str) -> None:
     paths = (ROOT / "gradscope" / room).rglob("*.py")
     lines = {path.name: len(path.read_text().splitlines()) for path in paths}
     assert max(lines.values()) <= LONGEST, lines
+
+
+def test_tests_mirror_the_rooms() -> None:
+    tests = ROOT / "tests"
+    rooms = {path.parent.name for path in (ROOT / "gradscope").glob("*/__init__.py")}
+    for path in tests.rglob("*.py"):
+        *folders, name = path.relative_to(tests).parts
+        if not folders:
+            assert name in ALONE, f"tests/{name} belongs into the folder of a room"
+        else:
+            assert len(folders) == 1, f"{path}: folders of tests are flat"
+            assert folders[0] in rooms | TESTED_BESIDE | SHARED, f"tests/{folders[0]} is the folder of no room"
+            assert folders[0] not in SHARED or not name.startswith("test_"), f"{path} would not be looked for there"
+
+
+def test_no_test_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in imported(path):
+            tested = name.startswith("tests.") and any(part.startswith("test_") for part in name.split(".")[:3])
+            assert not tested, f"{path} imports {name}: what tests share is in tests/helpers"
 
 
 def test_compilers_are_named_in_the_kernels_alone() -> None:
