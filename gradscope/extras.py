@@ -26,6 +26,7 @@ EXTRA_OF = {
     "wandb": "wandb",
     "trackio": "trackio",
     "mlflow": "mlflow",
+    "fsspec": "remote",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 
-from gradscope.store import redo_log, schema
+from gradscope.store import redo_log, remote, schema
 from gradscope.store.bounds import attribute
 from gradscope.store.regular import damaged
 from gradscope.store.snapshot import Overlay, looked_at, snapshot
@@ -24,16 +24,16 @@ def check(path: str | os.PathLike[str]) -> Path:
     """Check that a path leads to a file that may be a record.
 
     Args:
-        path: of the record.
+        path: of the record, or a URL that fsspec knows (``s3://…``).
 
     Returns:
-        The path.
+        The path; of what lies elsewhere, that of a copy.
 
     Raises:
         RecordNotFoundError: there is no such file.
         InputError: what is there cannot be a record, or cannot be read.
     """
-    path = Path(path)
+    path = Path(path) if (url := remote.url_of(path)) is None else remote.fetched(url)
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a record, such as {path / 'run.h5'}")
     if not path.exists():

@@ -1,0 +1,65 @@
+"""Read records from object stores and web servers: whatever fsspec knows is copied once, and read as a file."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from gradscope.extras import missing
+from gradscope.store import redo_log
+from gradscope.types import InputError, RecordNotFoundError
+
+#: ``s3://bucket/run.h5``, also as `Path` writes it: ``s3:/bucket/run.h5``.
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
+
+
+def url_of(path: object) -> str | None:
+    """Return the URL that a path stands for; None for a path of this machine."""
+    found = _URL.match(str(path))
+    return None if found is None else f"{found[1]}://{str(path)[found.end() :]}"
+
+
+@cache
+def fetched(url: str) -> Path:
+    """Copy a record, and a log that lies beside it, into a temporary folder that goes with the process.
+
+    Args:
+        url: of the record. It is copied once a process: one that is still being written stays as it was.
+
+    Returns:
+        The path of the copy, under the record's own name.
+
+    Raises:
+        RecordNotFoundError: there is nothing.
+        InputError: fsspec, or what it needs for this kind of URL, is not installed, or the store refuses.
+    """
+    try:
+        import fsspec
+    except ModuleNotFoundError:
+        raise InputError(missing(f"reading {url}", "fsspec")) from None
+    try:
+        files, place = fsspec.core.url_to_fs(url)
+        copy = Path(tempfile.mkdtemp(dir=_folder()), Path(place).name)
+        files.get_file(place, str(copy))
+        log = redo_log.beside(copy).name
+        if files.exists(beside := f"{place.rpartition('/')[0]}/{log}"):
+            files.get_file(beside, str(copy.with_name(log)))
+    except FileNotFoundError:
+        raise RecordNotFoundError(f"there is no file {url}; give the address of a record") from None
+    except Exception as error:  # each kind of store has errors of its own
+        said = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise InputError(f"cannot read {url}: {said}") from None
+    return copy
+
+
+@cache
+def _folder() -> Path:
+    """Make the folder of the copies, which the process that made it removes, and no child that it forks."""
+    folder, mine = Path(tempfile.mkdtemp(prefix="gradscope-")), os.getpid()
+    atexit.register(lambda: os.getpid() == mine and shutil.rmtree(folder, ignore_errors=True))
+    return folder

@@ -1,0 +1,88 @@
+"""Records that lie elsewhere: read through fsspec, by the same commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gradscope
+from gradscope.store import remote
+from gradscope.store.record import Record
+from gradscope.types import InputError, RecordNotFoundError
+from tests.helpers.handmade import handmade
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """A record in fsspec's memory."""
+    store = fsspec.filesystem("memory")
+    store.put_file(str(handmade(tmp_path / "run.h5", 3, 300)), "/bucket/run.h5")
+    remote.fetched.cache_clear()
+    yield "memory://bucket/run.h5"
+    store.rm("/bucket", recursive=True)
+
+
+def test_a_record_elsewhere_is_read_as_one_here(url: str, tmp_path: Path) -> None:
+    here = tmp_path / "run.h5"
+    with Record(url) as record:
+        assert record.path.name == "run.h5" and record.rows == 300
+    with gradscope.open_run(url) as there, gradscope.open_run(here) as mine:
+        assert there.identical(mine)
+    assert gradscope.diagnose(url).lines == gradscope.diagnose(here).lines
+
+
+@pytest.mark.parametrize("command", [["diagnose", "--json"], ["inspect"], ["tolerance"], ["report", "-o"]])
+def test_commands_take_urls(url: str, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from gradscope_cli.main import run
+
+    more = [str(tmp_path / "page.html")] if command[0] == "report" else []
+    assert run([*command, *more, url]) in (0, 3)
+    if "--json" in command:
+        assert json.loads(capsys.readouterr().out)["runs"][0]["verdict"]
+
+
+def test_a_log_comes_along(tmp_path: Path) -> None:
+    from tests.torture import records
+
+    _, (content, log) = records.good_and_crashed(tmp_path)
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/runs/killed.h5", content)
+    store.pipe_file("/runs/killed.h5.log", log)
+    with Record("memory://runs/killed.h5") as record:
+        assert record.rows == 150 and record.status == "running"
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("memory://bucket/nothing.h5", RecordNotFoundError, "there is no file memory://bucket/nothing.h5"),
+        ("odd://bucket/run.h5", InputError, "cannot read odd://bucket/run.h5: Protocol not known"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(address: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        Record(address)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(InputError, match=r"pip install 'gradscope-dynamics\[remote\]'"):
+        Record("memory://other/run.h5")
+
+
+@pytest.mark.parametrize("path", ["run.h5", "/tmp/run.h5", "runs/a:b/run.h5", "C:/run.h5", "./s3:/run.h5"])
+def test_paths_of_this_machine_are_no_urls(path: str) -> None:
+    assert remote.url_of(path) is None
+
+
+def test_urls_are_told_also_as_paths() -> None:
+    assert (
+        remote.url_of(Path("s3://bucket/a/run.h5")) == remote.url_of("s3://bucket/a/run.h5") == "s3://bucket/a/run.h5"
+    )
