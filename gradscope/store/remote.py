@@ -61,5 +61,10 @@ def fetched(url: str) -> Path:
 def _folder() -> Path:
     """Make the folder of the copies, which the process that made it removes, and no child that it forks."""
     folder, mine = Path(tempfile.mkdtemp(prefix="gradscope-")), os.getpid()
-    atexit.register(lambda: os.getpid() == mine and shutil.rmtree(folder, ignore_errors=True))
+
+    def remove() -> None:
+        if os.getpid() == mine:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     return folder
