@@ -14,7 +14,9 @@ from gradscope.recorder.recorder import Recorder
 from gradscope.recording.live_judge import LiveJudge
 from gradscope.recording.notes import LearningFailureWarning, Notes
 from gradscope.recording.record_options import OnFailure
-from gradscope.types import Verdict
+from gradscope.store import remote
+from gradscope.store.null_writer import NullWriter
+from gradscope.types import InputError, Verdict
 
 
 class Closing:
@@ -27,8 +29,11 @@ class Closing:
         told: the user was told of a failure, or it was acted upon.
     """
 
-    def __init__(self, notes: Notes, live: LiveJudge, recorder: Recorder, on_failure: OnFailure) -> None:
+    def __init__(
+        self, notes: Notes, live: LiveJudge, recorder: Recorder, on_failure: OnFailure, copy_to: str | None
+    ) -> None:
         self._notes, self._live, self._recorder, self._on_failure = notes, live, recorder, on_failure
+        self._copy_to = copy_to
         self._process = os.getpid()
         self.undo = ExitStack()
         self.closed = self.told = False
@@ -72,8 +77,18 @@ class Closing:
                 notes.ended_by(error)
         finally:
             notes.writer.close(status)
+            self._copy()
             notes.give_problem()
             notes.give_warnings()
+
+    def _copy(self) -> None:
+        """Copy the record to where it is asked for; that it cannot be is a warning, and the record is here."""
+        if self._copy_to is None or isinstance(self._notes.writer, NullWriter):
+            return
+        try:
+            remote.put(self._notes.path, self._copy_to)
+        except InputError as error:
+            self._notes.warn(str(error))
 
     def _tell_last_verdict(self, status: str) -> None:
         """Tell the verdict on all rows, which may be known only now."""

@@ -107,7 +107,7 @@ def record(
             beside the record (``run.stopped.pt``), before gradscope ends a run on a failure.
         sinks: where else to show the main quantities and the verdict: objects of `gradscope.integrations.sinks`, or the
             names of plug-ins.
-        storage: how soon a row is safe, and how it is compressed or rounded: a `Storage`.
+        storage: how soon a row is safe, how it is compressed or rounded, where a copy goes: a `Storage`.
 
     Returns:
         The recording, which is a context manager.
@@ -216,7 +216,7 @@ def open_recording(
         settler = BaselineSettler(baseline, judge, rules, notes, penalties, recorder.listeners)
         live = LiveJudge(judge, settler.settle, rules, FindingNotes(notes, ranks, options).add)
         consumers += [RowNotes(notes, penalties, live, recorder.listeners, baseline), live]
-        closing = Closing(notes, live, recorder, options.on_failure)
+        closing = Closing(notes, live, recorder, options.on_failure, options.storage.copy_to)
         undo.callback(baseline.unwatch)
         baseline.watch(model)
         if "baseline_loss" not in notes.capture:

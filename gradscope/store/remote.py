@@ -1,4 +1,4 @@
-"""Read records from object stores and web servers: whatever fsspec knows is copied once, and read as a file."""
+"""Read records from object stores and web servers, and copy them there: wherever fsspec reaches."""
 
 from __future__ import annotations
 
@@ -52,9 +52,39 @@ def fetched(url: str) -> Path:
     except FileNotFoundError:
         raise RecordNotFoundError(f"there is no file {url}; give the address of a record") from None
     except Exception as error:  # each kind of store has errors of its own
-        said = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise InputError(f"cannot read {url}: {said}") from None
+        raise InputError(f"cannot read {url}: {_line(error)}") from None
     return copy
+
+
+def put(path: Path, to: str) -> str:
+    """Copy a finished record to an object store, or anywhere else that fsspec knows.
+
+    Args:
+        path: of the record.
+        to: a URL or a path; one that ends in ``/`` is a folder, in which the copy has the record's name.
+
+    Returns:
+        Where the copy is.
+
+    Raises:
+        InputError: fsspec, or what it needs for this kind of URL, is not installed, or the store refuses.
+    """
+    target = f"{to}{path.name}" if to.endswith("/") else to
+    try:
+        import fsspec
+    except ModuleNotFoundError:
+        raise InputError(missing(f"copying a record to {target}", "fsspec")) from None
+    try:
+        files, place = fsspec.core.url_to_fs(target)
+        files.makedirs(place.rpartition("/")[0] or "/", exist_ok=True)
+        files.put_file(str(path), place)
+    except Exception as error:  # each kind of store has errors of its own
+        raise InputError(f"cannot copy {path} to {target}: {_line(error)}") from None
+    return target
+
+
+def _line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Settings of how a record is written: how soon a row is safe, and how small it becomes."""
+"""Settings of how a record is written: how soon a row is safe, how small it becomes, where a copy goes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Storage:
             reads the file has to have as well. Entries are shuffled by bytes first.
         digits: significant decimal digits, 1 to 6, that float32 variables are rounded to; None: none are lost. Their
             attribute ``largest_relative_error`` holds what that costs, at most ½·10^−digits.
+        copy_to: where the finished record is copied when the recording is closed: a URL that fsspec knows
+            (``s3://bucket/runs/``; in a folder the copy has the record's name). Copying that fails is a warning.
 
     Raises:
         InputError: one of them cannot be used.
@@ -36,6 +38,7 @@ class Storage:
     flush_seconds: float = 1.0
     compression: str | int | None = "gzip"
     digits: int | None = None
+    copy_to: str | None = None
 
     def __post_init__(self) -> None:
         checks.positive_int(self.flush_rows, "flush_rows")
@@ -48,6 +51,8 @@ class Storage:
             )
         if (checks.optional_count(self.digits, "digits") or 0) > MOST_DIGITS:
             raise InputError(f"digits is {self.digits}; expected at most {MOST_DIGITS}, or None to keep all of them")
+        if self.copy_to is not None and (not isinstance(self.copy_to, str) or not self.copy_to):
+            raise InputError(f"copy_to is {self.copy_to!r}; expected a URL or a path, or None for no copy")
 
 
 def _available(name: str | int) -> bool:

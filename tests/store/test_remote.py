@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import gradscope
 from gradscope.store import remote
 from gradscope.store.record import Record
 from gradscope.types import InputError, RecordNotFoundError
 from tests.helpers.handmade import handmade
+from tests.helpers.loops import mlp, train
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -75,6 +77,36 @@ def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(InputError, match=r"pip install 'gradscope-dynamics\[remote\]'"):
         Record("memory://other/run.h5")
+
+
+@pytest.mark.parametrize("to", ["memory://runs/", "memory://runs/run.h5"])
+def test_a_finished_record_is_copied(to: str, tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    storage = gradscope.Storage(copy_to=to)
+    with gradscope.record(model, optimizer, tmp_path / "run.h5", on_failure="ignore", storage=storage) as run:
+        train(model, optimizer, 3, run)
+        assert not fsspec.filesystem("memory").exists("/runs/run.h5")
+    assert fsspec.filesystem("memory").cat_file("/runs/run.h5") == (tmp_path / "run.h5").read_bytes()
+    fsspec.filesystem("memory").rm("/runs", recursive=True)
+
+
+def test_a_copy_that_fails_is_a_warning(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    storage = gradscope.Storage(copy_to="odd://runs/")
+    with (
+        pytest.warns(UserWarning, match=r"cannot copy .*run.h5 to odd://runs/run.h5: Protocol not known"),
+        gradscope.record(model, optimizer, tmp_path / "run.h5", on_failure="ignore", storage=storage) as run,
+    ):
+        train(model, optimizer, 3, run)
+    with Record(tmp_path / "run.h5") as record:
+        assert record.finished and record.rows == 3
+
+
+def test_a_copy_goes_to_a_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="copy_to is 3; expected a URL"):
+        gradscope.Storage(copy_to=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["run.h5", "/tmp/run.h5", "runs/a:b/run.h5", "C:/run.h5", "./s3:/run.h5"])
