@@ -44,7 +44,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         names = [*WORDS.values(), LONG, "plain"]
         file["parameter"][:] = names[: len(file["parameter"])]
         epochs, events = file["epochs"], file["events"]
-        epochs["epoch"].resize(3, axis=0)
+        for column in epochs.values():
+            column.resize(3, axis=0)
         epochs["epoch"][:] = [0, 1, 2]
         for name in (MARKUP, ESCAPES, TURNED, FORMULA, MATH):
             made = epochs.create_dataset(name.replace("/", "_"), data=[0.1, 0.2, 0.3], maxshape=(None,), chunks=(64,))

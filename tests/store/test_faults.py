@@ -337,7 +337,7 @@ def test_an_unexpected_error_never_reaches_the_training(memory: Path, monkeypatc
     w = scenario.writer(path)
     w.append(scenario.block(0, 300))
     w.flush()
-    monkeypatch.setattr(w._image, "write", lambda waiting: 1 / 0)
+    monkeypatch.setattr(w._in_memory, "write", lambda waiting: 1 / 0)
     w.append(scenario.block(300, 100))
     w.flush()
     assert "no longer written: ZeroDivisionError" in str(w.problem)
