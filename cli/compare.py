@@ -71,10 +71,6 @@ def _print(found: Comparison) -> None:
     _curves(marks, found)
 
 
-def _setting(value: str | None) -> str:
-    return "–" if value is None else value.strip('"')
-
-
 def _marks(count: int) -> list[str]:
     letters = string.ascii_uppercase
     return [letters[k] if count <= len(letters) else str(k + 1) for k in range(count)]

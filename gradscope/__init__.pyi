@@ -1,12 +1,8 @@
 # The public names, by room, listed once: read by type checkers, and at run time by lazy_loader.
+
 __version__: str
 
-# What is recorded, and when
-from .diagnosis.verdict import Diagnosis as Diagnosis
-from .prediction.suggest import Suggestion as Suggestion
-from .prediction.suggest import suggest_strength as suggest_strength
-from .processes.instructions import resume_from as resume_from
-from .reading import diagnose as diagnose
+# Recording
 from .recorder.cadence import DenseStart as DenseStart
 from .recorder.cadence import Every as Every
 from .recorder.cadence import Windows as Windows
@@ -14,6 +10,14 @@ from .recording.open_recordings import close_recordings as close_recordings
 from .recording.opening import record as record
 from .recording.recording import Recording as Recording
 from .recording.sink import Sink as Sink
+from .store.storage import Storage as Storage
+
+# A record and its verdict
+from .diagnosis.verdict import Diagnosis as Diagnosis
+from .reading import diagnose as diagnose
+from .store.reader import open_run as open_run
+
+# Penalties, schedules, controllers
 from .regularizers.activity import regularize_activity as regularize_activity
 from .regularizers.attach import regularize as regularize
 from .regularizers.constrained import CPR as CPR
@@ -23,8 +27,6 @@ from .regularizers.coupled import Ivanov as Ivanov
 from .regularizers.coupled import Taper as Taper
 from .regularizers.groups import GroupLasso as GroupLasso
 from .regularizers.masks import mask_gradients as mask_gradients
-
-# Penalties and schedules
 from .regularizers.penalties import L0 as L0
 from .regularizers.penalties import L1 as L1
 from .regularizers.penalties import L1L2 as L1L2
@@ -43,15 +45,14 @@ from .regularizers.timed import StrongFirst as StrongFirst
 from .regularizers.timed import Table as Table
 
 # Restarts
+from .processes.instructions import resume_from as resume_from
 from .restart.checkpoint import Checkpoint as Checkpoint
 from .restart.in_process import Restarts as Restarts
 
-# A record and its verdict
-from .store.reader import open_run as open_run
-from .store.storage import Storage as Storage
-from .tolerance.result import ToleranceResult as ToleranceResult
-
 # Tolerance level, useful strength
+from .prediction.suggest import Suggestion as Suggestion
+from .prediction.suggest import suggest_strength as suggest_strength
+from .tolerance.result import ToleranceResult as ToleranceResult
 from .tolerance.search import search_tolerance as search_tolerance
 from .tuning.result import TuneResult as TuneResult
 from .tuning.tune import tune_strength as tune_strength

@@ -148,7 +148,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     ),
     Quantity("update_mean_abs", _P, "mean |change of w in this step|", presets=FULL, ruled=True),
     Quantity("update_proportion", _P, "mean |Δw by the loss| / (the same + mean |Δw by the penalty|)", presets=FULL),
-    Quantity("gradient_coherence", _P, "cosine of ∂L/∂w with that of the row before", presets=FULL),
+    Quantity("gradient_coherence", _P, "cosine of ∂L/∂w with that of the row before that has it", presets=FULL),
     Quantity("weight_histogram", _H, "entries of w by |w|", presets=FULL),
     Quantity("loss_gradient_histogram", _H, "entries of ∂L/∂w by |∂L/∂w|", presets=FULL),
     OUTPUT,

@@ -27,7 +27,7 @@ class Preset:
 
 
 #: Of more tensors than this (a transformer's, a ResNet's) `full` samples what takes a call for each: every 8th step,
-#: after the first hundred, in which failures are born.
+#: after the first hundred, in which failures begin.
 MANY = 48
 SAMPLED = BySize(MANY, Every(1), DenseStart(100, 8))
 

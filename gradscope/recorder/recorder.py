@@ -49,7 +49,7 @@ class Recorder:
         optimizers: the recorded ones.
         parameters: by plain name.
         probe: what penalties do.
-        consumers: of finished rows, in their order; more may be added before `attach`.
+        consumers: of finished rows, in their order; more may be added before the first step.
         preset: what is recorded.
         cadences: when, by kind.
         activations: hooks on modules, None for none.

@@ -47,7 +47,9 @@ class BetweenSteps:
             step: the number of the step.
 
         Raises:
-            SystemExit: a SIGTERM has come.
+            SystemExit: a SIGTERM has come, or the run is ended for its supervisor.
+            LearningFailure: the run does not learn, and ``on_failure`` is ``raise``; or whatever a function raises that
+                is given for it.
         """
         self._notes.give_problem()
         if self._termination.asked:

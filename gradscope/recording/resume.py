@@ -9,7 +9,7 @@ from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import feed
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.post_hoc import validation_losses
-from gradscope.quantities import JUDGED
+from gradscope.quantities import JUDGED, of_modules
 from gradscope.store.record import Record
 
 
@@ -34,7 +34,12 @@ def first_step(path: Path, resume_step: int | None) -> int:
 
 
 def remember(judge: Judge, rules: Checker, path: Path, first: int) -> None:
-    """Show the judge and the rules the rows before ``first``, so that they go on where they were."""
+    """Show the judge and the rules the rows before ``first``, so that they go on where they were.
+
+    A rank that does not measure knows no modules, and is shown nothing of them, as it was before.
+    """
+    unknown = () if judge.info.modules else of_modules("full")
+    judged, needed = (tuple(name for name in names if name not in unknown) for names in (JUDGED, NEEDED))
     with Record(path) as kept:
         rules.of_epochs.update(validation_losses(kept.metrics))
-        feed({judge: JUDGED, rules: NEEDED}, kept, before=first)
+        feed({judge: judged, rules: needed}, kept, before=first)

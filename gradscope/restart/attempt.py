@@ -58,11 +58,6 @@ class Attempt:
         """Whether it learns and its delayed penalty never came on, so that nothing is known of it under the penalty."""
         return self.delayed and self.switched_on is None and self.diagnosis.verdict is Verdict.HEALTHY
 
-    @property
-    def completed(self) -> bool:
-        """Whether it ended by itself or was ended by gradscope, so that its verdict counts."""
-        return self.ended in ("itself", "stopped")
-
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in ``run.json``."""
         return {

@@ -10,6 +10,9 @@ from gradscope.store.bounds import MOST_TEXT
 START = b"GCOL\x01\x00\x00\x00"
 #: Bytes before the first entry, before the data of each, and of the smallest collection.
 _HEADER, _ENTRY, _SMALLEST = 16, 16, 4096
+_NOTHING = bytes(len(START))
+#: Damaged collections in one piece, after which all that follow in it are taken to be: none has so many by accident.
+_MOST_DAMAGED = 16
 
 
 def hide_damaged(piece: memoryview, position: int, at: Callable[[int, int], bytes]) -> None:
@@ -23,25 +26,36 @@ def hide_damaged(piece: memoryview, position: int, at: Callable[[int, int], byte
         position: of the piece in the file.
         at: returns bytes of the file from an offset on.
     """
-    data = bytes(piece)
+    data, damaged = bytes(piece), 0
+
+    def read(offset: int, size: int) -> bytes:
+        inside = data[offset : offset + size]
+        return inside if len(inside) == size else at(position + offset, size)
+
     start = data.find(START)
     while start >= 0:
-        if not _sound(at, position + start):
-            piece[start : start + len(START)] = bytes(len(START))
-        start = data.find(START, start + 1)
+        size = _size(read, start)
+        if not size:
+            piece[start : start + len(START)] = _NOTHING
+            damaged += 1
+        if damaged == _MOST_DAMAGED:
+            piece[start:] = data[start:].replace(START, _NOTHING)
+            return
+        start = data.find(START, start + max(size, len(START)))  # what stands inside of a sound one is its texts
 
 
-def _sound(at: Callable[[int, int], bytes], position: int) -> bool:
-    size = int.from_bytes(at(position + 8, 8), "little")
-    if not _SMALLEST <= size <= MOST_TEXT:
-        return False
-    data = at(position, size)
+def _size(read: Callable[[int, int], bytes], start: int) -> int:
+    """Return the bytes of a collection whose entries fill it; 0 of any other. Each entry is looked at once."""
+    size = int.from_bytes(read(start + 8, 8), "little")
+    if not _SMALLEST <= size <= MOST_TEXT or not read(start + size - 1, 1):  # or it ends behind the file
+        return 0
     place = _HEADER
-    while place + _ENTRY <= len(data):
-        number, length = (int.from_bytes(data[place + i : place + j], "little") for i, j in ((0, 2), (8, 16)))
+    while place + _ENTRY <= size:
+        entry = read(start + place, _ENTRY)
+        number, length = (int.from_bytes(entry[i:j], "little") for i, j in ((0, 2), (8, 16)))
         # The free space, number 0, counts its own header; the others are padded to eight bytes.
         taken = length if number == 0 else _ENTRY + (length + 7) // 8 * 8
-        if not _ENTRY <= taken <= len(data) - place:
-            return False
+        if not _ENTRY <= taken <= size - place:
+            return 0
         place += taken
-    return True
+    return size

@@ -37,7 +37,6 @@ from gradscope.types import InputError, RecordExistsError, RecordNotFoundError
 
 _STAND_INS: dict[str, Any] = {"gradscope_version": "unknown", "penalty": "l2", "config": {}, "capture": {}}
 _OURS = ("schema_version", "rows", "status")
-_GIVEN_ELSEWHERE = (schema.PARAMETER, schema.MODULE, schema.GROUP, schema.BIN, schema.UNIT, schema.STEP)
 
 
 def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:

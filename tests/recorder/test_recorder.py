@@ -408,9 +408,9 @@ def ranked_net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
 
 
-def ranked_loop(model: nn.Module, path: Path, rank: int, size: int) -> None:
+def ranked_loop(model: nn.Module, path: Path, rank: int, size: int, mode: str = "create") -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.02)
-    with gradscope.record(model, optimizer, path, preset="full", on_failure="ignore") as run:
+    with gradscope.record(model, optimizer, path, preset="full", on_failure="ignore", mode=mode) as run:
         for step, (x, y) in enumerate(batches(RANK_STEPS, 10)):
             loss = nn.functional.cross_entropy(model(x[rank::size]), y[rank::size])
             optimizer.zero_grad()
@@ -442,6 +442,9 @@ def rank(number: int, kind: str, folder: Path, sabotage: str) -> None:
 
         Ranks.whole = lambda self, tables, fields: None  # type: ignore[method-assign]
     ranked_loop(model, folder / f"{kind}{sabotage}.h5", number, 2)
+    if kind == "ddp" and not sabotage:
+        for mode in ("create", "append"):  # a rank that does not measure goes on, too, and knows no modules
+            ranked_loop(model, folder / "again.h5", number, 2, mode)
     end_rank()
 
 
@@ -482,6 +485,9 @@ def test_two_ranks_write_what_one_would(tmp_path: Path, kind: str, sabotage: str
             )
         ]
         assert bool(wrong) == bool(sabotage), wrong
+        if kind == "ddp" and not sabotage:
+            with gradscope.open_run(tmp_path / "again.h5") as again:
+                assert again.sizes["step"] == 2 * RANK_STEPS and again.attrs["status"] == "finished"
         if kind == "fsdp" and not sabotage:
             np.testing.assert_allclose(two["loss"].values, one["loss"].values, rtol=1e-4)
 

@@ -256,6 +256,25 @@ def a_heap_that_goes_backwards(path: Path) -> None:
     _with_heap_entry(path, (1 << 64) - 32)
 
 
+def a_text_of_heaps(path: Path) -> None:
+    """Every sixteenth byte of four megabytes begins a heap, each as long as the text."""
+    size = 4 << 20
+    with h5py.File(path, "r+") as file:
+        file.attrs["note"] = "x" * size
+        file.attrs["status"] = "odd"  # which is found out once all attributes are read
+    data = bytearray(path.read_bytes())
+    start = data.index(b"x" * 1000)
+    data[start : start + size] = (b"GCOL\x01\0\0\0" + struct.pack("<Q", size - 4096)) * (size // 16)
+    path.write_bytes(data)
+
+
+def a_heap_longer_than_the_file(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    heap = data.rindex(b"GCOL")
+    data[heap + 8 : heap + 16] = struct.pack("<Q", 8 << 20)
+    path.write_bytes(data)
+
+
 def _with_odd_flags(path: Path, name: str, kind: bytes, flags: int) -> None:
     """Flags that no HDF5 knows in the first type of this kind after the header of a variable."""
     with h5py.File(path, "r") as file:
@@ -301,6 +320,7 @@ RECORDS: dict[str, Callable[[Path], None]] = {
         chunks_of_gigabytes, a_wide_variable, a_link_to_another_file, a_soft_link,
         a_virtual_variable, a_variable_stored_elsewhere, a_chunk_of_no_bytes,
         events_of_a_chunk_shorter_than_its_checksum, a_heap_whose_free_space_is_nothing, a_heap_that_goes_backwards,
+        a_text_of_heaps, a_heap_longer_than_the_file,
         texts_of_an_unknown_kind, a_list_of_dimensions_of_an_unknown_kind,
         events_of_different_lengths, an_attribute_of_references, a_list_of_dimensions_that_are_numbers,
     )
