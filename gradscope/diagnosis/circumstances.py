@@ -163,9 +163,13 @@ class Circumstances:
     def _see_stopped(self, step: NDArray[Any], gradient: NDArray[Any]) -> None:
         if self._stopped is None:
             self._stopped = np.full(gradient.shape[1], -1, dtype=np.int64)
-        for at, now in zip(step, gradient, strict=True):
-            since = np.where(self._stopped < 0, at, self._stopped)
-            self._stopped = np.where(now == 0, since, np.where(now > 0, -1, self._stopped))
+        if not len(step):
+            return
+        place = np.arange(len(step))[:, None]
+        last = np.where(gradient > 0, place, -1).max(0)  # that passed something; -1: none of these
+        after = (gradient == 0) & (place > last)
+        began = np.where(after.any(0), step[after.argmax(0)], -1)
+        self._stopped = np.where((last < 0) & (self._stopped >= 0), self._stopped, began)
 
     def _most_stopped(self) -> dict[str, int]:
         info = self._info

@@ -50,7 +50,7 @@ class BetweenSteps:
             SystemExit: a SIGTERM has come, or the run is ended for its supervisor.
             LearningFailure: the run does not learn, and ``on_failure`` is ``raise``; or whatever a function raises that
                 is given for it.
-        """
+        """  # noqa: DOC502 - raised by what it calls
         self._notes.give_problem()
         if self._termination.asked:
             self._notes.writer.event(step, "stopped", "ended by SIGTERM")
