@@ -7,7 +7,7 @@ import numpy as np
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.cause import Cause
 from gradscope.diagnosis.circumstances import LARGE, Facts
-from gradscope.diagnosis.penalty_causes import WENT_OFF, acted
+from gradscope.diagnosis.penalty_causes import acted, went_off_early
 from gradscope.diagnosis.run_prefix import RunPrefix
 
 #: Times the baseline at which a loss begins where the weights do too large; where they may.
@@ -113,7 +113,7 @@ def dead(look: RunPrefix, facts: Facts) -> Cause | None:
     if not facts.dead:
         cause = "gradients of exactly 0"
         said = [f"the loss gradient of {name} is exactly 0 since step {since}{more}: units after it are off, as a rule"]
-    if times >= WENT_OFF and look.info.penalised.any():
+    if look.info.penalised.any() and not went_off_early(look, facts):
         return Cause(cause, 0.4, said, [f"the penalty had acted for {times:.2g} e-folding times by then"], remedy)
     if since > look.series.step[0] and (facts.moves_clipped > LARGE or facts.large_inputs):
         return Cause(cause, 0.6, said, ["that came after steps which moved the weights a lot"], remedy)

@@ -6,12 +6,12 @@ import numpy as np
 
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.cause import PENALTY, UNDECLARED, Cause
-from gradscope.diagnosis.circumstances import Facts
+from gradscope.diagnosis.circumstances import LARGE, Facts
 from gradscope.diagnosis.run_prefix import RunPrefix
 
 #: E-folding times before which a penalty has done nothing.
 EARLY = 0.25
-#: The same, of units that went off: what a penalty has not taken half of an e-folding time for, others did.
+#: The same, where units went off and steps were too large: a penalty that had taken half of one by then is a rival.
 WENT_OFF = 0.5
 
 
@@ -19,6 +19,15 @@ def acted(look: RunPrefix, step: float | None = None) -> float:
     """Return the e-folding times that the penalty has acted, up to a step."""
     n = look.n if step is None else int(np.searchsorted(look.series.step[: look.n], step, side="right"))
     return measures.e_foldings(look.series, n) if n else 0.0
+
+
+def went_off_early(look: RunPrefix, facts: Facts) -> bool:
+    """Return whether units went off before the penalty had acted long enough to be why.
+
+    That is a quarter of an e-folding time, and half of one where steps that were too large are a rival.
+    """
+    limit = WENT_OFF if facts.moves_clipped > LARGE or facts.large_inputs else EARLY
+    return acted(look, min(facts.off.values())) < limit
 
 
 def penalty(look: RunPrefix, facts: Facts) -> Cause | None:
@@ -33,7 +42,7 @@ def penalty(look: RunPrefix, facts: Facts) -> Cause | None:
     remedy = "start again with the same strength and a delay, or with a lower strength"
     if times < EARLY:
         return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
-    if facts.off and acted(look, min(facts.off.values())) < WENT_OFF:
+    if facts.off and went_off_early(look, facts):
         return Cause(PENALTY, 0.2, said, ["no gradient passed any more before it had acted"], remedy)
     if shrunk >= 0.5:
         return Cause(PENALTY, 0.8, said, [], remedy)
