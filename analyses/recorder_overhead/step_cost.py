@@ -101,19 +101,19 @@ def resnet() -> tuple[Any, Any, Any]:
 
 @dataclass(frozen=True)
 class Net:
-    """A net with its batch, and how many steps make a block."""
+    """A net with its batch, and how many steps make a block: as many as `full` samples once, or a multiple."""
 
     make: Callable[[], tuple[Any, Any, Any]]
     steps: int
 
 
 NETS = {
-    "MLP": Net(mlp, 60),
-    "transformer": Net(transformer, 6),
-    "10 tensors": Net(small, 20),
-    "300 tensors": Net(many, 4),
-    "LSTM": Net(lstm, 10),
-    "ResNet-18": Net(resnet, 2),
+    "MLP": Net(mlp, 64),
+    "transformer": Net(transformer, 8),
+    "10 tensors": Net(small, 24),
+    "300 tensors": Net(many, 8),
+    "LSTM": Net(lstm, 8),
+    "ResNet-18": Net(resnet, 8),
 }
 
 
