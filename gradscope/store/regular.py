@@ -20,7 +20,9 @@ MOST_STRETCHES = 4096
 OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 #: What HDF5 and those who read it raise for damaged files.
-DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError)
+DAMAGE = (
+    OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError, AssertionError,
+)  # fmt: skip
 
 
 def beside(path: Path, suffix: str) -> Path:
