@@ -21,7 +21,8 @@ OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.
 
 #: What HDF5 and those who read it raise for damaged files.
 DAMAGE = (
-    OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError, AssertionError,
+    OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError,
+    AssertionError,
 )  # fmt: skip
 
 
