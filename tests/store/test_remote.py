@@ -109,6 +109,33 @@ def test_a_copy_goes_to_a_text(tmp_path: Path) -> None:
         gradscope.Storage(copy_to=3)  # type: ignore[arg-type]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("command", [["watch"], ["watch", "--port", "0"], ["diagnose", "--follow"], ["recover"]])
+def test_what_works_on_files_here_says_so(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A URL is not waited for as a file that is not there yet."""
+    from gradscope_cli.main import run
+
+    assert run([*command, "memory://bucket/run.h5"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "memory://bucket/run.h5 is not on this machine, where a record is " in line
+
+
+def test_a_run_is_recorded_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = mlp()
+    with pytest.raises(InputError, match=r"s3://bucket/run.h5 is not on this machine, where a run is recorded \(and"):
+        gradscope.record(model, torch.optim.SGD(model.parameters(), lr=0.05), "s3://bucket/run.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_colon_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs:").mkdir()
+    handmade(Path("runs:/run.h5"), 3, 300)
+    with Record("runs:/run.h5") as record:
+        assert record.rows == 300
+
+
 @pytest.mark.parametrize("path", ["run.h5", "/tmp/run.h5", "runs/a:b/run.h5", "C:/run.h5", "./s3:/run.h5"])
 def test_paths_of_this_machine_are_no_urls(path: str) -> None:
     assert remote.url_of(path) is None

@@ -13,6 +13,7 @@ from gradscope.report.live.frame import Frame, frame
 from gradscope.report.page.fold import NAMES, Fold
 from gradscope.report.page.page_values import RunPage
 from gradscope.report.page.run_page import VALUES, read, run_page
+from gradscope.store import remote
 from gradscope.store.follow import follow
 from gradscope.store.record import Record
 from gradscope.store.writer_lock import writer_of
@@ -41,6 +42,7 @@ class Follower:
     """
 
     def __init__(self, path: Path) -> None:
+        remote.refuse(path, "a record is followed as it grows")
         self.path = path
         self.over = False
         self.error: InputError | None = None
