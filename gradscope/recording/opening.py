@@ -50,7 +50,13 @@ from gradscope.store import remote
 from gradscope.store.record_path import free_name, is_folder, prepare_path, release_name, reserve_name
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
-from gradscope.torch_utils.selection import SelectNames, plain_model, recorded_modules, recorded_parameters
+from gradscope.torch_utils.selection import (
+    SelectModules,
+    SelectTensors,
+    plain_model,
+    recorded_modules,
+    recorded_parameters,
+)
 from gradscope.types import InputError
 
 OWN_DECAY = (
@@ -67,8 +73,8 @@ def record(
     penalty: tuple[Penalty, float] | Term | None = None,
     every: Given = 1,
     preset: str = "standard",
-    select: SelectNames | None = None,
-    modules: SelectNames | None = None,
+    select: SelectTensors | None = None,
+    modules: SelectModules | None = None,
     on_failure: OnFailure = "warn",
     steps_per_epoch: int | None = None,
     horizon: int | None = None,
@@ -93,8 +99,9 @@ def record(
         every: record every n-th optimizer step, or a cadence (`Every`, `DenseStart`, `Windows`), or one for each kind
             of quantity: ``{"rows": 1, "activations": 10, "updates": 1, "histograms": 50}``.
         preset: ``cheap``, ``standard`` or ``full``; see the file format.
-        select: the parameters to record: a regular expression or predicate on names, or a type of module.
-        modules: the same for the modules whose activations are recorded.
+        select: the parameters to record: a regular expression on names, a predicate ``(name, parameter) -> bool`` (one
+            of a single argument is given the name), a type of module, or the parameters themselves.
+        modules: the same for the modules whose activations are recorded: ``(name, module) -> bool``.
         on_failure: when the run is found not to learn: ``ignore``, ``warn``, ``raise`` `LearningFailure`, or a function
             that is called with the `Diagnosis`, between two steps.
         steps_per_epoch: makes epochs known without `Recording.epoch`.

@@ -17,7 +17,7 @@ from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.store.record_path import LATER_ROWS
 from gradscope.store.storage import Storage
-from gradscope.torch_utils.selection import SelectNames
+from gradscope.torch_utils.selection import SelectModules, SelectTensors
 from gradscope.types import InputError
 
 #: What to do when a run is found not to learn: a word, or a function that is given the diagnosis.
@@ -42,8 +42,8 @@ class RecordOptions:
     penalty: tuple[Penalty, float] | Term | None
     every: Given
     preset: str
-    select: SelectNames | None
-    modules: SelectNames | None
+    select: SelectTensors | None
+    modules: SelectModules | None
     on_failure: OnFailure
     steps_per_epoch: int | None
     horizon: int | None

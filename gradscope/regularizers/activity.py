@@ -7,7 +7,7 @@ That costs about one backward more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.schedule import Schedule, scheduled
 from gradscope.torch_utils import ranks
-from gradscope.torch_utils.selection import selected_modules
+from gradscope.torch_utils.selection import SelectModules, selected_modules
 from gradscope.types import InputError
 
 
@@ -121,7 +121,7 @@ def regularize_activity(
     model: nn.Module,
     penalty: Penalty,
     schedule: Schedule | float,
-    modules: str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | Sequence[nn.Module],
+    modules: SelectModules,
     *,
     steps_per_epoch: int | None = None,
 ) -> ActivityRegularization:
@@ -134,7 +134,8 @@ def regularize_activity(
         model: the model, whose forward pass ends one measurement of the outputs.
         penalty: Ω, such as ``L1()``.
         schedule: its strength over time, or a number; none that bounds the norm of weights.
-        modules: a regular expression on their names, a type or several, a predicate, or the modules themselves.
+        modules: a regular expression on their names, a predicate ``(name, module) -> bool`` (one of a single argument
+            is given the module), a type or several, or the modules themselves.
         steps_per_epoch: lets a schedule count epochs where no recording tells them.
 
     Returns:

@@ -246,8 +246,9 @@ def regularize(
         penalty: Ω, such as ``L2()``.
         schedule: its strength over time, or a controller such as ``AutoL2()`` or ``CPR()``. A number is a strength that
             does not change, ``Constant(number)``.
-        select: which parameters: a predicate, the parameters themselves, a regular expression on names, or a type of
-            module (its weights). Without it, every parameter with more than one dimension. For different strengths in
+        select: which parameters: a regular expression on names, a predicate ``(name, parameter) -> bool`` (one of a
+            single argument is given the parameter), a type of module (its weights), or the parameters themselves.
+            Without it, every parameter with more than one dimension. For different strengths in
             different places, call `regularize` once for each.
         model: where names and modules are looked up; names are known without it if the optimizer was made of
             ``model.named_parameters()``.

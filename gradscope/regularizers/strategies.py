@@ -6,14 +6,14 @@ Dropout, augmentation and learning-rate schedules are torch's and torchvision's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from gradscope import checks
-from gradscope.torch_utils.selection import selected_modules
+from gradscope.torch_utils.selection import SelectModules, selected_modules
 from gradscope.types import InputError
 
 
@@ -49,7 +49,7 @@ class GaussianNoise(nn.Module):
 def add_noise(
     model: nn.Module,
     std: float,
-    modules: str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | Iterable[nn.Module],
+    modules: SelectModules,
 ) -> Callable[[], None]:
     """Add Gaussian noise to the outputs of hidden layers of a finished model.
 

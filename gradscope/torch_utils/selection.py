@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -12,16 +13,23 @@ from torch.optim import Optimizer
 
 from gradscope.types import InputError
 
+T = TypeVar("T")
 Types = type[nn.Module] | tuple[type[nn.Module], ...]
 
-#: To record: a regular expression or predicate on plain names, or the type (or types) of the modules that are meant.
-SelectNames = str | Callable[[str], bool] | Types
-
-#: To penalise: a predicate, the parameters themselves, a regular expression on names, or a type of module (or several).
-SelectTensors = Callable[[Tensor], bool] | Iterable[Tensor] | str | Types
-
-#: To act on modules: the same of modules.
-SelectModules = Callable[[nn.Module], bool] | Iterable[nn.Module] | str | Types
+#: What ``select`` and ``modules`` mean wherever they are: a predicate on name and parameter (or module), a regular
+#: expression that is searched for in names, the type (or types) of module that is meant, or the parameters (modules)
+#: themselves. A predicate of one argument is given the name by `record`, by all others the parameter or module.
+SelectTensors = (
+    str | Callable[[str, Tensor], bool] | Callable[[str], bool] | Callable[[Tensor], bool] | Iterable[Tensor] | Types
+)
+SelectModules = (
+    str
+    | Callable[[str, nn.Module], bool]
+    | Callable[[str], bool]
+    | Callable[[nn.Module], bool]
+    | Iterable[nn.Module]
+    | Types
+)
 
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -43,35 +51,70 @@ def plain_name(model: nn.Module, name: str) -> str:
     return ".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts)
 
 
-def _search(pattern: str, called: str) -> Callable[[str], object]:
-    """Compile a regular expression to a predicate on names."""
-    try:
-        return re.compile(pattern).search
-    except re.error as error:
-        raise InputError(f"{called} is {pattern!r}, not a regular expression: {error}") from None
+def _predicate(
+    select: Any,
+    called: str,
+    of_type: Callable[[Types], Callable[[str, T], object]],
+    alone: Callable[[str, T], object],
+) -> Callable[[str, T], object]:
+    """Make a predicate on name and thing of whichever way the choice was put.
 
+    Args:
+        select: the choice.
+        called: the argument's name, for messages.
+        of_type: makes the predicate for types of module.
+        alone: what a predicate of one argument is given.
 
-def _module_types(select: Any) -> tuple[type[nn.Module], ...]:
-    """Return the types of module that are meant, none if ``select`` is something else."""
-    kinds = select if isinstance(select, tuple) else (select,)
-    return kinds if all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds) else ()
+    Returns:
+        The predicate.
 
-
-# -- of a model, by name ----------------------------------------------------------------------------
-
-
-def _wanted_names(model: nn.Module, select: SelectNames, called: str) -> Callable[[str], object]:
-    """Return a predicate on plain names, whichever way the choice was put."""
+    Raises:
+        InputError: it is none of the ways.
+    """
     if isinstance(select, str):
-        return _search(select, called)
-    if isinstance(select, type | tuple):
-        kinds = select
+        try:
+            pattern = re.compile(select)
+        except re.error as error:
+            raise InputError(f"{called} is {select!r}, not a regular expression: {error}") from None
+        return lambda name, _: pattern.search(name)
+    kinds = select if isinstance(select, tuple) else (select,)
+    if kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
+        return of_type(select)
+    if callable(select) and not isinstance(select, nn.Module):
+        return select if _takes_two(select) else lambda name, it: select(alone(name, it))
+    if not isinstance(select, Iterable) or isinstance(select, Tensor):
+        raise InputError(
+            f"{called} is a {type(select).__name__}; expected a regular expression, a predicate on name and "
+            f"{'module' if called == 'modules' else 'parameter'}, a type of module, or a list"
+        )
+    ids = {id(one) for one in select}
+    return lambda _, it: id(it) in ids
+
+
+def _takes_two(predicate: Callable[..., object]) -> bool:
+    """Return whether it needs two arguments, or takes any number."""
+    try:
+        parameters = inspect.signature(predicate).parameters.values()
+    except (TypeError, ValueError):  # written in C, and says nothing of its arguments
+        return False
+    placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    return len(placed) >= 2 or (not placed and any(p.kind is p.VAR_POSITIONAL for p in parameters))
+
+
+# -- to record --------------------------------------------------------------------------------------
+
+
+def _named(select: Any, model: nn.Module, called: str) -> Callable[[str, Any], object]:
+    """Make a predicate on plain names and what they name; a type means such modules and what lies right in them."""
+
+    def of_type(kinds: Types) -> Callable[[str, object], object]:
         inside = {plain_name(model, name) for name, module in model.named_modules() if isinstance(module, kinds)}
-        return lambda name: name in inside or name.rpartition(".")[0] in inside
-    return select
+        return lambda name, _: name in inside or name.rpartition(".")[0] in inside
+
+    return _predicate(select, called, of_type, lambda name, _: name)
 
 
-def recorded_modules(model: nn.Module, select: SelectNames | None) -> dict[str, nn.Module]:
+def recorded_modules(model: nn.Module, select: SelectModules | None) -> dict[str, nn.Module]:
     """Select the modules whose activations are recorded: leaves, those that ``select`` names if given.
 
     A layer with parametrized weights (weight norm, spectral norm) is one; its parametrizations are none.
@@ -90,8 +133,8 @@ def recorded_modules(model: nn.Module, select: SelectNames | None) -> dict[str, 
     }
     if select is None:
         return leaves
-    wanted = _wanted_names(model, select, "modules")
-    chosen = {name: module for name, module in leaves.items() if wanted(name)}
+    wanted = _named(select, model, "modules")
+    chosen = {name: module for name, module in leaves.items() if wanted(name, module)}
     if not chosen:
         raise InputError(
             f"modules chooses none of the model's {len(leaves)}; the names are such as {next(iter(leaves))!r}"
@@ -100,7 +143,7 @@ def recorded_modules(model: nn.Module, select: SelectNames | None) -> dict[str, 
 
 
 def recorded_parameters(
-    model: nn.Module, optimizers: Sequence[Optimizer], select: SelectNames | None
+    model: nn.Module, optimizers: Sequence[Optimizer], select: SelectTensors | None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Select the parameters to record.
 
@@ -146,8 +189,8 @@ def recorded_parameters(
         raise InputError("all parameters in the optimizer are frozen (requires_grad is False)")
     chosen = every
     if select is not None:
-        wanted = _wanted_names(model, select, "select")
-        chosen = {name: p for name, p in every.items() if wanted(name)}
+        wanted = _named(select, model, "select")
+        chosen = {name: p for name, p in every.items() if wanted(name, p)}
     if not any(p.requires_grad for name, p in chosen.items() if name in here):
         raise InputError(f"select chooses no trainable parameter; the names are such as {next(iter(here))!r}")
     return chosen, [name for name in chosen if name not in here]
@@ -157,34 +200,33 @@ def recorded_parameters(
 
 
 def selected_parameters(optimizer: Optimizer, select: SelectTensors | None, model: nn.Module | None) -> list[Tensor]:
-    """Select parameters in the order of the optimizer; raise `InputError` if there are none."""
+    """Select parameters of an optimizer; by default, and by a type of module, those with more than one dimension.
+
+    Returns:
+        The parameters, in the order of the optimizer.
+
+    Raises:
+        InputError: none is selected.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    wanted = _wanted_tensors(optimizer, select, model)
-    found = [p for p in parameters if wanted(p)]
+    if select is None:
+        found = [p for p in parameters if p.ndim > 1]
+    else:
+        wanted = _predicate(select, "select", lambda kinds: _of_modules(model, kinds), lambda _, p: p)
+        needed = isinstance(select, str) or (callable(select) and _takes_two(select))
+        names = _names(optimizer, model) if needed else {}
+        found = [p for p in parameters if wanted(names.get(id(p), ""), p)]
     if not found:
         raise InputError(f"select chooses none of the optimizer's {len(parameters)} parameters; expected at least one")
     return found
 
 
-def _wanted_tensors(
-    optimizer: Optimizer, select: SelectTensors | None, model: nn.Module | None
-) -> Callable[[Tensor], object]:
-    if select is None:
-        return lambda p: p.ndim > 1
-    if isinstance(select, str):
-        names, named = _names(optimizer, model), _search(select, "select")
-        return lambda p: named(names.get(id(p), ""))
-    if kinds := _module_types(select):
-        if model is None:
-            raise InputError("select is a type of module, and nothing says which modules there are: give model=…")
-        of_type = {
-            id(p) for m in model.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False) if p.ndim > 1
-        }
-        return lambda p: id(p) in of_type
-    if callable(select):
-        return cast(Callable[[Tensor], bool], select)
-    ids = {id(p) for p in cast(Iterable[Tensor], select)}
-    return lambda p: id(p) in ids
+def _of_modules(model: nn.Module | None, kinds: Types) -> Callable[[str, Tensor], object]:
+    """Make a predicate for the parameters with more than one dimension that lie right in modules of these types."""
+    if model is None:
+        raise InputError("select is a type of module, and nothing says which modules there are: give model=…")
+    ids = {id(p) for m in model.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False) if p.ndim > 1}
+    return lambda _, p: id(p) in ids
 
 
 def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
@@ -194,7 +236,7 @@ def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
     named = [group for group in optimizer.param_groups if "param_names" in group]
     if not named:
         raise InputError(
-            "select is a name, and the optimizer knows none: give model=…, or make the optimizer of "
+            "select asks for names, and the optimizer knows none: give model=…, or make the optimizer of "
             "model.named_parameters()"
         )
     return {id(p): name for group in named for p, name in zip(group["params"], group["param_names"], strict=True)}
@@ -202,16 +244,11 @@ def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
 
 def selected_modules(model: nn.Module, select: SelectModules) -> list[nn.Module]:
     """Select modules of a model, in its order; raise `InputError` if there are none."""
-    if isinstance(select, str):
-        named = _search(select, "modules")
-        found = [module for name, module in model.named_modules() if name and named(name)]
-    elif kinds := _module_types(select):
-        found = [module for module in model.modules() if isinstance(module, kinds)]
-    elif callable(select) and not isinstance(select, nn.Module):
-        found = [module for module in model.modules() if select(module)]
-    else:
-        wanted = {id(module) for module in cast(Iterable[nn.Module], select)}
-        found = [module for module in model.modules() if id(module) in wanted]
+    wanted: Callable[[str, nn.Module], object] = _predicate(
+        select, "modules", lambda kinds: lambda _, module: isinstance(module, kinds), lambda _, module: module
+    )
+    named = [(name, module) for name, module in model.named_modules() if name or not isinstance(select, str)]
+    found = [module for name, module in named if wanted(name, module)]
     if not found:
         raise InputError(
             f"modules chooses none of the {sum(1 for _ in model.modules())} modules; expected at least one"

@@ -72,7 +72,7 @@ class Journal:
             for entry in entries:
                 self._take(entry)
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self.path} is not the ledger of a search; give another folder with --out") from None
+            raise InputError(f"{self.path} is not the journal of a search; give another folder with --out") from None
         for name in {**settings, **before}:
             if before.get(name) != settings.get(name):
                 raise InputError(

@@ -482,18 +482,18 @@ def test_a_killed_search_carries_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "s"
     arguments = ["search", "--low", "0.05", "--high", "1", "--max-trials", "4", "--out", str(out), "--", PYTHON, SCRIPT]
     child = subprocess.Popen([PYTHON, "-m", "gradscope_cli.main", *arguments], start_new_session=True)
-    ledger = out / "search.jsonl"
+    journal = out / "search.jsonl"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (ledger.exists() and len(ledger.read_text().splitlines()) >= 2):
+    while time.monotonic() < deadline and not (journal.exists() and len(journal.read_text().splitlines()) >= 2):
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    with ledger.open("a") as file:
+    with journal.open("a") as file:
         file.write('{"level": "tolerance", "tri')  # killed in the middle of a line
-    before = ledger.read_text().splitlines()[:-1]
+    before = journal.read_text().splitlines()[:-1]
     found = ok(arguments, capsys)
     assert found["determined"] or "lies below" in found["reason"]
-    assert ledger.read_text().splitlines()[: len(before)] == before
+    assert journal.read_text().splitlines()[: len(before)] == before
     numbers = [r["number"] for r in found["runs"]]
     assert len(set(numbers)) == len(numbers)
 

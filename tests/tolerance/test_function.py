@@ -142,7 +142,7 @@ def test_an_audit_runs_to_the_horizon_and_notes_the_early_word(tmp_path: Path) -
     assert trial.early_failed is True
 
 
-def test_names_that_a_ledger_can_know_a_function_by() -> None:
+def test_names_that_a_journal_can_know_a_function_by() -> None:
     assert name_of(train) == "train"
     assert name_of(functools.partial(train, steps=3)) == "train(steps=3)"
     assert "0x" not in name_of(functools.partial(functools.partial(train, 0.1), 4))

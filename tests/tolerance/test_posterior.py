@@ -325,7 +325,7 @@ def test_the_safe_strength_fails_one_time_in_twenty() -> None:
     assert posterior.safe() == pytest.approx(math.log10(0.02) - 1.645 * posterior.mean_slope(), abs=0.03)
 
 
-def test_a_search_replays_its_ledger() -> None:
+def test_a_search_replays_its_journal() -> None:
     search = simulate(-2, 0.05, 3, max_trials=10)
     again = ToleranceSearch(1e-4, 1.0, seed=3, max_trials=10)
     for trial in search.told:

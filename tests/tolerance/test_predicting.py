@@ -141,20 +141,20 @@ class Slow:
 
 
 def test_probes_take_the_place_of_one_trial(tmp_path: Path) -> None:
-    ledger, slow = Journal(tmp_path, {"command": "x"}), Slow()
+    journal, slow = Journal(tmp_path, {"command": "x"}), Slow()
     slow.probes = Future()
     heard: list[Any] = []
     search = ToleranceSearch(1e-3, 1.0, max_trials=4)
-    campaign = Runner(slow.start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
-    campaign.level("tolerance", search, None, (slow.probes, heard.append))
-    ledger.close()
+    runner = Runner(slow.start, None, 2, journal, tmp_path)  # type: ignore[arg-type]
+    runner.level("tolerance", search, None, (slow.probes, heard.append))
+    journal.close()
     assert heard == ["predicted"]
     assert len(search.told) == 4
 
 
 def test_what_is_over_is_kept_where_probes_end_the_search(tmp_path: Path) -> None:
-    """No record at all is a mistake; the trial that ended in the same moment is in the ledger."""
-    ledger, slow = Journal(tmp_path, {"command": "x"}), Slow()
+    """No record at all is a mistake; the trial that ended in the same moment is in the journal."""
+    journal, slow = Journal(tmp_path, {"command": "x"}), Slow()
     slow.probes = Future()
 
     def start(_executor: Any, plan: Trial, path: Path) -> Future[Trial]:
@@ -164,11 +164,11 @@ def test_what_is_over_is_kept_where_probes_end_the_search(tmp_path: Path) -> Non
             slow.probes.set_exception(InputError("no record"))
         return future
 
-    campaign = Runner(start, None, 2, ledger, tmp_path)  # type: ignore[arg-type]
+    runner = Runner(start, None, 2, journal, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no record"):
-        campaign.level("tolerance", ToleranceSearch(1e-3, 1.0, max_trials=4), None, (slow.probes, lambda _: None))
-    ledger.close()
-    assert len(ledger.trials["tolerance"]) == 1
+        runner.level("tolerance", ToleranceSearch(1e-3, 1.0, max_trials=4), None, (slow.probes, lambda _: None))
+    journal.close()
+    assert len(journal.trials["tolerance"]) == 1
 
 
 def test_no_probe_begins_once_the_search_is_over() -> None:

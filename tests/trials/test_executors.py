@@ -308,8 +308,8 @@ def test_a_search_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
         "--json", "--out", str(out), "--", PYTHON, script,
     ]  # fmt: skip
     search = subprocess.Popen([PYTHON, "-m", "gradscope_cli.main", *words], stdout=subprocess.PIPE)
-    ledger = out / "search.jsonl"
-    _until(lambda: search.poll() is not None or (ledger.exists() and '"trial"' in ledger.read_text()))
+    journal = out / "search.jsonl"
+    _until(lambda: search.poll() is not None or (journal.exists() and '"trial"' in journal.read_text()))
     cluster.workers[0].kill()
     cluster.workers.pop(0).wait()
     printed, _ = search.communicate(timeout=500)

@@ -134,7 +134,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path, {**SETTINGS, "penalty": "l1"})
     for text in ("[1, 2]\n", '{"settings": {}}\n{"level": "tolerance", "trial": {"number": 1}}\n', "no json\n"):
         (tmp_path / "search.jsonl").write_text(text)
-        with pytest.raises(InputError, match="is not the ledger of a search"):
+        with pytest.raises(InputError, match="is not the journal of a search"):
             Journal(tmp_path, SETTINGS)
 
 

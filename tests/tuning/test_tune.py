@@ -357,9 +357,9 @@ def test_a_plain_function_and_going_on(tmp_path: Path) -> None:
     assert failed
     assert all(t.steps < 200 and t.stopped_early for t in failed)
     assert all(t.steps == 200 for t in first.trials if t.verdict == "healthy")
-    ledger = tmp_path / "t" / "search.jsonl"
-    lines = ledger.read_bytes().splitlines(keepends=True)
-    ledger.write_bytes(b"".join(lines[:-3]))  # killed while the eighth trial ran
+    journal = tmp_path / "t" / "search.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-3]))  # killed while the eighth trial ran
     again = go()
     assert [(t.strength, t.seed, t.value) for t in again.trials] == [
         (t.strength, t.seed, t.value) for t in first.trials
@@ -383,7 +383,7 @@ def test_a_script_with_a_penalty_of_its_own_has_no_run_without(tmp_path: Path) -
         gradscope.tune_strength(heavy, 1e-4, 1.0, metric="accuracy", out=tmp_path / "t")
 
 
-def test_the_ledger_holds_the_schedule_and_the_metric(tmp_path: Path) -> None:
+def test_the_journal_holds_the_schedule_and_the_metric(tmp_path: Path) -> None:
     from gradscope.trials.run_trial import run_function_trial
 
     plan = Trial(0, 0.001, 3, False, DELAYED, whole=True)
