@@ -22,7 +22,9 @@ def search(
     workers: Annotated[
         int | None, typer.Option(help="Trials at a time. Default: 1; on a cluster, as many as it has threads.")
     ] = None,
-    executor: Annotated[str, typer.Option(help="Where trials run: local, or dask://HOST:PORT.")] = "local",
+    executor: Annotated[
+        str, typer.Option(help="Where trials run: local, dask://HOST:PORT, or submitit (Slurm).")
+    ] = "local",
     precision: Annotated[float, typer.Option(help="Width of the interval to reach, in decades.")] = 0.1,
     max_trials: Annotated[int, typer.Option(help="Trials at most, for each level.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the placement of trials.")] = 0,

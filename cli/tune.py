@@ -26,7 +26,9 @@ def tune(
     workers: Annotated[
         int | None, typer.Option(help="Trials at a time. Default: 1; on a cluster, as many as it has threads.")
     ] = None,
-    executor: Annotated[str, typer.Option(help="Where trials run: local, or dask://HOST:PORT.")] = "local",
+    executor: Annotated[
+        str, typer.Option(help="Where trials run: local, dask://HOST:PORT, or submitit (Slurm).")
+    ] = "local",
     max_trials: Annotated[int, typer.Option(help="Trials at most.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the trials.")] = 0,
     timeout: Annotated[

@@ -16,6 +16,7 @@ EXTRA_OF = {
     "sklearn": "demo",
     "distributed": "dask",
     "dask": "dask",
+    "submitit": "slurm",
     "zarr": "export",
     "pyarrow": "export",
     "tensorboard": "export",

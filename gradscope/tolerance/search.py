@@ -69,7 +69,7 @@ def search_tolerance(
         precision: width of the interval to reach, in decades.
         max_trials: trials at most, a level.
         seed: of the placement of trials and of the trials themselves.
-        timeout: seconds after which a trial counts as lost (with ``"local"`` and ``"dask://…"``).
+        timeout: seconds after which a trial counts as lost (not with an executor of your own).
         predict: read the level from a few short probes first (`suggest_strength`), as the prior of the search. A
             function is probed only where that is asked for, as it may do more than train.
         on_trial: called after each trial.

@@ -9,6 +9,7 @@ from typing import Any
 from gradscope import checks
 from gradscope.processes.worker import WorkerLostError
 from gradscope.trials.local import LocalExecutor
+from gradscope.trials.slurm import SCHEME, JobOptions, SubmititExecutor
 from gradscope.types import InputError
 
 
@@ -28,7 +29,7 @@ class InProcessExecutor(Executor):
 
 
 def checked(name: str) -> str:
-    """Check ``local`` or ``dask://HOST:PORT`` as far as that can be done without connecting.
+    """Check the name of an executor as far as that can be done without connecting.
 
     Args:
         name: what was given.
@@ -37,12 +38,17 @@ def checked(name: str) -> str:
         The name.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is none of ``local``, ``dask://HOST:PORT``, ``submitit`` and ``submitit://FOLDER?NAME=VALUE&…``.
     """
+    if name == SCHEME or name.startswith((f"{SCHEME}:", f"{SCHEME}?")):
+        JobOptions.parse(name)
+        return name
     host, _, port = name.removeprefix("dask://").rpartition(":")
     if name == "local" or (name.startswith("dask://") and host and port.isdigit()):
         return name
-    raise InputError(f"executor is {name!r}; expected local, or dask://HOST:PORT with the address of a Dask scheduler")
+    raise InputError(
+        f"executor is {name!r}; expected local, dask://HOST:PORT with the address of a Dask scheduler, or submitit for Slurm"
+    )
 
 
 def open_executor(
@@ -55,8 +61,8 @@ def open_executor(
     """Open an executor.
 
     Args:
-        asked: ``local``, ``dask://HOST:PORT``, or an executor, which is used as it is.
-        workers: trials at a time; None: one here, all there are on a cluster.
+        asked: ``local``, ``dask://HOST:PORT``, ``submitit``, or an executor, which is used as it is.
+        workers: trials at a time; None: one here or on Slurm, all there are on a Dask cluster.
         limit: seconds for a trial, None for any number.
         preload: modules that are imported once, for all processes.
         scripts: the calls run Python scripts.
@@ -77,6 +83,8 @@ def open_executor(
         return asked, workers or 1
     if checked(asked) == "local":
         return LocalExecutor(workers or 1, limit=limit, preload=preload, scripts=scripts), workers or 1
+    if asked.startswith(SCHEME):
+        return SubmititExecutor(JobOptions.parse(asked), workers or 1, limit=limit), workers or 1
     from gradscope.trials.cluster import DaskExecutor
 
     cluster = DaskExecutor(asked.removeprefix("dask://"), limit=limit)

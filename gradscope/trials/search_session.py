@@ -68,7 +68,7 @@ class Where:
     """Executor and folder for the trials of a search.
 
     Attributes:
-        executor: ``local``, ``dask://HOST:PORT`` or an executor.
+        executor: ``local``, ``dask://HOST:PORT``, ``submitit`` or an executor.
         workers: trials at a time.
         timeout: seconds for a trial.
         out: the folder that keeps them; None: a new one.

@@ -61,7 +61,7 @@ def tune_strength(
         repeats: pairs of runs, with seeds of their own, that compare the best strength with no penalty.
         max_trials: trials at most.
         seed: of the trials.
-        timeout: seconds after which a trial counts as lost (with ``"local"`` and ``"dask://…"``).
+        timeout: seconds after which a trial counts as lost (not with an executor of your own).
         on_trial: called after each trial.
 
     Returns:

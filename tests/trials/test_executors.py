@@ -88,9 +88,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 LIMIT = 8.0
 
 
-@pytest.fixture(params=["local", "warm", pytest.param("dask", marks=pytest.mark.slow)])
-def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+@pytest.fixture(params=["local", "warm", "submitit", pytest.param("dask", marks=pytest.mark.slow)])
+def executor(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Executor]:
     name = f"dask://{request.getfixturevalue('cluster').address}" if request.param == "dask" else "local"
+    if request.param == "submitit":  # its own twin of Slurm: processes of this machine
+        pytest.importorskip("submitit")
+        name = f"submitit://{tmp_path_factory.mktemp('jobs')}?cluster=local"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
     made, count = open_executor(name, 2, LIMIT, scripts=request.param == "warm")
     assert count == 2
@@ -338,7 +343,7 @@ def test_a_killed_search_leaves_nothing_running_on_a_cluster(cluster: Cluster, t
 
 @pytest.mark.parametrize("name", ["slurm", "dask://", "dask://host", "dask://host:port", "dask://:8786", "localhost"])
 def test_an_executor_that_there_is_not(name: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"executor is {name!r}; expected local, or dask://HOST:PORT")):
+    with pytest.raises(InputError, match=re.escape(f"executor is {name!r}; expected local, dask://HOST:PORT")):
         checked(name)
 
 
