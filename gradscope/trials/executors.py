@@ -47,7 +47,8 @@ def checked(name: str) -> str:
     if name == "local" or (name.startswith("dask://") and host and port.isdigit()):
         return name
     raise InputError(
-        f"executor is {name!r}; expected local, dask://HOST:PORT with the address of a Dask scheduler, or submitit for Slurm"
+        f"executor is {name!r}; expected local, dask://HOST:PORT with the address of a Dask scheduler, "
+        f"or submitit for Slurm"
     )
 
 

@@ -257,9 +257,9 @@ def in_job(call: bytes, limit: float | None, stop: str, sign: str, patience: flo
         True and what the call returned, or False and what it raised.
     """
     over = _Over(Path(stop), Path(sign), patience)
+    if over():
+        return False, WorkerLostError("cancelled")
     try:
-        if over():
-            raise WorkerLostError("cancelled")
         return True, follow(start_worker(), call, dict(os.environ), limit=limit, cancelled=over)
     except Exception as error:
         return False, error

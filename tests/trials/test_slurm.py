@@ -111,7 +111,7 @@ def test_what_submitit_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyP
         open_executor(f"submitit://{tmp_path}?cluster=local", 1, None)
     with pytest.raises(InputError, match=r"does not take what the executor says: .*'partitoin'"):
         open_executor(f"submitit://{tmp_path}?cluster=local&partitoin=gpu", 1, 60)
-    with pytest.raises(InputError, match="does not take what the executor says: .*timeout_min"):
+    with pytest.raises(InputError, match=r"does not take what the executor says: .*timeout_min"):
         open_executor(f"submitit://{tmp_path}?cluster=local&timeout_min=1h", 1, None)
     monkeypatch.setenv("PATH", str(tmp_path))
     for cluster in ("", "&cluster=slurm"):
@@ -147,7 +147,7 @@ def test_a_job_that_is_killed_is_missed(slurm: Path, tmp_path: Path, monkeypatch
         _until((tmp_path / "pid").exists)
         job = next(int(file.read_text()) for file in slurm.iterdir() if file.name.isdigit())
         os.killpg(job, 9)
-        with pytest.raises(WorkerLostError, match="ended without an answer .*state FAILED"):
+        with pytest.raises(WorkerLostError, match=r"ended without an answer .*state FAILED"):
             future.result()
         _until(lambda: _gone(int((tmp_path / "pid").read_text())))
 
