@@ -7,6 +7,10 @@ from collections.abc import Callable
 import gradscope
 from gradscope.regularizers.controllers import Controller
 
+#: Batch norm at small scale, four times as many epochs.
+LONG = "batch-norm-long"
+#: Without and with batch normalisation: its Figures 1 to 4 show both. The last: four times as long.
+PARTS = ("plain", "batch-norm", LONG)
 #: What every method starts from where it moves its strength, k = 5 and decay_factor = 0.1 being the defaults.
 START = 0.1
 

@@ -1,24 +1,22 @@
-"""Tables and figures from what was trained: python -m analyses.auto_l2.plot (seconds)."""
+"""Tables and figures from what was trained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from analyses.auto_l2.methods import ALL, FIXED, MOVING
+from analyses.auto_l2.methods import ALL, FIXED, LONG, MOVING, PARTS
 from analyses.auto_l2.reported import REPORTED
-from analyses.auto_l2.run import PARTS
-from analyses.common import study
+from analyses.common.pictures import drawn
+from analyses.common.results import Results, Row
 from analyses.common.statistics import mean, p_value, paired_p_value
-from analyses.common.study import Row
+from analyses.common.study import Drawing, recorded_in
 from gradscope.report.curves import Curve, Curves
-from gradscope.report.figures import figure_of, save
 from gradscope.report.style import STYLES
 
-HERE = Path(__file__).parent
 STYLE = replace(STYLES["screen"], dpi=100)  # small files
 #: The accuracy whose first epoch says how fast a method is; the document has no such number, 70 % is ours for it.
 REACHED = 0.9
@@ -115,20 +113,28 @@ def panels(rows: Sequence[Row], methods: Sequence[str]) -> list[Curves]:
     return found
 
 
-@study.command
-def main() -> None:
-    """Of one results file."""
-    rows, which = study.asked_results(__doc__ or "", HERE)
-    text = [table(rows, net) for net in PARTS if of(rows, net, "5e-4")]
-    (HERE / f"tables{which}.md").write_text("\n\n".join(text) + "\n")
-    if long := [row for row in rows if row["net"] == PARTS[2]]:
-        trained = dict.fromkeys(row["method"] for row in long)
-        curves = [averaged(of(long, PARTS[2], method), method, colour) for colour, method in enumerate(trained)]
-        panel = Curves("batch-norm, four times as long: test accuracy", "epoch", "accuracy", tuple(curves))
-        save(figure_of([panel], STYLE), HERE / f"long{which}.png", STYLE)
-    for name, methods in FIGURES.items():
-        save(figure_of(panels(rows, methods), STYLE), HERE / f"{name}{which}.png", STYLE)
+def tables(folder: Path) -> dict[str, str]:
+    """Those of every results file."""
+    found = {}
+    for asked in recorded_in(folder):
+        rows = Results(asked.results).recorded()
+        parts = [table(rows, net) for net in PARTS if of(rows, net, "5e-4")]
+        found[f"tables{asked.ending}.md"] = "\n\n".join(parts) + "\n"
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def figures(folder: Path) -> dict[str, Drawing]:
+    """Those of every results file."""
+    return dict(_figures(folder))
+
+
+def _figures(folder: Path) -> Iterator[tuple[str, Drawing]]:
+    for asked in recorded_in(folder):
+        rows = Results(asked.results).recorded()
+        if long := [row for row in rows if row["net"] == LONG]:
+            trained = dict.fromkeys(row["method"] for row in long)
+            curves = [averaged(of(long, LONG, method), method, colour) for colour, method in enumerate(trained)]
+            panel = Curves("batch-norm, four times as long: test accuracy", "epoch", "accuracy", tuple(curves))
+            yield f"long{asked.ending}.png", drawn([panel], STYLE)
+        for name, methods in FIGURES.items():
+            yield f"{name}{asked.ending}.png", drawn(panels(rows, methods), STYLE)

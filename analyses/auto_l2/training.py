@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 import gradscope
-from analyses.auto_l2.methods import CONTROLS, SMALL, schedule_of
+from analyses.auto_l2.methods import CONTROLS, LONG, SMALL, schedule_of
 from analyses.auto_l2.networks import Size, lecun, network
-from analyses.common import images, loop, study
+from analyses.common import images, loop
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from gradscope.recording import record  # by its own name, so that it is loaded before the workers are forked
 from gradscope.regularizers.attach import regularize
 from gradscope.report.summary import load_run
@@ -36,19 +38,17 @@ class Protocol:
 #: The batch is smaller than the document's 128, so that an epoch of 1,437 digits has 45 steps.
 SMALL_SCALE = Protocol(pixels=16, size=Size(16, 32), batch=32, epochs=30)
 PAPER_SCALE = Protocol(pixels=32, size=Size(), batch=128, epochs=200)
-#: Batch norm at small scale, four times as many epochs.
-LONG = "batch-norm-long"
 
 
 @cache
-def prepared(asked: study.Options) -> images.ImageSet:
+def prepared(asked: Options) -> images.ImageSet:
     """The images. Raises `InputError` for a set that is not there."""
     embedded = asked.dataset in images.EMBEDDED and not asked.paper
     size, channels = (SMALL_SCALE.pixels, 1) if embedded else (PAPER_SCALE.pixels, 3)
     return images.load(asked.dataset, size=size, channels=channels, folder=asked.data).to(asked.device)
 
 
-def train(cell: study.Cell, asked: study.Options) -> study.Row:
+def train(cell: Cell, asked: Options) -> Row:
     """One training, recorded."""
     torch.set_num_threads(1 if asked.device == "cpu" and not asked.paper else torch.get_num_threads())
     protocol = PAPER_SCALE if asked.paper else SMALL_SCALE

@@ -1,35 +1,29 @@
-"""The frame of a study: its command line, and its cells trained once each, several at a time, and never twice."""
+"""The frame of a study: what it trains or measures, its tables and its figures, and how they are asked for.
+
+A folder's ``study.py`` holds one `Study` by the name ``STUDY``; ``python -m analyses run|plot|check NAME`` finds it.
+"""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import datetime
-import fcntl
-import functools
+import difflib
 import json
 import math
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gradscope import checks
-from gradscope.trials.executors import checked, open_executor
+from analyses.common.machine import stamp
+from analyses.common.results import Cell, Results, Row
+from gradscope.trials.executors import open_executor
 from gradscope.types import InputError
 
-#: What identifies a training (strength, seed, ...), and what was measured in it: plain JSON values by name.
-Cell = dict[str, Any]
-Row = dict[str, Any]
-
-
+ANALYSES = Path(__file__).parents[1]
+#: The second is a document's own protocol; the last two are for a card, and for trying that.
+SCALES = ("small", "paper", "card", "tiny")
 #: Imported once for all trainings, each in a process of its own: four seconds a cell, two of them for kernels.
 PRELOADED = (
     "torch",
@@ -41,7 +35,7 @@ PRELOADED = (
 
 @dataclass(frozen=True)
 class Options:
-    """What a study was asked for. ``results`` holds a row a trained cell, as JSON lines."""
+    """What a study was asked for. ``results``: the file of the part at work; ``more``: the study's own options."""
 
     dataset: str
     scale: str
@@ -52,153 +46,183 @@ class Options:
     executor: str
     only: tuple[str, ...]
     results: Path
+    minutes: float = math.inf
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def paper(self) -> bool:
         """The document's own protocol, not the small one."""
         return self.scale == "paper"
 
+    @property
+    def out(self) -> Path:
+        """The folder of the results."""
+        return self.results.parent
 
-def options(description: str, folder: Path, parts: Sequence[str], datasets: tuple[str, str], seeds: int) -> Options:
-    """The command line that every study has. ``datasets``: the default at small and at paper scale.
-
-    Raises `InputError` for what cannot be; what is no option at all argparse says itself.
-    """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--scale", choices=("small", "paper"), default="small", help="minutes on two cores, or days")
-    parser.add_argument("--dataset", help=f"default: {datasets[0]}, at paper scale {datasets[1]}")
-    parser.add_argument("--seeds", type=int, default=seeds, help="seeds a cell; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda; default: %(default)s")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's files; an archive of CIFAR-10")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="trainings at a time")
-    parser.add_argument("--executor", default="local", help="local, or dask://HOST:PORT")
-    parser.add_argument("--only", nargs="+", choices=tuple(parts), default=tuple(parts), help="parts of the study")
-    parser.add_argument("--out", type=Path, default=folder, help="where the results go")
-    given = parser.parse_args()
-    dataset = given.dataset or datasets[given.scale == "paper"]
-    checked(given.executor)
-    return Options(
-        dataset, given.scale, checks.positive_int(given.seeds, "--seeds"), device_here(given.device), given.data,
-        given.workers, given.executor, tuple(given.only), given.out / f"{given.scale}-{dataset}.jsonl",
-    )  # fmt: skip
+    @property
+    def ending(self) -> str:
+        """What tells the tables and figures of this file from those of the usual one, which have nothing."""
+        return "" if self.results.stem == "small-digits" else f"-{self.results.stem}"
 
 
-def device_here(name: str) -> str:
-    """``cpu``, or a CUDA device of this machine."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device is {name!r}; expected cpu, or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device is {name}, and {torch.cuda.device_count()} CUDA devices are here; expected cpu")
-    return name
+Train = Callable[[Cell, Options], Row | list[Row]]
 
 
-def command(main: Callable[[], int | None]) -> Callable[[], None]:
-    """A study's command, from one that may return how many cells are missing at its end: then the exit code is 1.
+@dataclass(frozen=True)
+class Part:
+    """Cells and what makes their rows: ``train``, a function of a module, as it runs in a process of its own.
 
-    What was asked for and cannot be is one line and exit code 2, as with gradscope's own commands.
+    ``file``: of the rows; parts that are one and the same share their cells, which look at ``only`` themselves.
+    ``here``: one cell after the other in this process, for what takes milliseconds, or measures time.
     """
 
-    @functools.wraps(main)
-    def ends() -> None:
+    cells: Callable[[Options], Sequence[Cell]]
+    train: Train
+    file: str = "{scale}-{dataset}.jsonl"
+    here: bool = False
+
+    def asked(self, asked: Options) -> Options:
+        """The same with this part's file."""
+        named = self.file.format(scale=asked.scale, dataset=asked.dataset, device=asked.device)
+        return replace(asked, results=asked.out / named)
+
+    def planned(self, asked: Options) -> list[Cell]:
+        """All of its cells."""
+        return list(self.cells(self.asked(asked)))
+
+    def __call__(self, asked: Options) -> int:
+        """Make the rows that are missing; how many still are."""
+        here, planned = self.asked(asked), self.planned(asked)
+        complete(self.train, planned, here, here=self.here)
+        left = Results(here.results).left(planned)
+        print(f"{here.results}: {len(planned) - len(left)} of {len(planned)} cells", file=sys.stderr)
+        return len(left)
+
+
+#: A part, or a step that is none of cells: makes a file from others, prints; may return how much of it is missing.
+Step = Part | Callable[[Options], int | None]
+#: Draws a figure into a file.
+Drawing = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One folder of `analyses`.
+
+    ``tables``, ``figures``: what ``plot`` writes, by file name, from the results in a folder. ``checks``: what else has
+    to agree with them, a line each for what does not. ``look``: reads what cannot be missing, before anything is
+    trained. ``datasets``: the defaults at small and at paper scale. ``seeds``: a cell; None where that is no option.
+    ``scales``: those it has; none without ``datasets``.
+    ``usual``: the parts that are run unless ``--only`` names others. ``options``: by flag, as argparse takes them.
+    """
+
+    name: str
+    parts: Mapping[str, Step]
+    tables: Callable[[Path], Mapping[str, str]] | None = None
+    figures: Callable[[Path], Mapping[str, Drawing]] | None = None
+    checks: Callable[[Path], Iterable[str]] | None = None
+    look: Callable[[Options], object] | None = None
+    datasets: tuple[str, str] | None = None
+    scales: tuple[str, ...] = SCALES[:2]
+    seeds: int | None = None
+    usual: tuple[str, ...] = ()
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        """The folder of the recorded results."""
+        return ANALYSES / self.name / "results"
+
+    def run(self, asked: Options) -> int:
+        """Do the parts asked for, each thing once; how many cells are missing at the end.
+
+        Raises `InputError` where nothing is planned.
+        """
+        if self.look is not None:
+            self.look(asked)
+        each = dict.fromkeys(self.parts[name] for name in asked.only)
+        steps = [step for step in each if not isinstance(step, Part) or step.planned(asked)]
+        if not steps:
+            raise InputError(f"nothing of --only {' '.join(asked.only)} is planned at {asked.scale} scale")
+        began, missing = time.monotonic(), 0
+        for step in steps:
+            left = asked.minutes - (time.monotonic() - began) / 60
+            missing += step(replace(asked, minutes=left)) or 0
+        return missing
+
+    def plot(self, results: Path, out: Path) -> list[Path]:
+        """Write all tables and figures of these results; their paths."""
+        tables = self.tables(results) if self.tables else {}
+        figures = self.figures(results) if self.figures else {}
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in tables.items():
+            (out / name).write_text(text, encoding="utf-8")
+        for name, draw in figures.items():
+            draw(out / name)
+        return [out / name for name in (*tables, *figures)]
+
+    def check(self, results: Path) -> list[str]:
+        """What of these results does not agree with the rest, a line each; nothing is trained and nothing written."""
+        wrong = []
+        for name, text in (self.tables(results) if self.tables else {}).items():
+            path = results / name
+            there = path.read_text(encoding="utf-8") if path.exists() else ""
+            changed = (line for line in difflib.ndiff(there.splitlines(), text.splitlines()) if line[:1] in "+-")
+            if there != text:
+                wrong.append(f"{path} is not what the results give; first: {next(changed, 'the end of a line')}")
+        drawn = self.figures(results) if self.figures else {}
+        wrong += [f"{results / name} is not there; plot draws it" for name in drawn if not (results / name).exists()]
+        return [*wrong, *(self.checks(results) if self.checks else ())]
+
+
+def recorded_in(folder: Path, seeds: int = 1) -> list[Options]:
+    """One for each file SCALE-SET.jsonl of a folder. Raises `InputError` where there is none."""
+    found = []
+    for path in sorted(folder.glob("*-*.jsonl")):
+        scale, _, dataset = path.stem.partition("-")
+        if scale in SCALES:
+            found.append(Options(dataset, scale, seeds, "cpu", Path(), 1, "local", (), path))
+    if not found:
+        raise InputError(f"{folder} holds no training; the study's run command makes it")
+    return found
+
+
+def complete(train: Train, cells: Iterable[Cell], asked: Options, *, here: bool = False) -> list[Row]:
+    """The rows of every cell, in their order; what the results do not hold is trained and appended to them.
+
+    A row is ``{**cell, **measured, seconds, core_seconds, machine, torch, date}``. A training that fails costs its own
+    cell: it is named on standard error, and stays missing. After ``asked.minutes`` no training begins.
+    """
+    cells, results = list(cells), Results(asked.results, asked.device)
+    with results.alone():
+        if untrained := results.left(cells):
+            for rows in (_here if here else _trained)(train, untrained, asked):
+                results.append(*rows)
+    return results.of(cells)
+
+
+def _here(train: Train, cells: Sequence[Cell], asked: Options) -> Iterator[list[Row]]:
+    progress = _Progress(len(cells))
+    for done, cell in enumerate(cells):
+        if progress.seconds > 60 * asked.minutes:
+            progress.over(len(cells) - done)
+            return
         try:
-            missing = main()
-        except InputError as error:
-            print(error, file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-            sys.exit(130)
-        if missing:
-            sys.exit(1)
-
-    return ends
+            yield _measured(train, cell, asked)
+        except Exception as error:
+            progress.fails(cell, error)
+        progress.show(done + 1)
 
 
-def rows_of(results: Path) -> list[Row]:
-    """What was trained so far. A last line that was cut off while it was written is left out."""
-    if not results.exists():
-        return []
-    lines = results.read_text().split("\n")
-    try:
-        return [json.loads(line) for line in lines[:-1]]
-    except ValueError:
-        raise InputError(f"{results} has a line that is no JSON; expected one training a line") from None
-
-
-def recorded(results: Path) -> list[Row]:
-    """What was trained, for tables and figures of it. Raises `InputError` where there is nothing."""
-    if not (rows := rows_of(results)):
-        raise InputError(f"{results} holds no training; the study's run command makes it")
-    return rows
-
-
-def asked_results(description: str, folder: Path) -> tuple[list[Row], str]:
-    """The rows that ``--results NAME`` asks for, and what NAME adds to the names of files (nothing for the default)."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--results", default="small-digits", help="SCALE-SET of a results file; default: %(default)s")
-    name = parser.parse_args().results
-    return recorded(folder / f"{name}.jsonl"), "" if name == "small-digits" else f"-{name}"
-
-
-def missing(train: Callable[[Cell, Options], Row], planned: Sequence[Cell], asked: Options) -> int:
-    """Train these cells; how many are missing at the end. Raises `InputError` where nothing is planned."""
-    if not planned:
-        raise InputError(f"nothing of --only {' '.join(asked.only)} is trained at {asked.scale} scale")
-    return len(planned) - len(complete(train, planned, asked))
-
-
-def complete(
-    train: Callable[[Cell, Options], Row], cells: Iterable[Cell], asked: Options, minutes: float = math.inf
-) -> list[Row]:
-    """The row of every cell, in their order; what the results do not hold is trained and appended to them.
-
-    ``train(cell, asked)`` is a function of a module, as it runs in a process of its own; it returns what it
-    measured. A row is ``{**cell, **measured, seconds, core_seconds, machine, torch, date}``. A training that fails
-    costs its own cell: it is named on standard error, and stays missing. After so many ``minutes`` no training begins.
-    """
-    cells = list(cells)
-    names = sorted({name for cell in cells for name in cell})
-    with _alone(asked.results):
-        found = {_key(row, names): row for row in rows_of(asked.results)}
-        if untrained := [cell for cell in cells if _key(cell, names) not in found]:
-            for row in _trained(train, untrained, asked, minutes):
-                found[_key(row, names)] = row
-    return [found[_key(cell, names)] for cell in cells if _key(cell, names) in found]
-
-
-@contextlib.contextmanager
-def _alone(results: Path) -> Iterator[None]:
-    """One command at a time adds to a file: two would train the same cells, and cut each other's lines."""
-    checks.writable_folder(results.parent)
-    with results.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another command is adding to {results}; wait for it, or give another folder with --out"
-            ) from None
-        yield
-
-
-def _key(values: Row, names: Sequence[str]) -> str:
-    return json.dumps([values.get(name) for name in names])
-
-
-def _trained(
-    train: Callable[[Cell, Options], Row], cells: Sequence[Cell], asked: Options, minutes: float
-) -> Iterable[Row]:
+def _trained(train: Train, cells: Sequence[Cell], asked: Options) -> Iterator[list[Row]]:
     executor, workers = open_executor(asked.executor, asked.workers, None, preload=(*PRELOADED, train.__module__))
-    started, done, failed = time.monotonic(), 0, 0
+    progress, done = _Progress(len(cells)), 0
     waiting = list(cells)
-    running: dict[Future[Row], Cell] = {}
+    running: dict[Future[list[Row]], Cell] = {}
     try:
         while waiting or running:
-            if waiting and time.monotonic() - started > 60 * minutes:
-                print(f"{len(waiting)} not begun, as {minutes:g} min are over", file=sys.stderr)
+            if waiting and progress.seconds > 60 * asked.minutes:
+                progress.over(len(waiting))
                 waiting = []
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
@@ -208,53 +232,55 @@ def _trained(
                 done += 1
                 error = future.exception()
                 if error is None:
-                    row = {**cell, **future.result()}
-                    _append(asked.results, row)
-                    yield row
+                    yield future.result()
                 else:
-                    failed += 1
-                    print(f"failed: {json.dumps(cell)}: {error}", file=sys.stderr)
-                _progress(done, len(cells), failed, time.monotonic() - started)
+                    progress.fails(cell, error)
+                progress.show(done)
     finally:
         for future in running:
             future.cancel()
         executor.shutdown()
 
 
-def _measured(train: Callable[[Cell, Options], Row], cell: Cell, asked: Options) -> Row:
+def _measured(train: Train, cell: Cell, asked: Options) -> list[Row]:
     started, busy = time.perf_counter(), time.process_time()
-    row = train(cell, asked)
-    return {
-        **row,
+    found = train(cell, asked)
+    took = {
         "seconds": round(time.perf_counter() - started, 1),
         "core_seconds": round(time.process_time() - busy, 1),
-        "machine": machine(asked.device),
-        "torch": torch.__version__,
-        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        **stamp(asked.device),
     }
+    # What a study measures itself under one of these names stands.
+    return [{**cell, **row, **took, **row} for row in (found if isinstance(found, list) else [found])]
 
 
-def machine(device: str = "cpu") -> str:
-    """The card, or the processor and its cores."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{os.cpu_count()} cores of {model}"
+class _Progress:
+    """A line on standard error, at most one a second."""
 
+    def __init__(self, of: int) -> None:
+        self.of, self.failed = of, 0
+        self._began, self._shown = time.monotonic(), -math.inf
 
-def _append(results: Path, row: Row) -> None:
-    """One line, whole: a torn line of a killed run before it is cut off first."""
-    with results.open("a+b") as file:
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        file.write(json.dumps(row).encode() + b"\n")
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
 
+    def over(self, left: int) -> None:
+        """The time is up."""
+        print(f"{left} not begun, as the minutes are over", file=sys.stderr)
 
-def _progress(done: int, of: int, failed: int, seconds: float) -> None:
-    rest = seconds / done * (of - done) / 60
-    line = f"{done} of {of} trained, {failed} failed, about {rest:.0f} min to go"
-    terminal = sys.stderr.isatty()
-    print(line, end="\r" if terminal and done < of else "\n", file=sys.stderr, flush=True)
+    def fails(self, cell: Cell, error: BaseException) -> None:
+        """A cell that stays missing."""
+        self.failed += 1
+        print(f"failed: {json.dumps(cell)}: {error}", file=sys.stderr)
+
+    def show(self, done: int) -> None:
+        """So many are done."""
+        if done < self.of and self.seconds < self._shown + 1:
+            return
+        self._shown = self.seconds
+        rest = self.seconds / done * (self.of - done) / 60
+        line = f"{done} of {self.of} done, {self.failed} failed, about {rest:.0f} min to go"
+        same = sys.stderr.isatty() and done < self.of
+        print(line, end="\r" if same else "\n", file=sys.stderr, flush=True)

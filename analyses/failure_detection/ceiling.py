@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.common import study
 from analyses.common.tasks import task
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.metrics import area, at_step, auroc
@@ -80,7 +79,6 @@ def best(chances: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     return float(np.mean(drawn))
 
 
-@study.command
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

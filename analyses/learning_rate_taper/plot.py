@@ -1,9 +1,9 @@
-"""Draws Figures 1 to 6 and writes tables.md from the results: python -m analyses.learning_rate_taper.plot."""
+"""Figures 1 to 6 and their tables, from what was trained."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analyses.common import study
+from analyses.common.results import Results, Row
 from analyses.common.statistics import mean, p_value
-from analyses.common.study import Row
+from analyses.common.study import SCALES, Drawing, recorded_in
 from analyses.learning_rate_taper.protocol import (
+    DEEP,
     FIXED,
     LONG,
     LONGER,
     PAPER,
     RATES,
     READINGS,
+    SHALLOW,
     SMALL,
     SPARSE,
     TAPERED,
@@ -28,9 +30,7 @@ from analyses.learning_rate_taper.protocol import (
     Protocol,
     schedule,
 )
-from analyses.learning_rate_taper.run import DEEP, HERE, SHALLOW
 from gradscope.report.style import COLOURS
-from gradscope.types import InputError
 
 #: number: whether of the set with a hundred classes, layers, settings, readings.
 DECAYS = (*TAPERED, *FIXED)
@@ -91,12 +91,15 @@ def draw(axes: Axes, rows: Sequence[Row], number: int, reading: str, column: int
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def figure(rows: Sequence[Row], number: int, how: Protocol, name: str, path: Path) -> None:
-    """One of the document's figures: test loss and test error, a row a reading."""
+def drawable(rows: Sequence[Row], number: int) -> list[str]:
+    """The readings of a figure of which something was trained."""
     _, layers, settings, readings = FIGURES[number]
-    readings = tuple(r for r in readings if any(chosen(rows, layers, s, r) for s in settings))
-    if not readings:
-        return
+    return [r for r in readings if any(chosen(rows, layers, s, r) for s in settings)]
+
+
+def figure(rows: Sequence[Row], number: int, how: Protocol, name: str, path: Path) -> None:
+    """Draw one of the document's figures: test loss and test error, a row a reading."""
+    layers, readings = FIGURES[number][1], drawable(rows, number)
     made = Figure(figsize=(9.2, 3.1 * len(readings)), layout="constrained")
     FigureCanvasAgg(made)
     places = made.subplots(len(readings), 2, squeeze=False)
@@ -171,29 +174,31 @@ def comparisons(rows: Sequence[Row], number: int) -> list[str]:
     return lines
 
 
-@study.command
-def main() -> None:
-    """Of the results at one scale."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", choices=("small", "paper"), default="small")
-    scale = parser.parse_args().scale
-    sets = ("cifar10", "cifar100") if scale == "paper" else ("digits", "pairs")
-    which = "" if scale == "small" else f"-{scale}"
-    trained = {name: study.rows_of(HERE / f"{scale}-{name}.jsonl") for name in sets}
-    if not any(trained.values()):
-        raise InputError(f"{HERE} holds no {' or '.join(f'{scale}-{name}.jsonl' for name in sets)}; .run makes them")
-    text = [
-        "Written by `python -m analyses.learning_rate_taper.plot` from the results: mean [best, worst run]; "
-        "Welch's t-test, two-sided.",
-        "",
-    ]
-    for number, (many, *_) in FIGURES.items():
-        name = sets[many]
-        how = PAPER if scale == "paper" else SMALL[name]
-        figure(trained[name], number, how, name, HERE / f"figure{number}{which}.png")
-        text += table(trained[name], number, how, name)
-    (HERE / f"tables{which}.md").write_text("\n".join(text).rstrip() + "\n")
+def trained(folder: Path) -> Iterator[tuple[str, int, str, Protocol, list[Row]]]:
+    """For every figure of every scale of which there are rows: its ending, number, set, protocol and rows."""
+    there = {asked.scale for asked in recorded_in(folder)}
+    for scale in (scale for scale in SCALES if scale in there):
+        for number, (many, *_) in FIGURES.items():
+            name = (("cifar10", "cifar100") if scale == "paper" else ("digits", "pairs"))[many]
+            how = PAPER if scale == "paper" else SMALL[name]
+            rows = Results(folder / f"{scale}-{name}.jsonl").rows()
+            yield "" if scale == "small" else f"-{scale}", number, name, how, rows
 
 
-if __name__ == "__main__":
-    main()
+def tables(folder: Path) -> dict[str, str]:
+    """One file a scale."""
+    head = "Written by `python -m analyses plot learning_rate_taper` from the results: mean [best, worst run]; "
+    found: dict[str, list[str]] = {}
+    for ending, number, name, how, rows in trained(folder):
+        text = found.setdefault(f"tables{ending}.md", [head + "Welch's t-test, two-sided.", ""])
+        text += table(rows, number, how, name)
+    return {name: "\n".join(text).rstrip() + "\n" for name, text in found.items()}
+
+
+def figures(folder: Path) -> dict[str, Drawing]:
+    """Those of which something was trained."""
+    return {
+        f"figure{number}{ending}.png": functools.partial(figure, rows, number, how, name)
+        for ending, number, name, how, rows in trained(folder)
+        if drawable(rows, number)
+    }

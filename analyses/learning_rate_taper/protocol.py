@@ -62,6 +62,8 @@ class Setting:
     sparse: float = 0.0
 
 
+#: Layers of the two nets.
+SHALLOW, DEEP = 14, 32
 #: Table 1. The fixed decays are those of the text (section 3.1) divided by ten; see `READINGS`.
 TAPERED = {"scheme 01": Setting(1e-4, "sch01"), "scheme 02": Setting(1e-4, "sch02")}
 FIXED = {f"fixed {k}e-4": Setting(k * 1e-4) for k in (1, 2, 4, 8)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analyses.common.study import Cell
+from analyses.common.results import Cell
+from analyses.common.study import Options
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ SETTINGS = {
 }
 
 
-def cells(part: str, seeds: int) -> Sequence[Cell]:
+def cells(part: str, asked: Options) -> Sequence[Cell]:
     """Of one setting, seed by seed."""
     decays = SETTINGS[part].decays
-    return [{"setting": part, "weight_decay": decay, "seed": seed} for seed in range(seeds) for decay in decays]
+    return [{"setting": part, "weight_decay": decay, "seed": seed} for seed in range(asked.seeds) for decay in decays]

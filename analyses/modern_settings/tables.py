@@ -1,17 +1,16 @@
-"""Write the tables of the study, ``tables.md``: ``python -m analyses.modern_settings.tables``."""
+"""The tables of the study, from what was trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from analyses.common import study
 from analyses.common.markdown import markdown
+from analyses.common.results import Results, Row
 from analyses.common.statistics import mean
-from analyses.common.study import Row
+from analyses.common.study import Options, recorded_in
 from analyses.modern_settings.plan import SETTINGS, cells
 
-HERE = Path(__file__).parent
 COLUMNS = (
     "weight decay", "runs", "last loss", "accuracy, or loss on other text", "fail by the label", "verdicts",
     "given at step", "scale-invariant", "norm, last over first", "beside the verdict",
@@ -61,11 +60,11 @@ def wrong(rows: Sequence[Row]) -> str:
     return f"{len(rows)} runs: {alarms} false alarms, {missed} that fail by the label and are not called failing"
 
 
-def sections(rows: Sequence[Row], seeds: int) -> Iterator[str]:
+def sections(rows: Sequence[Row], asked: Options) -> Iterator[str]:
     """The text of the file, setting by setting."""
     for name, how in SETTINGS.items():
         some = [row for row in rows if row["setting"] == name]
-        yield f"## {name}: {len(some)} of {len(cells(name, seeds))} runs"
+        yield f"## {name}: {len(some)} of {len(cells(name, asked))} runs"
         if not some:
             continue
         rate = f"{how.lr:g}" + (f" after a warm-up of {how.warmup} steps" if how.warmup else "")
@@ -78,22 +77,17 @@ def sections(rows: Sequence[Row], seeds: int) -> Iterator[str]:
             yield f"Told at {row['weight_decay']:g}, seed {row['seed']}: “{row['told']}”"
 
 
-@study.command
-def main() -> None:
+def tables(folder: Path) -> dict[str, str]:
     """All tables of what there is."""
-    asked = study.options(__doc__ or "", HERE, tuple(SETTINGS), ("cifar10", "cifar10"), seeds=3)
-    rows = study.recorded(asked.results)
-    machines, days, pythons = (sorted({row[name] for row in rows}) for name in ("machine", "date", "python"))
-    text = [
-        f"Written by `python -m analyses.modern_settings.tables` from {asked.results.name}: {len(rows)} rows, "
-        f"{', '.join(machines)}, {days[0]} to {days[-1]}, Python {', '.join(pythons)} (its library is the text). "
-        "Means over seeds with 95 % intervals (Student's t), of one seed none.",
-        *sections(rows, asked.seeds),
-    ]
-    path = asked.results.with_name("tables.md")
-    path.write_text("\n\n".join(text) + "\n")
-    print(path)
-
-
-if __name__ == "__main__":
-    main()
+    found = {}
+    for asked in recorded_in(folder, seeds=3):
+        rows = Results(asked.results).recorded()
+        machines, days, pythons = (sorted({row[name] for row in rows}) for name in ("machine", "date", "python"))
+        text = [
+            f"Written by `python -m analyses plot modern_settings` from {asked.results.name}: {len(rows)} rows, "
+            f"{', '.join(machines)}, {days[0]} to {days[-1]}, Python {', '.join(pythons)} (its library is the text). "
+            "Means over seeds with 95 % intervals (Student's t), of one seed none.",
+            *sections(rows, asked),
+        ]
+        found["tables.md"] = "\n\n".join(text) + "\n"
+    return found

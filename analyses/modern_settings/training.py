@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 import gradscope
 from analyses.common import images
 from analyses.common.loop import accuracy, crops
-from analyses.common.study import Cell, Options, Row
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.modern_settings import text
 from analyses.modern_settings.networks import CharacterTransformer, ViT, resnet18
 from analyses.modern_settings.plan import SETTINGS, Setting

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from analyses.common.machine import machine
 from analyses.common.markdown import markdown
-from analyses.common.study import machine
 from analyses.prediction.data import cases
 from analyses.prediction.fit import of_kind, without_each
 from gradscope.prediction.from_record import ALONE, FAR

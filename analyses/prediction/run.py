@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
+from analyses.common.machine import machine
 from analyses.common.markdown import markdown
-from analyses.common.study import machine
 from analyses.prediction.data import Case, cases
 from analyses.prediction.fit import Tried, interval, of_kind, tried, without_each
 from gradscope.prediction.ask_tell import INVARIANT, PROBES

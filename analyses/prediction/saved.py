@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from analyses.common.machine import machine
 from analyses.common.markdown import markdown
-from analyses.common.study import machine
 from analyses.tolerance_search.oracles import Simulated, driven
 from gradscope.tolerance.ask_tell import ToleranceSearch
 from gradscope.tolerance.posterior import Predicted

@@ -1,23 +1,26 @@
-"""Draws the figures and writes tables.md from the results: python -m analyses.regularization_strategies.plot."""
+"""Tables and figures from what was trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from analyses.common import study
+from analyses.common.pictures import drawn
+from analyses.common.results import Results, Row
 from analyses.common.statistics import mean, p_value
-from analyses.common.study import Row
-from analyses.regularization_strategies.run import ATTACKS, HERE
+from analyses.common.study import Drawing, recorded_in
 from analyses.regularization_strategies.strategies import LONGER, LONGEST, READINGS, STRATEGIES, TABLE_1
+from analyses.regularization_strategies.training import ATTACKS
 from gradscope.report.curves import Curve, Curves, Level
 from gradscope.report.figures import figure_of, save
 from gradscope.report.strengths import Sample, accuracy_against_strength
 from gradscope.report.style import STYLES
 
+STYLE = replace(STYLES["screen"], dpi=85)
 #: What the document reports on CIFAR-10, one run each: accuracy and precision (its Tables 2 and 3).
 REPORTED = {
     "none": (0.7785, 0.77896),
@@ -111,11 +114,10 @@ def strategies_figure(rows: Sequence[Row]) -> tuple[Curves, list[str]]:
     ), names  # fmt: skip
 
 
-def figures(rows: Sequence[Row], folder: Path, which: str = "") -> None:
-    """Table 2; Table 3 with its traces, and the attacks. ``which`` ends the names of the files."""
-    small = replace(STYLES["screen"], dpi=85)
+def draw_strategies(rows: Sequence[Row], path: Path) -> None:
+    """Draw Table 2."""
     summary, names = strategies_figure(rows)
-    made = figure_of([summary], small)
+    made = figure_of([summary], STYLE)
     made.set_size_inches(9, 4.2)
     axes = made.axes[0]
     for line in axes.lines:
@@ -124,11 +126,20 @@ def figures(rows: Sequence[Row], folder: Path, which: str = "") -> None:
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     for place, value in zip(summary.curves[0].x, summary.curves[0].y, strict=True):
         if value < -0.15:  # below the picture
-            axes.annotate(f"{value:+.2f} ↓", (place, -0.148), ha="center", fontsize=9, color=small.colours[0])
+            axes.annotate(f"{value:+.2f} ↓", (place, -0.148), ha="center", fontsize=9, color=STYLE.colours[0])
     axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
-    save(made, folder / f"table2{which}.png", small)
-    panels = [strengths_figure(rows), *traces(rows), attacked_figure(rows)]
-    save(figure_of(panels, small), folder / f"table3{which}.png", small)
+    save(made, path, STYLE)
+
+
+def figures(folder: Path) -> dict[str, Drawing]:
+    """Table 2; Table 3 with its traces, and the attacks."""
+    found: dict[str, Drawing] = {}
+    for asked in recorded_in(folder):
+        rows = Results(asked.results).recorded()
+        found[f"table2{asked.ending}.png"] = functools.partial(draw_strategies, rows)
+        panels = [strengths_figure(rows), *traces(rows), attacked_figure(rows)]
+        found[f"table3{asked.ending}.png"] = drawn(panels, STYLE)
+    return found
 
 
 def strengths_figure(rows: Sequence[Row]) -> Curves:
@@ -171,25 +182,27 @@ def attacked_figure(rows: Sequence[Row]) -> Curves:
                   points=True)  # fmt: skip
 
 
-@study.command
-def main() -> None:
-    """Of one results file."""
-    rows, which = study.asked_results(__doc__ or "", HERE)
-    parts: list[tuple[str, Callable[[], list[str]]]] = [
-        ("Tables 1 and 2", lambda: table_2(rows, list(TABLE_1))),
-        ("Table 3", lambda: table_2(rows, list(STRENGTHS))),
-        ("Other readings", lambda: table_2(rows, list(READINGS))),
-        ("Three times the epochs", lambda: table_2(rows, list(LONGER), "none, longer")),
-        ("Ten times the epochs", lambda: table_2(rows, list(LONGEST), "none, longest")),
-        ("Accuracy under attack (FGSM), best weights", lambda: attacks(rows)),
-    ]
-    text = ["Written by `python -m analyses.regularization_strategies.plot` . Means over seeds with "
-            "95 % intervals (Student's t); p of Welch's two-sided t-test."]  # fmt: skip
-    for title, lines in parts:
-        text += ["", f"## {title}", "", *lines()]
-    (HERE / f"tables{which}.md").write_text("\n".join(text) + "\n")
-    figures(rows, HERE, which)
+def tables(folder: Path) -> dict[str, str]:
+    """Of every results file."""
+    found = {}
+    for asked in recorded_in(folder):
+        text = [
+            f"Written by `python -m analyses plot regularization_strategies` from {asked.results.name}. "
+            "Means over seeds with 95 % intervals (Student's t); p of Welch's two-sided t-test."
+        ]
+        for title, lines in sections(Results(asked.results).recorded()).items():
+            text += ["", f"## {title}", "", *lines]
+        found[f"tables{asked.ending}.md"] = "\n".join(text) + "\n"
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def sections(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The lines under each title."""
+    return {
+        "Tables 1 and 2": table_2(rows, list(TABLE_1)),
+        "Table 3": table_2(rows, list(STRENGTHS)),
+        "Other readings": table_2(rows, list(READINGS)),
+        "Three times the epochs": table_2(rows, list(LONGER), "none, longer"),
+        "Ten times the epochs": table_2(rows, list(LONGEST), "none, longest"),
+        "Accuracy under attack (FGSM), best weights": attacks(rows),
+    }

@@ -1,27 +1,25 @@
-"""Tables and figures from what was trained: python -m analyses.shapes_of_regularization.plot (seconds)."""
+"""Tables and figures from what was trained."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from analyses.common import study
-from analyses.common.study import Row
+from analyses.common.pictures import drawn
+from analyses.common.results import Results, Row
+from analyses.common.study import Drawing, recorded_in
 from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS
 from analyses.shapes_of_regularization.tables import NAMES, accuracies, of, sensitivity, weights
 from gradscope.recorder.kernels.magnitude_bins import HISTOGRAM_EDGES
 from gradscope.regularizers.shapes import FAMILY, penalty_shape
 from gradscope.report.curves import Curve, Curves
-from gradscope.report.figures import figure_of, save
 from gradscope.report.style import STYLES
 from gradscope.report.weights import Shape, penalty_shapes
 
-HERE = Path(__file__).parent
 STYLE = replace(STYLES["screen"], dpi=100)  # small files
 #: Drawn in the learning curves; the others look alike.
 SHOWN = ("none", "l1", "dropout")
@@ -108,8 +106,8 @@ def dips(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def tables(rows: Sequence[Row]) -> str:
-    """All of them, for `tables-SCALE.md`."""
+def text(rows: Sequence[Row]) -> str:
+    """All tables of a scale."""
     plain = [row for row in rows if not row["variant"]]
     parts = [make(plain, net) for net in NETS for make in (accuracies, weights)]
     parts += ["**Valleys of the learning curves**", dips(plain)]
@@ -122,26 +120,22 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _draw(panels: Sequence[Curves], name: str) -> None:
-    save(figure_of(panels, STYLE), HERE / name, STYLE)
+def tables(folder: Path) -> dict[str, str]:
+    """One file a scale."""
+    return {f"tables-{asked.scale}.md": text(Results(asked.results).recorded()) for asked in recorded_in(folder)}
 
 
-@study.command
-def main() -> None:
+def figures(folder: Path) -> dict[str, Drawing]:
     """Of both scales, as far as they were trained."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    _draw(shapes(), "shapes.png")
-    for scale in ("small", "paper"):
-        rows = study.rows_of(HERE / f"{scale}-digits.jsonl")
-        if not rows:
-            continue
-        (HERE / f"tables-{scale}.md").write_text(tables(rows))
+    return {name: drawn(panels, STYLE) for name, panels in _figures(folder)}
+
+
+def _figures(folder: Path) -> Iterator[tuple[str, list[Curves]]]:
+    yield "shapes.png", shapes()
+    for asked in recorded_in(folder):
+        rows = Results(asked.results).recorded()
         trained = [net for net in NETS if of(rows, net, "none")]
-        drawn = [net for net in ("deep-32", "deep-256") if net in trained]
-        _draw([panel for net in drawn for panel in learning_curves(rows, net)], f"curves-{scale}.png")
-        _draw([histograms(rows, net) for net in trained], f"weights-{scale}.png")
-        _draw(enrichment(rows), f"enrichment-{scale}.png")
-
-
-if __name__ == "__main__":
-    main()
+        deep = [net for net in ("deep-32", "deep-256") if net in trained]
+        yield f"curves-{asked.scale}.png", [panel for net in deep for panel in learning_curves(rows, net)]
+        yield f"weights-{asked.scale}.png", [histograms(rows, net) for net in trained]
+        yield f"enrichment-{asked.scale}.png", enrichment(rows)

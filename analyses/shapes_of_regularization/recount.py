@@ -1,23 +1,24 @@
-"""Count the document's own weights again: python -m analyses.shapes_of_regularization.recount CHECKOUT.
+"""Count the document's own weights again.
 
-CHECKOUT is a clone of github.com/riveSunder/SortaSota (January 2021, commit 1a8d83d is what was read). Its folder
-regularization_shapes/weights holds the weights after training, of experiment 1 and of width 256; results holds the
-learning curves of width 256.
+``--checkout`` names a clone of github.com/riveSunder/SortaSota (January 2021, commit 1a8d83d is what was read). Its
+folder regularization_shapes/weights holds the weights after training, of experiment 1 and of width 256; results holds
+the learning curves of width 256.
 """
 
 from __future__ import annotations
 
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from analyses.common.study import Options
 from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import SEEDS
 from analyses.shapes_of_regularization.weights import statistics
+from gradscope.types import InputError
 
 #: File names by penalty: experiment 1, and experiment 2b with width 256, where no penalty and L0 are the same run.
 FILES = {
@@ -92,13 +93,9 @@ def curves_table(checkout: Path) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    checkout = Path(sys.argv[1] if len(sys.argv) == 2 else "")
-    if len(sys.argv) != 2 or not (checkout / "regularization_shapes" / "weights").is_dir():
-        print("expected one argument: a checkout of github.com/riveSunder/SortaSota", file=sys.stderr)
-        sys.exit(2)
+def recount(asked: Options) -> None:
+    """Print both tables."""
+    checkout = asked.more["checkout"]
+    if checkout is None or not (checkout / "regularization_shapes" / "weights").is_dir():
+        raise InputError(f"--checkout is {checkout}; expected a checkout of github.com/riveSunder/SortaSota")
     print(weights_table(checkout), curves_table(checkout), sep="\n\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analyses.common.results import Row
 from analyses.common.statistics import mean
-from analyses.common.study import Row
 from analyses.shapes_of_regularization.networks import IN_ORDER, NETS
 from analyses.shapes_of_regularization.reported import ACCURACY, ACCURACY_TABLES, WEIGHT_TABLES, WEIGHTS
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import gradscope
 from analyses.common import images, loop
-from analyses.common.study import Cell, Options, Row
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.shapes_of_regularization.networks import NETS, Arctan, as_published, he, network
 from analyses.shapes_of_regularization.published import Split, batch_accuracy, batch_loss, constant_loss, split
 from analyses.shapes_of_regularization.weights import LargestOfAll, statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analyses.common.markdown import markdown
-from analyses.common.study import Row
+from analyses.common.results import Row
 from analyses.strong_regularization.reading import chosen
 
 

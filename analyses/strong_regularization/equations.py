@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import linregress
 
-from analyses.common.study import Row
+from analyses.common.results import Row
 
 Array = NDArray[np.float64]
 

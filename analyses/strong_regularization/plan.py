@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from analyses.common.study import Cell, Options
+from analyses.common.results import Cell
+from analyses.common.study import Options
 from gradscope.types import InputError
 
 #: Penalties by name: L1 acts by its proximal step (the document's equation 9), or by its subgradient (equation 2).

@@ -1,4 +1,4 @@
-"""Draw the figures from the results: ``python -m analyses.strong_regularization.plot [--dataset digits]``."""
+"""The figures, from what was trained."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.common import study
-from analyses.common.study import Row
-from analyses.strong_regularization.plan import AUTO, PARTS, Setup, setup
+from analyses.common.pictures import drawn
+from analyses.common.results import Results, Row
+from analyses.common.study import Drawing, recorded_in
+from analyses.strong_regularization.plan import AUTO, Setup, setup
 from analyses.strong_regularization.reading import chosen, sample
 from gradscope.report.curves import Curve, Curves
-from gradscope.report.figures import figure_of, save
 from gradscope.report.strengths import Sample, accuracy_against_sparsity, accuracy_against_strength
 from gradscope.report.style import STYLES
 
-HERE = Path(__file__).parent
 STYLE = replace(STYLES["screen"], dpi=76)
 
 
@@ -151,17 +150,11 @@ def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
     }
 
 
-@study.command
-def main() -> None:
-    """Every figure of a scale and data set of which something was trained."""
-    asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
-    rows = study.recorded(asked.results)
-    for name, panels in figures(rows, setup(asked)).items():
-        if shown := [panel for panel in panels if panel is not None]:
-            path = asked.results.with_name(f"{name}-{asked.results.stem}.png")
-            save(figure_of(shown, STYLE), path, STYLE)
-            print(path)
-
-
-if __name__ == "__main__":
-    main()
+def drawings(folder: Path) -> dict[str, Drawing]:
+    """Every figure of each scale and data set of which something was trained."""
+    return {
+        f"{name}-{asked.results.stem}.png": drawn(shown, STYLE)
+        for asked in recorded_in(folder)
+        for name, panels in figures(Results(asked.results).recorded(), setup(asked)).items()
+        if (shown := [panel for panel in panels if panel is not None])
+    }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analyses.common.results import Cell, Row
 from analyses.common.statistics import Mean, mean
-from analyses.common.study import Cell, Row
 from gradscope.report.strengths import Sample
 
 

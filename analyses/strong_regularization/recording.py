@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 import gradscope
 from analyses.common import images
 from analyses.common.loop import crops
-from analyses.common.study import Cell, Options, Row
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.strong_regularization.networks import build
 from analyses.strong_regularization.plan import Protocol, protocol, setup
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradscope
-from analyses.common.study import Cell, Options, Row
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.strong_regularization.plan import cell
 from analyses.strong_regularization.training import run
 

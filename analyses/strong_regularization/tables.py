@@ -1,4 +1,4 @@
-"""Write the tables of the study, ``tables-SCALE-DATASET.md``: ``python -m analyses.strong_regularization.tables``."""
+"""The tables of the study, from what was trained."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from analyses.common import study
 from analyses.common.markdown import MISSING, markdown
+from analyses.common.results import Results, Row
 from analyses.common.statistics import Mean, mean, p_value
-from analyses.common.study import Options, Row
+from analyses.common.study import Options, recorded_in
 from analyses.strong_regularization import document
 from analyses.strong_regularization.diagnostics import diagnostics
 from analyses.strong_regularization.plan import PARTS, PENALTIES, cells, protocol, setup
 from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
 
-HERE = Path(__file__).parent
 #: Accuracy that a sparser net may cost.
 GIVEN_UP = (0.0, 0.01, 0.02, 0.05, 0.1)
 
@@ -207,27 +206,19 @@ def sections(rows: Sequence[Row], asked: Options) -> Iterator[tuple[str, str]]:
     yield "Tolerance levels, 95 % intervals", tolerance(rows)
 
 
-@study.command
-def main() -> None:
-    """All tables of a scale and data set."""
-    asked = study.options(__doc__ or "", HERE, PARTS, ("pairs", "cifar100"), seeds=3)
-    rows = study.recorded(asked.results)
-    how = protocol(setup(asked).main, asked)
-    machines, days = (sorted({row[name] for row in rows}) for name in ("machine", "date"))
-    asked_for = f"--scale {asked.scale} --dataset {asked.dataset}"
-    text = [
-        f"Written by `python -m analyses.strong_regularization.tables {asked_for}` from {asked.results.name}: "
-        f"{len(rows)} rows, {', '.join(machines)}, {days[0]} to {days[-1]}. Means over seeds with 95 % intervals "
-        "(Student's t), p of Welch's two-sided t-test. "
-        f"{how.epochs} epochs, a batch of {how.batch}, rate {how.lr:g}."
-    ]
-    for title, table in sections(rows, asked):
-        text += [f"## {title}", table]
-    for name, parts in ((f"tables-{asked.results.stem}.md", text), ("tables-document.md", [document_p()])):
-        path = asked.results.with_name(name)
-        path.write_text("\n\n".join(parts) + "\n")
-        print(path)
-
-
-if __name__ == "__main__":
-    main()
+def tables(folder: Path) -> dict[str, str]:
+    """All tables of every scale and data set, and the document's own."""
+    found = {"tables-document.md": document_p() + "\n"}
+    for asked in recorded_in(folder, seeds=3):
+        rows, how = Results(asked.results).recorded(), protocol(setup(asked).main, asked)
+        machines, days = (sorted({row[name] for row in rows}) for name in ("machine", "date"))
+        text = [
+            f"Written by `python -m analyses plot strong_regularization` from {asked.results.name}: "
+            f"{len(rows)} rows, {', '.join(machines)}, {days[0]} to {days[-1]}. Means over seeds with 95 % intervals "
+            "(Student's t), p of Welch's two-sided t-test. "
+            f"{how.epochs} epochs, a batch of {how.batch}, rate {how.lr:g}."
+        ]
+        for title, table in sections(rows, asked):
+            text += [f"## {title}", table]
+        found[f"tables-{asked.results.stem}.md"] = "\n\n".join(text) + "\n"
+    return found

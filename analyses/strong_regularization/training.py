@@ -18,7 +18,8 @@ import gradscope
 from analyses.common import images
 from analyses.common.loop import Epoch, accuracy, crops, epochs
 from analyses.common.penalties import subgradient
-from analyses.common.study import Cell, Options, Row
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.strong_regularization import equations
 from analyses.strong_regularization.networks import build, count, zeros
 from analyses.strong_regularization.plan import Protocol, protocol

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 import gradscope
-from analyses.auto_l2 import plot, run, training
-from analyses.auto_l2.methods import ALL, FIXED, MOVING, schedule_of
+from analyses.auto_l2 import plot, training
+from analyses.auto_l2.methods import ALL, FIXED, MOVING, PARTS, schedule_of
 from analyses.auto_l2.networks import Size, lecun, network, side
 from analyses.auto_l2.reported import REPORTED
+from analyses.auto_l2.study import cells
 from analyses.common import images, study
 
 
 def asked(folder: Path, scale: str = "small", dataset: str = "digits") -> study.Options:
-    return study.Options(dataset, scale, 1, "cpu", folder, 1, "local", run.PARTS, folder / f"{scale}-{dataset}.jsonl")
+    return study.Options(dataset, scale, 1, "cpu", folder, 1, "local", PARTS, folder / f"{scale}-{dataset}.jsonl")
 
 
 def test_the_documents_net() -> None:
@@ -66,8 +67,8 @@ def test_every_method_has_a_schedule() -> None:
 
 def test_a_training_from_cell_to_table_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "SMALL_SCALE", replace(training.SMALL_SCALE, size=Size(4, 8), epochs=1))
-    cells = [cell for cell in run.cells(asked(tmp_path)) if cell["method"] in ("none", "Auto L2")]
-    rows = [{**cell, **training.train(cell, asked(tmp_path))} for cell in cells if cell["net"] == "batch-norm"]
+    wanted = [cell for cell in cells(asked(tmp_path)) if cell["method"] in ("none", "Auto L2")]
+    rows = [{**cell, **training.train(cell, asked(tmp_path))} for cell in wanted if cell["net"] == "batch-norm"]
     by_method = {row["method"]: row for row in rows}
     assert by_method["none"]["strength"]["value"] == []
     assert by_method["Auto L2"]["strength"]["value"][0] == pytest.approx(0.1)

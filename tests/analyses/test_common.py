@@ -1,12 +1,8 @@
-"""What the studies share: image sets, the loop, cells that are trained once, and statistics."""
+"""What the studies share: image sets, the loop, and statistics."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,143 +13,11 @@ from scipy.io import savemat
 from torch import nn
 
 import gradscope
-from analyses.common import images, statistics, study
+from analyses.common import images, statistics
 from analyses.common.loop import crops, epochs
 from analyses.common.penalties import subgradient
 from gradscope.types import InputError
 from tests.helpers.image_files import cifar_files
-
-
-def options(folder: Path) -> study.Options:
-    return study.Options("digits", "small", 1, "cpu", folder, 2, "local", (), folder / "small-digits.jsonl")
-
-
-def squared(cell: study.Cell, asked: study.Options) -> study.Row:
-    """A training, as a study gives it."""
-    if cell["value"] == 3:
-        raise ValueError("three cannot be trained")
-    marks = asked.results.with_name("marks")
-    with marks.open("a") as file:
-        file.write("x")
-    return {"square": cell["value"] ** 2}
-
-
-@pytest.mark.thorough
-def test_cells_are_trained_once_and_a_failed_one_stays_missing(tmp_path: Path) -> None:
-    asked = options(tmp_path)
-    cells = [{"value": value, "seed": 0} for value in (1, 2, 3)]
-    rows = study.complete(squared, cells, asked)
-    assert [row["square"] for row in rows] == [1, 4]
-    assert {"seconds", "machine", "torch", "date"} <= set(rows[0])
-    asked.results.write_bytes(asked.results.read_bytes() + b'{"value": 9, "se')  # killed in the middle of a line
-    again = study.complete(squared, [*cells, {"value": 4, "seed": 0}], asked)
-    assert [row["square"] for row in again] == [1, 4, 16]
-    assert (tmp_path / "marks").read_text() == "xxx"
-    assert sorted(json.loads(line)["value"] for line in asked.results.read_text().splitlines()) == [1, 2, 4]
-
-
-def test_the_command_line_of_a_study(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def parse(*words: str) -> study.Options:
-        monkeypatch.setattr(sys, "argv", ["run", *words])
-        return study.options("A study.", tmp_path, ("curves", "table"), ("pairs", "cifar100"), seeds=3)
-
-    assert parse().dataset == "pairs"
-    paper = parse("--scale", "paper", "--only", "table")
-    assert (paper.dataset, paper.paper, paper.only) == ("cifar100", True, ("table",))
-    assert paper.results == tmp_path / "paper-cifar100.jsonl"
-    wrong = [
-        ["--seeds", "0"],
-        ["--executor", "slurm"],
-        ["--device", "gpu"],
-        ["--device", "mps"],
-        ["--device", "cuda:99"],
-    ]
-    for option, value in wrong:
-        with pytest.raises(InputError, match=value):
-            parse(option, value)
-    with pytest.raises(SystemExit) as left:
-        parse("--only", "figures")
-    assert left.value.code == 2
-    assert "figures" in capsys.readouterr().err
-
-
-def test_one_command_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
-    asked = options(tmp_path)
-    with study._alone(asked.results), pytest.raises(InputError, match="another command is adding to"):
-        study.complete(squared, [{"value": 1, "seed": 0}], asked)
-    with pytest.raises(InputError, match="nothing of --only"):
-        study.missing(squared, [], asked)
-    (tmp_path / "a file").touch()
-    with pytest.raises(InputError, match="is not a folder"):
-        study.complete(squared, [], dataclasses.replace(asked, results=tmp_path / "a file" / "small-digits.jsonl"))
-
-
-def test_results_that_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = tmp_path / "small-digits.jsonl"
-    with pytest.raises(InputError, match="holds no training"):
-        study.recorded(results)
-    results.write_text('{"seed": 0}\n{"seed": 1\n')
-    with pytest.raises(InputError, match="has a line that is no JSON"):
-        study.rows_of(results)
-    results.write_text('{"seed": 0}\n')
-    monkeypatch.setattr(sys, "argv", ["plot"])
-    assert study.asked_results("", tmp_path) == ([{"seed": 0}], "")
-    results.rename(tmp_path / "paper-cifar10.jsonl")
-    monkeypatch.setattr(sys, "argv", ["plot", "--results", "paper-cifar10"])
-    assert study.asked_results("", tmp_path) == ([{"seed": 0}], "-paper-cifar10")
-
-
-@pytest.mark.parametrize("name", ["auto_l2", "regularization_strategies", "strong_regularization"])
-def test_figures_of_nothing_are_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plot = importlib.import_module(f"analyses.{name}.plot")
-    monkeypatch.setattr(plot, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plot"])
-    with pytest.raises(SystemExit) as left:
-        plot.main()
-    assert left.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-STUDIES = (
-    "auto_l2", "learning_rate_taper", "regularization_strategies", "shapes_of_regularization", "strong_regularization",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("wrong", [["--dataset", "cifr"], ["--scale", "paper", "--dataset", "svhn"]])
-def test_a_set_that_is_not_there_is_said_before_anything_is_trained(
-    name: str, wrong: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = importlib.import_module(f"analyses.{name}.run")
-    monkeypatch.setattr(sys, "argv", ["run", *wrong, "--out", str(tmp_path), "--data", str(tmp_path / "none")])
-    with pytest.raises(SystemExit) as left:
-        run.main()
-    assert left.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert wrong[-1] in said
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_command_with_missing_cells_ends_with_1() -> None:
-    study.command(lambda: 0)()
-    with pytest.raises(SystemExit) as left:
-        study.command(lambda: 2)()
-    assert left.value.code == 1
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as left:
-        study.command(interrupted)()
-    assert left.value.code == 130
 
 
 @pytest.mark.parametrize(("name", "classes", "count"), [("digits", 10, 1437), ("pairs", 100, 5120)])

@@ -11,9 +11,11 @@ from torch import nn
 
 import gradscope
 from analyses.common import images, study
-from analyses.learning_rate_taper import plot, run
+from analyses.common.results import Results, Row
+from analyses.learning_rate_taper import plot, training
 from analyses.learning_rate_taper.networks import residual
 from analyses.learning_rate_taper.protocol import PAPER, SETTINGS, SMALL, SPARSE, attach, schedule, sgd
+from analyses.learning_rate_taper.study import PARTS, cells
 from gradscope.regularizers.masks import SCHEMES
 from gradscope.regularizers.schedules import parse_schedule
 from gradscope.types import InputError
@@ -35,7 +37,7 @@ TABLE_1 = [
 
 
 def asked(folder: Path, scale: str = "small", dataset: str = "digits") -> study.Options:
-    return study.Options(dataset, scale, 2, "cpu", folder, 1, "local", run.PARTS, folder / "rows.jsonl")
+    return study.Options(dataset, scale, 2, "cpu", folder, 1, "local", PARTS, folder / "rows.jsonl")
 
 
 @pytest.mark.parametrize(("layers", "count"), [(14, 172_506), (32, 464_154)])
@@ -109,40 +111,40 @@ def test_what_acts_in_a_training_is_what_the_table_says(tmp_path: Path) -> None:
 
 
 def test_cells_of_both_scales(tmp_path: Path) -> None:
-    small, paper = run.cells(asked(tmp_path)), run.cells(asked(tmp_path, "paper", "cifar100"))
+    small, paper = cells(asked(tmp_path)), cells(asked(tmp_path, "paper", "cifar100"))
     assert len(small) == 2 * (12 + 12 + 3 + 6)
     assert len(paper) == 2 * (12 + 12 + 3)
     assert {c["layers"] for c in small if c["setting"] in SPARSE} == {32}  # Figure 5
     assert {c["layers"] for c in paper if c["setting"] in SPARSE} == {14}  # Figure 6
     with pytest.raises(InputError, match="svhn"):
-        run.protocol(asked(tmp_path, dataset="svhn"))
+        training.protocol(asked(tmp_path, dataset="svhn"))
 
 
 def test_a_small_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SMALL, "digits", dataclasses.replace(SMALL["digits"], phases=(1, 1, 1), width=2, few=50))
-    run.prepared.cache_clear()
-    row = run.train({"layers": 14, "setting": "scheme 21", "reading": "text", "seed": 0}, asked(tmp_path))
+    training.prepared.cache_clear()
+    row = training.train({"layers": 14, "setting": "scheme 21", "reading": "text", "seed": 0}, asked(tmp_path))
     assert len(row["curve"]) == 15
     assert len(row["ends"]) == 3
     assert row["ends"][0].keys() == {"loss", "error"}
-    assert len(run.prepared(asked(tmp_path))[1]) == 360 + 1387  # what is left over tells more of the ends
-    run.prepared.cache_clear()
+    assert len(training.prepared(asked(tmp_path))[1]) == 360 + 1387  # what is left over tells more of the ends
+    training.prepared.cache_clear()
 
 
 def test_the_protocol_of_the_document_on_files_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar_files(tmp_path, fine=True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: Path(path).exists())
-    monkeypatch.setattr(run, "PAPER", dataclasses.replace(PAPER, phases=(1, 1, 1), few=10))
+    monkeypatch.setattr(training, "PAPER", dataclasses.replace(PAPER, phases=(1, 1, 1), few=10))
     images.load.cache_clear()
-    run.prepared.cache_clear()
-    row = run.train({"layers": 14, "setting": "scheme 01", "reading": "table", "seed": 0},
+    training.prepared.cache_clear()
+    row = training.train({"layers": 14, "setting": "scheme 01", "reading": "table", "seed": 0},
                     asked(tmp_path, "paper", "cifar100"))  # fmt: skip
     assert len(row["curve"]) == 15
     assert all(end["loss"] > 0 for end in row["ends"])
 
 
 def test_tables_and_figures(tmp_path: Path) -> None:
-    def row(setting: str, seed: int, loss: float) -> study.Row:
+    def row(setting: str, seed: int, loss: float) -> Row:
         end = {"loss": loss + 0.01 * seed, "error": loss / 10}
         cell = {"layers": 14, "setting": setting, "reading": "table", "seed": seed}
         return {**cell, "ends": [end] * 3, "curve": [[0.1, loss, 0.05]] * 40}
@@ -152,6 +154,7 @@ def test_tables_and_figures(tmp_path: Path) -> None:
     assert "| table | scheme 01: 0.003 to 0.048 | 2 | 0.4050 [0.4000, 0.4100]" in text
     assert "| table | fixed 8e-4: 0.024 | 0 | missing" in text
     assert "scheme 01 against fixed 1e-4: after phase 1 loss -0.1000 (p " in text
-    plot.figure(rows, 1, SMALL["digits"], "digits", tmp_path / "figure1.png")
-    plot.figure(rows, 2, SMALL["digits"], "digits", tmp_path / "figure2.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["figure1.png"]  # nothing to show of Figure 2
+    Results(tmp_path / "small-digits.jsonl").append(*rows)
+    drawn = plot.figures(tmp_path)
+    assert list(drawn) == ["figure1.png"]  # nothing to show of Figure 2
+    drawn["figure1.png"](tmp_path / "figure1.png")

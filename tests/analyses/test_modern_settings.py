@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from analyses.common import images, study
-from analyses.modern_settings import networks, plan, run, tables, text, training
+from analyses.common import command, images, study
+from analyses.common.results import Results
+from analyses.modern_settings import networks, plan, tables, text, training
 
 
 def asked(folder: Path) -> study.Options:
@@ -103,12 +103,11 @@ def test_the_commands(
     small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     planned = []
-    monkeypatch.setattr(study, "missing", lambda train, cells, asked: planned.extend(cells) or 0)
-    monkeypatch.setattr(sys, "argv", ["run", "--seeds", "2", "--only", "vit", "characters", "--out", str(tmp_path)])
-    run.main()
+    monkeypatch.setattr(study, "complete", lambda train, cells, asked, here: planned.extend(cells))
+    words = ["run", "modern_settings", "--seeds", "2", "--only", "vit", "characters", "--out", str(tmp_path)]
+    assert command.main(words) == 1  # nothing was trained
     assert [cell["seed"] for cell in planned] == [0] * 14 + [1] * 14
-    study._append(tmp_path / "small-cifar10.jsonl", rows()[0])
-    monkeypatch.setattr(sys, "argv", ["tables", "--out", str(tmp_path)])
-    tables.main()
+    Results(tmp_path / "small-cifar10.jsonl").append(rows()[0])
+    assert command.main(["plot", "modern_settings", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "tables.md")
     assert "## vit: 1 of 21 runs" in (tmp_path / "tables.md").read_text()

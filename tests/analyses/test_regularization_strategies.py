@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from analyses.common import images, study
 from analyses.common.loop import Epoch
-from analyses.regularization_strategies import plot, run
+from analyses.common.results import Results, Row
+from analyses.regularization_strategies import plot, training
 from analyses.regularization_strategies.networks import FILTERS, Whitening, network
 from analyses.regularization_strategies.strategies import STRATEGIES, TABLE_1, Strategy, adversarial, attach, moves
 from gradscope.regularizers.strategies import GaussianNoise
@@ -107,16 +108,16 @@ def test_macro_precision_of_a_constant_is_what_the_document_reports() -> None:
     with torch.no_grad():
         model[1].weight.zero_()
         model[1].bias.copy_(torch.arange(10.0))
-    found = run.scores(model, torch.zeros(100, 1, 2, 2), torch.arange(100) % 10)
+    found = training.scores(model, torch.zeros(100, 1, 2, 2), torch.arange(100) % 10)
     assert found == {"accuracy": 0.1, "precision": 0.01}
 
 
 def test_best_weights_and_early_stopping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    small = dataclasses.replace(run.SMALL, epochs=3, filters=(2, 2, 2), few=60, attacked=20)
-    monkeypatch.setattr(run, "SMALL", small)
+    small = dataclasses.replace(training.SMALL, epochs=3, filters=(2, 2, 2), few=60, attacked=20)
+    monkeypatch.setattr(training, "SMALL", small)
     monkeypatch.setitem(STRATEGIES, "stops", Strategy(patience=0.34))
-    run.prepared.cache_clear()
-    row = run.train({"strategy": "stops", "seed": 0}, asked(tmp_path))
+    training.prepared.cache_clear()
+    row = training.train({"strategy": "stops", "seed": 0}, asked(tmp_path))
     curve = [accuracy for _, accuracy in row["curve"]]
     assert row["best_epoch"] == curve.index(max(curve))
     assert row["epochs"] == len(curve) == min(3, row["best_epoch"] + 2)
@@ -128,24 +129,26 @@ def test_best_weights_and_early_stopping(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_protocol_of_the_document_on_files_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar_files(tmp_path, fine=False)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: Path(path).exists())
-    assert (run.PAPER.epochs, run.PAPER.batch, run.PAPER.filters, run.PAPER.few) == (200, 100, FILTERS, 0)
-    monkeypatch.setattr(run, "PAPER", dataclasses.replace(run.PAPER, epochs=1, filters=(2, 2, 2), few=30))
+    paper = training.PAPER
+    assert (paper.epochs, paper.batch, paper.filters, paper.few) == (200, 100, FILTERS, 0)
+    monkeypatch.setattr(training, "PAPER", dataclasses.replace(paper, epochs=1, filters=(2, 2, 2), few=30))
     monkeypatch.setitem(STRATEGIES, "all", dataclasses.replace(TABLE_1["combination"], whitens=False))
     images.load.cache_clear()
-    run.prepared.cache_clear()
-    row = run.train({"strategy": "all", "seed": 1}, asked(tmp_path, "paper", "cifar10"))
+    training.prepared.cache_clear()
+    row = training.train({"strategy": "all", "seed": 1}, asked(tmp_path, "paper", "cifar10"))
     assert set(row["best"]) == {"training", "validation", "unseen"}
     assert "traces" not in row
 
 
-def row(strategy: str, seed: int, accuracy: float) -> study.Row:
-    """A row as `run.train` makes it."""
+def row(strategy: str, seed: int, accuracy: float) -> Row:
+    """A row as `training.train` makes it."""
     scores = {"accuracy": accuracy, "precision": accuracy}
     weights = {"training": {**scores, "accuracy": 1.0}, "validation": scores, "unseen": scores}
     trace = {"step": [0.0, 9.0], "value": [1.0, 0.5]}
     return {
         "strategy": strategy, "seed": seed, "best": weights, "last": weights, "epochs": 30,
-        "attacked": {str(e): accuracy / 2 for e in run.ATTACKS}, "diagnosis": {"verdict": "healthy", "failed": False},
+        "attacked": {str(e): accuracy / 2 for e in training.ATTACKS},
+        "diagnosis": {"verdict": "healthy", "failed": False},
         "traces": {"proportion": trace, "weight": trace},
     }  # fmt: skip
 
@@ -161,8 +164,10 @@ def test_tables_and_figures(tmp_path: Path) -> None:
     assert summary.curves[0].y == pytest.approx([0.1])
     assert summary.curves[2].y == pytest.approx([0.022])
     assert "0.4025" in plot.attacks(rows)[2]
-    plot.figures(rows, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"table2.png", "table3.png"}
+    Results(tmp_path / "small-digits.jsonl").append(*rows)
+    for name, draw in plot.figures(tmp_path).items():
+        draw(tmp_path / name)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"table2.png", "table3.png"}
 
 
 def test_the_first_of_equal_epochs_is_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +180,7 @@ def test_the_first_of_equal_epochs_is_the_best(monkeypatch: pytest.MonkeyPatch) 
                 model.weight.fill_(number)
             yield Epoch(number, 0.0, 1.0, 14 / 15, 0.0)
 
-    monkeypatch.setattr(run, "epochs", passes)
-    curve, best_epoch, best = run.fit(model, None, None, run.SMALL, Strategy(), None)
+    monkeypatch.setattr(training, "epochs", passes)
+    curve, best_epoch, best = training.fit(model, None, None, training.SMALL, Strategy(), None)
     assert (curve, best_epoch) == ([(1.0, 0.9333)] * 3, 0)
     assert float(best["weight"]) == 0

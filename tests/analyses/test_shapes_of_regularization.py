@@ -18,7 +18,7 @@ from analyses.shapes_of_regularization.curves import deepest_dip
 from analyses.shapes_of_regularization.networks import NETS, SEEDS, Arctan, as_published, network
 from analyses.shapes_of_regularization.published import batch_accuracy, batch_loss, constant_loss, split
 from analyses.shapes_of_regularization.reported import ACCURACY
-from analyses.shapes_of_regularization.run import cells
+from analyses.shapes_of_regularization.study import cells
 from analyses.shapes_of_regularization.weights import LargestOfAll, statistics
 
 
@@ -139,7 +139,7 @@ def test_both_protocols_from_cells_to_tables_and_figures(
         assert row["weights"]["count"] == 2464
         assert sum(row["histogram"]) == 2464
     assert "| L0 | " in tables.accuracies(rows, "deep-16")
-    assert "Table 7" in plot.tables(rows)
+    assert "Table 7" in plot.text(rows)
     assert len(plot.learning_curves(rows, "deep-16")[1].curves) == 4
     assert len(plot.histograms(rows, "deep-16").curves) == 3
 
@@ -158,9 +158,7 @@ def test_the_documents_protocol_is_for_digits(tmp_path: Path) -> None:
         training.prepared(asked(tmp_path, "paper", dataset="pairs"))
 
 
-def test_files_of_strangers_give_arrays_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_strangers_give_arrays_and_nothing_else(tmp_path: Path) -> None:
     matrices = np.empty(2, dtype=object)
     matrices[:] = [np.ones((2, 3)), np.zeros(4)]
     np.save(tmp_path / "weights.npy", matrices, allow_pickle=True)
@@ -171,8 +169,5 @@ def test_files_of_strangers_give_arrays_and_nothing_else(
     np.save(tmp_path / "other.npy", matrices, allow_pickle=True)
     with pytest.raises(pickle.UnpicklingError, match=r"fractions\.Fraction"):
         recount.arrays(tmp_path / "other.npy")
-    monkeypatch.setattr("sys.argv", ["recount", str(tmp_path)])
-    with pytest.raises(SystemExit) as left:
-        recount.main()
-    assert left.value.code == 2
-    assert "a checkout of" in capsys.readouterr().err
+    with pytest.raises(gradscope.InputError, match="a checkout of"):
+        recount.recount(replace(asked(tmp_path, "small"), more={"checkout": tmp_path}))

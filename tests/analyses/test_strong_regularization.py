@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ import torch
 from torch import nn
 
 import gradscope
-from analyses.common import study
-from analyses.recorder_overhead import cases
+from analyses.benchmarks import cases
+from analyses.common import command, study
+from analyses.common.results import Results
 from analyses.strong_regularization import (
     diagnostics,
     document,
@@ -26,7 +26,6 @@ from analyses.strong_regularization import (
     plot,
     reading,
     recording,
-    run,
     search,
     tables,
     training,
@@ -233,23 +232,21 @@ def test_tables_say_what_is_better_and_what_is_missing() -> None:
     ]  # fmt: skip
 
 
-def test_commands_from_training_to_figures(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_from_training_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "small-digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    monkeypatch.setattr(sys, "argv", ["plot", "--dataset", "digits", "--out", str(tmp_path)])
-    plot.main()
-    tables.main()
+    assert command.main(["plot", "strong_regularization", "--results", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.glob("*.png")} >= {"figure3-small-digits.png"}
     assert {path.name for path in tmp_path.glob("*.md")} == {"tables-small-digits.md", "tables-document.md"}
     assert capsys.readouterr().out.count("\n") == len([*tmp_path.glob("*.png"), *tmp_path.glob("*.md")])
     text = (tmp_path / "tables-small-digits.md").read_text()
     assert re.search(r"figure3_l2 \| \d+ of \d+ ", text)
     assert "12 rows, a made-up machine, 2026-01-01 to 2026-01-02." in text
-    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "cifar100", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as left:
-        run.main()
-    assert left.value.code == 2
+    assert command.main(["check", "strong_regularization", "--results", str(tmp_path)]) == 0
+    (tmp_path / "tables-document.md").write_text("else")
+    assert command.main(["check", "strong_regularization", "--results", str(tmp_path)]) == 1
+    assert "tables-document.md is not what the results give; first: - else" in capsys.readouterr().out
+    words = ["run", "strong_regularization", "--dataset", "cifar100", "--out", str(tmp_path)]
+    assert command.main(words) == 2
     assert "--dataset is cifar100" in capsys.readouterr().err
 
 
@@ -281,42 +278,42 @@ def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", gpu.STRENGTHS)
-def test_the_plan_for_a_card_on_the_cpu(dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    words = ["--tiny", "--at-once", "1", "--only", "train", "--out", str(tmp_path), "--dataset", dataset]
-    monkeypatch.setattr(sys, "argv", ["gpu", *words, "--data", str(packed(tmp_path, CIFAR_10, 50))])
-    gpu.main()
-    assert [row["schedule"] for row in study.rows_of(tmp_path / f"tiny-{dataset}.jsonl")] == [
+def test_the_plan_for_a_card_on_the_cpu(dataset: str, tmp_path: Path) -> None:
+    words = ["--scale", "tiny", "--workers", "1", "--only", "card", "--out", str(tmp_path), "--dataset", dataset]
+    words += ["--data", str(packed(tmp_path, CIFAR_10, 50))]
+    assert command.main(["run", "strong_regularization", *words]) == 0
+    assert [row["schedule"] for row in Results(tmp_path / f"tiny-{dataset}.jsonl").rows()] == [
         "constant", "constant", "delayed:5",
     ]  # fmt: skip
-    assert len(gpu.cells("vgg16", gpu.STRENGTHS[dataset])) == 72 + 3
 
 
 def test_checks_of_a_card_are_made_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = {"version": ["platform"], "nothing": ["no_such_module"]}
-    monkeypatch.setattr(gpu, "measurements", lambda tiny: made)
-    monkeypatch.setattr(gpu.study, "complete", lambda check, wanted, asked, minutes: [check(wanted[0], asked)])
-    words = ["--tiny", "--only", "checks", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["gpu", *words])
-    with pytest.raises(SystemExit) as left:
-        gpu.main()
-    assert left.value.code == 1  # one of two is missing
-    assert "1 of 2 checked" in capsys.readouterr().out
-    assert (tmp_path / "tiny-checks-version.txt").read_text().strip()
-    asked_for = dataclasses.replace(asked(tmp_path), scale="tiny", results=tmp_path / "tiny-checks.jsonl")
+    monkeypatch.setattr(gpu, "measurements", lambda tiny: {"version": ["platform"]})
+    words = ["--scale", "tiny", "--only", "checks", "--out", str(tmp_path)]
+    assert [command.main(["run", "strong_regularization", *words]) for _ in range(2)] == [0, 0]
+    assert capsys.readouterr().err.count("1 of 1 cells") == 2
+    assert len(Results(tmp_path / "checks-tiny.jsonl").rows()) == 1
+    assert (tmp_path / "checks-tiny-version.txt").read_text().strip()
+    monkeypatch.setattr(gpu, "measurements", lambda tiny: {"nothing": ["no_such_module"]})
+    asked_for = dataclasses.replace(asked(tmp_path), scale="tiny", results=tmp_path / "checks-tiny.jsonl")
     with pytest.raises(RuntimeError, match="exit code 1"):
         gpu.check({"check": "nothing"}, asked_for)
-    assert "No module named no_such_module" in (tmp_path / "tiny-checks-nothing.txt").read_text()
+    assert "No module named no_such_module" in (tmp_path / "checks-tiny-nothing.txt").read_text()
 
 
 def test_what_a_card_measures() -> None:
     found = gpu.measurements(tiny=False)
     assert list(found)[-2:] == ["growth", "tests"]
     assert len(found) == 2 + len(cases.CUDA)
-    assert [words[words.index("--only") + 1] for words in list(found.values())[:-2]] == list(cases.CUDA)
+    assert [words[words.index("--nets") + 1] for words in list(found.values())[:-2]] == list(cases.CUDA)
 
 
 def test_no_training_begins_after_the_time_is_up(tmp_path: Path) -> None:
-    assert study.complete(training.train, gpu.cells("vgg16"), asked(tmp_path), minutes=-1) == []
+    card = dataclasses.replace(asked(tmp_path, "pairs", "card"), minutes=-1, more={"net": "vgg16"})
+    assert len(gpu.cells(card)) == 2 * (24 + 1)
+    assert study.complete(training.train, gpu.cells(card), card) == []
     assert gradscope.L1().proximal_step and not training.KINDS["l1-subgradient"].proximal_step
+    with pytest.raises(InputError, match="a card is for one of card, tiny"):
+        gpu.cells(asked(tmp_path))

@@ -1,0 +1,1 @@
+"""What gradscope costs: the recorder a step, a penalty, the store, the judge, the start of a trial."""
