@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class Frame:
         worst: layers that have faded most.
         underflow: the layer that leaves float32 first.
         events: the latest.
+        run: what the look was made of, for layers that are chosen.
     """
 
     label: str
@@ -89,12 +90,18 @@ class Frame:
     worst: tuple[Worst, ...]
     underflow: Underflow | None
     events: tuple[Mark, ...]
+    run: RunPage = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``gradscope watch --json`` prints; of the series, their last values."""
-        lines = {line.name: line.last for line in self.lines}
-        told = self.underflow.sentence if self.underflow else None
-        return {**asdict(self), "lines": lines, "underflow_sentence": told}
+        told = {
+            "lines": {line.name: line.last for line in self.lines},
+            "worst": [asdict(one) for one in self.worst],
+            "underflow": asdict(self.underflow) if self.underflow else None,
+            "events": [asdict(one) for one in self.events],
+        }
+        shown = {one.name: told.get(one.name, getattr(self, one.name)) for one in fields(self) if one.name != "run"}
+        return {**shown, "underflow_sentence": self.underflow.sentence if self.underflow else None}
 
     @property
     def head(self) -> str:
@@ -130,6 +137,7 @@ def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
         worst=worst_off(run.table),
         underflow=underflow(run, steps_per_second if going else None),
         events=tuple(mark for mark in run.marks if mark.step >= 0)[-EVENTS:],
+        run=run,
     )
 
 

@@ -1,4 +1,4 @@
-"""Read the keys that scroll a live view, where standard input is a terminal."""
+"""Read the keys that scroll a live view and choose a layer, where standard input is a terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from typing import Any
 
 #: What a key sends, and by how many lines it moves.
 MOVES = {b"\x1b[A": -1, b"\x1b[B": 1, b"k": -1, b"j": 1, b"\x1b[5~": -10, b"\x1b[6~": 10, b" ": 10}
+#: What a key sends, and by how many layers it moves on.
+CHOICES = {b"n": 1, b"p": -1, b"\x1b[C": 1, b"\x1b[D": -1, b"N": 10, b"P": -10}
+#: Choose among blocks or among layers; and none.
+BY_BLOCK, NONE = b"b", b"0"
 
 
 class Keys:
@@ -22,10 +26,13 @@ class Keys:
 
     Attributes:
         top: the line that the keys have moved to.
+        place: the layer or block that was chosen, from 1, beyond the last one too; 0 for none.
+        by_block: blocks are chosen, not layers.
     """
 
     def __init__(self) -> None:
-        self.top = 0
+        self.top = self.place = 0
+        self.by_block = False
         self._before: list[Any] | None = None
 
     @property
@@ -49,7 +56,7 @@ class Keys:
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until a key that moves the view was pressed."""
+        """Wait so long, or until a key was pressed."""
         if self._before is None:
             time.sleep(seconds)
         elif select.select([self._input], [], [], seconds)[0]:
@@ -58,8 +65,16 @@ class Keys:
             self.press(sent)
 
     def press(self, sent: bytes) -> None:
-        """Move by what was sent, which may be several keys."""
+        """Do what was sent, which may be several keys."""
         while sent:
-            key = next((key for key in MOVES if sent.startswith(key)), sent[:1])
+            key = next((key for key in (*MOVES, *CHOICES) if sent.startswith(key)), sent[:1])
             self.top = max(0, self.top + MOVES.get(key, 0))
+            if key in CHOICES:
+                self.place += CHOICES[key]
+            if key == BY_BLOCK:
+                self.by_block, self.place = not self.by_block, 1
+            if key == NONE:
+                self.place = 0
+            if key in CHOICES or key == BY_BLOCK:
+                self.top = 0  # what was chosen stands in front
             sent = sent[len(key) :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -14,8 +14,9 @@ from rich.text import Text
 
 from gradscope.card import plain
 from gradscope.quantities import GRADIENT, PROPORTION, WEIGHT
+from gradscope.report.live.choice import Chosen, chosen
 from gradscope.report.live.follower import Follower
-from gradscope.report.live.frame import Frame, frame
+from gradscope.report.live.frame import Frame, Line, frame
 from gradscope.report.live.keys import Keys
 from gradscope.report.sparkline import sparkline
 from gradscope.store.interrupts import held_back
@@ -28,16 +29,29 @@ TONES = {"healthy": "green", "undecided": "yellow"}
 NARROW = 60
 
 
-def drawn(shown: Frame, width: int) -> RenderableType:
-    """Draw a frame in lines of at most ``width`` characters; words of the record lose their control characters."""
+def drawn(shown: Frame, width: int, front: Chosen | None = None) -> RenderableType:
+    """Draw a frame in lines of at most ``width`` characters; words of the record lose their control characters.
+
+    Args:
+        shown: the frame.
+        width: of the terminal.
+        front: the layer or block whose lines stand before those of the network.
+
+    Returns:
+        Something that rich prints.
+    """
     tone = TONES.get(shown.verdict, "red")
     verdict = Text.assemble(
         (shown.verdict.upper(), f"bold {tone}"),
         f"  probability of failure {100 * shown.probability_failed:.0f} %",
     )
-    parts: list[RenderableType] = [Text(plain(shown.head), style="bold"), verdict, Text(plain(shown.sentence))]
+    parts: list[RenderableType] = [Text(plain(shown.head), style="bold"), verdict]
+    if front is not None:
+        parts += [Text(), Text(plain(front.title), style="bold"), _lines(front.lines, width), Text()]
+    parts += [Text(plain(shown.sentence))]
     parts += [Text(plain(f"rule: {finding}"), style="yellow") for finding in shown.findings]
-    parts += [Text(), _lines(shown, width)]
+    parts += [Text()] if front is None else [Text(), Text("the whole network", style="bold")]
+    parts += [_lines(shown.lines, width)]
     if shown.worst:
         parts += [Text(), _worst(shown, width)]
     coming = shown.underflow.sentence if shown.underflow else "no layer is on its way out of float32's range"
@@ -47,12 +61,12 @@ def drawn(shown: Frame, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _lines(shown: Frame, width: int) -> Table:
+def _lines(lines: Iterable[Line], width: int) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    for line in shown.lines:
+    for line in lines:
         row = sparkline(line.values, max(8, width - 24), log=line.log)
         table.add_row(line.name, Text(row, style="cyan"), _number(line.last))
     return table
@@ -93,7 +107,8 @@ def watch(path: Path, console: Console) -> Frame | None:
             with Live(console=console, auto_refresh=False, transient=True) as live, Keys() as keys:
                 for look in looks(follower, keys.wait):
                     last = look or last
-                    shown = drawn(last, console.width) if last else _waiting(path)
+                    front = chosen(last, keys.place, keys.by_block) if last else None
+                    shown = drawn(last, console.width, front) if last else _waiting(path)
                     live.update(_scrolled(console, shown, keys), refresh=True)
         else:
             last = _told(follower, path)
@@ -106,15 +121,25 @@ def _scrolled(console: Console, shown: RenderableType, keys: Keys) -> Renderable
     """Cut to what fits on the terminal, from where the keys have moved to."""
     lines = console.render_lines(shown, pad=False)
     room = console.height - 1
-    if len(lines) <= room:
-        return shown
-    keys.top = max(0, min(keys.top, len(lines) - room + 1))
-    part = lines[keys.top : keys.top + room - 1]
+    if len(lines) <= room - keys.read:
+        keys.top = 0
+        return Group(shown, _help(console.width)) if keys.read else shown
+    keys.top = max(0, min(keys.top, len(lines) - room + 1 + keys.read))
+    part = lines[keys.top : keys.top + room - 1 - keys.read]
     below = len(lines) - keys.top - len(part)
-    text = Text.assemble(*((segment.text, segment.style or "") for line in part for segment in [*line, Segment.line()]))
+    pieces = ((segment.text, segment.style or "") for line in part for segment in [*line, Segment.line()])
+    text = Text.assemble(*pieces, no_wrap=True, overflow="crop")
     text.right_crop()  # the last line ends by itself
-    how = f"{keys.top} lines above, {below} below" + (": ↑ ↓ page keys scroll" if keys.read else "")
-    return Group(text, Text(how, style="dim"))
+    told, how = f"{keys.top} lines above, {below} below", ": ↑ ↓ page keys scroll" if keys.read else ""
+    where = Text(told + how if len(told + how) <= console.width else told, style="dim")
+    return Group(text, where, _help(console.width)) if keys.read else Group(text, where)
+
+
+def _help(width: int) -> Text:
+    """Name the keys, in one line."""
+    long = "n p next, previous layer · N P by ten · b blocks · 0 none · Ctrl-C ends"
+    short = "n p layers · b blocks · 0 none"
+    return Text(long if len(long) <= width else short[:width], style="dim")
 
 
 def looks(follower: Follower, pause: Callable[[float], None] | None = None) -> Iterator[Frame | None]:
