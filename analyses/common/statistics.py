@@ -28,13 +28,15 @@ class Mean:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Over seeds. Without values everything is NaN."""
+    """Over seeds; below three of them without an interval. Without values everything is NaN."""
     if not values:
         return Mean(math.nan, math.nan, math.nan, 0)
     array = np.asarray(values, dtype=float)
     if len(array) == 1:
         return Mean(float(array[0]), math.nan, math.nan, 1)
     std = float(array.std(ddof=1))
+    if len(array) == 2:  # Student's t of two is twelve deviations wide
+        return Mean(float(array.mean()), math.nan, std, 2)
     half = float(stats.t.ppf(0.975, len(array) - 1)) * std / math.sqrt(len(array))
     return Mean(float(array.mean()), half, std, len(array))
 

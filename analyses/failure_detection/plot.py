@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from analyses.failure_detection.metrics import FAILING, OTHERS, calibration_error, calibration_sample, latency
 from analyses.failure_detection.records import HERE
+from gradscope.report.intervals import share_interval
 
 IMAGES = HERE / "images"
 COLOURS = {"judge": "#0072B2", "collapsed": "#0072B2", "diverged": "#D55E00", "learned": "#666666"}
@@ -47,7 +48,8 @@ def reliability(looks: pd.DataFrame) -> Figure:
     at = np.clip(np.digitize(sample["probability"], edges) - 1, 0, 9)
     by = sample.groupby(at)
     p, seen, n = by["probability"].mean(), by["failed"].mean(), by.size()
-    error = 1.96 * np.sqrt(np.maximum(seen * (1 - seen), 0.01) / n)
+    ends = np.array([share_interval(k, tries) for k, tries in zip(by["failed"].sum().astype(int), n, strict=True)])
+    error = np.abs(ends.T - seen.to_numpy())
     ax.plot([0, 1], [0, 1], color="#888888", lw=1)
     ax.errorbar(p, seen, error, fmt="o", color=COLOURS["judge"], ms=5, capsize=2)
     told = f"calibration error {calibration_error(sample['failed'], sample['probability']):.3f}"

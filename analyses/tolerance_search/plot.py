@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from analyses.tolerance_search.tables import HERE, rows
 from analyses.tolerance_search.training import HIGH, LOW
+from gradscope.report.intervals import share_interval
 from gradscope.tolerance.posterior import Posterior
 from gradscope.trials.trial import Outcome
 
@@ -40,7 +41,8 @@ def simulated() -> None:
         at = [s * shift for s in slopes]
         shares = [float(np.mean([float(r["covered"]) for r in groups[judge, s]])) for s in slopes]
         counts = [len(groups[judge, s]) for s in slopes]
-        error = [1.96 * np.sqrt(p * (1 - p) / n) for p, n in zip(shares, counts, strict=True)]
+        ends = np.array([share_interval(round(p * n), n) for p, n in zip(shares, counts, strict=True)])
+        error = np.abs(ends.T - shares)
         covered.errorbar(at, shares, error, capsize=2, color=colour, marker="o", markersize=4, label=f"{judge} judge")
         widths = [float(np.median([float(r["decades"]) for r in groups[judge, s]])) for s in slopes]
         width.plot(at, widths, color=colour, marker="o", markersize=4, label=f"{judge} judge")

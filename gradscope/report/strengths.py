@@ -10,11 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradscope.quantities import strength_axis
 from gradscope.report.curves import Array, Curve, Curves, Level
+from gradscope.report.intervals import FEWEST, mean_interval
 from gradscope.types import InputError
-
-CONFIDENCE = 0.95
-#: Values that an interval takes at least, and how near a share may be to 0 or 1 (log odds of those are infinite).
-FEWEST, SURE = 3, 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,30 +54,6 @@ class Sample:
         x = np.broadcast_to(x.reshape(x.shape + (1,) * (y.ndim - 1)), y.shape).ravel()
         kept = np.isfinite(y.ravel())
         return cls(label, x[kept], y.ravel()[kept], None if s is None else s.ravel()[kept])
-
-
-def mean_interval(values: Array) -> tuple[float, float, float]:
-    """Compute the mean over seeds and the ends of its 95 % interval by Student's t.
-
-    Of shares (all within [0, 1]) on the scale of their log odds, so that no end lies beyond 0 or 1. Near the tolerance
-    level some seeds learn and some fail; there the interval is wide and no normal one: a figure shows the single runs
-    too.
-
-    Returns:
-        Mean, low and high; NaN ends for fewer than `FEWEST` values.
-    """
-    mean, count = float(np.mean(values)), len(values)
-    if count < FEWEST:
-        return mean, np.nan, np.nan
-    from scipy.special import expit, logit  # here, for a table of runs needs no intervals
-    from scipy.stats import t as student
-
-    share = bool((values >= 0).all() and (values <= 1).all())
-    y = logit(np.clip(values, SURE, 1 - SURE)) if share else values
-    half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(y, ddof=1) / np.sqrt(count))
-    low, high = np.mean(y) - half, np.mean(y) + half
-    ends = (expit(low), expit(high)) if share else (low, high)
-    return mean, min(mean, float(ends[0])), max(mean, float(ends[1]))
 
 
 def accuracy_against_strength(

@@ -97,6 +97,7 @@ def test_means_and_t_tests() -> None:
     assert (found.value, found.std) == (pytest.approx(0.2), pytest.approx(0.1))
     assert found.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
     assert math.isnan(statistics.mean([0.5]).half_width)
+    assert math.isnan(statistics.mean([0.5, 0.6]).half_width)
     assert statistics.p_value([1, 2, 3], [11, 12, 13]) < 0.001
     assert math.isnan(statistics.p_value([1], [2, 3]))
     ours, theirs = [0.91, 0.95, 0.98, 0.89], [0.90, 0.945, 0.96, 0.885]

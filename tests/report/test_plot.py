@@ -61,8 +61,8 @@ def test_accuracy_against_strength_has_t_intervals_of_the_log_odds() -> None:
     (curve,) = shown.curves
     np.testing.assert_allclose(curve.x, [0.01, 0.1, 1.0])
     np.testing.assert_allclose(curve.y, [0.5, 0.92, 0.1])
-    odds = special.logit([0.9, 0.92, 0.94])
-    expected = special.expit(stats.t.interval(0.95, 2, loc=odds.mean(), scale=stats.sem(odds)))
+    odds, error = special.logit(0.92), stats.sem([0.9, 0.92, 0.94]) / (0.92 * 0.08)
+    expected = special.expit(stats.t.interval(0.95, 2, loc=odds, scale=error))
     np.testing.assert_allclose([curve.low[1], curve.high[1]], expected)
     assert 0 <= curve.low[0] < curve.y[0] < curve.high[0] <= 1  # .5, .9 and .1
     assert np.isnan(curve.low[2])  # one run has no interval
