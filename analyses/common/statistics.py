@@ -61,3 +61,15 @@ def paired_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
         return math.nan
     found = mean([float(value) for value in change])
     return float(2 * stats.t.sf(abs(found.value) / found.std * math.sqrt(found.count), found.count - 1))
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share, ``count`` of so many (Wilson's); 0 to 1 of none."""
+    if not of:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf(0.975))
+    share, scale = count / of, 1 + z * z / of
+    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / scale
+    middle = (share + z * z / (2 * of)) / scale
+    low, high = middle - half, middle + half  # exactly 0 and 1 at the ends, but for rounding
+    return low if count else 0.0, high if count < of else 1.0

@@ -1,25 +1,24 @@
-"""tune against a grid on curves that are known: python -m analyses.useful_strength.simulated (about 3 core-minutes).
+"""tune against a grid on curves that are known; about 3 core-minutes.
 
 Nothing is trained: a run at strength λ ends with the curve's metric and a scatter of .01, or fails where a normal
-curve of .03 decades says so, after a quarter of its steps. Writes simulated.csv, a line a repeat.
+curve of .03 decades says so, after a quarter of its steps.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 
+from analyses.common.markdown import markdown
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from gradscope.tuning.ask_tell import StrengthTuning
 from gradscope.tuning.result import concluded
 
-HERE = Path(__file__).parent
+FILE = "simulated.csv"
 LOW, HIGH = 1e-4, 1.0
 NOISE, SLOPE, WHOLE, CUT, LEVEL = 0.01, 0.03, 400, 100, -1.6
 REPEATS, SEEDS = 12, 5
@@ -57,7 +56,7 @@ def worth(curve: Callable[[float], float], strength: float) -> float:
     return (1 - fails) * curve(x) + fails * 0.1
 
 
-def tuned(curve: Callable[[float], float], seed: int) -> dict[str, object]:
+def tuned(curve: Callable[[float], float], seed: int) -> Row:
     """One tuning: regret in deviations of a seed, cost in steps, and what it says."""
     random = np.random.default_rng(seed)
     tuning = StrengthTuning(LOW, HIGH, seed=seed)
@@ -85,7 +84,7 @@ def tuned(curve: Callable[[float], float], seed: int) -> dict[str, object]:
     }
 
 
-def grid(curve: Callable[[float], float], seed: int) -> dict[str, object]:
+def grid(curve: Callable[[float], float], seed: int) -> Row:
     """All strengths with five seeds each, to their end; the best mean, a failed run counting .1."""
     random = np.random.default_rng(10_000 + seed)
     strengths = StrengthTuning(LOW, HIGH).strengths
@@ -99,32 +98,33 @@ def grid(curve: Callable[[float], float], seed: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def main() -> None:
-    """Every curve, both ways."""
-    about = f"# {platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, {REPEATS} repeats"
-    with (HERE / "simulated.csv").open("w", newline="") as file:
-        file.write(about + "\n")
-        table: csv.DictWriter[str] | None = None
-        for name, curve in CURVES.items():
-            for way, how in (("tune", tuned), ("grid", grid)):
-                rows = [{"curve": name, "way": way, "seed": seed, **how(curve, seed)} for seed in range(REPEATS)]
-                if table is None:
-                    table = csv.DictWriter(file, list(rows[0]))
-                    table.writeheader()
-                table.writerows(rows)
-                file.flush()
-                regret = np.array([float(str(row["regret"])) for row in rows])
-                steps = np.array([float(str(row["steps"])) for row in rows])
-                line = (
-                    f"{name:7s} {way}: regret {np.median(regret):.2f}, 90 % {np.quantile(regret, 0.9):.2f} deviations; "
-                )
-                line += f"below one half {np.mean(regret < 0.5):.0%}; {steps.mean():.0f} steps"
-                if way == "tune":
-                    inside = np.mean([bool(row["inside"]) for row in rows])
-                    told = np.mean([row["p"] is not None and float(str(row["p"])) < 0.05 for row in rows])
-                    line += f"; a best strength in the interval {inside:.0%}; gain told from chance {told:.0%}"
-                print(line, flush=True)
+def cells(_: Options) -> list[Cell]:
+    """Every curve, both ways, so many repeats."""
+    return [{"curve": name, "way": way, "seed": k} for name in CURVES for way in WAYS for k in range(REPEATS)]
 
 
-if __name__ == "__main__":
-    main()
+WAYS = {"tune": tuned, "grid": grid}
+
+
+def repeat(cell: Cell, _: Options) -> Row:
+    """One repeat."""
+    return WAYS[cell["way"]](CURVES[cell["curve"]], cell["seed"])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a curve and way."""
+    lines = []
+    for name, way in product(CURVES, WAYS):
+        mine = [row for row in rows if (row["curve"], row["way"]) == (name, way)]
+        regret, steps = (np.array([float(row[column]) for row in mine]) for column in ("regret", "steps"))
+        inside = sum(row["inside"] == "True" for row in mine)
+        told = sum(bool(row["p"]) and float(row["p"]) < 0.05 for row in mine)
+        lines.append([
+            name, way, f"{np.median(regret):.2f}", f"{np.quantile(regret, 0.9):.2f}",
+            f"{(regret < 0.5).sum()} of {len(mine)}", f"{steps.mean():.0f}",
+            *((f"{inside} of {len(mine)}", f"{told} of {len(mine)}") if way == "tune" else ("", "")),
+        ])  # fmt: skip
+    return markdown(
+        ["curve", "way", "regret, median", "90 %", "below one half", "steps", "a best in the interval",
+         "gain told from chance"], lines,
+    )  # fmt: skip

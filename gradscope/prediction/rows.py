@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.run_info import RunInfo
 from gradscope.store.record import Record
 from gradscope.types import InputError
 
@@ -132,24 +133,52 @@ def probe_of(record: Record, penalty: str = "l2", rows: int | None = None) -> Pr
 
     Raises:
         InputError: the record cannot be read as a probe.
+    """  # noqa: DOC502 - raised by what it calls
+    names = (*NEEDED, "learning_rate")
+    columns = {name: record.column(name, slice(rows)) for name in names if name in record}
+    strength = record.strength.value or 0.0
+    steps = record.steps[slice(rows)]
+    return probe_from(columns, steps, record.info, record.config["groups"], strength, penalty)
+
+
+def probe_from(
+    columns: Mapping[str, NDArray[Any]],
+    steps: NDArray[Any],
+    info: RunInfo,
+    groups: Sequence[Mapping[str, Any]],
+    strength: float,
+    penalty: str = "l2",
+) -> Probe:
+    """Make a probe of rows, wherever they are.
+
+    Args:
+        columns: of `NEEDED` and ``learning_rate``, [T, …].
+        steps: of the rows, [T].
+        info: of the run.
+        groups: settings of its parameter groups.
+        strength: λ.
+        penalty: as in `probe_of`.
+
+    Returns:
+        The probe.
+
+    Raises:
+        InputError: they cannot be read as a probe.
     """
-    if missing := [name for name in NEEDED if name not in record]:
+    if missing := [name for name in NEEDED if name not in columns]:
         hint = "call Recording.log(loss=loss)" if missing[0] == "loss" else 'record with preset="standard"'
         raise InputError(f"the record holds no {missing[0]}, which a prediction needs; {hint}")
-    info = record.info
-    wanted = slice(rows)
-    table = {name: record.column(name, wanted).astype(np.float64) for name in (*NEEDED, "learning_rate")}
+    table = {name: columns[name].astype(np.float64) for name in (*NEEDED, "learning_rate")}
     chosen = info.matrices & np.isfinite(table["loss_gradient_norm"]).any(0) & (info.group >= 0)
     if (chosen & info.penalised).any():
         chosen &= info.penalised
     if not chosen.any():
         raise InputError("the record holds no weight matrix that gets a gradient; there is nothing to penalise")
     main = int(np.bincount(info.group[chosen]).argmax())
-    settings: Mapping[str, Any] = record.config["groups"][main]
-    strength = record.strength.value or 0.0
+    settings = groups[main]
     without = penalty == "l1" or bool(settings.get("decoupled", False))
     return Probe(
-        step=record.steps[wanted].astype(np.float64),
+        step=steps.astype(np.float64),
         loss=table["loss"],
         gradient=table["loss_gradient_norm"][:, chosen],
         weight=table["weight_norm"][:, chosen],
@@ -159,7 +188,7 @@ def probe_of(record: Record, penalty: str = "l2", rows: int | None = None) -> Pr
         numel=info.numel[chosen],
         rate=table["learning_rate"][:, main],
         strength=strength,
-        penalty=record.penalty if strength else penalty,
+        penalty=info.penalty if strength else penalty,
         momentum=info.momentum[main],
         adaptive=info.adaptive[main],
         beside=info.beside[main] if strength else without,
@@ -170,7 +199,12 @@ def probe_of(record: Record, penalty: str = "l2", rows: int | None = None) -> Pr
 
 def invariant_share(record: Record) -> float:
     """Compute the share of ‖w‖² at the first row in matrices whose scale the loss does not depend on."""
-    found = record.capture.get("scale_invariant", {}).get("parameters") or {}
-    square = np.nan_to_num(record.column("weight_norm", 0).astype(np.float64) ** 2)
-    without = record.info.matrices & np.array([name in found for name in record.info.parameters])
-    return float(square[without].sum() / max(square[record.info.matrices].sum(), 1e-30))
+    return share_invariant(record.column("weight_norm", 0), record.info, record.capture)
+
+
+def share_invariant(norms: NDArray[Any], info: RunInfo, capture: Mapping[str, Any]) -> float:
+    """Compute the same from the norms ‖w‖ of one row, [P], and what a record's capture says."""
+    found = capture.get("scale_invariant", {}).get("parameters") or {}
+    square = np.nan_to_num(norms.astype(np.float64) ** 2)
+    without = info.matrices & np.array([name in found for name in info.parameters])
+    return float(square[without].sum() / max(square[info.matrices].sum(), 1e-30))

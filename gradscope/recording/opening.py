@@ -43,6 +43,7 @@ from gradscope.recording.recording import Recording
 from gradscope.recording.row_notes import FindingNotes, RowNotes
 from gradscope.recording.sink import Sink
 from gradscope.recording.sink_thread import MultiWriter, SinkThread
+from gradscope.recording.strength_check import StrengthCheck
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.restart.resumption import KeptCheckpoints
@@ -85,6 +86,7 @@ def record(
     checkpoint: Callable[[Path], object] | None = None,
     sinks: Sequence[Sink | str] = (),
     storage: Storage = DEFAULT,
+    check_strength: bool = False,
 ) -> Recording:
     """Record a training run to an HDF5 file, from now until `Recording.close`.
 
@@ -116,6 +118,8 @@ def record(
         sinks: where else to show the main quantities and the verdict: objects of `gradscope.integrations.sinks`, or the
             names of plug-ins.
         storage: how soon a row is safe, how it is compressed or rounded, where a copy goes: a `Storage`.
+        check_strength: read the tolerance level off the first 15 to 40 steps, and warn where the strength lies more
+            than four times beyond it (L2 under SGD or AdamW, from the start, every step recorded).
 
     Returns:
         The recording, which is a context manager.
@@ -144,6 +148,7 @@ def record(
             checkpoint=checkpoint,
             sinks=sinks,
             storage=storage,
+            check_strength=check_strength,
         )
         optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         return open_recording(model, optimizers, file, is_folder(path), options)
@@ -225,6 +230,8 @@ def open_recording(
         settler = BaselineSettler(baseline, judge, rules, notes, penalties, recorder.listeners)
         live = LiveJudge(judge, settler.settle, rules, FindingNotes(notes, ranks, options).add)
         consumers += [RowNotes(notes, penalties, live, recorder.listeners, baseline), live]
+        if options.check_strength and ranks.writes:
+            consumers.append(StrengthCheck(notes, live, penalties))
         closing = Closing(notes, live, recorder, options.on_failure, options.storage.copy_to)
         undo.callback(baseline.unwatch)
         baseline.watch(model)

@@ -54,6 +54,7 @@ class RecordOptions:
     checkpoint: Callable[[Path], object] | None
     sinks: Sequence[Sink | str]
     storage: Storage
+    check_strength: bool
     cadences: Mapping[str, Cadence | BySize] = field(init=False)
     checked_sinks: Sequence[Sink] = field(init=False)
 
@@ -71,6 +72,7 @@ class RecordOptions:
         self._set("checked_sinks", checked_sinks(self.sinks))
         self._set("sinks", self.checked_sinks)
         checks.instance(self.storage, Storage, "storage")
+        checks.instance(self.check_strength, bool, "check_strength")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

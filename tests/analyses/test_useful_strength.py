@@ -1,13 +1,21 @@
-"""The study of the useful strength: its curves, and what it counts."""
+"""The study of the useful strength: its curves, its trainings, and what it counts."""
 
 from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from analyses.common.study import Options
 from analyses.useful_strength import simulated
-from analyses.useful_strength.run import cells
-from analyses.useful_strength.training import HIGH, LOW
+from analyses.useful_strength.regret import DOUBT, Curve
+from analyses.useful_strength.runs import grid
+from analyses.useful_strength.tasks import TASKS, accuracies, named, train
+from gradscope import InputError
+from gradscope.trials.run_trial import run_function_trial
+from gradscope.trials.trial import Trial
 from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
 
 
@@ -24,9 +32,43 @@ def test_a_grid_costs_all_its_runs() -> None:
     assert row["steps"] == len(StrengthTuning(simulated.LOW, simulated.HIGH).strengths) * 5 * 400
 
 
-def test_the_grid_of_trainings_holds_every_strength_that_tune_may_try() -> None:
-    found = cells(2)
-    for seed in (0, 1):
-        mine = [(x, schedule) for s, x, schedule in found if s == seed]
-        assert [x for x, schedule in mine if schedule is None] == [0.0, *StrengthTuning(LOW, HIGH).strengths]
-        assert 3 < sum(schedule == DELAYED for _, schedule in mine) < len(mine) / 2
+def asked(tmp_path: Path, *tasks: str) -> Options:
+    more = {"tasks": tasks, "repeats": 1, "delayed_repeats": 0}
+    return Options("", "small", 3, "cpu", Path(), 1, "local", (), tmp_path / "results", more=more)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_grid_of_trainings_holds_strengths_that_tune_may_try(tmp_path: Path, name: str) -> None:
+    task = TASKS[name]
+    strengths = StrengthTuning(task.low, task.high).strengths
+    for seed in range(3):
+        mine = [(c["strength"], c["schedule"]) for c in grid(asked(tmp_path, name)) if c["seed"] == seed]
+        assert [x for x, schedule in mine if schedule is None] == [0.0, *strengths[:: task.thinned]]
+        assert (sum(schedule == DELAYED for _, schedule in mine) > 3) == (task.delayed is not None)
+
+
+def test_a_training_is_the_same_with_and_without_a_record(tmp_path: Path) -> None:
+    """Optuna's trials are not recorded, the others are."""
+    task = TASKS["digits"]
+    *_, alone = accuracies(task, 0.001, 3)
+    plan = Trial(0, 0.001, 3, False, None, whole=True)
+    trial = run_function_trial(partial(train, "digits"), plan, tmp_path / "run.h5", "l2", "accuracy")
+    assert (trial.value, trial.steps) == (pytest.approx(alone, abs=1e-7), task.steps)
+    with pytest.raises(InputError, match="task is 'nets'; expected one of digits"):
+        named("nets")
+
+
+def test_regret_is_what_a_strength_lacks_of_the_best() -> None:
+    """A hill over 41 strengths: little where it is high, most where it is low, in deviations of a seed."""
+    random, strengths = np.random.default_rng(0), StrengthTuning(1e-4, 1.0).strengths
+    height = [0.9 - 0.03 * (np.log10(x) + 2.7) ** 2 for x in strengths]
+    curve = Curve({x: h + 0.01 * random.standard_normal(5) for x, h in zip(strengths, height, strict=True)})
+    assert curve.deviation == pytest.approx(0.01, rel=0.3)
+    assert abs(np.log10(curve.best) + 2.7) < 0.4
+    assert curve.regret(curve.best) == 0
+    assert curve.regret(1e-4) == pytest.approx((0.9 - height[0]) / curve.deviation, abs=1)
+    assert curve.against_means(curve.best) >= 0
+    assert curve.in_the_set(float(curve.strengths[curve.means.argmax()]))
+    assert not curve.in_the_set(1.0)
+    assert curve.against_means(1.0) > DOUBT
+    assert curve.of_one_seed(0) in strengths

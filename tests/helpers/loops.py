@@ -82,6 +82,7 @@ def a_deep_net(
     rate: float = 0.05,
     every: int = 1,
     preset: str = "cheap",
+    **options: object,
 ) -> None:
     """A deep narrow net on a task that it learns in some twenty steps: the label is in the first feature."""
     torch.manual_seed(seed)
@@ -94,7 +95,7 @@ def a_deep_net(
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=2 * strength)
-    with gradscope.record(model, optimizer, path, horizon=300, every=every, preset=preset) as run:
+    with gradscope.record(model, optimizer, path, horizon=300, every=every, preset=preset, **options) as run:  # type: ignore[arg-type]
         for x, _ in batches(300, 64):
             loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
             optimizer.zero_grad()

@@ -38,7 +38,8 @@ ROOMS = {
     "tolerance": {"diagnosis", "prediction", "processes", "store", "trials"} | BASE,
     "tuning": {"processes", "tolerance", "trials"} | BASE,
     "recording": {
-        *("optimizers", "regularizers", "recorder", "store", "diagnosis", "restart", "torch_utils", "processes"),
+        *("optimizers", "regularizers", "recorder", "store", "diagnosis", "prediction", "restart", "torch_utils"),
+        "processes",
     }
     | BASE,
     "report": {"store", "diagnosis", "tolerance", "trials"} | BASE,

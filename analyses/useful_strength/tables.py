@@ -1,0 +1,174 @@
+"""Tables and curves of what was run: strengths chosen, what they lack of the grid's best, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from analyses.common.markdown import markdown
+from analyses.common.results import Results, Row
+from analyses.common.statistics import wilson
+from analyses.common.study import Drawing
+from analyses.useful_strength import simulated
+from analyses.useful_strength.regret import Curve
+from analyses.useful_strength.runs import GRID, OPTUNA, TUNINGS
+from analyses.useful_strength.tasks import TASKS, Task
+from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
+
+#: The goal: a regret below so many deviations of a seed. The price is told as a share of a grid with so many seeds.
+HALF, GRID_SEEDS = 0.5, 5
+#: Below this share of the way from a constant answer to the best accuracy, nothing is learned.
+LITTLE = 0.05
+
+
+def worth(row: Row, task: Task) -> float:
+    """The metric of a run; one that was ended early has learned nothing, and gives what a constant answer does."""
+    return task.data().constant if row["stopped"] else float(row["accuracy"])
+
+
+class Found:
+    """The results in a folder."""
+
+    def __init__(self, results: Path) -> None:
+        files = (GRID, TUNINGS, OPTUNA)
+        self.grid, self.tunings, self.optuna = (Results(results / name).rows() for name in files)
+        self.curves = [(task, c) for task in TASKS.values() if (c := self.curve(task, None)) is not None]
+
+    def curve(self, task: Task, schedule: str | None) -> Curve | None:
+        """The curve of a task, from the seeds that all strengths have had; None below three."""
+        found: dict[float, list[float]] = {}
+        for row in self._of(task):
+            if row["schedule"] == schedule and row["strength"]:
+                found.setdefault(row["strength"], []).append(worth(row, task))
+        seeds = min(map(len, found.values()), default=0)
+        return Curve({x: values[:seeds] for x, values in found.items()}) if seeds > 2 else None
+
+    def _of(self, task: Task) -> list[Row]:
+        return [row for row in self.grid if row["task"] == task.name]
+
+    def _tuned(self, task: Task, delayed: bool = False) -> list[Row]:
+        """Tunings that have found a strength."""
+        mine = [r for r in self.tunings if (r["task"], r["delayed"]) == (task.name, delayed)]
+        return [row for row in mine if row["best"]["strength"]]
+
+    def choices(self, task: Task) -> dict[str, list[tuple[float, int]]]:
+        """Strength and steps of every repeat, by the way that has chosen it."""
+        alone = [r for r in self.optuna if r["task"] == task.name]
+        found = {
+            "tune": [(r["best"]["strength"], r["steps_run"]) for r in self._tuned(task)],
+            "Optuna, median pruner": [(r["strength"], r["steps"]) for r in alone],
+        }
+        return {way: those for way, those in found.items() if those}
+
+    def compared(self, task: Task, curve: Curve) -> list[list[object]]:
+        """A line of the table for every way."""
+        strengths, seeds = len(StrengthTuning(task.low, task.high).strengths), curve.seeds
+        ways = self.choices(task)
+        ways["a grid of one seed"] = [(curve.of_one_seed(k), task.steps * len(curve.strengths)) for k in range(seeds)]
+        lines: list[list[object]] = []
+        for way, those in ways.items():
+            regrets = np.array([curve.regret(x) for x, _ in those])
+            low, high = wilson(good := int((regrets < HALF).sum()), len(those))
+            steps = float(np.mean([taken for _, taken in those]))
+            lines.append([
+                task.name, way, len(those), f"{np.median(regrets):.2f} ({regrets.max():.2f})",
+                f"{good} of {len(those)} ({low:.2f}-{high:.2f})",
+                f"{np.median([curve.against_means(x) for x, _ in those]):.2f}",
+                f"{sum(curve.in_the_set(x) for x, _ in those)} of {len(those)}",
+                f"{steps:.0f}", f"{steps / (strengths * GRID_SEEDS * task.steps):.1%}",
+            ])  # fmt: skip
+        return lines
+
+    def of_the_grid(self, task: Task, curve: Curve) -> list[object]:
+        """A line about the curve itself."""
+        mine = [r for r in self._of(task) if r["schedule"] is None]
+        without = [worth(r, task) for r in mine if not r["strength"]]
+        learned = (1 - LITTLE) * task.data().constant + LITTLE * curve.smoothed(curve.best)
+        failing = [x for x, mean in zip(curve.strengths, curve.means, strict=True) if mean < learned]
+        late = self.curve(task, DELAYED)
+        return [
+            task.name, f"{len(curve.strengths)} x {curve.seeds}", f"{np.mean(without):.3f}",
+            f"{curve.smoothed(curve.best):.3f}", f"{curve.best:.2g}", f"{curve.deviation:.3f}",
+            f"{min(failing):.2g}" if failing else "none", f"{late.smoothed(late.best):.3f} at {late.best:.2g}"
+            if late else "", f"{sum(r['core_seconds'] for r in self._of(task)) / 60:.0f}",
+        ]  # fmt: skip
+
+    def delays(self, task: Task) -> list[list[object]]:
+        """A line for every tuning that has tried delays."""
+        return [
+            [task.name, r["seed"], f"{r['best']['strength']:.2g}", r["best"]["schedule"], f"{r['best']['value']:.3f}",
+             f"{r['without']['value']:.3f}", f"{r['delay']['gain']:+.3f} (p {r['delay']['p_value']:.2f})"
+             if r["delay"] else "not compared", r["steps_run"]]
+            for r in self._tuned(task, delayed=True)
+        ]  # fmt: skip
+
+    def gains(self, task: Task) -> list[object]:
+        """What the tunings of a task say of no penalty."""
+        tuned = self._tuned(task)
+        told = sum(r["p_value"] is not None and r["p_value"] < 0.05 for r in tuned)
+        mean = f"{np.mean([r['gain'] for r in tuned]):+.3f}" if tuned else ""
+        spent = sum(r["core_seconds"] for r in tuned) / 60
+        return [task.name, len(tuned), mean, f"{told} of {len(tuned)}", f"{spent:.0f}"]
+
+    def draw(self, path: Path) -> None:
+        """Curves with the deviation of their seeds, and what was chosen."""
+        mpl.use("agg")
+        from matplotlib import pyplot as plt
+
+        figure, axes = plt.subplots(
+            1, len(self.curves), figsize=(4.2 * len(self.curves), 3.4), squeeze=False, layout="constrained"
+        )
+        for (task, curve), axis in zip(self.curves, axes[0], strict=True):
+            for label, shown in (("from the start", curve), (DELAYED, self.curve(task, DELAYED))):
+                if shown is not None:
+                    spread = [np.std(shown.values[x], ddof=1) for x in shown.strengths]
+                    axis.errorbar(shown.strengths, shown.means, spread, fmt=".-", lw=1, elinewidth=0.6, label=label)
+            for height, (way, those) in zip((0.03, 0.09), self.choices(task).items(), strict=False):
+                marks = [x for x, _ in those]
+                axis.plot(marks, [height] * len(marks), "|", ms=12, transform=axis.get_xaxis_transform(), label=way)
+            axis.set(xscale="log", title=task.name, xlabel="strength λ (weight_decay is 2λ)", ylabel="accuracy")
+            axis.legend(fontsize=6)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def machines(rows: Sequence[Row]) -> str:
+    """What they were made with."""
+    dates = sorted({row["date"] for row in rows})
+    return f"{dates[0]} to {dates[-1]}, {', '.join(sorted({row['machine'] for row in rows}))}"
+
+
+def tables(results: Path) -> dict[str, str]:
+    """All that is told of these results."""
+    there = Found(results)
+    planned = ", ".join(f"{task.name} {len(StrengthTuning(task.low, task.high).strengths)}" for task, _ in there.curves)
+    text = ["On curves that are known:", "",
+            simulated.table(Results(results / simulated.FILE).rows())]  # fmt: skip
+    if there.curves:
+        text += [
+            "", f"Trainings ({machines(there.grid)}). The grids, metrics by the smoothed curve:", "",
+            markdown(["task", "strengths x seeds", "without", "best", "at λ", "a seed's deviation",
+                      "nothing learned from λ", "delayed:auto", "core-minutes"],
+                     [there.of_the_grid(task, curve) for task, curve in there.curves]), "",
+            "What was chosen. Regret in deviations of a seed; the steps are told as a share of those of a grid of all "
+            f"strengths that tune may try ({planned}), five seeds each, to their end:", "",
+            markdown(["task", "way", "repeats", "regret, median (largest)", "below one half (95 %)",
+                      "against raw means", "in the confidence set", "steps", "of the grid's"],
+                     [line for task, curve in there.curves for line in there.compared(task, curve)]), "",
+            "What the tunings say of no penalty, in five pairs each:", "",
+            markdown(["task", "tunings", "gain, mean", "told from chance", "core-minutes"],
+                     [there.gains(task) for task, _ in there.curves]),
+        ]  # fmt: skip
+    if later := [line for task, _ in there.curves for line in there.delays(task)]:
+        columns = ["task", "seed", "best λ", "schedule", "accuracy", "without", "delay against start", "steps"]
+        text += ["", "Tunings that try delays, too:", "", markdown(columns, later)]
+    return {"tables.md": "\n".join([*text, ""])}
+
+
+def figures(results: Path) -> dict[str, Drawing]:
+    """The curves, where there are any."""
+    there = Found(results)
+    return {"curves.png": there.draw} if there.curves else {}
