@@ -80,7 +80,7 @@ def pack(cache: Path) -> None:
         facts = json.loads(str(held["facts"]))
         number, c = len(told), known[facts["key"]]
         chosen = range(len(facts["strengths"]))
-        free, *under = _rows(c, facts, held["loss"], held["sizes"], chosen, 1)
+        free, *under = recorded(c, facts, held["loss"], held["sizes"], chosen, 1)
         second = under.pop(0)
         arrays[f"{number}.first"] = np.stack([free_features(first_rows(f)) for f in (free, second)]).astype(np.float32)
         one = free.first(1)
@@ -90,7 +90,7 @@ def pack(cache: Path) -> None:
         facts["invariant"] = orthogonal_share(free)
         facts["seen"] = _kept(arrays, f"{number}.probes", facts["places"], [as_asked(p) for p in under])
         if late := facts.pop("late", None):
-            rows = _rows(c, facts, held["late-loss"], held["late-sizes"], late["chosen"], late["every"])
+            rows = recorded(c, facts, held["late-loss"], held["late-sizes"], late["chosen"], late["every"])
             places = [facts["places"][i - 2] for i in late["chosen"][2:]]
             facts["seen-late"] = _kept(arrays, f"{number}.late", places, list(rows)[2:])
         told.append(facts)
@@ -188,7 +188,7 @@ def _first_row(c: Configuration, facts: dict[str, Any], row: Array) -> Probe:
     )  # fmt: skip
 
 
-def _rows(
+def recorded(
     c: Configuration, facts: dict[str, Any], loss: Array, sizes: Array, chosen: Any, every: int
 ) -> Iterator[Probe]:
     """The probes of one configuration; ``loss`` [R, T], ``sizes`` [R, T, 5, P]."""

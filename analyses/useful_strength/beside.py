@@ -18,17 +18,17 @@ class Study:
     trials: list[tuple[float, int, float | None]]
 
 
-def optuna_alone(task: Task, seed: int, steps: int) -> Study:
+def optuna_alone(task: Task, seed: int, steps: int, patient: bool = False) -> Study:
     """Run trials until they have taken so many steps, all with Optuna's defaults and one seed of the training.
 
-    The last trial is run to its end or pruned, as the others. The strength is the best trial's.
+    The last trial is run to its end or pruned, as the others. The strength is the best trial's. ``patient``: nothing is
+    pruned in the first half of a run, which by the defaults happens from the first epoch on.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner()
-    )
+    pruner = optuna.pruners.MedianPruner(n_warmup_steps=task.epochs // 2 if patient else 0)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     seen: list[tuple[float, int, float | None]] = []
 
     def objective(trial: optuna.Trial) -> float:

@@ -82,13 +82,14 @@ def tuning(cell: Cell, asked: Options) -> Row:
 
 
 def studies(asked: Options) -> list[Cell]:
-    """One for every tuning from the start that is there."""
+    """Two for every tuning from the start that is there."""
     those = [r for r in Results(asked.out / TUNINGS).rows() if not r["delayed"] and r["task"] in asked.more["tasks"]]
-    return [{"task": row["task"], "seed": row["seed"]} for row in those if row["seed"] <= asked.more["repeats"]]
+    those = [row for row in those if row["seed"] <= asked.more["repeats"]]
+    return [{"task": r["task"], "seed": r["seed"], "patient": patient} for patient in (False, True) for r in those]
 
 
 def study(cell: Cell, asked: Options) -> Row:
     """Optuna alone, at as many steps as the tuning of the same number."""
-    key = {**cell, "delayed": False}
+    key = {"task": cell["task"], "seed": cell["seed"], "delayed": False}
     (beside,) = Results(asked.out / TUNINGS).of([key])
-    return vars(optuna_alone(named(cell["task"]), OPTUNAS + cell["seed"], beside["steps_run"]))
+    return vars(optuna_alone(named(cell["task"]), OPTUNAS + cell["seed"], beside["steps_run"], cell["patient"]))

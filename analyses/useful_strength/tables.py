@@ -59,7 +59,8 @@ class Found:
         alone = [r for r in self.optuna if r["task"] == task.name]
         found = {
             "tune": [(r["best"]["strength"], r["steps_run"]) for r in self._tuned(task)],
-            "Optuna, median pruner": [(r["strength"], r["steps"]) for r in alone],
+            "Optuna": [(r["strength"], r["steps"]) for r in alone if not r["patient"]],
+            "Optuna, patient": [(r["strength"], r["steps"]) for r in alone if r["patient"]],
         }
         return {way: those for way, those in found.items() if those}
 
@@ -126,7 +127,7 @@ class Found:
                 if shown is not None:
                     spread = [np.std(shown.values[x], ddof=1) for x in shown.strengths]
                     axis.errorbar(shown.strengths, shown.means, spread, fmt=".-", lw=1, elinewidth=0.6, label=label)
-            for height, (way, those) in zip((0.03, 0.09), self.choices(task).items(), strict=False):
+            for height, (way, those) in zip((0.03, 0.09, 0.15), self.choices(task).items(), strict=False):
                 marks = [x for x, _ in those]
                 axis.plot(marks, [height] * len(marks), "|", ms=12, transform=axis.get_xaxis_transform(), label=way)
             axis.set(xscale="log", title=task.name, xlabel="strength λ (weight_decay is 2λ)", ylabel="accuracy")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,28 +217,28 @@ def adamw(rate: float, model: nn.Module, strength: float) -> torch.optim.Optimiz
     return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=2 * strength)
 
 
+#: Of the first document's nets on pairs of digits: data, epochs and batch, range and spacing of the strengths.
+ON_PAIRS: dict[str, Any] = {
+    "data": partial(pairs, 1280),
+    "epochs": 24,
+    "batch": 64,
+    "low": 1e-5,
+    "high": 0.1,
+    "thinned": 3,
+}
 TASKS = {
     task.name: task
     for task in (
         Task("digits", digits, perceptron, partial(sgd, 0.05), 32, 40, delayed=(0.008, 0.1), settles=False),
         Task("text", partial(text, 200), Characters, partial(adamw, 1e-2), 40, 40, 1e-3, 10.0),
         Task(
-            "vgg11",
-            partial(pairs, 1280),
-            partial(published, "vgg11", 1 / 8),
-            partial(sgd, 0.02),
-            24,
-            64,
-            1e-5,
-            0.1,
-            delayed=(0.002, 0.03),
+            "vgg11", model=partial(published, "vgg11", 1 / 8), optimizer=partial(sgd, 0.02), delayed=(0.002, 0.05),
+            **ON_PAIRS,
         ),
-        Task(
-            "alexnet", partial(pairs, 1280), partial(published, "alexnet", 1 / 8), partial(sgd, 0.02), 24, 64, 1e-5, 0.1
-        ),
-        Task("cifar10", partial(photographs, 1000), convolutions, partial(sgd, 0.02), 20, 50, thinned=2),
+        Task("alexnet", model=partial(published, "alexnet", 1 / 8), optimizer=partial(sgd, 0.02), **ON_PAIRS),
+        Task("cifar10", partial(photographs, 1000), convolutions, partial(sgd, 0.02), 20, 50, thinned=3),
     )
-}
+}  # fmt: skip
 
 
 def named(name: str) -> Task:

@@ -105,3 +105,11 @@ def test_means_and_t_tests() -> None:
     assert statistics.paired_p_value(ours, theirs) < statistics.p_value(ours, theirs)
     assert math.isnan(statistics.paired_p_value([1, 2], [0, 1]))
     assert math.isnan(statistics.paired_p_value([0.95, 0.94, 0.93], [0.85, 0.84, 0.83]))
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    assert statistics.wilson(0, 739) == (0.0, pytest.approx(0.00517, abs=1e-5))
+    assert statistics.wilson(5, 5) == (pytest.approx(0.5655, abs=1e-4), 1.0)
+    assert statistics.wilson(0, 0) == (0.0, 1.0)
+    found = stats.binomtest(150, 172).proportion_ci(method="wilson")
+    assert statistics.wilson(150, 172) == (pytest.approx(found.low), pytest.approx(found.high))

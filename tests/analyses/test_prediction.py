@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import sklearn
 import torch
 
 import gradscope
-from analyses.prediction import fit
+from analyses.prediction import fit, raised, warned
 from analyses.prediction.collect import escape
 from analyses.prediction.configurations import FAMILIES, Configuration, benchmark, configurations
 from analyses.prediction.data import cases
@@ -163,3 +164,25 @@ def test_what_was_collected() -> None:
     assert normalised
     assert all(c.invariant >= 0.5 for c in normalised)
     assert all(c.invariant < 0.5 for c in known)
+
+
+def test_decades_are_chosen_where_false_alarms_are_known_to_be_rare() -> None:
+    """Of 1,000 runs below their level three read as .4 above it: more than may be, so that .4 has to be left behind."""
+    below = [warned.Reading(-1.0, -0.9, "a")] * 997 + [warned.Reading(-0.1, 0.4, "b")] * 3
+    assert warned.chosen(below) == 0.05  # three of 1,000 may be: at most .88 %
+    assert warned.chosen([*below, *below]) == 0.05
+    assert warned.chosen(below[500:]) == 0.4  # three of 500 may not
+    tally = warned.Tally.of([(r, 0.3) for r in [*below, warned.Reading(0.7, 0.5, "b"), warned.Reading(0.2, 0.1, "b")]])
+    assert (tally.false, tally.configurations) == ((3, 1000), (1, 2))
+    assert (tally.caught, tally.far) == ((1, 2), (1, 1))
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_rows_of_an_ensemble_are_probes(factor: int) -> None:
+    """At a raised rate the penalty's own time is so many times shorter."""
+    chosen = next(
+        c for c in configurations() if c.family == "mlp-shallow" and c.group == "direct" and c.decay == "none"
+    )
+    slow, fast = (raised.run(replace(chosen, lr=rate), [0.01], [3], 16)[0] for rate in (chosen.lr, factor * chosen.lr))
+    assert slow.folding == pytest.approx(factor * fast.folding)
+    assert (len(slow.step), slow.kind, slow.loss[0]) == (16, "direct", fast.loss[0])
