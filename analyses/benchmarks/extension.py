@@ -1,17 +1,13 @@
-"""What a compiled extension would bring: python -m analyses.recorder_kernels.extension (two minutes, needs g++, ninja).
+"""What a compiled extension would bring (two minutes; needs g++ and ninja).
 
 A prototype in C++ does in one call what `Meter` and `Addresses` do from Python at every step: fetch gradients, check
 what every tensor is, note versions, hand addresses to the same kernel; and compare the versions at the step. The sums
-stay numba's. Writes extension.csv: what preset `cheap` adds to the training thread's own time with and without it.
+stay numba's. It is no meter: it knows float32 gradients alone, that nobody changes before the step.
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
-import os
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,13 +21,14 @@ from torch.optim import AdamW
 from torch.utils.cpp_extension import load_inline
 
 import gradscope
-from analyses.recorder_kernels.run import processor
-from analyses.recorder_overhead.step_cost import NETS
+from analyses.benchmarks.step_cost import NETS, lines
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from gradscope.recorder.kernels.host_statistics import HostReader
 from gradscope.recorder.meter import Meter, Taken
 
 ROUNDS = 61
-
+ASKED = ("10 tensors", "transformer", "300 tensors")
 SOURCE = """
 #include <torch/extension.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -119,59 +116,38 @@ def training(
     if run is not None and extension is not None:
         (meter,) = run._recorder.listeners.gradients.meters
         prototype = Prototype(extension, meter)
-        meter.after_backward = prototype.after_backward
-        meter.take = prototype.take
+        meter.after_backward = prototype.after_backward  # type: ignore[method-assign]
+        meter.take = prototype.take  # type: ignore[method-assign]
     return step
 
 
-def measured(net: str, extension: Any, folder: Path) -> list[tuple[str, str, float]]:
-    """The microseconds a step, in turn, the training thread's own time; the lowest decile over the rounds."""
-    make = NETS[net].make
-    ways = {
-        "bare": training(make, None, None),
-        "bare again": training(make, None, None),
-        "cheap": training(make, folder / f"{net}.h5", None),
-        "cheap, prototype": training(make, folder / f"{net}-prototype.h5", extension),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for step in ways.values():
-        for _ in range(104):  # past the first hundred, in which more is recorded
-            step()
-    order = random.Random(0)
-    for _ in range(ROUNDS):
-        for name in order.sample(list(ways), len(ways)):
-            start = time.thread_time()
-            for _ in range(8):
-                ways[name]()
-            times[name].append((time.thread_time() - start) / 8 * 1e6)
-    gradscope.close_recordings()
-    bare = times["bare"]
-    rows = []
-    for name, each in times.items():
-        rows.append((net, f"{name}, ratio", statistics.median(t / b for t, b in zip(each, bare, strict=True))))
-        rows.append((net, f"{name}, µs", statistics.quantiles(each, n=10)[0]))
-    return rows
+def cells(asked: Options) -> list[Cell]:
+    """A net each, as far as it is asked for."""
+    wanted = asked.more["nets"]
+    return [{"net": net} for net in ASKED if not wanted or any(part in net for part in wanted)]
 
 
-def main() -> None:
-    """Measure three nets and write the table."""
+def measured(cell: Cell, asked: Options) -> list[Row]:
+    """Preset `cheap` with the meter and with the prototype, the training thread's own time, ways in turn."""
     torch.set_num_threads(1)
     extension = load_inline("gradscope_prototype", SOURCE, functions=["fetch", "unchanged"], extra_cflags=["-O3"])
+    make, order = NETS[cell["net"]].make, random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            row
-            for net in ("10 tensors", "transformer", "300 tensors")
-            for row in measured(net, extension, Path(folder))
-        ]
-    with (Path(__file__).parent / "extension.csv").open("w", newline="") as file:
-        file.write(f"# {datetime.date.today()}, torch {torch.__version__}, {os.cpu_count()} cores of {processor()}, ")
-        file.write(f"1 thread, load {os.getloadavg()[0]:.1f}; {ROUNDS} rounds: median ratio, lowest decile of times\n")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["what", "way", "value"])
-        writer.writerows([(what, way, f"{value:.4g}") for what, way, value in rows])
-    for what, way, value in rows:
-        print(f"{what:14s} {way:30s} {value:10.3f}")
-
-
-if __name__ == "__main__":
-    main()
+        ways = {
+            "bare": training(make, None, None),
+            "bare again": training(make, None, None),
+            "cheap": training(make, Path(folder) / "meter.h5", None),
+            "cheap, prototype": training(make, Path(folder) / "prototype.h5", extension),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for step in ways.values():
+            for _ in range(104):  # past the first hundred, in which more is recorded
+                step()
+        for _ in range(asked.more["rounds"] or ROUNDS):
+            for name in order.sample(list(ways), len(ways)):
+                start = time.thread_time()
+                for _ in range(8):
+                    ways[name]()
+                times[name].append((time.thread_time() - start) / 8)
+        gradscope.close_recordings()
+    return lines(times)

@@ -101,19 +101,19 @@ def resnet() -> tuple[Any, Any, Any]:
 
 @dataclass(frozen=True)
 class Net:
-    """A net with its batch, and how many steps make a block: as many as `full` samples once, or a multiple."""
+    """A net with its batch, and how many steps make a block: in which every preset samples equally often."""
 
     make: Callable[[], tuple[Any, Any, Any]]
     steps: int
 
 
 NETS = {
-    "MLP": Net(mlp, 64),
-    "transformer": Net(transformer, 8),
-    "10 tensors": Net(small, 24),
-    "300 tensors": Net(many, 8),
-    "LSTM": Net(lstm, 8),
-    "ResNet-18": Net(resnet, 8),
+    "MLP": Net(mlp, 40),
+    "transformer": Net(transformer, 40),
+    "10 tensors": Net(small, 40),
+    "300 tensors": Net(many, 40),
+    "LSTM": Net(lstm, 40),
+    "ResNet-18": Net(resnet, 40),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analyses.benchmarks import (
+    extension,
     growth,
     kernels,
     opening,
@@ -27,6 +28,7 @@ STUDY = Study(
         "growth": Part(growth.cells, growth.ratio, "growth-{device}.csv", here=True),
         "long": Part(growth.long_cells, growth.long_run, "long-{device}.csv", here=True),
         "step-cost": Part(step_cost.cells, step_cost.measured, "step-cost.csv", here=True),
+        "extension": Part(extension.cells, extension.measured, "extension.csv", here=True),
         "penalties": Part(penalties.cells, penalties.compare, "penalties.csv", here=True),
         "writing": Part(store.writing_cells, store.writing, "writing.csv", here=True),
         "reading": Part(store.reading_cells, store.reading, "reading.csv", here=True),
@@ -38,7 +40,7 @@ STUDY = Study(
     },
     options={
         "--rounds": {"type": int, "help": "default: each measurement's own"},
-        "--nets": {"nargs": "+", "help": "overhead, step-cost: parts of their names"},
+        "--nets": {"nargs": "+", "help": "overhead, step-cost, extension: parts of their names"},
         "--ways": {"nargs": "+", "choices": tuple(WATCHERS), "help": "overhead: of watching; bare is always there"},
         "--presets": {"nargs": "+", "choices": step_cost.PRESETS, "default": step_cost.PRESETS, "help": "step-cost"},
         "--beside": {"type": Path, "help": "step-cost: another checkout, measured in the same rounds"},

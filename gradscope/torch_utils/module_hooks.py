@@ -71,7 +71,7 @@ class ModuleHooks:
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
-        self._after: list[tuple[OrderedDict[int, Any], int, Hook]] = []
+        self._after: list[tuple[dict[int, Any], int, Hook]] = []
         self._kinds: list[type[nn.Module]] = []
 
     def after_forward(self, module: nn.Module, hook: Hook, **options: bool) -> RemovableHandle:
@@ -106,8 +106,9 @@ class ModuleHooks:
         """Put them on again, before those that came meanwhile."""
         for hooks, number, hook in self._after:
             if number not in hooks:
-                hooks[number] = hook
-                hooks.move_to_end(number, last=False)
+                others = list(hooks.items())
+                hooks.clear()
+                hooks.update([(number, hook), *others])
 
     def remove(self) -> None:
         """Remove the hooks."""

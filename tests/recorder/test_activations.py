@@ -367,11 +367,11 @@ def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def count_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "_runs_for_the_first_time", lambda: True)
+    monkeypatch.setattr(activations, "runs_for_the_first_time", lambda: True)
 
 
 def count_no_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "_runs_for_the_first_time", lambda: False)
+    monkeypatch.setattr(activations, "runs_for_the_first_time", lambda: False)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from gradscope.recorder.listeners.forwards import Forwards, Shares
 from gradscope.recorder.memory import unknown, zeros
 from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.timeline import Timeline
+from gradscope.torch_utils.backward_state import accumulates_below, runs_for_the_first_time
 from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "first_tensor"]
@@ -37,7 +37,9 @@ LEFT_OUT = (
     "evaluations in training mode)"
 )
 NOT_TOLD_APART = "rows have no activations: forwards of skipped batches could not be told from those of the step"
-_COMPILED_LATE = "what was compiled while no step was sampled may have no activations; compile before recording; since step"
+_COMPILED_LATE = (
+    "what was compiled while no step was sampled may have no activations (compile before recording); since step"
+)
 _NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
 _OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
 
@@ -63,7 +65,7 @@ class _ForwardHook(Hook):
             self._sums.odd = "its forwards ran inside a function transform or a trace"
             return
         if torch._C._current_graph_task_id() != -1:
-            if not _runs_for_the_first_time():
+            if not runs_for_the_first_time():
                 return
         elif of.shares is not None and of.shares.between:
             of.shares.begin()
@@ -142,25 +144,6 @@ def _has_compiled() -> bool:
     return dynamo is not None and dynamo.counters["stats"]["unique_graphs"] > 0
 
 
-def _runs_for_the_first_time() -> bool:
-    """Return whether a forward inside a backward has not been seen before.
-
-    Checkpointing runs forwards again. Without reentry the first run was a common forward; with it, or in any other
-    autograd function that recomputes, the first run was without gradients and did not count.
-
-    Returns:
-        False in a rerun whose first run counted.
-    """
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "unpack_hook":
-            return False
-        if frame.f_code.co_name == "backward":
-            return True
-        frame = frame.f_back
-    return False
-
-
 class Activations(Listener):
     """Listener that samples activation scales while ``sampling`` is set; goes by rows after `follow`.
 
@@ -219,7 +202,7 @@ class Activations(Listener):
         if self._paused and (on or compiled):
             self._paused = False
             self._hooks.resume()
-            if compiled and not self._compiled_before and self._late is None and hasattr(self, "_timeline"):
+            if compiled and not self._compiled_before and self._late is None:
                 self._late = self._timeline.step
         elif not on and not self._paused and self.sampled and not compiled:
             self._paused = True
@@ -302,7 +285,7 @@ class Activations(Listener):
         """Return whether the running backward pass adds to the gradients of leaves; `torch.autograd.grad` does not."""
         task = torch._C._current_graph_task_id()
         if self._pass[0] != task:
-            self._pass = task, _accumulates(torch._C._current_autograd_node())
+            self._pass = task, accumulates_below(torch._C._current_autograd_node())
         return self._pass[1]
 
     @staticmethod
@@ -387,22 +370,3 @@ class Activations(Listener):
         if self.shares is not None and self.shares.unclear:
             found["forwards_not_told_apart"] = f"{self.shares.unclear} {NOT_TOLD_APART}"
         return found
-
-
-def _accumulates(node: Any) -> bool:
-    """Return whether a leaf below this node of the graph is given a gradient by the pass that runs now.
-
-    A pass that only hands gradients out executes what lies on the way to them, and refuses to tell of the leaves.
-
-    Returns:
-        False for such a pass.
-    """
-    try:
-        while ahead := [child for child, _ in node.next_functions if child is not None]:
-            running = [child for child in ahead if torch._C._will_engine_execute_node(child)]
-            if not running:
-                return False
-            node = next((child for child in running if not child.next_functions), running[0])
-        return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:
-        return False
