@@ -93,6 +93,22 @@ def absolute_path(path: str | os.PathLike[str], name: str) -> Path:
         raise InputError(f"{name} is {str(path)!r}, and the folder of this process is gone; give all of it") from None
 
 
+#: ``s3://bucket/run.h5``, also as `Path` writes it: ``s3:/bucket/run.h5``.
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
+
+
+def url_of(path: object) -> str | None:
+    """Return the URL that a path stands for; None for a path of this machine, and for whatever there is here."""
+    found = _URL.match(str(path))
+    return None if found is None or Path(str(path)).exists() else f"{found[1]}://{str(path)[found.end() :]}"
+
+
+def on_this_machine(path: object, what: str) -> None:
+    """Raise `InputError` for a URL where only a file of this machine will do: it would be waited for, or made here."""
+    if (url := url_of(path)) is not None:
+        raise InputError(f"{url} is not on this machine, where {what}; expected a path such as run.h5")
+
+
 def optional_count(value: int | None, name: str) -> int | None:
     """Check that a value is None, or a whole number of at least 1."""
     return None if value is None else positive_int(value, name)
@@ -130,6 +146,12 @@ def penalty_word(text: str) -> str:
         f"penalty is {text!r}; expected one of l1, l2, l1l2, linf, or lP with P ≥ 1 such as l3, l1l2:0.3,0.7, "
         f"group:filter, group:neuron, group:input, term:NAME"
     )
+
+
+def output_folder(path: str | os.PathLike[str], name: str) -> Path:
+    """Make the folder of this machine that results go to, and check that it can be written to."""
+    on_this_machine(path, "results are written")
+    return writable_folder(absolute_path(path, name))
 
 
 def writable_folder(folder: Path) -> Path:

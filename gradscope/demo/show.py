@@ -46,7 +46,7 @@ STEPS = 4
 def show(out: Path, workers: int | None = None) -> dict[str, Any]:
     """Run the demonstration into a new folder, and return what its ``summary.json`` holds."""
     started = time.monotonic()
-    folder = checks.writable_folder(out)
+    folder = checks.output_folder(out, "out")
     if (folder / "summary.json").exists():
         raise InputError(f"{folder} already holds a demo (summary.json); give another folder with --out")
     workers = workers or min(2, os.cpu_count() or 1)

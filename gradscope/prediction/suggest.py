@@ -172,7 +172,7 @@ def _suggest(
     checks.positive_int(probes, "probes")
     checks.whole_number(seed, "seed")
     given = tempfile.mkdtemp(prefix="gradscope-suggest-") if out is None else out
-    folder = checks.writable_folder(checks.absolute_path(given, "out")).resolve()
+    folder = checks.output_folder(given, "out").resolve()
     prober = Prober(shipped() if readers is None else readers, checks.penalty_word(penalty), start, probes, seed)
     results = probed(prober, run, folder, on_probe or (lambda _: None))
     return Suggestion(prober.penalty, prober.prediction(), tuple(results), prober.horizon, folder)

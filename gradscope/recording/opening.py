@@ -47,7 +47,6 @@ from gradscope.recording.strength_check import StrengthCheck
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.term import Term
 from gradscope.restart.resumption import KeptCheckpoints
-from gradscope.store import remote
 from gradscope.store.record_path import free_name, is_folder, prepare_path, release_name, reserve_name
 from gradscope.store.storage import DEFAULT, Storage
 from gradscope.store.writer import Writer
@@ -130,7 +129,7 @@ def record(
     try:
         if instructions.current().probe_steps is not None:  # a probe of `gradscope suggest` reads every step
             every, preset = 1, "standard"
-        remote.refuse(path, "a run is recorded (and copied elsewhere when it ends: Storage(copy_to=…))")
+        checks.on_this_machine(path, "a run is recorded (and copied elsewhere when it ends: Storage(copy_to=…))")
         file = checks.absolute_path(path, "path")
         options = RecordOptions(
             penalty=penalty,

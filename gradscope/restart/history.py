@@ -70,7 +70,7 @@ class History:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder = checks.writable_folder(folder)
+        self.folder = checks.output_folder(folder, "out")
         self._identity = _identity(self.folder)
         self.path = self.folder / "run.json"
         self.settings = json.loads(json.dumps(settings))

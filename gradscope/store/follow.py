@@ -10,7 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gradscope.store import redo_log, remote, schema
+from gradscope import checks
+from gradscope.store import redo_log, schema
 from gradscope.store.interrupts import held_back
 from gradscope.store.record import Record
 from gradscope.store.writer_lock import writer_of
@@ -48,7 +49,7 @@ def follow(
     Raises:
         InputError: the file is no record, or not on this machine.
     """
-    remote.refuse(path, "a record is followed as it grows")
+    checks.on_this_machine(path, "a record is followed as it grows")
     path = Path(path)
     done, seen = 0, None
     without_writer = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 
+from gradscope import checks
 from gradscope.store import redo_log, remote, schema
 from gradscope.store.bounds import attribute
 from gradscope.store.regular import damaged
@@ -33,7 +34,7 @@ def check(path: str | os.PathLike[str]) -> Path:
         RecordNotFoundError: there is no such file.
         InputError: what is there cannot be a record, or cannot be read.
     """
-    path = Path(path) if (url := remote.url_of(path)) is None else remote.fetched(url)
+    path = Path(path) if (url := checks.url_of(path)) is None else remote.fetched(url)
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a record, such as {path / 'run.h5'}")
     if not path.exists():

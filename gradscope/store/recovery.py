@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.store import chunks, redo_log, regular, remote, schema
+from gradscope import checks
+from gradscope.store import chunks, redo_log, regular, schema
 from gradscope.store.bounds import (
     LARGEST_READ,
     MOST_ATTRIBUTES,
@@ -56,7 +57,7 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
         RecordExistsError: the output exists.
         InputError: there is nothing to save, or the record is being written.
     """  # noqa: DOC501, DOC502 - made or raised by what it calls
-    remote.refuse(path, "a record is recovered")
+    checks.on_this_machine(path, "a record is recovered")
     path = Path(path)
     output = path.with_name(f"{path.stem}.recovered{path.suffix or '.h5'}") if output is None else Path(output)
     _refuse(path, output)

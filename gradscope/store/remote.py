@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import shutil
 import tempfile
 from functools import cache
@@ -13,21 +12,6 @@ from pathlib import Path
 from gradscope.extras import missing
 from gradscope.store import redo_log
 from gradscope.types import InputError, RecordNotFoundError
-
-#: ``s3://bucket/run.h5``, also as `Path` writes it: ``s3:/bucket/run.h5``.
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
-
-
-def url_of(path: object) -> str | None:
-    """Return the URL that a path stands for; None for a path of this machine, and for whatever there is here."""
-    found = _URL.match(str(path))
-    return None if found is None or Path(str(path)).exists() else f"{found[1]}://{str(path)[found.end() :]}"
-
-
-def refuse(path: object, what: str) -> None:
-    """Raise `InputError` for a URL where only a file of this machine will do: it would be waited for, or made here."""
-    if (url := url_of(path)) is not None:
-        raise InputError(f"{url} is not on this machine, where {what}; expected a path such as run.h5")
 
 
 @cache

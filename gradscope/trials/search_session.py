@@ -110,7 +110,7 @@ def session(training: Training, settings: dict[str, Any], where: Where) -> Itera
     executor, count = open_executor(where.executor, where.workers, where.timeout, training.preload, training.scripts)
     try:
         given = tempfile.mkdtemp(prefix="gradscope-search-") if where.out is None else where.out
-        folder = checks.writable_folder(checks.absolute_path(given, "out"))
+        folder = checks.output_folder(given, "out")
         journal = Journal(folder.resolve(), training.settings | settings)
         try:
             yield Runner(training.start, executor, count, journal, folder.resolve())

@@ -218,7 +218,7 @@ def _opened(options: JobOptions, parameters: dict[str, Any]) -> Any:
         import submitit
     except ImportError:
         raise InputError(missing("the executor submitit", "submitit")) from None
-    folder = checks.writable_folder(checks.absolute_path(options.folder, "the folder of the executor"))
+    folder = checks.output_folder(options.folder, "the folder of the executor")
     try:
         jobs: Any = submitit.AutoExecutor(folder=folder, cluster=options.cluster)
         if options.cluster is None and jobs.cluster != "slurm":

@@ -14,17 +14,16 @@ from functools import cached_property
 import numpy as np
 
 from gradscope import checks
-from gradscope.tolerance.posterior import RISK, Array, Posterior, ToleranceEstimate, normal_cdf
-from gradscope.trials.trial import SEEDS_APART, Trial
+from gradscope.tolerance.posterior import RISK, Array, normal_cdf
+from gradscope.trials.trial import Trial
 from gradscope.tuning import placement
-from gradscope.tuning.metric_curve import MetricCurve, Point
+from gradscope.tuning.metric_curve import MetricCurve
 from gradscope.tuning.placement import WITHOUT, Arm, Scene
+from gradscope.tuning.trials_seen import PAIRED, TrialsSeen
 from gradscope.types import InputError
 
 #: The schedule of the second curve.
 DELAYED = "delayed:auto"
-#: Seeds of the pairs begin here: none of those that the choice was made with.
-PAIRED = 50_000
 #: Decades between two strengths that may be tried, and how many there are at least and at most.
 SPACING, FEWEST, MOST = 0.1, 9, 41
 #: Where the first trials lie in the range, and how many have to learn before the curve places more.
@@ -52,7 +51,7 @@ WORTH = 0.05
 CUT_SHORT = 0.25
 
 
-class StrengthTuning:
+class StrengthTuning(TrialsSeen):
     """Search that places trials where they tell most about the strength with the best metric, per training step.
 
     Args:
@@ -66,12 +65,8 @@ class StrengthTuning:
         seed: of the trials.
 
     Attributes:
-        sign: 1 where a larger metric is better, −1 where a smaller one is.
-        range: the two strengths.
         strengths: those that may be tried, weakest first.
-        posteriors: of the tolerance level, by schedule, from all trials.
-        told: trials that are over.
-        lost: how many came to no outcome.
+        lost: how many trials came to no outcome.
 
     Raises:
         InputError: one of them cannot be used.
@@ -90,32 +85,26 @@ class StrengthTuning:
         seed: int = 0,
     ) -> None:
         low, high = checks.strength_range(low, high)
-        self.sign = {"max": 1.0, "min": -1.0}[checks.one_of(mode, ("max", "min"), "mode")]
+        sign = {"max": 1.0, "min": -1.0}[checks.one_of(mode, ("max", "min"), "mode")]
         if not 0 < checks.finite(cost, "cost") < 1:
             raise InputError(f"cost is {cost:g}; expected a share of the metric between 0 and 1, such as 0.01")
         if checks.positive_int(max_trials, "max_trials") < LEAST:
             raise InputError(f"max_trials is {max_trials}; expected at least {LEAST}, for runs are compared in pairs")
         if checks.positive_int(repeats, "repeats") < 2:
             raise InputError(f"repeats is {repeats}; expected at least 2 pairs of seeds")
-        self._first_seed = checks.whole_number(seed, "seed") * SEEDS_APART
-        self.range, self.delayed, self.cost, self.max_trials = (low, high), delayed, cost, max_trials
+        super().__init__(
+            low, high, sign, (None, DELAYED) if delayed else (None,), checks.whole_number(seed, "seed")
+        )
+        self.delayed, self.cost, self.max_trials = delayed, cost, max_trials
         self.repeats = min(repeats, max(2, max_trials // 6))
         count = min(MOST, max(FEWEST, round(math.log10(high / low) / SPACING) + 1))
         between = [float(f"{x:.4g}") for x in np.geomspace(low, high, count)[1:-1]]
         self.strengths = [low, *sorted(x for x in set(between) if low < x < high), high]
-        self.posteriors = {s: Posterior(low, high) for s in self.schedules}  # from all trials
-        self._before = {s: Posterior(low, high) for s in self.schedules}  # without the pairs
-        self.told: list[Trial] = []
         self.lost = 0
         self._used: dict[Arm, set[int]] = {}  # seeds, whatever became of them
         self._lost_seeds: set[int] = set()
         self._pending: dict[int, tuple[Arm, int]] = {}
         self._number = 0
-
-    @property
-    def schedules(self) -> tuple[str | None, ...]:
-        """Schedules that are tried; None is a penalty from the start."""
-        return (None, DELAYED) if self.delayed else (None,)
 
     # -- asking and telling -----------------------------------------------------------------------
 
@@ -145,28 +134,9 @@ class StrengthTuning:
     def tell(self, trial: Trial) -> None:
         """Take a trial that is over."""
         self._pending.pop(trial.number, None)
-        self.told.append(trial)
         self._used.setdefault(Arm(trial.strength, trial.schedule), set()).add(trial.seed)
-        if trial.strength == 0 and trial.measured is None:  # what its seed said of the penalty counts no more
-            self.posteriors, self._before = ({s: Posterior(*self.range) for s in self.schedules} for _ in range(2))
-            for other in self.told:
-                self._weigh(other)
-        else:
-            self._weigh(trial)
+        self.see(trial)
         self._changed(trial.number)
-
-    def _weigh(self, trial: Trial) -> None:
-        """Take an outcome into account, unless its seed fails without a penalty, too."""
-        if trial.strength == 0 or trial.seed in self._unfit:
-            return
-        self.posteriors[trial.schedule].update(trial.outcome)
-        if not self._is_paired(trial.seed):
-            self._before[trial.schedule].update(trial.outcome)
-
-    @property
-    def _unfit(self) -> set[int]:
-        """Seeds with which the training fails without a penalty: they say nothing of one."""
-        return {t.seed for t in self.told if t.strength == 0 and t.measured is None}
 
     def lose(self, number: int) -> None:
         """Note that trial ``number`` came to no outcome; its seed is not asked for again there."""
@@ -189,67 +159,26 @@ class StrengthTuning:
         if self.done:
             return 0
         arms = [WITHOUT, *self.finalists] if len(self.finalists) else [WITHOUT, WITHOUT]
-        paired = sum(self._is_paired(t.seed) for t in self.told)
+        paired = sum(self.is_paired(t.seed) for t in self.told)
         open_ones = max(0, ENOUGH + 3 - len(self.told)) if not paired else 0
         return int(min(self.max_trials - len(self.told) - self.lost, open_ones + len(arms) * self.repeats - paired))
-
-    # -- what was seen ----------------------------------------------------------------------------
-
-    def values(self, arm: Arm, paired: bool | None = None) -> dict[int, float]:
-        """Return the metric by seed, as it is, of the runs that learned at one strength.
-
-        Args:
-            arm: the strength with its schedule.
-            paired: True: of the pairs; False: of the others; None: of all.
-
-        Returns:
-            The values.
-        """
-        return {
-            t.seed: t.measured for t in self._at(arm)
-            if t.measured is not None and paired in (None, self._is_paired(t.seed))
-        }  # fmt: skip
-
-    def _at(self, arm: Arm) -> list[Trial]:
-        return [t for t in self.told if (t.strength, t.schedule) == (arm.strength, arm.schedule)]
-
-    def _is_paired(self, seed: int) -> bool:
-        return seed - self._first_seed >= PAIRED
-
-    def arms(self, schedule: str | None) -> list[Arm]:
-        """Return the strengths that were tried with a penalty and this schedule, weakest first."""
-        tried = {Arm(t.strength, t.schedule) for t in self.told if t.strength > 0 and t.schedule == schedule}
-        return sorted(tried, key=lambda arm: arm.strength)
-
-    def _fitted(self, paired: bool | None) -> MetricCurve | None:
-        values: dict[Point, list[float]] = {}
-        for arm in (arm for schedule in self.schedules for arm in self.arms(schedule)):
-            if seen := self.values(arm, paired):
-                values[arm.point] = [self.sign * v for v in seen.values()]
-        return MetricCurve(values) if values else None
 
     @cached_property
     def curve(self) -> MetricCurve | None:
         """The curve from all runs, None before one has learned."""
-        return self._fitted(None)
+        return self.fitted(None)
 
     @cached_property
     def _explored(self) -> MetricCurve | None:
         """The curve from the runs that may decide the choice: without the pairs."""
-        return self._fitted(False)
+        return self.fitted(False)
 
     @cached_property
     def _fails(self) -> dict[str | None, Array]:
         """Probability that a run fails, at every strength, by schedule; 0 before there was any."""
         tried = {t.schedule for t in self.told if t.strength > 0}
         nothing, at = np.zeros(len(self.strengths)), np.array(self.strengths)
-        return {s: placement.fails_at(p, at) if s in tried else nothing for s, p in self._before.items()}
-
-    def tolerance(self, schedule: str | None) -> ToleranceEstimate:
-        """Estimate the tolerance level, as far as these trials tell."""
-        those = [t for t in self.told if t.strength > 0 and t.schedule == schedule]
-        outcomes = [t.outcome for t in those if t.seed not in self._unfit]
-        return self.posteriors[schedule].estimate(outcomes)
+        return {s: placement.fails_at(p, at) if s in tried else nothing for s, p in self.before_pairs.items()}
 
     # -- what comes next --------------------------------------------------------------------------
 
@@ -261,17 +190,17 @@ class StrengthTuning:
         if WITHOUT not in self._used:
             return WITHOUT, self._fresh(WITHOUT)
         for_pairs = self.repeats * (3 if self.delayed else 2)
-        if not any(self._is_paired(t.seed) for t in self.told):
+        if not any(self.is_paired(t.seed) for t in self.told):
             if spent < self.max_trials - for_pairs and (arm := self._exploring()) is not None:
                 return arm, self._fresh(arm)
-            if any(not self._is_paired(seed) for _, seed in self._pending.values()):
+            if any(not self.is_paired(seed) for _, seed in self._pending.values()):
                 return None  # the choice waits for what is under way
         return self._pairing()
 
     @property
     def hopeless(self) -> str | None:
         """Why no further trial helps; None where one may."""
-        without = self._at(WITHOUT)
+        without = self.trials_at(WITHOUT)
         if without and all(t.measured is None for t in without):
             why = without[-1].note or "it does not learn"
             return f"the training fails without a penalty, too ({why}): no matter of its strength"
@@ -279,7 +208,7 @@ class StrengthTuning:
 
     def _fresh(self, arm: Arm) -> int:
         """Return the first seed not used there. Every strength goes through the same ones: fewer draws of luck."""
-        used, seed = self._used.get(arm, set()), self._first_seed
+        used, seed = self._used.get(arm, set()), self.first_seed
         while seed in used:
             seed += 1
         return seed
@@ -385,7 +314,7 @@ class StrengthTuning:
             return None
         failed = [
             t.strength for t in self.told
-            if t.schedule == schedule and self._is_paired(t.seed) and not _learned(t) and t.seed not in self._unfit
+            if t.schedule == schedule and self.is_paired(t.seed) and not _learned(t) and t.seed not in self.unfit
         ]  # fmt: skip
         fails = self._fails[schedule]
         allowed = [k for k, x in enumerate(self.strengths) if x < min(failed, default=math.inf)]
@@ -419,9 +348,9 @@ class StrengthTuning:
     def _pairing(self) -> tuple[Arm, int] | None:
         if not self.finalists:
             return None
-        useless = self._lost_seeds | self._unfit
+        useless = self._lost_seeds | self.unfit
         for k in range(self.repeats + len(useless)):
-            seed = self._first_seed + PAIRED + k
+            seed = self.first_seed + PAIRED + k
             for arm in (WITHOUT, *self.finalists):
                 if seed not in self._used.get(arm, ()) and seed not in useless:
                     return arm, seed

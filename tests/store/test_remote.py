@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gradscope
+from gradscope import checks
 from gradscope.store import remote
 from gradscope.store.record import Record
 from gradscope.types import InputError, RecordNotFoundError
@@ -138,10 +139,10 @@ def test_a_folder_with_a_colon_is_here(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("path", ["run.h5", "/tmp/run.h5", "runs/a:b/run.h5", "C:/run.h5", "./s3:/run.h5"])
 def test_paths_of_this_machine_are_no_urls(path: str) -> None:
-    assert remote.url_of(path) is None
+    assert checks.url_of(path) is None
 
 
 def test_urls_are_told_also_as_paths() -> None:
     assert (
-        remote.url_of(Path("s3://bucket/a/run.h5")) == remote.url_of("s3://bucket/a/run.h5") == "s3://bucket/a/run.h5"
+        checks.url_of(Path("s3://bucket/a/run.h5")) == checks.url_of("s3://bucket/a/run.h5") == "s3://bucket/a/run.h5"
     )

@@ -18,10 +18,11 @@ import gradscope
 from gradscope import InputError
 from gradscope.store.record import Record
 from gradscope.trials.trial import Trial
-from gradscope.tuning.ask_tell import DELAYED, PAIRED, StrengthTuning
+from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
 from gradscope.tuning.metric_curve import MetricCurve, Squash
 from gradscope.tuning.placement import Arm, Scene, knowledge_gradient
 from gradscope.tuning.result import concluded, difference
+from gradscope.tuning.trials_seen import PAIRED
 from tests.helpers.loops import batches
 
 Metric = Callable[[float, bool], float]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gradscope import checks
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.diagnosis.rules.post_hoc import validation_losses
 from gradscope.report.live.frame import Frame, frame
 from gradscope.report.page.fold import NAMES, Fold
 from gradscope.report.page.page_values import RunPage
 from gradscope.report.page.run_page import VALUES, read, run_page
-from gradscope.store import remote
 from gradscope.store.follow import follow
 from gradscope.store.record import Record
 from gradscope.store.writer_lock import writer_of
@@ -42,7 +42,7 @@ class Follower:
     """
 
     def __init__(self, path: Path) -> None:
-        remote.refuse(path, "a record is followed as it grows")
+        checks.on_this_machine(path, "a record is followed as it grows")
         self.path = path
         self.over = False
         self.error: InputError | None = None
