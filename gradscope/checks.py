@@ -103,10 +103,10 @@ def url_of(path: object) -> str | None:
     return None if found is None or Path(str(path)).exists() else f"{found[1]}://{str(path)[found.end() :]}"
 
 
-def on_this_machine(path: object, what: str) -> None:
+def on_this_machine(path: object, what: str, such: str = "run.h5") -> None:
     """Raise `InputError` for a URL where only a file of this machine will do: it would be waited for, or made here."""
     if (url := url_of(path)) is not None:
-        raise InputError(f"{url} is not on this machine, where {what}; expected a path such as run.h5")
+        raise InputError(f"{url} is not on this machine, where {what}; expected a path such as {such}")
 
 
 def optional_count(value: int | None, name: str) -> int | None:
@@ -150,7 +150,7 @@ def penalty_word(text: str) -> str:
 
 def output_folder(path: str | os.PathLike[str], name: str) -> Path:
     """Make the folder of this machine that results go to, and check that it can be written to."""
-    on_this_machine(path, "results are written")
+    on_this_machine(path, "results are written", "runs")
     return writable_folder(absolute_path(path, name))
 
 

@@ -92,9 +92,7 @@ class StrengthTuning(TrialsSeen):
             raise InputError(f"max_trials is {max_trials}; expected at least {LEAST}, for runs are compared in pairs")
         if checks.positive_int(repeats, "repeats") < 2:
             raise InputError(f"repeats is {repeats}; expected at least 2 pairs of seeds")
-        super().__init__(
-            low, high, sign, (None, DELAYED) if delayed else (None,), checks.whole_number(seed, "seed")
-        )
+        super().__init__(low, high, sign, (None, DELAYED) if delayed else (None,), checks.whole_number(seed, "seed"))
         self.delayed, self.cost, self.max_trials = delayed, cost, max_trials
         self.repeats = min(repeats, max(2, max_trials // 6))
         count = min(MOST, max(FEWEST, round(math.log10(high / low) / SPACING) + 1))

@@ -129,6 +129,32 @@ def test_a_run_is_recorded_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "--low", "0.001", "--high", "1"],
+        ["tune", "--metric", "accuracy", "--low", "0.001", "--high", "1"],
+        ["suggest"],
+        ["run", "--strength", "0.1"],
+        ["demo"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_results_are_written_here(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradscope_cli.main import run
+
+    monkeypatch.chdir(tmp_path)
+    script = [] if command == ["demo"] else ["--", sys.executable, "train.py", "{strength}", "{seed}", "{out}"]
+    assert run([*command, "--out", "s3://bucket/runs", *script]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "s3://bucket/runs is not on this machine, where results are written; expected a path such as runs"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_with_a_colon_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs:").mkdir()
