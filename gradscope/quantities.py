@@ -6,7 +6,8 @@ new quantity is an entry in `QUANTITIES`, and the listener that measures it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -207,6 +208,21 @@ class Sum(IntEnum):
 
 #: Digits of a strength, wherever one stands in a text.
 DIGITS = 4
+
+
+def magnitude_edges(bins: Sequence[float]) -> list[float]:
+    """Return the edges of histograms over log₂ of the size, as tools with one axis show them.
+
+    The two columns that have no logarithm, exact zeros and what is below the bins, stand left of these.
+
+    Args:
+        bins: lower edges of the columns, as in the record, [B].
+
+    Returns:
+        Edges, [B + 1].
+    """
+    exponent = [math.log2(edge) for edge in bins[2:]]
+    return [exponent[0] - 4, exponent[0] - 2, *exponent, exponent[-1] + 2]
 
 
 @dataclass(frozen=True)

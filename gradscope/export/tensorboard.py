@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram import metadata as histograms
@@ -24,6 +25,7 @@ from gradscope.card import plain
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.export.source import Source
 from gradscope.export.tables import label
+from gradscope.quantities import magnitude_edges
 
 
 def write(source: Source, path: Path) -> None:
@@ -103,14 +105,13 @@ def _add(summary: Summary, described: set[str], tag: str, meaning: str, **value:
 def _histograms(summary: Summary, described: set[str], name: str, variable: xr.DataArray, row: int) -> None:
     """Add histograms over log₂ of the size, in bins a factor of 4 apart: first exact zeros, then what is below them."""
     counts = variable.values[row]
-    exponent = np.log2(variable["bin"].values[2:])
-    left = np.array([exponent[0] - 4, exponent[0] - 2, *exponent])
+    edges: NDArray[np.float64] = np.array(magnitude_edges(variable["bin"].values.tolist()))
     for parameter, entries in zip(variable["parameter"].values, counts, strict=True):
         if np.isnan(entries).all():
             continue
         tag = label(name, parameter)
         meaning = f"{variable.attrs['long_name']}, over log2 of it; first bin: exact zeros"
-        buckets = np.stack([left, left + 2, entries], axis=1).astype(np.float32)
+        buckets = np.stack([edges[:-1], edges[1:], entries], axis=1).astype(np.float32)
         metadata = None if tag in described else histograms.create_summary_metadata(tag, meaning)
         described.add(tag)
         summary.value.add(tag=tag, metadata=metadata, tensor=make_tensor_proto(buckets))

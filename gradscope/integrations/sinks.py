@@ -2,6 +2,8 @@
 
 A sink shows what the record holds in full: the sizes of the whole network's gradients, penalty gradients and weights,
 the proportion, strength, learning rate, what was logged, the metrics of epochs, and events, the verdict above all.
+Where the recording counts histograms (preset ``full``), TensorBoard, W&B and trackio are shown them too, at most a row
+in ten seconds; MLflow has none.
 Names begin with ``gradscope/``. For another tool, subclass `gradscope.Sink`.
 """
 
@@ -13,6 +15,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradscope import checks
 from gradscope.extras import missing
@@ -50,6 +55,20 @@ class TensorBoardSink(Sink):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def histograms(self, step: int, counts: Mapping[str, NDArray[np.float32]], edges: NDArray[np.float64]) -> None:
+        """Write one histogram a name, over log₂ of the size."""
+        middles = (edges[:-1] + edges[1:]) / 2
+        for name, each in counts.items():
+            there = np.flatnonzero(each)
+            if not len(there):
+                continue
+            bins = slice(there[0], there[-1] + 1)
+            number, total, squares = (float(each @ middles**power) for power in (0, 1, 2))
+            self._writer.add_histogram_raw(
+                name, float(edges[bins.start]), float(edges[bins.stop]), number, total, squares,
+                edges[bins.start + 1 : bins.stop + 1].tolist(), each[bins].tolist(), step,
+            )  # fmt: skip
+
     def text(self, step: int, name: str, text: str) -> None:
         """Write to the page of texts."""
         self._writer.add_text(name, text, step)
@@ -83,6 +102,13 @@ class WandbSink(Sink):
         """Log one row of the run's history."""
         self._run.log({"gradscope/step": step, **values})
 
+    def histograms(self, step: int, counts: Mapping[str, NDArray[np.float32]], edges: NDArray[np.float64]) -> None:
+        """Log one histogram a name, over log₂ of the size."""
+        from wandb import Histogram  # there, for there is a run
+
+        shown = {name: Histogram(np_histogram=(each, edges)) for name, each in counts.items()}
+        self._run.log({"gradscope/step": step, **shown})
+
     def text(self, step: int, name: str, text: str) -> None:
         """Log to the history, and so to the summary."""
         self._run.log({"gradscope/step": step, name: text})
@@ -111,6 +137,13 @@ class TrackioSink(Sink):
         """Log one row of the run's metrics."""
         self._run.log(dict(values), step=step)
 
+    def histograms(self, step: int, counts: Mapping[str, NDArray[np.float32]], edges: NDArray[np.float64]) -> None:
+        """Log one histogram a name, over log₂ of the size, where this version of trackio has them."""
+        import trackio  # there, for there is a run
+
+        if (histogram := getattr(trackio, "Histogram", None)) is not None:
+            self._run.log({name: histogram(np_histogram=(each, edges)) for name, each in counts.items()}, step=step)
+
     def text(self, step: int, name: str, text: str) -> None:
         """Log a row that holds the text."""
         self._run.log({name: text}, step=step)
@@ -124,7 +157,7 @@ class TrackioSink(Sink):
 class MlflowSink(Sink):
     """Sink into a run of MLflow. It does not end the run.
 
-    Numbers are metrics, the last text of a kind is a tag: ``gradscope/verdict``.
+    Numbers are metrics, the last text of a kind is a tag: ``gradscope/verdict``. MLflow has no histograms.
 
     Args:
         run_id: identifier of the run, ``mlflow.active_run().info.run_id``.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradscope import checks, quantities
 from gradscope.diagnosis.series import network_series
@@ -17,6 +19,9 @@ from gradscope.types import InputError
 EXPECTED = "a gradscope.Sink, such as gradscope.integrations.sinks.TensorBoardSink('logs')"
 #: What is shown of every layer and of the whole network, and of the parameter groups; and what is not, of a row.
 LAYERS = (quantities.GRADIENT, quantities.PENALTY, quantities.WEIGHT, quantities.PROPORTION)
+HISTOGRAMS = tuple(q.name for q in quantities.QUANTITIES if q.name.endswith("_histogram"))
+#: Seconds between two rows whose histograms are shown, and tensors that have some there: tools keep each forever.
+APART, MOST = 10.0, 100
 _GROUPS = tuple(q.name for q in quantities.QUANTITIES if q.dims == (quantities.STEP, quantities.GROUP))
 _NOT_SHOWN = tuple(q.name for q in quantities.QUANTITIES if not q.mirrored)
 
@@ -49,6 +54,17 @@ class Sink(ABC):
         Args:
             step: the optimizer step.
             values: by names such as ``gradscope/proportion``.
+        """
+
+    def histograms(  # noqa: B027 (many tools have none)
+        self, step: int, counts: Mapping[str, NDArray[np.float32]], edges: NDArray[np.float64]
+    ) -> None:
+        """Show how the sizes of entries are spread, where the recording counts them (preset ``full``).
+
+        Args:
+            step: the optimizer step.
+            counts: entries in each bin, [B], by names such as ``gradscope/weight_histogram/0.weight``.
+            edges: of the bins, [B + 1], in log₂ of the size; the first bin holds exact zeros.
         """
 
     @abstractmethod
@@ -110,6 +126,40 @@ def shown_part(block: Mapping[str, Any], every: int) -> dict[str, Any]:
         return {}
     wanted = (*(q.name for q in LAYERS), *_GROUPS, "weight_norm")
     return {n: v[rows] for n, v in block.items() if n in wanted or (v.ndim == 1 and n not in _NOT_SHOWN)}
+
+
+class HistogramPacer:
+    """Selects which histograms a sink shows: rows with some, not closer in time than `APART`, at most `MOST` tensors.
+
+    Args:
+        told: called once with one line, where tensors are left out.
+    """
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        self._told, self._last = told, -math.inf
+
+    def part(self, block: Mapping[str, Any], info: RunInfo) -> list[tuple[int, dict[str, NDArray[np.float32]]]]:
+        """Return the steps to show and, by name, the counts of each tensor, [B]."""
+        found = []
+        for name in (name for name in HISTOGRAMS if name in block):
+            shown = min(block[name].shape[1], MOST)
+            counted = ~np.isnan(block[name][:, :shown]).all(axis=(1, 2))
+            found.append((name, block[name][:, :shown], counted))
+        chosen = []
+        for row in np.flatnonzero(np.any([counted for *_, counted in found], axis=0)) if found else ():
+            if block["time"][row] - self._last < APART:
+                continue
+            if not np.isfinite(self._last) and len(info.parameters) > MOST:
+                self._told(f"histograms are shown of the first {MOST} tensors of {len(info.parameters)}")
+            self._last = float(block["time"][row])
+            counts = {
+                f"gradscope/{name}/{parameter}": values[row, i].copy()
+                for name, values, _ in found
+                for i, parameter in enumerate(info.parameters[:MOST])
+                if not np.isnan(values[row, i]).all()
+            }
+            chosen.append((int(block["step"][row]), counts))
+        return chosen
 
 
 def points(block: Mapping[str, Any], info: RunInfo, layers: bool) -> list[tuple[int, dict[str, float]]]:

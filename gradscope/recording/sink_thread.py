@@ -12,12 +12,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradscope.recording.sink import Sink, points, shown_part
+import numpy as np
+
+from gradscope.quantities import magnitude_edges
+from gradscope.recorder.kernels.magnitude_bins import BIN_EDGES
+from gradscope.recording.sink import HistogramPacer, Sink, points, shown_part
 from gradscope.run_info import RunInfo
 from gradscope.types import Verdict
 
 #: Blocks that may wait for a sink (four a second are made), and seconds that it has to finish at the end.
 WAITING, PATIENCE = 240, 10.0
+#: Edges of the bins of histograms, in log₂ of the size.
+EDGES = np.array(magnitude_edges(BIN_EDGES.tolist()))
 
 
 class SinkThread:
@@ -27,7 +33,7 @@ class SinkThread:
         sink: the sink.
         info: returns the run as it is known by now.
         step: returns the latest step.
-        warn: called at most twice, with one line.
+        warn: called at most three times, with one line.
     """
 
     def __init__(
@@ -36,6 +42,8 @@ class SinkThread:
         self._sink, self._info, self._step, self._warn = sink, info, step, warn
         self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._late = self._over = False
+        takes = type(sink).histograms is not Sink.histograms
+        self._pacer = HistogramPacer(lambda text: warn(f"{self._name}: {text}")) if takes else None
         self._thread = threading.Thread(target=self._run, name="gradscope-sink", daemon=True)
         self._thread.start()
 
@@ -49,6 +57,8 @@ class SinkThread:
         """Queue finished rows."""
         if part := shown_part(block, self._sink.every):
             self._put(self._show, part, self._info())
+        for step, counts in self._pacer.part(block, self._info()) if self._pacer is not None else ():
+            self._put(self._sink.histograms, step, counts, EDGES)
 
     def _put(self, act: Callable[..., None], *arguments: Any) -> None:
         """Queue a call; the queue is bounded, so that a sink that is slow, hangs or is over costs itself alone."""

@@ -101,8 +101,8 @@ LIBRARIES = {
     "lightning": {"integrations"},
     "transformers": {"integrations"},
     "tensorboard": {"export", "integrations", "report"},
-    "wandb": set(),
-    "trackio": set(),
+    "wandb": {"integrations"},
+    "trackio": {"integrations"},
 }
 
 

@@ -7,11 +7,12 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ import torch
 import xarray as xr
 
 import gradscope
+from gradscope import quantities
 from gradscope.integrations.sinks import AlertSink, MlflowSink, TensorBoardSink, TrackioSink, WandbSink, webhook
 from gradscope.recording import sink_thread
-from gradscope.recording.sink import Sink
+from gradscope.recording.sink import HistogramPacer, Sink
 from gradscope.run_info import RunInfo
 from tests.helpers.loops import mlp, train
 
@@ -29,6 +31,7 @@ pytestmark = [
     # Of the tools themselves.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(tensorboard|wandb|trackio|google|torch.utils.tensorboard)"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # mlflow's tables
 ]
 Point = dict[str, Any]
 
@@ -39,6 +42,8 @@ class Shown:
 
     scalars: dict[str, dict[int, float]]
     texts: dict[str, list[str]]
+    #: Counts and edges, without bins that are empty on either side.
+    histograms: dict[str, dict[int, tuple[list[float], list[float]]]] = field(default_factory=dict)
 
 
 def tensorboard(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
@@ -51,9 +56,22 @@ def tensorboard(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Sh
             tag.removesuffix("/text_summary"): [e.tensor_proto.string_val[0].decode() for e in found.Tensors(tag)]
             for tag in found.Tags()["tensors"]
         }
-        return Shown(scalars, texts)
+        histograms = {
+            tag: {
+                e.step: trimmed(v.bucket, [v.min, *v.bucket_limit])
+                for e in found.Histograms(tag)
+                for v in (e.histogram_value,)
+            }
+            for tag in found.Tags()["histograms"]
+        }
+        return Shown(scalars, texts, histograms)
 
     return TensorBoardSink(folder, every=5, layers=True), lambda: None, read
+
+
+def trimmed(counts: Sequence[float], edges: Sequence[float]) -> tuple[list[float], list[float]]:
+    there = np.flatnonzero(counts)
+    return list(counts[there[0] : there[-1] + 1]), list(edges[there[0] : there[-1] + 2])
 
 
 def by_name(rows: list[tuple[int, Mapping[str, Any]]]) -> Shown:
@@ -62,6 +80,8 @@ def by_name(rows: list[tuple[int, Mapping[str, Any]]]) -> Shown:
         for name, value in values.items():
             if isinstance(value, str):
                 shown.texts.setdefault(name, []).append(value)
+            elif isinstance(value, dict):
+                shown.histograms.setdefault(name, {})[step] = trimmed(value["values"], value["bins"])
             elif name.startswith("gradscope/") and name != "gradscope/step":
                 shown.scalars.setdefault(name, {})[step] = value
     return shown
@@ -107,7 +127,14 @@ def wandb(folder: Path) -> tuple[Sink, Callable[[], None], Callable[[], Shown]]:
         rows = []
         for record in wandb_finished(next(folder.rglob("*.wandb"))):
             if record.WhichOneof("record_type") == "history":
-                values = {i.key or i.nested_key[0]: json.loads(i.value_json) for i in record.history.item}
+                values: dict[str, Any] = {}
+                for item in record.history.item:
+                    name, *part = [item.key] if item.key else list(item.nested_key)
+                    found = json.loads(item.value_json)
+                    if part:
+                        values.setdefault(name, {})[part[0]] = found
+                    else:
+                        values[name] = found
                 rows.append((values["gradscope/step"], values))
         return by_name(rows)
 
@@ -192,6 +219,47 @@ def test_a_tool_is_shown_what_the_record_holds(name: str, tmp_path: Path) -> Non
     assert list(shown.scalars["gradscope/accuracy"].values()) == [0.75]
     (verdict,) = shown.texts["gradscope/verdict"]
     assert verdict.startswith("stalled from step 0")  # random labels
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_is_shown_the_histograms_that_are_recorded(name: str, tmp_path: Path) -> None:
+    """Those of MLflow are none, for it has no such thing."""
+    sink, finish, read = TOOLS[name](tmp_path / name)
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path = tmp_path / "run.h5"
+    with gradscope.record(model, optimizer, path, preset="full", on_failure="ignore", sinks=[sink]) as run:
+        train(model, optimizer, 7, run)
+    finish()
+    shown = read().histograms
+    if name == "mlflow":
+        assert not shown
+        return
+    with gradscope.open_run(path) as kept:
+        for quantity in ("weight_histogram", "loss_gradient_histogram"):
+            for parameter in kept["parameter"].values:
+                counts = kept[quantity].sel(parameter=parameter, step=0).values
+                edges = quantities.magnitude_edges(kept["bin"].values)
+                assert shown[f"gradscope/{quantity}/{parameter}"] == {0: trimmed(counts.tolist(), edges)}
+
+
+def test_histograms_are_shown_at_a_bounded_rate() -> None:
+    """A row in ten seconds, of a hundred tensors, and that is said."""
+    told: list[str] = []
+    pacer = HistogramPacer(told.append)
+    names = tuple(f"l{k}" for k in range(103))
+    info = cast(RunInfo, SimpleNamespace(parameters=names))
+    counts = np.ones((40, 103, 28), np.float32)
+    counts[1::2] = np.nan
+    block = {"step": np.arange(40), "time": np.arange(40.0), "weight_histogram": counts}
+    found = pacer.part({name: values[:15] for name, values in block.items()}, info)
+    found += pacer.part({name: values[15:] for name, values in block.items()}, info)
+    assert [step for step, _ in found] == [0, 10, 20, 30]
+    assert all(len(values) == 100 for _, values in found)
+    assert told == ["histograms are shown of the first 100 tensors of 103"]
+    assert pacer.part({"step": np.arange(3), "time": np.arange(3.0)}, info) == []
 
 
 # -- alerts ---------------------------------------------------------------------------------------
