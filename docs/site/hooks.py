@@ -30,6 +30,15 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return _LINK.sub(inside, markdown)
 
 
+def on_post_page(output: str, *, page: Any, **_: Any) -> str:
+    """Load nothing from the network: the theme takes a shim for its search from there, and counts a repository's stars.
+
+    Without the shim the theme hides its search where a page is read from disk.
+    """
+    there = posixpath.relpath("site/iframe-worker.js", posixpath.dirname(page.url) or ".")
+    return output.replace("https://unpkg.com/iframe-worker/shim", there).replace(' data-md-component="source"', "")
+
+
 def decisions() -> Iterator[str]:
     """The notes, by number."""
     for note in sorted((DOCS / "decisions").glob("*.md")):

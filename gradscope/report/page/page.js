@@ -23,8 +23,10 @@ function lines(name, rows) {
   if (!seen) rows = [{name: "", x: [0, 1], y: [1, 2], colour: "transparent"}]; // axes want something
   const ranges = rows.filter((r) => r.low && r.low.some((y, i) => y < r.high[i]));
   const outlines = ranges.map((r) => outline(r.x, r.low, r.high, log));
+  const alpha = Math.min(0.14, 1 - 0.65 ** (1 / Math.max(1, ranges.length))); // lines show through all of them together
   model(`${name}-ranges`).data = {
     xs: outlines.map((o) => o.xs), ys: outlines.map((o) => o.ys), colour: ranges.map((r) => r.colour),
+    alpha: ranges.map(() => alpha),
   };
   model(`${name}-source`).data = {
     xs: rows.map((r) => r.x),

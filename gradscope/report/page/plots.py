@@ -130,8 +130,8 @@ def _lines(name: str, chart: Chart, x_range: Range1d, *, marks: bool = False, x_
     else:
         y["y_range"] = DataRange1d(range_padding=0.06, **({"default_span": 0.2} if chart.of is METRIC else {}))
     plot = _figure(name, x_range, x_label, y_axis_label=chart.of.axis, **y)
-    ranges = ColumnDataSource({key: [] for key in ("xs", "ys", "colour")}, name=f"{name}-ranges")
-    plot.patches("xs", "ys", source=ranges, fill_color=field("colour"), fill_alpha=0.14, line_color=None)
+    ranges = ColumnDataSource({key: [] for key in ("xs", "ys", "colour", "alpha")}, name=f"{name}-ranges")
+    plot.patches("xs", "ys", source=ranges, fill_color=field("colour"), fill_alpha=field("alpha"), line_color=None)
     source = ColumnDataSource(
         {key: [] for key in ("xs", "ys", "name", "colour", "dash", "width")}, name=f"{name}-source"
     )
