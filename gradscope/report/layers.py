@@ -166,8 +166,24 @@ def _quantity(record: Record, word: str) -> Quantity:
 
 
 def profiles(record: Record, choice: LayerChoice, steps: Sequence[int] = ()) -> list[Curves]:
-    """Draw every size over the depth of the network, at these steps, or at some from the first to the last."""
+    """Draw every size over the depth of the network, at these steps, or at some from the first to the last.
+
+    Of many layers the weight matrices alone: biases and gains have sizes of their own, and a line through both zigzags.
+
+    Args:
+        record: the run.
+        choice: its layers.
+        steps: the nearest recorded ones are drawn.
+
+    Returns:
+        A panel for each size.
+    """
     columns, rows = choice.of(record), _rows(record, steps)
+    notes: tuple[str, ...] = ()
+    matrices = columns[record.info.grids[columns]] if len(record.info.grids) else columns
+    if not choice.anything and len(columns) > LINES and 1 < len(matrices) < len(columns):
+        notes = (f"{len(matrices)} weight matrices of {len(columns)} layers; --parameter chooses others",)
+        columns = matrices
     names = tuple(record.info.parameters[i] for i in columns)
     depth, at = np.arange(len(columns), dtype=np.float64), record.steps
     panels: list[Curves] = []
@@ -180,7 +196,7 @@ def profiles(record: Record, choice: LayerChoice, steps: Sequence[int] = ()) -> 
         curves = tuple(Curve(f"step {at[row]}", depth, y) for row, y in zip(rows, values, strict=True))
         panels.append(
             Curves(q.title, "layer, from the first to the last", q.axis, curves, log_y=q.log, points=len(names) <= 40,
-                   keyed="never" if panels else "outside", names=names)
+                   keyed="never" if panels else "outside", names=names, notes=notes)
         )  # fmt: skip
     return panels
 

@@ -323,6 +323,23 @@ def test_figures_by_layer_hold_what_was_recorded(full: RunSeries) -> None:
         panels_of([full, full], "layers", Wanted())
 
 
+def test_a_profile_of_many_layers_leaves_biases_out_and_says_so(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(8)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    with gradscope.record(model, optimizer, tmp_path / "run.h5", on_failure="ignore") as run:
+        for _ in range(3):
+            loss = model(torch.ones(2, 4)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    made = load_run(tmp_path / "run.h5")
+    profile = panels_of([made], "depth", Wanted())[0]
+    assert profile.names == tuple(f"{k}.weight" for k in range(8))
+    assert profile.notes == ("8 weight matrices of 16 layers; --parameter chooses others",)
+    assert len(panels_of([made], "depth", Wanted(choice=LayerChoice(".")))[0].names) == 16
+
+
 def test_figures_of_the_network_can_be_of_chosen_layers(full: RunSeries) -> None:
     chosen = load_run(full.path, choice=LayerChoice("2.weight", group=0))
     with gradscope.open_run(full.path) as dataset:
