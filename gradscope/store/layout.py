@@ -18,7 +18,7 @@ TEXT = h5py.string_dtype("utf-8")
 SMALL_CHUNK = 64
 SMALL: dict[str, Any] = {"chunks": (SMALL_CHUNK,), "fletcher32": True}
 FIXED_CHUNK = 4096
-CHUNK_BYTES, MOST_ROWS, FEWEST_ROWS = 1 << 20, 1024, 16
+CHUNK_BYTES, MOST_ROWS, SHORT_ROWS, FEWEST_ROWS = 1 << 20, 1024, 64, 16
 
 # `group` is a dimension without labels, and a variable along `parameter`: netCDF-4's own way to
 # have both in one file is this scale name for the one and this prefix for the other.
@@ -107,7 +107,7 @@ def checked(entries: int) -> dict[str, Any]:
 
 
 def growing(root: h5py.File, variable: Quantity, filters: dict[str, Any]) -> h5py.Dataset:
-    """Create a variable along ``step``, without rows yet."""
+    """Create a variable along ``step``, without rows yet; a run that plans few steps has chunks of few rows."""
     dtype = stored_type(variable)
     width = tuple(root[dim].shape[0] for dim in variable.dims[1:])
     fill: Any = np.nan if dtype.kind == "f" else 0
@@ -116,7 +116,7 @@ def growing(root: h5py.File, variable: Quantity, filters: dict[str, Any]) -> h5p
         (0, *width),
         dtype,
         maxshape=(None, *width),
-        chunks=(chunk_rows(dtype.itemsize * int(np.prod(width))), *(max(1, n) for n in width)),
+        chunks=(chunk_rows(dtype.itemsize * int(np.prod(width)), _planned(root)), *(max(1, n) for n in width)),
         fillvalue=fill,
         **filters,
     )
@@ -125,9 +125,26 @@ def growing(root: h5py.File, variable: Quantity, filters: dict[str, Any]) -> h5p
     return _described(root, made, variable)
 
 
-def chunk_rows(row_bytes: int) -> int:
-    """Compute the rows of a chunk: a power of two, about a megabyte, so that a variable is read in few large pieces."""
+def _planned(root: h5py.File) -> int | None:
+    planned = int(root.attrs.get("horizon", -1))
+    return planned if planned > 0 else None
+
+
+def chunk_rows(row_bytes: int, planned: int | None = None) -> int:
+    """Compute the rows of a chunk: a power of two, about a megabyte, so that a variable is read in few large pieces.
+
+    The unfinished chunk takes its whole room in the file, so a run that plans fewer rows gets smaller ones.
+
+    Args:
+        row_bytes: of one row.
+        planned: rows at most, None where nothing is known of them.
+
+    Returns:
+        Rows of a chunk.
+    """
     rows = MOST_ROWS
+    while planned is not None and rows > SHORT_ROWS and rows // 2 >= planned:
+        rows //= 2
     while rows > FEWEST_ROWS and rows * row_bytes > CHUNK_BYTES:
         rows //= 2
     return rows
