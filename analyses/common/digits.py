@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,9 +13,6 @@ from torch.nn.functional import cross_entropy
 import gradscope
 from gradscope.demo.data import digits
 from gradscope.demo.training import accuracy
-
-Job = TypeVar("Job")
-Answer = TypeVar("Answer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +60,3 @@ def train(setting: Setting, path: Path) -> float:
                 optimizer.step()
                 run.log(loss=loss)
     return accuracy(model, data)
-
-
-def at_once(work: Callable[[Job], Answer], jobs: list[Job], workers: int) -> Iterator[tuple[Job, Answer]]:
-    """Run the jobs in processes of their own, and yield each as it is done."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(work, job): job for job in jobs}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()

@@ -57,6 +57,10 @@ class Results:
             found.setdefault(_key(row, names), []).append(row)
         return [row for cell in cells for row in found.get(_key(cell, names), [])]
 
+    def by(self, name: str) -> dict[str, Row]:
+        """What there is, by one of its values as text."""
+        return {str(row[name]): row for row in self.rows()}
+
     def left(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those of the cells that have no row."""
         names = sorted({name for cell in cells for name in cell})

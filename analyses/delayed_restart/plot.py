@@ -1,8 +1,8 @@
-"""The tables and the figure: python -m analyses.delayed_restart.plot (seconds)."""
+"""The tables and the figure, from what was trained."""
 
 from __future__ import annotations
 
-import csv
+import functools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from statistics import median
 import matplotlib.pyplot as plt
 import numpy as np
 
+from analyses.common.results import Results, Row
+from analyses.common.study import Drawing
 from analyses.delayed_restart.training import SETTINGS, data
 
-HERE = Path(__file__).parent
+FIXED, RESTARTED = "brute_force.csv", "restarts.csv"
 ALLOWED = 1.15
 
 
@@ -37,18 +39,10 @@ class Cell:
     fixed_accuracy: dict[int, float]
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    """A recorded result; none if it is not there."""
-    path = HERE / name
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def cells() -> list[Cell]:
+def cells(folder: Path) -> list[Cell]:
     """Everything that was recorded, by setting and strength."""
-    restarts, fixed = _by_cell(rows("restarts.csv")), _by_cell(rows("brute_force.csv"))
+    restarts = _by_cell(Results(folder / RESTARTED).recorded())
+    fixed = _by_cell(Results(folder / FIXED).rows())
     found = []
     for (setting, strength), runs in sorted(restarts.items()):
         failed = [run for run in runs if int(run["attempts"]) > 1 or run["first_verdict"] != "healthy"]
@@ -68,8 +62,8 @@ def cells() -> list[Cell]:
     return found
 
 
-def _by_cell(table: Iterable[dict[str, str]]) -> dict[tuple[str, float], list[dict[str, str]]]:
-    grouped: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
+def _by_cell(table: Iterable[Row]) -> dict[tuple[str, float], list[Row]]:
+    grouped: dict[tuple[str, float], list[Row]] = defaultdict(list)
     for row in table:
         grouped[row["setting"], float(row["strength"])].append(row)
     return grouped
@@ -99,12 +93,13 @@ def table(found: list[Cell]) -> str:
     return "\n".join(lines).replace("nan", "–")
 
 
-def by_delay() -> str:
+def by_delay(folder: Path) -> str:
     """The runs that failed below the delayed tolerance: after their restart, and the same ones with fixed delays."""
-    fixed = {(r["setting"], float(r["strength"]), r["seed"], int(r["delay"])): r for r in rows("brute_force.csv")}
+    runs = Results(folder / FIXED).rows()
+    fixed = {(r["setting"], float(r["strength"]), r["seed"], int(r["delay"])): r for r in runs}
     delays = sorted({key[3] for key in fixed} - {0})
-    below = {(c.setting, c.strength) for c in cells() if any(c.fixed.get(d) == 1 for d in delays)}
-    failed = [r for r in rows("restarts.csv") if int(r["attempts"]) > 1]
+    below = {(c.setting, c.strength) for c in cells(folder) if any(c.fixed.get(d) == 1 for d in delays)}
+    failed = [r for r in Results(folder / RESTARTED).rows() if int(r["attempts"]) > 1]
     failed = [r for r in failed if (r["setting"], float(r["strength"])) in below]
     lines = ["| delay | learned | mean accuracy |", "|---|---|---|"]
     same = {"auto": failed} | {
@@ -141,11 +136,11 @@ def figure(found: list[Cell], path: Path) -> None:
     plt.close(drawing)
 
 
-def main() -> None:
-    found = cells()
-    print(table(found), by_delay(), sep="\n\n")
-    figure(found, HERE / "restarts.png")
+def tables(folder: Path) -> dict[str, str]:
+    """By setting and strength, and by delay."""
+    return {"tables.md": f"{table(cells(folder))}\n\n{by_delay(folder)}\n"}
 
 
-if __name__ == "__main__":
-    main()
+def figures(folder: Path) -> dict[str, Drawing]:
+    """What a restart costs."""
+    return {"restarts.png": functools.partial(figure, cells(folder))}

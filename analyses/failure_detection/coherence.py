@@ -1,15 +1,15 @@
-"""Would gradient coherence have told the runs near λ* apart? python -m analyses.failure_detection.coherence (5 min).
+"""Would gradient coherence have told the runs near λ* apart? (5 min)
 
 Trains the runs within ±6 % of λ* for two epochs, takes of every weight matrix the cosine of successive gradients and
 the share of the mean gradient in their squares, ‖mean g‖²/mean ‖g‖², in each epoch, and asks what a logistic
-regression gains by each beside the judge's probability, every family held out in turn. Writes coherence.csv.
+regression gains by each beside the judge's probability, every family held out in turn.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.failure_detection.ceiling import EPOCHS, near_runs
-from analyses.failure_detection.check import of_line
+from analyses.failure_detection.check import judged_runs, of_line
 from analyses.failure_detection.metrics import area, at_step
-from analyses.failure_detection.records import HERE
+from analyses.failure_detection.records import told, verdicts
 from analyses.failure_detection.training import loop, prepared
 
-RESULT = HERE / "coherence.csv"
 #: What is taken of the numbers of all matrices.
 OF_LAYERS: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
     "mean": np.mean,
@@ -35,8 +36,14 @@ OF_LAYERS: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
 }
 
 
-def measured(row: dict[str, str]) -> dict[str, float]:
-    """The candidates of one run; ``row``: its line in verdicts.csv."""
+def cells(asked: Options) -> list[Cell]:
+    """The runs near λ*."""
+    return [{"run": row["run"]} for row in near_runs()]
+
+
+def measured(cell: Cell, asked: Options) -> Row:
+    """The candidates of one run."""
+    row = judged_runs()[cell["run"]]
     run, batches = of_line(row), int(row["batches"])
     model, optimizer = prepared(run)
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -54,8 +61,9 @@ def measured(row: dict[str, str]) -> dict[str, float]:
         cosines = [np.mean([float(torch.cosine_similarity(a, b, 0)) for a, b in pairwise(g)]) for g in by_matrix]
         shares = [float(g.mean(0).square().sum() / g.square().sum(1).mean()) for g in by_matrix]
         for name, of in OF_LAYERS.items():
-            found[f"cosine, {name}, epoch {epoch + 1}"] = float(of(np.array(cosines)))
-            found[f"share, {name}, epoch {epoch + 1}"] = float(np.log(max(of(np.array(shares)), 1e-6)))
+            found[f"cosine, {name}, epoch {epoch + 1}"] = round(float(of(np.array(cosines))), 5)
+            share = float(np.log(max(of(np.array(shares)), 1e-6)))
+            found[f"share, {name}, epoch {epoch + 1}"] = round(share, 5)
     return found
 
 
@@ -70,26 +78,18 @@ def held_out(table: pd.DataFrame, names: list[str]) -> float:
     return area(table["failed"].to_numpy(), score.to_numpy())
 
 
-def main() -> None:
-    """Train, then print what each candidate gains."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    rows = near_runs()
-    table = pd.DataFrame([{"run": row["run"], **measured(row)} for row in rows]).set_index("run")
-    table.round(5).to_csv(RESULT)
-    candidates = list(table.columns)
-    table = table.fillna(table.median())
-    verdicts = pd.DataFrame(rows).set_index("run")
-    table["family"], table["failed"] = verdicts["family"], verdicts["failed"] == "True"
-    looks = pd.read_csv(HERE / "probabilities.csv.gz")
-    p = at_step(looks, EPOCHS * verdicts["batches"].astype(int)).reindex(table.index)
+def lines(folder: Path) -> Iterator[str]:
+    """What each candidate gains."""
+    table = pd.read_csv(folder / "coherence.csv", comment="#").set_index("run")
+    candidates = [name for name in table.columns if "epoch" in name]
+    table = table[candidates].fillna(table[candidates].median())
+    known = verdicts(folder).set_index("run").reindex(table.index)
+    table["family"], table["failed"] = known["family"], known["failed"].astype(bool)
+    p = at_step(told(folder), EPOCHS * known["batches"]).reindex(table.index)
     table["judge"] = np.log(p / (1 - p).clip(lower=1e-9)).clip(-8, 8)
     table = table[p.notna()]
-    print(f"{len(table)} runs; the judge's probability alone, fitted again: {held_out(table, ['judge']):.3f}")
+    yield f"* {len(table)} runs; the judge's probability alone, fitted again: {held_out(table, ['judge']):.3f}"
     for name in candidates:
         alone = area(table["failed"].to_numpy(), table[name].to_numpy())
-        print(f"{name}: alone {alone:.3f}, beside the judge {held_out(table, ['judge', name]):.3f}")
-    print(f"all of them beside the judge: {held_out(table, ['judge', *candidates]):.3f}")
-
-
-if __name__ == "__main__":
-    main()
+        yield f"* {name}: alone {alone:.3f}, beside the judge {held_out(table, ['judge', name]):.3f}"
+    yield f"* all of them beside the judge: {held_out(table, ['judge', *candidates]):.3f}"

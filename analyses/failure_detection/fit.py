@@ -1,4 +1,4 @@
-"""The shipped model of the judge: python -m analyses.failure_detection.fit (about a minute).
+"""The shipped model of the judge (about a minute).
 
 Reads features.csv.gz, writes gradscope/diagnosis/failure_model.json. ``--features`` first makes features.csv.gz from
 the cached records: the signals of every look at every run.
@@ -6,7 +6,6 @@ the cached records: the signals of every look at every run.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 from itertools import chain, combinations
@@ -18,7 +17,8 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 import gradscope
-from analyses.failure_detection.records import CACHE, HERE, labelled, look_rows, whole_series
+from analyses.common.study import Options
+from analyses.failure_detection.records import RESULTS, labelled, look_rows, whole_series
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.failing import falls
 from gradscope.diagnosis.probability import Model, from_json, name_of, used
@@ -26,7 +26,7 @@ from gradscope.diagnosis.run_prefix import Baseline, RunPrefix
 from gradscope.diagnosis.signals import PHASES, SIGNALS, phase, signals
 from gradscope.diagnosis.thresholds import Thresholds
 
-FEATURES = HERE / "features.csv.gz"
+FEATURES = RESULTS / "features.csv.gz"
 SHIPPED = Path(gradscope.__file__).parent / "diagnosis" / "failure_model.json"
 PHASE_NAMES = ("off", *(f"{end:g}" for end in PHASES), "later")
 NEEDS = ("loss", "activations", "balance")
@@ -114,7 +114,7 @@ def fit(table: pd.DataFrame) -> Model:
 
 def as_json(model: Model) -> str:
     """The text of the shipped file."""
-    about = "written by python -m analyses.failure_detection.fit; see gradscope/diagnosis/probability.py"
+    about = "written by python -m analyses run failure_detection --only fit; see gradscope/diagnosis/probability.py"
     return json.dumps({"about": about, "threshold": model.threshold, "table": model.table}, indent=1) + "\n"
 
 
@@ -123,19 +123,17 @@ def read_features() -> pd.DataFrame:
     return pd.read_csv(FEATURES, dtype={"phase": str})
 
 
-def main() -> None:
+def fit_shipped(asked: Options) -> None:
     """Fit and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--features", action="store_true", help="make features.csv.gz from the cache first")
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    given = parser.parse_args()
-    if given.features:
+    if asked.more["features"]:
         with gzip.open(FEATURES, "wt", newline="") as file:
-            features(given.cache).to_csv(file, index=False)
+            features(asked.more["cache"]).to_csv(file, index=False)
     text = as_json(fit(read_features()))
     SHIPPED.write_text(text, encoding="utf-8")
     print(f"threshold {from_json(text).threshold}, {len(text)} bytes")
 
 
-if __name__ == "__main__":
-    main()
+def wrong() -> list[str]:
+    """Whether the shipped file is not what the fit gives."""
+    same = json.loads(SHIPPED.read_text(encoding="utf-8")) == json.loads(as_json(fit(read_features())))
+    return [] if same else [f"{SHIPPED} is not what --only fit gives"]

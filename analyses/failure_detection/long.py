@@ -1,12 +1,11 @@
-"""The same failures in runs four times as long: python -m analyses.failure_detection.long (resumable; 15 core-minutes).
+"""The same failures in runs four times as long (15 core-minutes).
 
 How late a verdict comes as a share of the horizon hangs on the horizon. Every configuration is trained at .8, 1.25 and
-2 of its λ*, and judged by the model that was fitted on the other families. Writes long.csv.
+2 of its λ*, and judged by the model that was fitted on the other families.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import tempfile
@@ -15,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.common.tasks import task
-from analyses.failure_detection.families import CONFIGURATIONS, FAMILIES, Configuration
+from analyses.failure_detection.families import CONFIGURATIONS
 from analyses.failure_detection.fit import fit, read_features
 from analyses.failure_detection.metrics import FAILING, share
-from analyses.failure_detection.records import HERE, Labelled, cause, labelled, load
-from analyses.failure_detection.run import Table, below_baseline, round_to
+from analyses.failure_detection.records import Labelled, cause, labelled, load
+from analyses.failure_detection.run import below_baseline, round_to
 from analyses.failure_detection.score import switched_on
 from analyses.failure_detection.training import Run, train
 from gradscope.diagnosis import measures
@@ -29,8 +30,6 @@ from gradscope.diagnosis.probability import Model
 
 TIMES = 4
 STRENGTHS = (0.8, 1.25, 2.0)  # of λ*
-FIELDS = ("run", "family", "optimizer", "penalty", "strength", "tolerance", "steps", "failed", "cause", "live",
-          "began", "decided_step")  # fmt: skip
 
 
 @functools.cache
@@ -40,8 +39,26 @@ def held_out(family: str) -> Model:
     return fit(table[table["family"] != family])
 
 
-def judged(c: Configuration, number: int, level: float, learns: bool) -> dict[str, object]:
+@functools.cache
+def known() -> tuple[dict[str, float], dict[str, bool]]:
+    """Of each configuration λ*, the last one found being the best, and whether it learns without a penalty."""
+    runs = labelled()
+    levels = {run.configuration: run.tolerance for run in runs if np.isfinite(run.tolerance)}
+    return levels, {run.configuration: not run.failed for run in runs if run.stratum == "none"}
+
+
+def cells(asked: Options) -> list[Cell]:
+    """Every configuration at every strength."""
+    chosen = [c for c in CONFIGURATIONS if c.family in asked.more["families"]]
+    return [{"run": f"{c.key}/long-{number}"} for c in chosen for number in range(len(STRENGTHS))]
+
+
+def judged(cell: Cell, asked: Options) -> Row:
     """Train one run, label it, and ask the judge."""
+    key, _, number = cell["run"].rpartition("/long-")
+    c, number = next(c for c in CONFIGURATIONS if c.key == key), int(number)
+    levels, learning = known()
+    level, learns = levels[key], learning[key]
     longer = dataclasses.replace(c, steps=TIMES * c.steps)
     run = Run(longer, "long", number, round_to(STRENGTHS[number] * level))
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +76,7 @@ def judged(c: Configuration, number: int, level: float, learns: bool) -> dict[st
     diagnosis, series = judge.diagnosis(), judge.series
     top = int(series.step[measures.shrinking_since(series, len(series))])
     return {
-        "run": run.key, "family": c.family, "optimizer": c.optimizer, "penalty": c.penalty, "strength": run.strength,
+        "family": c.family, "optimizer": c.optimizer, "penalty": c.penalty, "strength": run.strength,
         "tolerance": f"{level:.5g}", "steps": longer.steps, "failed": label.failed,
         "cause": cause(label, series, learns), "live": diagnosis.verdict, "began": max(switched_on(series), top),
         "decided_step": diagnosis.decided_step if diagnosis.failed else "",
@@ -78,24 +95,3 @@ def told(table: pd.DataFrame) -> str:
         f"caught {share(len(caught), len(bad))}; delay: median {100 * late.median():.1f} %, 95 % within "
         f"{100 * late.quantile(0.95):.1f} % of the horizon; {early[0]} within 3 %, {early[1]} within 15 %"
     )
-
-
-def main() -> None:
-    """What is missing, then the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=FAMILIES, default=FAMILIES)
-    given = parser.parse_args()
-    table, runs = Table(HERE / "long.csv", FIELDS), labelled()
-    learns = {run.configuration: not run.failed for run in runs if run.stratum == "none"}
-    levels = {
-        run.configuration: run.tolerance for run in runs if np.isfinite(run.tolerance)
-    }  # the last one is the best
-    for c in CONFIGURATIONS:
-        for number in range(len(STRENGTHS)):
-            if c.family in given.only and f"{c.key}/long-{number}" not in table.rows:
-                table.add(judged(c, number, levels[c.key], learns[c.key]))
-    print(told(pd.read_csv(HERE / "long.csv")))
-
-
-if __name__ == "__main__":
-    main()

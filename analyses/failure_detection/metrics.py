@@ -1,15 +1,16 @@
-"""The figures of merit with their intervals: python -m analyses.failure_detection.metrics (writes scores.md)."""
+"""The figures of merit with their intervals."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import beta, rankdata
 
+from analyses.failure_detection import records
 from analyses.failure_detection.baselines import RULES
-from analyses.failure_detection.records import HERE
 
 OTHERS = (*RULES, "median pruner")
 FAILING = ("collapsed", "stalled", "diverged", "vanishing")
@@ -120,9 +121,10 @@ def comparison(verdicts: pd.DataFrame) -> list[str]:
     ]
 
 
-def facts(verdicts: pd.DataFrame, looks: pd.DataFrame) -> list[str]:
+def facts(verdicts: pd.DataFrame, looks: pd.DataFrame, folder: Path) -> list[str]:
     """Everything that is one number."""
     late, cause = latency(verdicts), verdicts["cause"]
+    whole = pd.read_csv(folder / "in_sample.csv", comment="#")
     steps = (late * verdicts["steps"].reindex(late.index)).median()
     hard = (verdicts["stratum"] == "hard") & ~verdicts["failed"]
     sample = calibration_sample(looks)
@@ -139,14 +141,13 @@ def facts(verdicts: pd.DataFrame, looks: pd.DataFrame) -> list[str]:
         f"* λ/λ* alone, all runs with a known level: {auroc(*lambda_alone(verdicts))}",
         f"* calibration error, last look of every run in every phase: {error:.3f}",
         f"* balanced accuracy, held out: {balanced_accuracy(verdicts):.3f} ({by_family(verdicts)})",
-        f"* balanced accuracy of one model fitted on all: {balanced_accuracy(pd.read_csv(HERE / 'in_sample.csv')):.3f}",
+        f"* balanced accuracy of one model fitted on all: {balanced_accuracy(whole):.3f}",
     ]
 
 
-def main() -> None:
-    """scores.md."""
-    verdicts = pd.read_csv(HERE / "verdicts.csv")
-    looks = pd.read_csv(HERE / "probabilities.csv.gz", dtype={"phase": str})
+def scores(folder: Path) -> str:
+    """All of them."""
+    verdicts, looks = records.verdicts(folder), records.told(folder)
     configurations = verdicts["run"].str.rsplit("/", n=1).str[0].nunique()
     counts = ", ".join(f"{n} {name}" for name, n in verdicts["cause"].value_counts().items())
     lines = [
@@ -154,7 +155,7 @@ def main() -> None:
         "",
         *comparison(verdicts),
         "",
-        *facts(verdicts, looks),
+        *facts(verdicts, looks, folder),
         *strength_lines(verdicts),
         "",
         "Within ±6 % of λ*, AUROC:",
@@ -162,8 +163,7 @@ def main() -> None:
         *near_table(verdicts, looks),
         "",
     ]
-    (HERE / "scores.md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    return "\n".join(lines)
 
 
 def lambda_alone(verdicts: pd.DataFrame) -> tuple[Any, Any]:
@@ -187,7 +187,3 @@ def strength_lines(verdicts: pd.DataFrame) -> list[str]:
     text = ", ".join(f"{v:.2g}" for v in spread)
     return [f"* the strength named in the remedy lies below λ*: {share(int((ratio < 1).sum()), len(ratio))}; "
             f"as a share of λ* (5, 50, 95 %): {text}"]  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,10 @@
-"""The figures: python -m analyses.failure_detection.plot (images/*.png, from what score.py wrote)."""
+"""The figures, from what `score` wrote."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -9,11 +13,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.common.study import Drawing
+from analyses.failure_detection import records
 from analyses.failure_detection.metrics import FAILING, OTHERS, calibration_error, calibration_sample, latency
-from analyses.failure_detection.records import HERE
 from gradscope.report.intervals import share_interval
 
-IMAGES = HERE / "images"
 COLOURS = {"judge": "#0072B2", "collapsed": "#0072B2", "diverged": "#D55E00", "learned": "#666666"}
 STYLES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
@@ -99,19 +103,17 @@ def _bars(ax: Axes, total: list[int], wrong: list[int], names: list[str]) -> Non
     ax.set_xlim(0, max(total, default=1) * 1.25)
 
 
-def main() -> None:
+def figures(folder: Path) -> dict[str, Drawing]:
     """All four."""
+    verdicts, looks = records.verdicts(folder), records.told(folder)
+    drawn = {
+        "detection": functools.partial(detection, verdicts), "reliability": functools.partial(reliability, looks),
+        "latency": functools.partial(latencies, verdicts), "errors": functools.partial(errors, verdicts),
+    }  # fmt: skip
+    return {f"{name}.png": functools.partial(_save, draw) for name, draw in drawn.items()}
+
+
+def _save(draw: Callable[[], Figure], path: Path) -> None:
     mpl.use("Agg")
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
-    verdicts = pd.read_csv(HERE / "verdicts.csv")
-    looks = pd.read_csv(HERE / "probabilities.csv.gz", dtype={"phase": str})
-    IMAGES.mkdir(exist_ok=True)
-    for name, figure in {
-        "detection": detection(verdicts), "reliability": reliability(looks),
-        "latency": latencies(verdicts), "errors": errors(verdicts),
-    }.items():  # fmt: skip
-        figure.savefig(IMAGES / f"{name}.png", dpi=130)
-
-
-if __name__ == "__main__":
-    main()
+    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
+        draw().savefig(path, dpi=130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from analyses.common.results import Results
 from gradscope.diagnosis.series import Series, network_series
 from gradscope.quantities import JUDGED
 from gradscope.run_info import RunInfo
 
-HERE = Path(__file__).parent
-CACHE = HERE / "cache"
+RESULTS = Path(__file__).parent / "results"
+#: Where `run` keeps the rows that the judge would have seen.
+CACHE = Path(__file__).parent / "cache"
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,26 @@ class Labelled:
         return data // (64 if self.family.startswith(("mlp", "residual", "regression")) else 32)
 
 
-def labelled(path: Path = HERE / "runs.csv") -> list[Labelled]:
+def labelled(path: Path = RESULTS / "runs.csv") -> list[Labelled]:
     """Every run so far."""
-    with path.open(newline="") as file:
-        return [
-            Labelled(
-                row["run"], row["family"], row["stratum"], float(row["strength"]), float(row["tolerance"]),
-                int(row["steps"]), row["failed"] == "True", row["finite"] == "True", row["optimizer"],
-                1 - float(row["loss_end"]) / float(row["baseline"]),
-            )
-            for row in csv.DictReader(file)
-        ]  # fmt: skip
+    return [
+        Labelled(
+            row["run"], row["family"], row["stratum"], float(row["strength"]), float(row["tolerance"]),
+            int(row["steps"]), row["failed"] == "True", row["finite"] == "True", row["optimizer"],
+            1 - float(row["loss_end"]) / float(row["baseline"]),
+        )
+        for row in Results(path).recorded()
+    ]  # fmt: skip
+
+
+def verdicts(folder: Path = RESULTS) -> pd.DataFrame:
+    """What the judge and the rules of others said of each run."""
+    return pd.read_csv(folder / "verdicts.csv", comment="#")
+
+
+def told(folder: Path = RESULTS) -> pd.DataFrame:
+    """The probability at every look."""
+    return pd.read_csv(folder / "probabilities.csv.gz", dtype={"phase": str})
 
 
 def load(run: str, cache: Path = CACHE) -> tuple[dict[str, Any], RunInfo]:

@@ -1,55 +1,27 @@
-"""The runs of the benchmark: python -m analyses.failure_detection.run (resumable; see README.md for the time it takes).
+"""The runs of the benchmark (resumable; see README.md for the time it takes).
 
 Each run is trained to its horizon and labelled by it; its line goes to runs.csv at once, the rows that the judge would
-have seen to the cache. ``--only`` trains some of the families, so that two processes can share the work.
+have seen to the cache. Which run is next hangs on what came of those before it.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from analyses.common.results import Results, Row
+from analyses.common.study import Options
 from analyses.common.tasks import task
-from analyses.failure_detection.families import CONFIGURATIONS, FAMILIES, Configuration
+from analyses.failure_detection.families import CONFIGURATIONS, Configuration
 from analyses.failure_detection.training import Change, Run, train
 from gradscope.tolerance.posterior import Posterior
 from gradscope.trials.trial import Outcome
 
-HERE = Path(__file__).parent
-CACHE = HERE / "cache"
 TRIALS, NEAR, NEAR_WIDTH = 7, 6, 0.06
-FIELDS = (
-    "run", "family", "stratum", "optimizer", "penalty", "learning_rate", "strength", "tolerance", "steps",
-    "baseline", "loss_end", "failed", "finite", "seconds",
-)  # fmt: skip
-
-
-class Table:
-    """A CSV file that grows by whole lines and is read back on the next call."""
-
-    def __init__(self, path: Path, fields: tuple[str, ...]) -> None:
-        self.path, self.fields = path, fields
-        self.rows: dict[str, dict[str, str]] = {}
-        if path.exists():
-            with path.open(newline="") as file:
-                self.rows = {row["run"]: row for row in csv.DictReader(file)}
-        else:
-            path.write_text(",".join(fields) + "\n")
-
-    def add(self, row: dict[str, Any]) -> dict[str, str]:
-        """One more line, written at once."""
-        line = {name: str(row[name]) for name in self.fields}
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.fields, lineterminator="\n").writerow(line)
-        self.rows[line["run"]] = line
-        return line
 
 
 def below_baseline(loss: float, baseline: float) -> bool:
@@ -57,23 +29,25 @@ def below_baseline(loss: float, baseline: float) -> bool:
     return loss < 0.95 * baseline
 
 
-def done(table: Table, run: Run, cache: Path, level: float = math.nan) -> dict[str, str]:
+def done(runs: Results, run: Run, cache: Path, level: float = math.nan) -> Row:
     """The line of a run, trained now unless it was before."""
-    if run.key in table.rows and (cache / run.file).exists():
-        return table.rows[run.key]
+    known = runs.by("run").get(run.key)
+    if known is not None and (cache / run.file).exists():
+        return known
     began = time.monotonic()
     train(run, cache)
     with np.load(cache / run.file) as kept:
         loss, finite = kept["loss"].astype(np.float64), bool((kept["nonfinite_count"] == 0).all())
     end = float(np.mean(loss[-max(1, len(loss) // 20) :]))
     c, baseline = run.configuration, task(run.configuration.task).baseline
-    return table.add({
+    runs.append({
         "run": run.key, "family": c.family, "stratum": run.stratum, "optimizer": c.optimizer, "penalty": c.penalty,
         "learning_rate": f"{c.lr * run.change.lr:g}", "strength": f"{run.strength:.5g}", "tolerance": f"{level:.5g}",
         "steps": c.steps, "baseline": f"{baseline:.5g}", "loss_end": f"{end:.5g}",
         "failed": not below_baseline(end, baseline), "finite": finite and math.isfinite(end),
         "seconds": f"{time.monotonic() - began:.1f}",
     })  # fmt: skip
+    return runs.by("run")[run.key]
 
 
 def round_to(strength: float) -> float:
@@ -81,16 +55,16 @@ def round_to(strength: float) -> float:
     return float(f"{strength:.3g}")
 
 
-def around_the_level(table: Table, c: Configuration, cache: Path, delayed: bool) -> float:
+def around_the_level(runs: Results, c: Configuration, cache: Path, delayed: bool) -> float:
     """λ = 0, the search for λ*, the stratum near it, and two delayed runs if asked for. Returns λ*."""
-    done(table, Run(c, "none", 0, 0.0), cache)
+    done(runs, Run(c, "none", 0, 0.0), cache)
     posterior = Posterior(c.low, c.high)
 
     def level() -> float:
         return float(10 ** posterior.quantile(0.5))
 
     def take(run: Run, at: float = math.nan) -> None:
-        row = done(table, run, cache, at)
+        row = done(runs, run, cache, at)
         posterior.update(Outcome(run.strength, float(row["failed"] == "True")))
 
     for i in range(TRIALS):
@@ -102,7 +76,7 @@ def around_the_level(table: Table, c: Configuration, cache: Path, delayed: bool)
         take(Run(c, "near", i, float(f"{at * math.exp(offset):.4g}")), at)
     if delayed and c.optimizer != "adamw":
         for i, factor in enumerate((1.5, 4.0)):
-            done(table, Run(c, "delayed", i, round_to(factor * level()), Change(delay=c.steps // 5)), cache, level())
+            done(runs, Run(c, "delayed", i, round_to(factor * level()), Change(delay=c.steps // 5)), cache, level())
     return level()
 
 
@@ -134,22 +108,14 @@ def other_failures(c: Configuration, level: float, index: int) -> Iterator[Run]:
         yield Run(c, "other", i, round_to(changes[i][1] * level), changes[i][0])
 
 
-def main() -> None:
+def train_all(asked: Options) -> None:
     """Train what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=FAMILIES, default=FAMILIES)
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--rounds", type=int, nargs="*", default=range(4), help="which configurations of each family")
-    given = parser.parse_args()
-    table = Table(HERE / "runs.csv", FIELDS)
-    for index in given.rounds:
-        for name in given.only:
-            c = [c for c in CONFIGURATIONS if c.family == name][index]
-            level = around_the_level(table, c, given.cache, delayed=index < 2)
-            for run in (*hard_negatives(c, level), *other_failures(c, level, index)):
-                done(table, run, given.cache, level)
-            print(f"{c.key}: λ* {level:.4g}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    runs, cache = Results(asked.out / "runs.csv"), asked.more["cache"]
+    with runs.alone():
+        for index in asked.more["rounds"]:
+            for name in asked.more["families"]:
+                c = [c for c in CONFIGURATIONS if c.family == name][index]
+                level = around_the_level(runs, c, cache, delayed=index < 2)
+                for run in (*hard_negatives(c, level), *other_failures(c, level, index)):
+                    done(runs, run, cache, level)
+                print(f"{c.key}: λ* {level:.4g}", flush=True)

@@ -1,12 +1,11 @@
-"""Every cached run judged by a model fitted on the other families: python -m analyses.failure_detection.score.
+"""Every cached run judged by a model fitted on the other families.
 
 Writes verdicts.csv (one line a run) and probabilities.csv.gz (one line a look); metrics.py and plot.py read them.
-With --in-sample, in_sample.csv instead: the verdicts of one model that was fitted on every family.
+With ``--in-sample`` in_sample.csv instead: the verdicts of one model that was fitted on every family.
 """
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.common.study import Options
 from analyses.failure_detection.baselines import RULES, median_pruner
 from analyses.failure_detection.fit import fit, probabilities, read_features
-from analyses.failure_detection.records import CACHE, HERE, Labelled, cause, labelled, load, look_rows
+from analyses.failure_detection.records import Labelled, cause, labelled, load, look_rows
 from gradscope.diagnosis import measures
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.probability import Model
@@ -67,19 +67,16 @@ def line(run: Labelled, model: Model, learns_without: bool, cache: Path) -> dict
     }  # fmt: skip
 
 
-def main() -> None:
+def score(asked: Options) -> None:
     """Both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--in-sample", action="store_true")
-    given = parser.parse_args()
+    cache = asked.more["cache"]
     table = read_features()
     runs = labelled()  # also those that were not finite at the first look, of which the table holds nothing
     learns = {run.configuration: not run.failed for run in runs if run.stratum == "none"}
-    if given.in_sample:
+    if asked.more["in_sample"]:
         model = fit(table)
-        judged = [line(run, model, learns.get(run.configuration, True), given.cache) for run in runs]
-        pd.DataFrame(judged)[["run", "failed", "cause", "live"]].to_csv(HERE / "in_sample.csv", index=False)
+        judged = [line(run, model, learns.get(run.configuration, True), cache) for run in runs]
+        pd.DataFrame(judged)[["run", "failed", "cause", "live"]].to_csv(asked.out / "in_sample.csv", index=False)
         return
     lines, held_out = [], pd.Series(np.nan, index=table.index)
     for family in table["family"].unique():
@@ -87,13 +84,13 @@ def main() -> None:
         model = fit(table[~held])
         held_out[held] = probabilities(model, table[held])
         of_it = [run for run in runs if run.family == family]
-        lines += [line(run, model, learns.get(run.configuration, True), given.cache) for run in of_it]
+        lines += [line(run, model, learns.get(run.configuration, True), cache) for run in of_it]
         print(f"{family}: threshold {model.threshold}", flush=True)
     verdicts = pd.DataFrame(lines)
-    verdicts["median pruner"] = pruned(runs, given.cache).reindex(verdicts["run"]).to_numpy()
-    verdicts.to_csv(HERE / "verdicts.csv", index=False)
+    verdicts["median pruner"] = pruned(runs, cache).reindex(verdicts["run"]).to_numpy()
+    verdicts.to_csv(asked.out / "verdicts.csv", index=False)
     seen = table[["run", "family", "failed", "n", "phase"]].assign(probability=held_out.round(4))
-    seen.to_csv(HERE / "probabilities.csv.gz", index=False)
+    seen.to_csv(asked.out / "probabilities.csv.gz", index=False)
 
 
 def pruned(runs: list[Labelled], cache: Path) -> pd.Series:
@@ -104,7 +101,3 @@ def pruned(runs: list[Labelled], cache: Path) -> pd.Series:
         stops = median_pruner([load(run.run, cache)[0] for run in same], same[0].batches)
         found |= {run.run: stop for run, stop in zip(same, stops, strict=True)}
     return pd.Series(found, dtype="float64")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What a search would gain if a trial were judged beside the finished ones of its configuration.
 
-python -m analyses.failure_detection.siblings [--shuffled]: half a minute, from the committed tables alone; prints.
+Half a minute, from the committed tables alone; prints.
 
 Runs of a search and near λ* in the order in which they were made. Feature: the output's signal (ln of its spread over
 the largest so far) less the middle between the means of the three nearest earlier failures and the three nearest
@@ -12,7 +12,6 @@ labels drawn at random, the control.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from analyses.common.study import Options
 from analyses.failure_detection.fit import FALSE_ALARMS, read_features
-from analyses.failure_detection.records import HERE
+from analyses.failure_detection.records import told, verdicts
 
 Array = NDArray[np.float64]
 NEAREST, WIDTH = 3, 0.15
@@ -52,10 +52,10 @@ def beside(signal: Array, strength: Array, failed: NDArray[np.bool_]) -> Array:
 
 def table(shuffled: bool) -> pd.DataFrame:
     """One line a look of every run of a search or near λ*."""
-    runs = pd.read_csv(HERE / "verdicts.csv")
+    runs = verdicts()
     runs = runs[runs["stratum"].isin(["search", "near"])].reset_index(drop=True)
     looks = read_features()[["run", "n", "open", "signal"]]
-    looks["p"] = pd.read_csv(HERE / "probabilities.csv.gz", dtype={"phase": str})["probability"]
+    looks["p"] = told()["probability"]
     rng, parts = np.random.default_rng(0), []
     for _, same in runs.groupby(runs["run"].str.rsplit("/", n=1).str[0], sort=False):
         label = same["failed"].to_numpy()
@@ -128,13 +128,7 @@ def said(rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def main() -> None:
+def siblings(asked: Options) -> None:
     """Print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shuffled", action="store_true")
-    for text in said(table(parser.parse_args().shuffled)):
+    for text in said(table(asked.more["shuffled"])):
         print(text)
-
-
-if __name__ == "__main__":
-    main()

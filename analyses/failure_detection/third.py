@@ -1,15 +1,11 @@
-"""A small third edition: what people train, and failures with the right cause as label (resumable, see README.md).
-
-python -m analyses.failure_detection.third [--seeds 0 1]: one line a run in third.csv, then the figures of merit.
-"""
+"""A small third edition: what people train, and failures with the right cause as label (see README.md)."""
 
 from __future__ import annotations
 
-import argparse
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -22,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradscope
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
 from analyses.failure_detection.baselines import thermoclaw
-from analyses.failure_detection.run import Table
 from gradscope.demo.data import digits
 from gradscope.diagnosis.cause import PENALTY, UNDECLARED, UNKNOWN
 from gradscope.diagnosis.judge import Judge
@@ -32,9 +29,6 @@ from gradscope.diagnosis.rules.checker import NEEDED, Checker
 from gradscope.quantities import JUDGED
 from gradscope.store.record import Record
 
-HERE = Path(__file__).parent
-FIELDS = ("run", "kind", "optimizer", "right", "failed", "verdict", "cause", "called", "steps", "findings",
-          "thermoclaw", "seconds")  # fmt: skip
 STEPS, BATCH = 360, 64
 Batch = tuple[Tensor, Tensor]
 
@@ -366,8 +360,22 @@ CASES = [
 ]  # fmt: skip
 
 
-def line(case: Case, seed: int, path: Path) -> dict[str, Any]:
+def cells(asked: Options) -> list[Cell]:
+    """Every case, seed by seed."""
+    wanted = asked.more["cases"]
+    names = [case.name for case in CASES if not wanted or case.name in wanted]
+    return [{"run": f"{name}/{seed}"} for seed in range(asked.seeds) for name in names]
+
+
+def judged(cell: Cell, asked: Options) -> Row:
     """Train and judge one case."""
+    torch.set_num_threads(1)
+    name, _, seed = cell["run"].rpartition("/")
+    with tempfile.TemporaryDirectory() as folder:
+        return _judged(next(case for case in CASES if case.name == name), int(seed), Path(folder) / "run.h5")
+
+
+def _judged(case: Case, seed: int, path: Path) -> Row:
     began = time.monotonic()
     case.train(path, seed)
     with Record(path) as record:
@@ -380,14 +388,14 @@ def line(case: Case, seed: int, path: Path) -> dict[str, Any]:
         rows = {name: np.concatenate([block[name] for block in record.blocks(names[:2])]) for name in names[:2]}
         stops = thermoclaw({**rows, "names": record.info.parameters, "penalised": record.info.penalised}, 0)
     return {
-        "run": f"{case.name}/{seed}", "kind": case.name, "optimizer": case.optimizer, "right": "|".join(case.right),
+        "kind": case.name, "optimizer": case.optimizer, "right": "|".join(case.right),
         "failed": told.failed, "verdict": str(told.verdict), "cause": told.cause, "called": called,
         "steps": case.steps, "findings": "|".join(sorted({f.rule for f in checker.findings})), "thermoclaw": stops,
         "seconds": f"{time.monotonic() - began:.1f}",
     }  # fmt: skip
 
 
-def figures(rows: list[dict[str, str]]) -> Iterator[str]:
+def figures(rows: Sequence[Row]) -> Iterator[str]:
     """Figures of merit, a line each."""
 
     def share(hits: list[bool]) -> str:
@@ -410,25 +418,3 @@ def figures(rows: list[dict[str, str]]) -> Iterator[str]:
         if wrong:
             said, right = row["cause"] or "no cause", row["right"] or "it learns"
             yield f"  {row['run']}: {row['verdict']}, {said}; right: {right}"
-
-
-def main() -> None:
-    """Train what is missing, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--only", nargs="*", default=[case.name for case in CASES])
-    parser.add_argument("--table", type=Path, default=HERE / "third.csv")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    table = Table(given.table, FIELDS)
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in given.seeds:
-            for case in CASES:
-                if case.name in given.only and f"{case.name}/{seed}" not in table.rows:
-                    table.add(line(case, seed, Path(folder) / "run.h5"))
-    for text_line in figures(list(table.rows.values())):
-        print(text_line)
-
-
-if __name__ == "__main__":
-    main()

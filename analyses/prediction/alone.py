@@ -1,33 +1,28 @@
-"""What the first rows of one failing run tell of its level: python -m analyses.prediction.alone (a core-minute).
+"""What the first rows of one failing run tell of its level.
 
 Readers that have not seen the family read every probe above the level that probes.npz holds, as `level_of` does.
 """
 
 from __future__ import annotations
 
-import datetime
 import itertools
-from pathlib import Path
 
 import numpy as np
 
-from analyses.common.machine import machine
 from analyses.common.markdown import markdown
-from analyses.prediction.data import cases
-from analyses.prediction.fit import of_kind, without_each
+from analyses.prediction.held_out import Found
 from gradscope.prediction.from_record import ALONE, FAR
 
-HERE = Path(__file__).parent
 #: Parts of what is read, in decades above the level.
 PARTS = (-2.0, 0.0, 0.3, 0.6, 0.9, FAR, 3.0)
 
 
-def main() -> None:
-    """Read, and write alone.md."""
-    known = of_kind(cases(), "direct")
+def alone(found: Found) -> str:
+    """The table, and how often an interval holds."""
+    known, _, readers = found["direct"]
     read = [
         (probe.place, reader.read(probe.features))
-        for family, reader in without_each(known).items()
+        for family, reader in readers.items()
         for case in known
         if case.configuration.family == family
         for probe in case.probes
@@ -45,7 +40,7 @@ def main() -> None:
     covered = float(np.mean(np.abs(error[said]) <= ALONE))
     below = [f"{limit:g}: {int(((told > limit) & ~fails).sum())}" for limit in (0.3, 0.6, 0.9)]
     text = [
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine()}: `python -m analyses.prediction.alone`", "",
+        "Written by `python -m analyses plot prediction` from probes.npz.", "",
         f"{int(fails.sum())} probes above the level, of {len(known)} configurations under SGD and AdamW:", "",
         markdown(["read, decades above", "probes", "median, signed", "median error", "90 %", "95 %",
                   f"within {ALONE:g}"], lines), "",
@@ -54,9 +49,4 @@ def main() -> None:
         f"Of {int((~fails).sum())} probes below their level these read as more than so many decades above it: "
         + ", ".join(below) + ".", "",
     ]  # fmt: skip
-    (HERE / "alone.md").write_text("\n".join(text))
-    print("\n".join(text))
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(text)

@@ -1,4 +1,4 @@
-"""Levels and probes of every configuration: python -m analyses.prediction.collect. Resumable; a file a configuration.
+"""Levels and probes of every configuration. Resumable; a file a configuration.
 
 A level is the product's own posterior over runs of `HORIZON` steps, laid where it is still in doubt. Probes lie at
 strengths around it, out of which the reader will have to tell how far away they are.
@@ -6,24 +6,26 @@ strengths around it, out of which the reader will have to tell how far away they
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analyses.failure_detection.run import FIELDS, Table
-from analyses.failure_detection.run import HERE as BENCHMARK
+from analyses.common.results import Results
+from analyses.common.study import ANALYSES, Options
+from analyses.failure_detection.records import RESULTS as BENCHMARK
 from analyses.prediction.configurations import HORIZON, SEARCHED, Configuration, benchmark, configurations
 from analyses.prediction.tasks import task
 from analyses.prediction.training import Ensemble, outcomes, probes
-from analyses.tolerance_search.training import searches
 from gradscope.tolerance.posterior import Posterior, posterior_of
 from gradscope.trials.trial import Outcome
+from gradscope.types import InputError
+
+#: Levels that other searches have found.
+SEARCHES = ANALYSES / "tolerance_search" / "results" / "searches.csv"
 
 #: Where a level is looked for first: (the middle, decades to each side). AdamW's are λ times the learning rate.
 PLACES = {"direct": (0.03, 1.0), "adamw": (0.02, 1.2), "coupled": (0.1, 1.2), "l1": (3e-3, 1.2)}
@@ -77,15 +79,14 @@ def level(c: Configuration) -> dict[str, Any]:
 def known_level(name: str) -> dict[str, Any]:
     """The same from the runs of the benchmark, which are not trained again."""
     if name.startswith(SEARCHED):
-        made = [
-            r for r in searches().rows if (str(r["layers"]), str(r["epochs"])) == (name.removeprefix(SEARCHED), "50")
-        ]
+        others = Results(SEARCHES).rows()
+        made = [r for r in others if (r["layers"], r["epochs"]) == (name.removeprefix(SEARCHED), "50")]
         middle, low, high = (float(np.median([float(r[at]) for r in made])) for at in ("tolerance", "low", "high"))
         return {
             "free": [0.0], "learns": True, "determined": True, "reason": f"{len(made)} searches", "tolerance": middle,
             "low": low, "high": high, "slope": None, "trials": [],
         }  # fmt: skip
-    rows = [r for r in Table(BENCHMARK / "runs.csv", FIELDS).rows.values() if r["run"].startswith(name + "/")]
+    rows = [r for r in Results(BENCHMARK / "runs.csv").rows() if r["run"].startswith(name + "/")]
     free = [float(r["loss_end"]) / float(r["baseline"]) for r in rows if r["stratum"] == "none"]
     trials = [(float(r["strength"]), r["failed"] == "True") for r in rows if r["stratum"] in ("search", "near")]
     found = _posterior(trials).estimate([Outcome(s, float(f)) for s, f in trials])
@@ -162,20 +163,18 @@ def in_order(found: list[Configuration]) -> list[Configuration]:
     return [c for *_, c in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def main() -> None:
+def collect_all(asked: Options) -> None:
     """Collect what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, required=True, help="folder for a file a configuration")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin none after so many")
-    given = parser.parse_args()
-    given.cache.mkdir(parents=True, exist_ok=True)
+    if (cache := asked.more["cache"]) is None:
+        raise InputError("--cache is missing; expected a folder for a file a configuration")
+    cache.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     known = benchmark()
     for c in (*known, *in_order(configurations())):
-        path = given.cache / f"{c.key}.npz"
+        path = cache / f"{c.key}.npz"
         if path.exists():
             continue
-        if time.monotonic() - started > 60 * given.minutes:
+        if time.monotonic() - started > 60 * asked.minutes:
             break
         facts, arrays = collect(c, known.get(c, ""))
         whole = path.with_suffix(".part.npz")
@@ -188,7 +187,3 @@ def main() -> None:
             said = found.get("reason", "no level")
         counted = f"{len(found.get('trials', []))} trials, {facts['core_seconds']} s of {facts['seconds']}"
         print(f"{c.key} {c.decay} {said}; {counted}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    main()

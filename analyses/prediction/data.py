@@ -1,11 +1,10 @@
-"""What was collected, in one file: python -m analyses.prediction.data --cache FOLDER packs it into probes.npz.
+"""What was collected, in one file, probes.npz.
 
 Of each probe it keeps what the reader is told: its features, with its strength and its length.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Iterator
@@ -16,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyses.common.study import Options
 from analyses.prediction.configurations import HORIZON, Configuration, benchmark, configurations
 from analyses.prediction.training import rate
 from gradscope.prediction.ask_tell import FOLDINGS, FREE, LATE, ROWS, SHORTEST, SHORTEST_FOLDING
 from gradscope.prediction.features import features, free_features
 from gradscope.prediction.rows import Probe
+from gradscope.types import InputError
 
-HERE = Path(__file__).parent
-FILE = HERE / "probes.npz"
+FILE = Path(__file__).parent / "results" / "probes.npz"
 
 Array = NDArray[np.float64]
 
@@ -205,15 +205,11 @@ def recorded(
         )  # fmt: skip
 
 
-def main() -> None:
+def pack_all(asked: Options) -> None:
     """Pack."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, required=True)
-    pack(parser.parse_args().cache)
+    if asked.more["cache"] is None:
+        raise InputError("--cache is missing; expected the folder that was collected into")
+    pack(asked.more["cache"])
     found = cases()
     levels = sum(np.isfinite(c.level) for c in found)
     print(f"{len(found)} configurations, {levels} with a level; {FILE.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    main()

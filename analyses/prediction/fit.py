@@ -1,4 +1,4 @@
-"""Makes the reader that gradscope ships, from probes.npz: python -m analyses.prediction.fit.
+"""Makes the reader that gradscope ships, from probes.npz.
 
 Two forests a kind read the distance, one from all probes, one from those near the level; a third guesses where to
 begin, from a run without a penalty. How wrong they are together is measured with every family held out, all of it
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.ensemble import ExtraTreesRegressor
 
+from analyses.common.study import Options
 from analyses.prediction.configurations import HORIZON
 from analyses.prediction.data import Case, cases
 from gradscope.prediction import level_reader as shipped
@@ -158,7 +159,7 @@ def in_words(results: Sequence[Tried], errors: dict[int, float]) -> str:
     )
 
 
-def main() -> None:
+def fit_shipped(asked: Options) -> None:
     """Fit, measure, write."""
     arrays: dict[str, Any] = {}
     told: dict[str, Any] = {}
@@ -178,7 +179,3 @@ def main() -> None:
     facts = {"kinds": told, "sklearn": sklearn.__version__, "trees": TREES}
     np.savez_compressed(PLACE, facts=json.dumps(facts), **arrays)
     print(f"{PLACE}: {PLACE.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    main()

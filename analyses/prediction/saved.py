@@ -1,25 +1,21 @@
-"""What a prediction would save a search, simulated: python -m analyses.prediction.saved (a few core-minutes).
+"""What a prediction would save a search, simulated.
 
-The search itself, ask and tell, on known curves; the prediction errs as those of results.csv did, families held out.
+The search itself, ask and tell, on known curves; the prediction errs as those of the study did, families held out.
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analyses.common.machine import machine
 from analyses.common.markdown import markdown
+from analyses.prediction.held_out import Found
 from analyses.tolerance_search.oracles import Simulated, driven
 from gradscope.tolerance.ask_tell import ToleranceSearch
 from gradscope.tolerance.posterior import Predicted
 
-HERE = Path(__file__).parent
 #: The slope of the curves, in decades.
 SLOPE = 0.03
 #: The range that is asked for, and how many searches are simulated.
@@ -44,11 +40,13 @@ def simulated(precision: float, predicts: bool, errors: list[float], number: int
     return {"trials": len(search.told), "steps": steps, "inside": inside, "determined": found.determined}
 
 
-def main() -> None:
-    """Simulate, and write saved.md."""
-    with (HERE / "results.csv").open() as file:
-        rows = [r for r in csv.DictReader(file) if r["penalty"] == "l2" and r["optimizer"] != "adam"]
-    errors, spent = [float(r["error"]) for r in rows], float(np.median([int(r["steps"]) for r in rows]))
+def saved(found: Found) -> str:
+    """With a prediction, and without one."""
+    results = [r for _, some, _ in found.values() for r in some]
+    kinds = [(r, r.case.configuration) for r in results]
+    told = [r for r, c in kinds if c.penalty == "l2" and c.optimizer != "adam"]
+    # To four digits, as results.csv holds them.
+    errors, spent = [float(f"{r.error:.4g}") for r in told], float(np.median([r.steps[r.ended - 1] for r in told]))
     lines = []
     for precision in PRECISIONS:
         for predicts in (False, True):
@@ -58,12 +56,7 @@ def main() -> None:
             covered = np.mean([m["inside"] for m in made if m["determined"]])
             lines.append([f"{precision:g}", "flat and normal" if predicts else "flat", f"{trials:.1f}", f"{steps:.0f}",
                           f"{covered:.3f}", f"{np.mean([not m['determined'] for m in made]):.3f}"])  # fmt: skip
-            print(lines[-1], flush=True)
     columns = ["decades to reach", "prior", "trials", "steps with the probes", "coverage", "not determined"]
-    said = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine()}: `python -m analyses.prediction.saved`, "
+    said = "Written by `python -m analyses plot prediction` from the errors of results.csv: "
     said += f"{SEARCHES} searches a line, slope {SLOPE:g}, 110 or 150 steps a trial that is ended early\n\n"
-    (HERE / "saved.md").write_text(said + markdown(columns, lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return said + markdown(columns, lines) + "\n"

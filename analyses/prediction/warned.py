@@ -1,4 +1,4 @@
-"""Would a warning at a run's first rows be right? python -m analyses.prediction.warned (a core-minute; warned.md).
+"""Would a warning at a run's first rows be right? (a core-minute)
 
 It is given where the first rows of a run read as so many decades above the level. Each probe that probes.npz holds is
 read by a reader that has not seen its family. Twice: with the decades that gradscope ships (`BEYOND`), and with decades
@@ -8,24 +8,22 @@ no configuration of the reader's, those of analyses/useful_strength, by their fi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
-import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from analyses.common.machine import machine
 from analyses.common.markdown import markdown
-from analyses.common.results import Results
+from analyses.common.results import Cell, Results, Row
 from analyses.common.statistics import wilson
-from analyses.prediction.data import Case, cases
-from analyses.prediction.fit import fitted, of_kind, without_each
+from analyses.common.study import Options
+from analyses.prediction.data import Case
+from analyses.prediction.fit import fitted
+from analyses.prediction.held_out import Found
 from analyses.useful_strength.runs import GRID
 from analyses.useful_strength.study import STUDY
 from analyses.useful_strength.tasks import TASKS, train
@@ -39,8 +37,7 @@ from gradscope.store.record import Record
 from gradscope.tolerance.posterior import Posterior
 from gradscope.trials.trial import Outcome
 
-HERE = Path(__file__).parent
-FRESH = HERE / "warned.jsonl"
+FRESH = "warned.jsonl"
 #: Decades above the level that a probe has to read as: the candidates.
 DECADES = tuple(round(0.05 * k, 2) for k in range(1, 25))
 #: The most that false alarms may come to, at the upper end of their interval.
@@ -115,24 +112,24 @@ def shown(count: int, of: int) -> str:
     return f"{count} of {of} ({100 * low:.2g}-{100 * high:.2g} %)" if of else "none"
 
 
-def first_rows() -> Iterator[dict[str, object]]:
-    """The first rows of every run of the other study's grid under a penalty: features, or why they are not read."""
+def cells(asked: Options) -> list[Cell]:
+    """Every run of the other study's grid under a penalty from the start."""
+    rows = (row for row in Results(STUDY.results / GRID).rows() if row["strength"] and not row["schedule"])
+    return [{name: row[name] for name in ("task", "seed", "strength")} for row in rows]
+
+
+def first_rows(cell: Cell, asked: Options) -> Row:
+    """The first rows of a run: features, or why they are not read."""
     told = Instructions(on_failure="ignore", on_success="ignore", probe_steps=ROWS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.h5"
-        known = {(row["task"], row["seed"], row["strength"]) for row in Results(FRESH).rows()}
-        for row in Results(STUDY.results / GRID).rows():
-            cell = {name: row[name] for name in ("task", "seed", "strength")}
-            if not row["strength"] or row["schedule"] or tuple(cell.values()) in known:
-                continue
-            path.unlink(missing_ok=True)
-            with instructed(told), contextlib.suppress(Stopped):
-                train(row["task"], row["strength"], row["seed"], path)
-            with Record(path) as record:
-                probe = probe_of(record, rows=ROWS)
-                probe = probe.first(rows_needed(probe))
-                why = unreadable(probe, invariant_share(record))
-            yield {**cell, "why": why, "features": None if why else [float(f"{x:.6g}") for x in features(probe)]}
+        with instructed(told), contextlib.suppress(Stopped):
+            train(cell["task"], cell["strength"], cell["seed"], path)
+        with Record(path) as record:
+            probe = probe_of(record, rows=ROWS)
+            probe = probe.first(rows_needed(probe))
+            why = unreadable(probe, invariant_share(record))
+    return {"why": why, "features": None if why else [float(f"{x:.6g}") for x in features(probe)]}
 
 
 def levels() -> dict[str, float]:
@@ -151,11 +148,11 @@ def levels() -> dict[str, float]:
     return found
 
 
-def fresh(known: Sequence[Case]) -> dict[str, list[Reading]]:
+def fresh(known: Sequence[Case], folder: Path) -> dict[str, list[Reading]]:
     """The other study's runs, each read by a reader that has seen no net of its kind."""
     level, found = levels(), dict[str, list[Reading]]()
     for name, kin in KIN.items():
-        rows = [row for row in Results(FRESH).rows() if row["task"] == name and row["features"]]
+        rows = [row for row in Results(folder / FRESH).rows() if row["task"] == name and row["features"]]
         if name in level and rows:
             reader = fitted([case for case in known if case.configuration.family not in kin])
             found[name] = [
@@ -185,7 +182,7 @@ def text(seen: Mapping[str, list[Reading]], decades: Mapping[str, float], new: M
     rows += [_row("together", [r for those in new.values() for r in those])] if rows else []
     said = ", ".join(f"{f} {d:g}" for f, d in decades.items())
     return "\n".join([
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine()}: `python -m analyses.prediction.warned`", "",
+        "Written by `python -m analyses plot prediction` from probes.npz and warned.jsonl.", "",
         "A warning where the first rows read as more than so many decades above the level (95 % intervals: Wilson).",
         "Probes, families held out:", "", markdown(columns, [*shipped, chose]), "",
         f"Chosen without the family: {said}.", "",
@@ -201,21 +198,8 @@ def _row(name: str, those: Sequence[Reading]) -> list[str]:
     return [name, f"{min(places):.1f} to {max(places):.1f}", *counts]
 
 
-def main() -> None:
-    """Train what is missing, read, and write warned.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", action="store_true", help="first train the other study's runs for their first rows")
-    if parser.parse_args().rows:
-        with FRESH.open("a") as file:
-            for row in first_rows():
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-    known = of_kind(cases(), "direct")
-    seen = {family: readings(known, family, reader) for family, reader in without_each(known).items()}
-    said = text(seen, nested(known, list(seen)), fresh(known))
-    (HERE / "warned.md").write_text(said)
-    print(said)
-
-
-if __name__ == "__main__":
-    main()
+def warned(found: Found, folder: Path) -> str:
+    """The tables of what there is."""
+    known, _, readers = found["direct"]
+    seen = {family: readings(known, family, reader) for family, reader in readers.items()}
+    return text(seen, nested(known, list(seen)), fresh(known, folder))

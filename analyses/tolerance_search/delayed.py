@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import gradscope
-from analyses.common.digits import at_once
-from analyses.tolerance_search.oracles import Trained, driven
-from analyses.tolerance_search.tables import Table, rows
+from analyses.common.results import Cell, Results, Row
+from analyses.common.study import Options
+from analyses.tolerance_search.oracles import Trained, driven, rounded
 from analyses.tolerance_search.training import trial
 from gradscope.diagnosis.measures import e_foldings
 from gradscope.diagnosis.post_hoc import judge_record
@@ -35,27 +36,14 @@ GRID = tuple(float(f"{0.06 * 10 ** (0.02 * k):.4g}") for k in range(11))
 GRID_SEEDS = 8
 
 
-def searches() -> Table:
-    """The recorded result. ``said``: ``level`` with its interval, or on which side, or ``nothing``."""
-    columns = ("epochs", "seed", "said", "tolerance", "low", "high", "from", *TOLD, "steps")
-    return Table("delayed.csv", columns, ("epochs", "seed"))
+def searches(asked: Options) -> list[Cell]:
+    """Twenty for each length of runs. What one ``said``: ``level`` with its interval, on which side, or ``nothing``."""
+    return [{"epochs": epochs, "seed": seed} for seed in range(SEARCHES) for epochs in EPOCHS]
 
 
-def grid() -> Table:
+def grid(asked: Options) -> list[Cell]:
     """Whether a delayed run of 50 epochs failed, and after how many e-folding times the judge had said so."""
-    return Table("delayed_grid.csv", ("strength", "seed", "failed", "word", "after"), ("strength", "seed"))
-
-
-def run(made: Table, brute: Table) -> None:
-    """All searches and grid runs that the tables do not hold yet."""
-    cells = [(epochs, seed) for seed in range(SEARCHES) for epochs in EPOCHS]
-    jobs = [cell for cell in cells if {"epochs": cell[0], "seed": cell[1]} not in made]
-    for (epochs, seed), row in at_once(search, jobs, 2):
-        made.add({"epochs": epochs, "seed": seed, **row})
-    runs = [(strength, seed) for seed in range(GRID_SEEDS) for strength in GRID]
-    left = [one for one in runs if {"strength": one[0], "seed": one[1]} not in brute]
-    for (strength, seed), row in at_once(full, left, 2):
-        brute.add({"strength": strength, "seed": seed, **row})
+    return [{"strength": strength, "seed": seed} for seed in range(GRID_SEEDS) for strength in GRID]
 
 
 def oracle(epochs: int, folder: str) -> Trained:
@@ -67,25 +55,25 @@ def oracle(epochs: int, folder: str) -> Trained:
     return Trained(train, Path(folder), SCHEDULE)
 
 
-def search(job: tuple[int, int]) -> dict[str, object]:
+def search(cell: Cell, asked: Options) -> Row:
     """One search in runs of so many epochs."""
-    epochs, seed = job
+    epochs, seed = cell["epochs"], cell["seed"]
     with tempfile.TemporaryDirectory() as folder:
         found = driven(ToleranceSearch(LOW, HIGH, seed=seed), oracle(epochs, folder))
     e = found.estimate()
     sides = [side for side in ("below", "above") if f"the level lies {side}" in e.reason]
-    return {
-        "said": "level" if e.determined else sides[0] if sides else "nothing",
-        "tolerance": e.tolerance or np.nan, "low": e.low or np.nan, "high": e.high or np.nan,
-        "from": 10**found.posterior.low, "failed": sum(t.failed > 0.5 for t in found.told),
-        "learned": sum(t.failed < 0.5 for t in found.told), "silent": sum(t.silent for t in found.told),
-        "steps": sum(t.steps for t in found.told),
-    }  # fmt: skip
+    return rounded(
+        said="level" if e.determined else sides[0] if sides else "nothing",
+        tolerance=e.tolerance or np.nan, low=e.low or np.nan, high=e.high or np.nan,
+        **{"from": float(10**found.posterior.low)}, failed=sum(t.failed > 0.5 for t in found.told),
+        learned=sum(t.failed < 0.5 for t in found.told), silent=sum(t.silent for t in found.told),
+        steps=sum(t.steps for t in found.told),
+    )  # fmt: skip
 
 
-def full(job: tuple[float, int]) -> dict[str, object]:
+def full(cell: Cell, asked: Options) -> Row:
     """One run that is not stopped, and what the judge would have stopped it for."""
-    strength, seed = job
+    strength, seed = cell["strength"], cell["seed"]
     with tempfile.TemporaryDirectory() as folder:
         answer = oracle(EPOCHS[0], folder)
         told = answer(Trial(seed, strength, seed, audit=True))
@@ -94,32 +82,28 @@ def full(job: tuple[float, int]) -> dict[str, object]:
     word = {True: "failed", False: "learned", None: "none"}[told.early_failed]
     step = judge.failure.decided if told.early_failed and judge.failure else judge.settled_step
     acted = np.nan if step is None else e_foldings(judge.series, int(np.searchsorted(judge.series.step, step)) + 1)
-    return {"failed": int(told.failed > 0.5), "word": word, "after": acted}
+    return rounded(failed=int(told.failed > 0.5), word=word, after=float(acted))
 
 
-def tell() -> None:
-    """What the tables say, as the README has it."""
-    runs = rows("delayed_grid.csv")
+def told(folder: Path) -> Iterator[str]:
+    """What the tables say, as the README has it, a line each."""
+    runs, made = Results(folder / "delayed_grid.csv").rows(), Results(folder / "delayed.csv").rows()
     posterior = posterior_of([Outcome(float(r["strength"]), float(r["failed"])) for r in runs])
     low, level, high = (float(10 ** posterior.quantile(q)) for q in (0.025, 0.5, 0.975))
-    print(f"{len(runs)} full runs: level {level:.4f} ({low:.4f} … {high:.4f})")
+    yield (f"{len(runs)} full runs: level {level:.4f} ({low:.4f} … {high:.4f})")
     for strength in GRID:
         here = [r for r in runs if float(r["strength"]) == strength]
         said = ", ".join(f"{r['word']} {float(r['after']):.1f}" for r in here)
-        print(f"  {strength:g}: {sum(r['failed'] == '1' for r in here)} of {len(here)} fail; {said}")
+        yield (f"  {strength:g}: {sum(r['failed'] == '1' for r in here)} of {len(here)} fail; {said}")
     for epochs in EPOCHS:
-        here = [r for r in rows("delayed.csv") if int(r["epochs"]) == epochs]
+        here = [r for r in made if int(r["epochs"]) == epochs]
         named = [r for r in here if r["said"] == "level"]
-        print(f"{epochs} epochs: {dict(Counter(r['said'] for r in here))}, trials and silent ones, medians: "
+        yield (f"{epochs} epochs: {dict(Counter(r['said'] for r in here))}, trials and silent ones, medians: "
               f"{np.median([sum(int(r[k]) for k in TOLD) for r in here]):g}, "
               f"{np.median([int(r['silent']) for r in here]):g}")  # fmt: skip
         if named:
             held = sum(float(r["low"]) <= level <= float(r["high"]) for r in named)
             width = np.median([np.log10(float(r["high"]) / float(r["low"])) for r in named])
             middle = np.median([float(r["tolerance"]) for r in named])
-            print(f"  {held} of {len(named)} intervals hold it, median width {width:.3f}, level {middle:.4f}")
-        print("  said to lie below", sorted(float(r["from"]) for r in here if r["said"] == "below"))
-
-
-if __name__ == "__main__":
-    tell()
+            yield (f"  {held} of {len(named)} intervals hold it, median width {width:.3f}, level {middle:.4f}")
+        yield f"  said to lie below {sorted(float(r['from']) for r in here if r['said'] == 'below')}"

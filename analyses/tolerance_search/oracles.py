@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -65,6 +66,11 @@ class Trained:
         trial = run_function_trial(self.train, replace(plan, schedule=self.schedule), self.record, "l2")
         self.answers.append(trial)
         return trial
+
+
+def rounded(**row: Any) -> dict[str, Any]:
+    """To five digits, as the tables hold them."""
+    return {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
 
 
 def driven(search: ToleranceSearch, oracle: Oracle) -> ToleranceSearch:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyses.tolerance_search.oracles import Simulated, driven
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
+from analyses.tolerance_search.oracles import Simulated, driven, rounded
 from analyses.tolerance_search.simulated import HIGH, LOW
-from analyses.tolerance_search.tables import Table
 from gradscope.tolerance.ask_tell import ToleranceSearch
 from gradscope.tolerance.posterior import Posterior
 from gradscope.trials.trial import Outcome
@@ -19,7 +20,6 @@ from gradscope.trials.trial import Outcome
 SLOPES = (0.02, 0.05, 0.1)
 #: Searches for each slope; psignifit takes seventeen seconds a fit.
 REPEATS = {"search": 100, "bisection": 100, "grid": 100, "grid, our fit": 100, "optuna": 40, "psignifit": 4}
-COLUMNS = ("way", "slope", "seed", "error", "low", "high", "covered", "runs", "steps")
 Outcomes = list[tuple[float, bool]]
 
 
@@ -125,22 +125,17 @@ WAYS: dict[str, Callable[[Simulated], Answer]] = {
 }  # fmt: skip
 
 
-def table() -> Table:
-    """The recorded result."""
-    return Table("peers.csv", COLUMNS, ("way", "slope", "seed"))
-
-
-def compare(made: Table) -> None:
+def cells(asked: Options) -> list[Cell]:
     """Every way on the same levels."""
-    for way, answer in WAYS.items():
-        for slope in SLOPES:
-            for seed in range(REPEATS[way]):
-                key = {"way": way, "slope": slope, "seed": seed}
-                if key in made:
-                    continue
-                random = np.random.default_rng([99, seed])
-                level = float(random.uniform(-3.5, -0.5))
-                found = answer(Simulated(level, slope, random))
-                covered = math.nan if math.isnan(found.low) else float(found.low <= level <= found.high)
-                row = {"error": abs(found.level - level), "low": found.low, "high": found.high, "covered": covered}
-                made.add({**key, **row, "runs": found.runs, "steps": found.steps})
+    return [{"way": way, "slope": slope, "seed": seed} for way in WAYS for slope in SLOPES
+            for seed in range(REPEATS[way])]  # fmt: skip
+
+
+def compare(cell: Cell, asked: Options) -> Row:
+    """One search in one way."""
+    random = np.random.default_rng([99, cell["seed"]])
+    level = float(random.uniform(-3.5, -0.5))
+    found = WAYS[cell["way"]](Simulated(level, cell["slope"], random))
+    covered = math.nan if math.isnan(found.low) else float(found.low <= level <= found.high)
+    return rounded(error=abs(found.level - level), low=found.low, high=found.high, covered=covered, runs=found.runs,
+                   steps=found.steps)  # fmt: skip

@@ -1,15 +1,20 @@
-"""Figures of the study from its tables: python -m analyses.tolerance_search.plot."""
+"""Figures of the study, and the levels that its full runs give, from its tables."""
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analyses.tolerance_search.tables import HERE, rows
+from analyses.common.results import Results, Row
+from analyses.common.study import Drawing
+from analyses.tolerance_search import delayed
 from analyses.tolerance_search.training import HIGH, LOW
 from gradscope.report.intervals import share_interval
 from gradscope.tolerance.posterior import Posterior
@@ -30,10 +35,10 @@ def figure(panels: int) -> tuple[Figure, list[Axes]]:
     return made, axes
 
 
-def simulated() -> None:
+def simulated(folder: Path, path: Path) -> None:
     """Coverage and width over the slope, with and without the judge's errors."""
-    groups: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
-    for row in rows("simulated.csv"):
+    groups: dict[tuple[str, float], list[Row]] = defaultdict(list)
+    for row in Results(folder / "simulated.csv").rows():
         groups[row["judge"], float(row["slope"])].append(row)
     made, (covered, width) = figure(2)
     slopes = sorted({slope for _, slope in groups})
@@ -62,12 +67,12 @@ def simulated() -> None:
         axes.minorticks_off()
         axes.set_xlabel("true slope σ, decades")
         axes.legend(fontsize=8, frameon=False, loc="lower right")
-    made.savefig(HERE / "simulated.png", dpi=150)
+    made.savefig(path, dpi=150)
 
 
-def trained() -> None:
+def trained(folder: Path, path: Path) -> None:
     """Searches on real training: λ* by depth; and the brute-force grid with the searches beside it."""
-    fine = [r for r in rows("searches.csv") if float(r["precision"]) == 0.1]
+    fine = [r for r in Results(folder / "searches.csv").rows() if float(r["precision"]) == 0.1]
     made, (depth, brute) = figure(2)
     for row in fine:
         x = int(row["layers"]) + 0.15 * int(row["seed"])
@@ -82,7 +87,7 @@ def trained() -> None:
     depth.set_xlabel("weight layers")
     depth.set_title("λ* with the 95 % interval of each search", fontsize=10, loc="left")
     runs: dict[float, list[int]] = defaultdict(list)
-    for row in rows("grid.csv"):
+    for row in Results(folder / "grid.csv").rows():
         runs[float(row["strength"])].append(int(row["failed"]))
     strengths = sorted(runs)
     brute.plot(strengths, [np.mean(runs[s]) for s in strengths], "o-", color=GREY, markersize=4, linewidth=1.0)
@@ -95,23 +100,29 @@ def trained() -> None:
     brute.set_xticks(TICKS, [f"{t:g}" for t in TICKS])
     brute.minorticks_off()
     brute.set_xlabel("strength λ; blue: the searches' λ* and interval")
-    made.savefig(HERE / "training.png", dpi=150)
+    made.savefig(path, dpi=150)
 
 
-def brute_force() -> None:
+def levels(folder: Path) -> Iterator[str]:
     """The level and its interval from every full run, and how often the judge's early word was right."""
     for name in ("grid.csv", "grid_300.csv"):
-        runs, posterior = rows(name), Posterior(LOW, HIGH)
+        runs, posterior = Results(folder / name).rows(), Posterior(LOW, HIGH)
         for row in runs:
             posterior.update(Outcome(float(row["strength"]), float(row["failed"])))
         low, level, high = (10 ** posterior.quantile(q) for q in (0.025, 0.5, 0.975))
         said = [r["early"] == ("failed" if r["failed"] == "1" else "learned") for r in runs if "early" in r]
         word = f"; the judge's early word was right {sum(said)} times" if said else ""
-        print(f"{name}: {len(runs)} runs, λ* {level:.4f} ({low:.4f} … {high:.4f}){word}")
+        yield (f"{name}: {len(runs)} runs, λ* {level:.4f} ({low:.4f} … {high:.4f}){word}")
 
 
-if __name__ == "__main__":
-    simulated()
-    brute_force()
-    if rows("searches.csv"):
-        trained()
+def tables(folder: Path) -> dict[str, str]:
+    """Levels by brute force, and searches of the delayed one."""
+    return {"levels.txt": "\n".join([*levels(folder), "", *delayed.told(folder)]) + "\n"}
+
+
+def figures(folder: Path) -> dict[str, Drawing]:
+    """Of simulated searches, and of those on real training."""
+    return {
+        "simulated.png": functools.partial(simulated, folder),
+        "training.png": functools.partial(trained, folder),
+    }

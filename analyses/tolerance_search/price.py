@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from analyses.tolerance_search.oracles import Simulated, driven
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
+from analyses.tolerance_search.oracles import Simulated, driven, rounded
 from analyses.tolerance_search.simulated import HIGH, JUDGES, LOW
-from analyses.tolerance_search.tables import Table
 from gradscope.tolerance.ask_tell import ToleranceSearch
 
 SLOPES = (0.02, 0.05)
@@ -17,27 +18,21 @@ PROTOCOL_RUNS = 36
 SEARCHES = 30
 
 
-def table() -> Table:
-    """The recorded result."""
-    return Table("price.csv", ("epochs", "slope", "seed", "decades", "trials", "audits", "steps", "share"),
-                 ("epochs", "slope", "seed"))  # fmt: skip
+def cells(asked: Options) -> list[Cell]:
+    """Runs of 50 and 300 epochs."""
+    return [{"epochs": epochs, "slope": slope, "seed": seed} for seed in range(SEARCHES) for epochs in (50, 300)
+            for slope in SLOPES]  # fmt: skip
 
 
-def price(made: Table) -> None:
-    """Steps of a search as a share of the protocol's, for runs of 50 and 300 epochs. Audits are in them."""
-    alarms, misses = JUDGES["real"]
-    for seed in range(SEARCHES):
-        for epochs in (50, 300):
-            for slope in SLOPES:
-                if {"epochs": epochs, "slope": slope, "seed": seed} in made:
-                    continue
-                random = np.random.default_rng([5, seed])
-                horizon = epochs * STEPS_AN_EPOCH
-                oracle = Simulated(float(random.uniform(-3.5, -0.5)), slope, random, alarms, misses, horizon)
-                found = driven(ToleranceSearch(LOW, HIGH, precision=PROTOCOL_WIDTH, seed=seed), oracle)
-                steps = sum(t.steps for t in found.told)
-                made.add({
-                    "epochs": epochs, "slope": slope, "seed": seed, "decades": found.estimate().decades,
-                    "trials": len(found.told), "audits": sum(not t.stopped_early for t in found.told), "steps": steps,
-                    "share": steps / (PROTOCOL_RUNS * horizon),
-                })  # fmt: skip
+def price(cell: Cell, asked: Options) -> Row:
+    """Steps of a search as a share of the protocol's. Audits are in them."""
+    random = np.random.default_rng([5, cell["seed"]])
+    horizon = cell["epochs"] * STEPS_AN_EPOCH
+    level = float(random.uniform(-3.5, -0.5))
+    oracle = Simulated(level, cell["slope"], random, *JUDGES["real"], horizon)
+    found = driven(ToleranceSearch(LOW, HIGH, precision=PROTOCOL_WIDTH, seed=cell["seed"]), oracle)
+    steps = sum(t.steps for t in found.told)
+    return rounded(
+        decades=found.estimate().decades, trials=len(found.told), audits=sum(not t.stopped_early for t in found.told),
+        steps=steps, share=steps / (PROTOCOL_RUNS * horizon),
+    )  # fmt: skip

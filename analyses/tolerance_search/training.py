@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy
 
 import gradscope
 from analyses.common.digits import Setting, network, train
-from analyses.tolerance_search.oracles import Trained, driven
-from analyses.tolerance_search.tables import Table
+from analyses.common.results import Cell, Row
+from analyses.common.study import Options
+from analyses.tolerance_search.oracles import Trained, driven, rounded
 from gradscope.demo.data import digits
 from gradscope.diagnosis.post_hoc import judge_record
 from gradscope.tolerance.ask_tell import ToleranceSearch
@@ -45,71 +46,63 @@ def trial(layers: int, epochs: int, strength: float, seed: int, path: Path) -> N
 
 # -- searches -------------------------------------------------------------------------------------
 
-SEARCH_COLUMNS = (
-    "layers", "epochs", "precision", "seed", "tolerance", "low", "high", "slope", "safe", "trials", "audits", "steps",
-    "seconds",
-)  # fmt: skip
+#: The width that the first document's protocol gives (12 strengths over the same three decades: see the README).
+PROTOCOL = 0.27
+DEPTHS = (6, 8, 10, 12)
 
 
-def searches() -> Table:
-    """The recorded result."""
-    return Table("searches.csv", SEARCH_COLUMNS, ("layers", "epochs", "precision", "seed"))
+def searches(asked: Options) -> list[Cell]:
+    """The protocol's precision in runs of 50 and of 300 epochs, five searches each; then ±.05 decades by depth."""
+    kinds = [(8, 50, PROTOCOL), (8, 300, PROTOCOL), *((layers, 50, 0.1) for layers in DEPTHS)]
+    return [
+        {"layers": layers, "epochs": epochs, "precision": precision, "seed": seed}
+        for seed in range(5)
+        for layers, epochs, precision in kinds
+    ]
 
 
-def search(made: Table, layers: int, epochs: int, precision: float, seed: int) -> None:
-    """One search on real training, unless the table holds it."""
-    key = {"layers": layers, "epochs": epochs, "precision": precision, "seed": seed}
-    if key in made:
-        return
-    started = time.process_time()
+def search(cell: Cell, asked: Options) -> Row:
+    """One search on real training."""
+    layers, epochs, started = cell["layers"], cell["epochs"], time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         oracle = Trained(functools.partial(trial, layers, epochs), Path(folder))
-        found = driven(ToleranceSearch(LOW, HIGH, precision=precision, seed=seed), oracle)
-    e = found.estimate()
-    horizon = epochs * STEPS_AN_EPOCH
-    row = {"tolerance": e.tolerance or math.nan, "low": e.low or math.nan, "high": e.high or math.nan}
-    row |= {"slope": e.slope or math.nan, "safe": e.safe or math.nan, "trials": len(found.told)}
-    row |= {"audits": sum(not t.stopped_early and t.steps == horizon for t in found.told)}
-    row |= {"steps": sum(t.steps for t in found.told), "seconds": time.process_time() - started}
-    made.add({**key, **row})
+        found = driven(ToleranceSearch(LOW, HIGH, precision=cell["precision"], seed=cell["seed"]), oracle)
+    e, horizon = found.estimate(), epochs * STEPS_AN_EPOCH
+    known = {name: getattr(e, name) or math.nan for name in ("tolerance", "low", "high", "slope", "safe")}
+    return rounded(
+        **known, trials=len(found.told), audits=sum(not t.stopped_early and t.steps == horizon for t in found.told),
+        steps=sum(t.steps for t in found.told), seconds=time.process_time() - started,
+    )  # fmt: skip
 
 
 # -- brute force ----------------------------------------------------------------------------------
 
 
-def grid() -> Table:
-    """Recorded runs to the horizon: the label, and what the judge would have said early."""
-    return Table("grid.csv", ("strength", "seed", "failed", "early"), ("strength", "seed"))
-
-
-def run_grid(made: Table) -> None:
+def grid(asked: Options) -> list[Cell]:
     """8 layers, 50 epochs; seeds in turn, so that it can be cut off."""
-    for seed in range(GRID_SEEDS):
-        for strength in GRID:
-            if {"strength": strength, "seed": seed} in made:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "run.h5"
-                train(setting(8, strength, seed, 50), path)
-                with gradscope.open_run(path) as dataset:
-                    judge = judge_record(dataset)
-            early = {True: "failed", False: "learned", None: "none"}[early_word(judge)]
-            made.add({"strength": strength, "seed": seed, "failed": int(not judge.learned()), "early": early})
+    return [{"strength": strength, "seed": seed} for seed in range(GRID_SEEDS) for strength in GRID]
 
 
-def long_grid() -> Table:
-    """Plain runs of 300 epochs."""
-    return Table("grid_300.csv", ("strength", "seed", "failed"), ("strength", "seed"))
+def whole(cell: Cell, asked: Options) -> Row:
+    """A recorded run to the horizon: the label, and what the judge would have said early."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.h5"
+        train(setting(8, cell["strength"], cell["seed"], 50), path)
+        with gradscope.open_run(path) as dataset:
+            judge = judge_record(dataset)
+    early = {True: "failed", False: "learned", None: "none"}[early_word(judge)]
+    return {"failed": int(not judge.learned()), "early": early}
 
 
-def run_long_grid(made: Table) -> None:
+def long_grid(asked: Options) -> list[Cell]:
     """8 layers, 300 epochs; seeds in turn."""
-    for seed in range(LONG_SEEDS):
-        for strength in LONG:
-            if {"strength": strength, "seed": seed} not in made:
-                losses = plain(setting(8, strength, seed, 300))
-                last = np.mean(losses[-len(losses) // 20 :])
-                made.add({"strength": strength, "seed": seed, "failed": int(last > 0.95 * math.log(10))})
+    return [{"strength": strength, "seed": seed} for seed in range(LONG_SEEDS) for strength in LONG]
+
+
+def long(cell: Cell, asked: Options) -> Row:
+    """A plain run of 300 epochs."""
+    losses = plain(setting(8, cell["strength"], cell["seed"], 300))
+    return {"failed": int(np.mean(losses[-len(losses) // 20 :]) > 0.95 * math.log(10))}
 
 
 def plain(given: Setting, watch: Callable[[int, float], bool] | None = None) -> list[float]:
@@ -143,26 +136,20 @@ def plain(given: Setting, watch: Callable[[int, float], bool] | None = None) -> 
 # -- Optuna ---------------------------------------------------------------------------------------
 
 
-def optuna_runs() -> Table:
-    """The recorded result."""
-    return Table("optuna.csv", ("seed", "best", "trials", "pruned", "steps"), ("seed",))
+def optuna_runs(asked: Options) -> list[Cell]:
+    """Three searches."""
+    return [{"seed": seed} for seed in range(3)]
 
 
-def run_optuna(made: Table, seeds: int = 3, trials: int = 25) -> None:
-    """TPE for the largest strength that learns, 50 epochs, median pruner on the score that the loss gives so far."""
+def optuna_search(cell: Cell, asked: Options, trials: int = 25) -> Row:
+    """TPE for the largest strength that learns, 50 epochs, median pruner on the score that the loss gives so far.
+
+    The score is log₁₀ λ while the loss is below the baseline, and beneath the range while it is not.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for seed in range(seeds):
-        if {"seed": seed} not in made:
-            made.add({"seed": seed, "trials": trials, **optuna_search(seed, trials)})
-
-
-def optuna_search(seed: int, trials: int) -> dict[str, float | int]:
-    """One study. The score is log₁₀ λ while the loss is below the baseline, and beneath the range while it is not."""
-    import optuna
-
-    steps = 0
+    seed, steps = cell["seed"], 0
 
     def score_of(x: float, loss: float) -> float:
         return x if loss < 0.95 * math.log(10) else math.log10(LOW) - 1
@@ -185,4 +172,4 @@ def optuna_search(seed: int, trials: int) -> dict[str, float | int]:
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=optuna.pruners.MedianPruner())
     study.optimize(objective, n_trials=trials)
     pruned = sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials)
-    return {"best": 10**study.best_value, "pruned": pruned, "steps": steps}
+    return rounded(best=10**study.best_value, trials=trials, pruned=pruned, steps=steps)

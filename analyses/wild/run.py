@@ -1,16 +1,14 @@
-"""Public training code under a recording: python -m analyses.wild.run --sources FOLDER (checkouts as owner+name).
+"""Public training code under a recording.
 
 Each script runs three times on the same seed: bare and recorded, taking turns of some steps so that their times can be
-compared, and recorded under a witness that computes every number again in float64. Writes results.json, and the table
-of docs/wild.md. Nothing is fetched: a codebase that is not in FOLDER is named and left out.
+compared, and recorded under a witness that computes every number again in float64. Nothing is fetched: a codebase whose
+checkout is not in the folder of sources is named and left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -22,13 +20,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from analyses.common import machine
+from analyses.common.results import Results
+from analyses.common.study import Options
 from analyses.wild import child
 from analyses.wild.case import Case, Missing, edit
 from analyses.wild.cases import CASES
-from analyses.wild.table import write_table
+from gradscope.types import InputError
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results.json"
+FILE = "cases.jsonl"
 LIMIT = 400  # seconds for a script, three times
 
 
@@ -157,40 +157,43 @@ def one(case: Case, sources: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run the cases named, or all; results of earlier calls stay in results.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sources", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="parts of names")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--table", type=Path, help="where to write the table as Markdown")
-    options = parser.parse_args()
+def run(asked: Options) -> None:
+    """Run the cases that are named, or else those that have no result yet."""
+    sources, wanted = asked.more["sources"], asked.more["cases"]
+    if sources is None:
+        raise InputError("--sources is missing; expected a folder of checkouts as owner+name")
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     child.load()
-    had = json.loads(options.results.read_text())["cases"] if options.results.exists() else []
-    results = {found["name"]: found for found in had}
+    results, order = Results(asked.out / FILE), [case.name for case in CASES]
     for case in CASES:
-        if options.only and not any(part in case.name for part in options.only):
+        if not any(part in case.name for part in wanted) if wanted else case.name in results.by("name"):
             continue
-        if not (options.sources / case.repository.replace("/", "+")).is_dir():
-            print(f"{case.name}: no checkout of {case.repository} in {options.sources}", file=sys.stderr)
+        if (result := tried(case, sources)) is None:
             continue
-        try:
-            result = one(case, options.sources)
-        except Missing as error:
-            print(error, file=sys.stderr)
-            continue
-        if result["errors"]["bare"]:  # a package that is not here, or too slow a machine: nothing of gradscope's
-            print(f"{case.name}: does not run here without gradscope ({result['errors']['bare']})", file=sys.stderr)
-            continue
-        found = result | {"date": time.strftime("%Y-%m-%d"), "revision": revision()}
-        results[case.name] = found
+        stamp = machine.stamp()
+        where = f"{stamp['machine']}, torch {stamp['torch']}, one thread"
+        found = result | {"date": stamp["date"], "revision": revision(), "machine": where}
         print(line(found), flush=True)
-        order = [case.name for case in CASES]
-        kept = sorted(results.values(), key=lambda one: order.index(one["name"]) if one["name"] in order else 999)
-        options.results.write_text(json.dumps({"machine": machine(), "cases": kept}, indent=1) + "\n")
-    if options.table:
-        write_table(json.loads(options.results.read_text()), options.table)
+        had = results.by("name") | {case.name: found}
+        kept = sorted(had.values(), key=lambda one: order.index(one["name"]) if one["name"] in order else 999)
+        results.write(kept)
+    print(f"{results.path}: {len(results.rows())} of {len(CASES)} cases", file=sys.stderr)
+
+
+def tried(case: Case, sources: Path) -> dict[str, Any] | None:
+    """The result of a case; None where the case cannot be run here, which is told."""
+    if not (sources / case.repository.replace("/", "+")).is_dir():
+        print(f"{case.name}: no checkout of {case.repository} in {sources}", file=sys.stderr)
+        return None
+    try:
+        result = one(case, sources)
+    except Missing as error:
+        print(error, file=sys.stderr)
+        return None
+    if result["errors"]["bare"]:  # a package that is not here, or too slow a machine: nothing of gradscope's
+        print(f"{case.name}: does not run here without gradscope ({result['errors']['bare']})", file=sys.stderr)
+        return None
+    return result
 
 
 def revision() -> str:
@@ -202,13 +205,6 @@ def revision() -> str:
         return told
     found = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return found.stdout.strip()
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    import torch
-
-    return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
 
 
 def line(found: dict[str, Any]) -> str:
@@ -227,7 +223,3 @@ def line(found: dict[str, Any]) -> str:
         + "".join(f"\n    error: {text}" for text in errors)
         + "".join(f"\n    warned: {text}" for text in found["warnings"])
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,31 +1,42 @@
-"""The table of docs/wild.md, from results.json."""
+"""The table of docs/wild.md, from the results."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from analyses.common.results import Results
+from analyses.common.study import ANALYSES, Options
+
+PAGE = ANALYSES.parent / "docs" / "wild.md"
 COLUMNS = ("codebase", "what it is", "lines added", "identical", "numbers right", "verdict", "time of a step")
 HEAD = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
 
 
-def write_table(results: dict[str, Any], path: Path) -> None:
-    """Replace what stands between the two marks of the page."""
-    begin, end = "<!-- table -->\n", "<!-- end of the table -->"
-    text = path.read_text()
-    before, rest = text.split(begin)
-    table = HEAD + "".join(row(found) for found in results["cases"])
-    path.write_text(before + begin + table + "\n" + _when(results) + end + rest.split(end)[1])
-
-
-def _when(results: dict[str, Any]) -> str:
-    """How many, where and when."""
-    cases = results["cases"]
-    several = {name: ", ".join(sorted({str(one.get(name, "?")) for one in cases})) for name in ("date", "revision")}
-    return (
+def table(folder: Path) -> str:
+    """All of the results, and how many they are, where and when."""
+    cases = Results(folder / "cases.jsonl").recorded()
+    several = {
+        name: ", ".join(dict.fromkeys(sorted(str(one.get(name, "?")) for one in cases)))
+        for name in ("date", "machine", "revision")
+    }
+    told = (
         f"{len(cases)} scripts of {len({one['repository'] for one in cases})} repositories; {several['date']}; "
-        f"{results['machine']}; gradscope at {several['revision']}.\n\n"
+        f"{several['machine']}; gradscope at {several['revision']}.\n"
     )
+    return HEAD + "".join(row(found) for found in cases) + "\n" + told
+
+
+def wrong(folder: Path) -> list[str]:
+    """Whether the page has another table."""
+    return [] if table(folder) in PAGE.read_text() else [f"{PAGE} has another table; run wild --only page puts this in"]
+
+
+def write(asked: Options) -> None:
+    """Put it between the two marks of the page."""
+    begin, end = "<!-- table -->\n", "\n<!-- end of the table -->"
+    before, rest = PAGE.read_text().split(begin)
+    PAGE.write_text(before + begin + table(asked.out) + end + rest.split(end)[1])
 
 
 def row(found: dict[str, Any]) -> str:

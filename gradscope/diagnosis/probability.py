@@ -1,6 +1,6 @@
 """Calibrated probability that a run fails: one small logistic regression a phase, read from a shipped file.
 
-`failure_model.json` is what `python -m analyses.failure_detection.fit` writes, and nothing else; the benchmark says how
+`failure_model.json` is what `python -m analyses run failure_detection --only fit` writes, and nothing else; the benchmark says how
 well it is calibrated on families it has not seen.
 """
 

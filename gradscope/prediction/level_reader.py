@@ -84,6 +84,6 @@ def readers(arrays: Mapping[str, Any]) -> dict[str, Reader]:
 
 @functools.cache
 def shipped() -> dict[str, Reader]:
-    """Load the readers of this gradscope, made by ``python -m analyses.prediction.fit``."""
+    """Load the readers of this gradscope, made by ``python -m analyses run prediction --only fit``."""
     with resources.files("gradscope.prediction").joinpath(FILE).open("rb") as file, np.load(file) as arrays:
         return readers(dict(arrays))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from analyses.common.study import Options
 from analyses.failure_detection.baselines import thermoclaw
 from analyses.failure_detection.ceiling import EPOCHS, best, near_runs
 from analyses.failure_detection.check import of_line
@@ -37,8 +40,9 @@ def test_the_best_there_could_be() -> None:
     assert 0.6 < best(np.repeat([0.3, 0.7], 100)) < 0.8
 
 
-def test_coherence_of_one_run(row: dict[str, str]) -> None:
-    found = measured(row)
+def test_coherence_of_one_run(row: dict[str, str], tmp_path: Path) -> None:
+    asked = Options("", "", 1, "cpu", tmp_path, 1, "local", (), tmp_path / "coherence.csv")
+    found = measured({"run": row["run"]}, asked)
     assert len(found) == 16
     for name, value in found.items():
         assert (-1 <= value <= 1) if name.startswith("cosine") else value <= 1e-9, name

@@ -202,3 +202,11 @@ def test_commands_that_are_written_down_are_understood(capsys: pytest.CaptureFix
             command.parser_for(words).parse_args(words)
         except SystemExit:
             pytest.fail(f"{path}: {text}: {capsys.readouterr().err}")
+
+
+def test_no_study_is_a_module_to_be_run() -> None:
+    """What replaced them is `python -m analyses`; what stays a module of its own is named here."""
+    alone = {"analyses.wild.strangers.run", "analyses.wild.found"}
+    pages = [path for pattern in ("*.md", "docs/*.md", "analyses/**/*.md") for path in ROOT.glob(pattern)]
+    for path in [*pages, *ROOT.glob("gradscope/**/*.py"), *ROOT.glob("gradscope/**/*.json")]:
+        assert set(re.findall(r"python -m (analyses\.[\w.]*\w)", path.read_text())) <= alone, path

@@ -1,12 +1,10 @@
-"""How well the level is predicted, families held out: python -m analyses.prediction.run (minutes; trains nothing).
-
-Reads probes.npz, writes results.csv (a line a configuration), tables.md and errors.png.
-"""
+"""How well the level is predicted, families held out (minutes; trains nothing)."""
 
 from __future__ import annotations
 
 import csv
-import datetime
+import functools
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,14 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.common.machine import machine
 from analyses.common.markdown import markdown
 from analyses.prediction.data import Case, cases
 from analyses.prediction.fit import Tried, interval, of_kind, tried, without_each
 from gradscope.prediction.ask_tell import INVARIANT, PROBES
 from gradscope.prediction.level_reader import Reader, scaled
 
-HERE = Path(__file__).parent
 Array = NDArray[np.float64]
 
 #: Decades that are a factor of 1.2 and of 1.5.
@@ -151,7 +147,7 @@ def coverage(results: list[Tried]) -> float:
 
 def tables(everything: list[Case], found: Found) -> str:
     """All of them, as Markdown."""
-    lines = [f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine()}: `python -m analyses.prediction.run`", ""]
+    lines = ["Written by `python -m analyses plot prediction` from probes.npz.", ""]
     columns = ["", "steps", "median error", "90 %", *FACTORS]
     for kind, (known, results, readers) in found.items():
         lines += [
@@ -192,18 +188,19 @@ def tables(everything: list[Case], found: Found) -> str:
     return "\n".join(lines)
 
 
-def write_rows(found: Found) -> None:
-    """A line a configuration."""
-    with (HERE / "results.csv").open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for _, results, _ in found.values():
-            for r in results:
-                c, at = r.case.configuration, r.case
-                shown = (f"{x:.4g}" for x in (at.level, at.low, at.high, at.escape, r.start, r.error))
-                table.writerow(
-                    [c.key, c.family, c.optimizer, c.penalty, c.lr, c.batch, *shown, r.steps[r.ended - 1], r.ended]
-                )
+def rows(found: Found) -> str:
+    """A line a configuration, as CSV."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for _, results, _ in found.values():
+        for r in results:
+            c, at = r.case.configuration, r.case
+            shown = (f"{x:.4g}" for x in (at.level, at.low, at.high, at.escape, r.start, r.error))
+            table.writerow(
+                [c.key, c.family, c.optimizer, c.penalty, c.lr, c.batch, *shown, r.steps[r.ended - 1], r.ended]
+            )
+    return text.getvalue()
 
 
 def draw(results: list[Tried], path: Path) -> None:
@@ -228,20 +225,13 @@ def draw(results: list[Tried], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Fit with every family held out, and tell."""
-    everything = cases()
-    found: Found = {}
+@functools.cache
+def tried_all() -> Found:
+    """Every kind, fitted with each family held out."""
+    everything, found = cases(), {}
     for kind in NAMES:
         known = of_kind(everything, kind)
         readers = without_each(known)
         results = [tried(c, r) for family, r in readers.items() for c in known if c.configuration.family == family]
         found[kind] = known, results, readers
-    (HERE / "tables.md").write_text(tables(everything, found))
-    write_rows(found)
-    draw(found["direct"][1], HERE / "errors.png")
-    print((HERE / "tables.md").read_text())
-
-
-if __name__ == "__main__":
-    main()
+    return found

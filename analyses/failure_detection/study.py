@@ -1,0 +1,68 @@
+"""A public benchmark of the judge: false alarms, catches, delay and calibration, beside the rules of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.common.results import Results
+from analyses.common.study import Part, Study
+from analyses.failure_detection import ceiling, check, coherence, long, metrics, plot, third
+from analyses.failure_detection.families import FAMILIES
+from analyses.failure_detection.fit import fit_shipped, wrong
+from analyses.failure_detection.records import CACHE
+from analyses.failure_detection.run import train_all
+from analyses.failure_detection.score import score
+from analyses.failure_detection.siblings import siblings
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Figures of merit, and what each part beside the benchmark says."""
+    return {
+        "scores.md": metrics.scores(folder),
+        "beside.md": "\n\n".join(f"## {title}\n\n{text}" for title, text in _beside(folder)) + "\n",
+    }
+
+
+def _beside(folder: Path) -> Iterator[tuple[str, str]]:
+    yield "At three times the horizon", check.told(Results(folder / "checked.csv").recorded())
+    yield "Runs four times as long", long.told(pd.read_csv(folder / "long.csv", comment="#"))
+    yield "What anyone could know after two epochs", "\n".join(ceiling.lines(folder))
+    yield "What gradient coherence would add", "\n".join(coherence.lines(folder))
+    yield (
+        "A small third edition",
+        "\n".join(f"* {line.strip()}" for line in third.figures(Results(folder / "third.csv").recorded())),
+    )
+
+
+STUDY = Study(
+    "failure_detection",
+    {
+        "runs": train_all,
+        "check": Part(check.cells, check.train, "checked.csv"),
+        "fit": fit_shipped,
+        "score": score,
+        "long": Part(long.cells, long.judged, "long.csv"),
+        "ceiling": Part(ceiling.cells, ceiling.continued, "ceiling.csv"),
+        "coherence": Part(coherence.cells, coherence.measured, "coherence.csv"),
+        "siblings": siblings,
+        "third": Part(third.cells, third.judged, "third.csv"),
+    },
+    tables,
+    plot.figures,
+    checks=lambda folder: wrong(),
+    seeds=1,
+    usual=("runs",),
+    options={
+        "--cache": {"type": Path, "default": CACHE, "help": "runs, fit, score: the rows that the judge would see"},
+        "--families": {"nargs": "+", "choices": FAMILIES, "default": FAMILIES, "help": "runs, long: share the work"},
+        "--rounds": {"type": int, "nargs": "+", "default": range(4), "help": "runs: which of each family"},
+        "--features": {"action": "store_true", "help": "fit: make features.csv.gz from the cache first"},
+        "--in-sample": {"action": "store_true", "help": "score: by one model that was fitted on all"},
+        "--copies": {"type": int, "default": 4, "help": "ceiling: of each run"},
+        "--shuffled": {"action": "store_true", "help": "siblings: the control"},
+        "--cases": {"nargs": "+", "choices": [case.name for case in third.CASES], "help": "third: some alone"},
+    },
+)

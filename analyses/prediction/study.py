@@ -1,0 +1,42 @@
+"""How well a few probes of 40 steps tell the tolerance level of nets of unseen families; the shipped reader."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from analyses.common.study import Drawing, Part, Study
+from analyses.prediction import held_out, warned
+from analyses.prediction.alone import alone
+from analyses.prediction.collect import collect_all
+from analyses.prediction.data import cases, pack_all
+from analyses.prediction.fit import fit_shipped
+from analyses.prediction.saved import saved
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """All from probes.npz, fitted with each family held out."""
+    found = held_out.tried_all()
+    return {
+        "tables.md": held_out.tables(cases(), found), "results.csv": held_out.rows(found),
+        "alone.md": alone(found), "saved.md": saved(found), "warned.md": warned.warned(found, folder),
+    }  # fmt: skip
+
+
+def figures(folder: Path) -> dict[str, Drawing]:
+    """Predicted against measured."""
+    return {"errors.png": functools.partial(held_out.draw, held_out.tried_all()["direct"][1])}
+
+
+STUDY = Study(
+    "prediction",
+    {
+        "collect": collect_all,
+        "pack": pack_all,
+        "fit": fit_shipped,
+        "warned": Part(warned.cells, warned.first_rows, warned.FRESH, here=True),
+    },
+    tables,
+    figures,
+    options={"--cache": {"type": Path, "help": "collect, pack: the folder of a file a configuration"}},
+)
