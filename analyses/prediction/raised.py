@@ -1,4 +1,4 @@
-"""Late nets probed at a raised learning rate: python -m analyses.prediction.raised (three core-minutes; raised.md).
+"""Late nets probed at a raised learning rate (three core-minutes).
 
 A level hardly depends on the learning rate, and a net that learns late is a net whose rate is low. So its rate is
 raised until a run without a penalty escapes as soon as others do, and the usual three short probes are run at it. What
@@ -7,8 +7,6 @@ they read is compared with the level at the rate as it is; every configuration i
 
 from __future__ import annotations
 
-import datetime
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from analyses.common.machine import machine
 from analyses.common.markdown import markdown
-from analyses.common.results import Results, Row
+from analyses.common.results import Cell, Results, Row
+from analyses.common.study import Options
 from analyses.prediction.collect import escape
 from analyses.prediction.configurations import Configuration
-from analyses.prediction.data import Case, cases, first_rows, recorded
-from analyses.prediction.fit import of_kind, tried, without_each
+from analyses.prediction.data import Case, first_rows, recorded
+from analyses.prediction.fit import tried
+from analyses.prediction.held_out import Found, tried_all
 from analyses.prediction.tasks import task
 from analyses.prediction.training import Ensemble, probes
 from gradscope.prediction.ask_tell import LATE, PROBES, Prober, rows_needed
@@ -30,8 +29,7 @@ from gradscope.prediction.features import free_features
 from gradscope.prediction.level_reader import Reader
 from gradscope.prediction.rows import Probe
 
-HERE = Path(__file__).parent
-FILE = HERE / "raised.jsonl"
+FILE = "raised.jsonl"
 #: Times the rate, the first at which both runs without a penalty escape in time.
 FACTORS = (1, 2, 4, 8, 16, 32)
 SEEDS = (1, 2)
@@ -46,10 +44,27 @@ def run(c: Configuration, strengths: Sequence[float], seeds: Sequence[int], rows
     return list(recorded(c, facts, loss, sizes, range(len(strengths)), 1))
 
 
+def late(found: Found) -> list[Case]:
+    """The configurations that learn late."""
+    return [case for case in found["direct"][0] if case.is_late]
+
+
+def cells(asked: Options) -> list[Cell]:
+    """One a configuration."""
+    return [{"key": case.configuration.key} for case in late(tried_all())]
+
+
+def probed(cell: Cell, asked: Options) -> Row:
+    """One configuration, by the reader that has not seen its family."""
+    found = tried_all()
+    case = next(case for case in late(found) if case.configuration.key == cell["key"])
+    return raised(case, found["direct"][2][case.configuration.family])
+
+
 def raised(case: Case, reader: Reader) -> Row:
-    """One configuration: the factor, the error of the level that its probes tell, and the steps of it all."""
+    """The factor, the error of the level that its probes tell, and the steps of it all."""
     c, spent, baseline = case.configuration, 0, task(case.configuration.task).baseline
-    found: Row = {"key": c.key, "family": c.family, "factor": None, "error": None}
+    found: Row = {"family": c.family, "factor": None, "error": None}
     for factor in FACTORS:
         faster = replace(c, lr=c.lr * factor)
         free = run(faster, [0.0] * len(SEEDS), SEEDS, LATE)
@@ -80,24 +95,17 @@ def line(name: str, errors: Sequence[float], steps: Sequence[int]) -> list[str]:
             f"{np.quantile(sizes, 0.9):.2f}", *shares, f"{np.median(steps):.0f}"]  # fmt: skip
 
 
-def main() -> None:
-    """Train what is missing, and write raised.md."""
-    known = of_kind(cases(), "direct")
-    readers = without_each(known)
-    late = [case for case in known if case.is_late]
-    there = {row["key"] for row in Results(FILE).rows()}
-    with FILE.open("a") as file:
-        for case in late:
-            if case.configuration.key not in there:
-                file.write(json.dumps(raised(case, readers[case.configuration.family])) + "\n")
-                file.flush()
-    rows = {row["key"]: row for row in Results(FILE).rows()}
-    read = [case for case in late if rows[case.configuration.key]["error"] is not None]
+def told(found: Found, folder: Path) -> str:
+    """The table."""
+    _, _, readers = found["direct"]
+    rows = Results(folder / FILE).by("key")
+    those = [case for case in late(found) if case.configuration.key in rows]
+    read = [case for case in those if rows[case.configuration.key]["error"] is not None]
     lines = []
     for name, short in (("short probes at its own rate", True), ("long probes at its own rate (suggest)", False)):
-        those = [tried(replace(case, late=()) if short else case, readers[case.configuration.family])
-                 for case in read]  # fmt: skip
-        lines.append(line(name, [t.error for t in those], [t.steps[t.ended - 1] for t in those]))
+        ways = [tried(replace(case, late=()) if short else case, readers[case.configuration.family])
+                for case in read]  # fmt: skip
+        lines.append(line(name, [t.error for t in ways], [t.steps[t.ended - 1] for t in ways]))
     mine = [rows[case.configuration.key] for case in read]
     lines.append(line("short probes at a raised rate", [r["error"] for r in mine], [r["steps"] for r in mine]))
     for kind, adaptive in (("SGD", False), ("AdamW", True)):
@@ -105,17 +113,12 @@ def main() -> None:
         lines.append(line(f"the same, {kind}", [r["error"] for r in some], [r["steps"] for r in some]))
     factors = sorted(r["factor"] for r in mine)
     text = [
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine()}: `python -m analyses.prediction.raised`", "",
-        f"{len(late)} configurations that learn late, of SGD and AdamW; {len(read)} of them escape in {LATE} steps at "
+        "Written by `python -m analyses plot prediction` from probes.npz and raised.jsonl.", "",
+        f"{len(those)} configurations that learn late, of SGD and AdamW; {len(read)} of them escape in {LATE} steps at "
         f"a rate raised by {factors[0]} to {factors[-1]} (median {int(np.median(factors))}), and are read. "
         "Families held out:", "",
         markdown(["way", "configurations", "median, signed", "median error", "90 %", "within 1.2x", "within 1.5x",
                   "steps, median"], lines), "",
         f"At most {PROBES} probes; the steps count all runs without a penalty that it took to find the rate.", "",
     ]  # fmt: skip
-    (HERE / "raised.md").write_text("\n".join(text))
-    print("\n".join(text))
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(text)

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from analyses.common.study import Drawing, Part, Study
-from analyses.prediction import held_out, warned
+from analyses.prediction import held_out, raised, warned
 from analyses.prediction.alone import alone
 from analyses.prediction.collect import collect_all
 from analyses.prediction.data import cases, pack_all
@@ -20,6 +20,7 @@ def tables(folder: Path) -> dict[str, str]:
     return {
         "tables.md": held_out.tables(cases(), found), "results.csv": held_out.rows(found),
         "alone.md": alone(found), "saved.md": saved(found), "warned.md": warned.warned(found, folder),
+        "raised.md": raised.told(found, folder),
     }  # fmt: skip
 
 
@@ -34,6 +35,7 @@ STUDY = Study(
         "collect": collect_all,
         "pack": pack_all,
         "fit": fit_shipped,
+        "raised": Part(raised.cells, raised.probed, raised.FILE, here=True),
         "warned": Part(warned.cells, warned.first_rows, warned.FRESH, here=True),
     },
     tables,

@@ -1,7 +1,7 @@
 """Calibrated probability that a run fails: one small logistic regression a phase, read from a shipped file.
 
-`failure_model.json` is what `python -m analyses run failure_detection --only fit` writes, and nothing else; the benchmark says how
-well it is calibrated on families it has not seen.
+`failure_model.json` is what `python -m analyses run failure_detection --only fit` writes, and nothing else; the
+benchmark says how well it is calibrated on families it has not seen.
 """
 
 from __future__ import annotations
