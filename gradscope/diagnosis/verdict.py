@@ -7,7 +7,7 @@ from typing import Any
 
 from gradscope.card import LONG, card, plain
 from gradscope.diagnosis.cause import EXPERIMENT, PENALTY, UNKNOWN, Cause
-from gradscope.diagnosis.rules.finding import Finding
+from gradscope.diagnosis.rules.finding import Finding, together
 from gradscope.types import Verdict
 
 #: Findings of the rules that a paragraph names.
@@ -85,12 +85,17 @@ class Diagnosis:
         return self.failed and EXPERIMENT in self.remedy
 
     @property
+    def told(self) -> list[Finding]:
+        """The findings as a person reads them: those of one kind in many layers are one."""
+        return together(self.findings)
+
+    @property
     def explanation(self) -> str:
         """The verdict, what it rests on, what to do and what the rules found besides, in a paragraph."""
         parts = [self.sentence, "; ".join(self.evidence), f"Remedy: {self.remedy}"]
         if self.findings:
-            more = len(self.findings) - NAMED
-            told = [finding.now for finding in self.findings[:NAMED]]
+            more = len(self.told) - NAMED
+            told = [finding.now for finding in self.told[:NAMED]]
             parts.append("Besides: " + "; ".join([*told, *([f"{more} more"] if more > 0 else [])]))
         return ". ".join(parts)
 
@@ -99,7 +104,7 @@ class Diagnosis:
         """All of it, as ``gradscope diagnose`` prints it: under the sentence what it rests on, and what to do."""
         where = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         what = [f"remedy: {self.remedy}"] if self.remedy else []
-        besides = [line for finding in self.findings for line in (finding.now, f"  {finding.suggestion}")]
+        besides = [line for finding in self.told for line in (finding.now, f"  {finding.suggestion}")]
         return [self.sentence, *(f"  {line}" for line in (*self.evidence, *where, *what, *besides))]
 
     def __str__(self) -> str:
@@ -123,5 +128,5 @@ class Diagnosis:
         tone = "failed" if self.failed else str(self.verdict)
         layers = [f"it shows most in {', '.join(self.layers)}"] if self.layers else []
         todo = [f"what to do: {self.remedy}"] if self.remedy else []
-        besides = [f"{finding.now}: {finding.suggestion}" for finding in self.findings]
+        besides = [f"{finding.now}: {finding.suggestion}" for finding in self.told]
         return card(self.sentence, tone, [*self.evidence, *layers, *todo, *besides])

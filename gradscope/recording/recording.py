@@ -172,5 +172,5 @@ class Recording:
         found = self.verdict
         tone = "failed" if found.failed else str(found.verdict)
         facts = {"record": self.path, "status": self._closing.status, "rows judged": len(self._live.judge.series)}
-        besides = [f"{finding.now}: {finding.suggestion}" for finding in found.findings]
+        besides = [f"{finding.now}: {finding.suggestion}" for finding in found.told]
         return card(found.sentence, tone, [*found.evidence, *besides], facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from gradscope import InputError
 from gradscope.diagnosis.recorded_run import recorded
 from gradscope.diagnosis.rules.catalogue import RULES, chosen, parse_changes, parse_names
 from gradscope.diagnosis.rules.checker import NEEDED, Checker
-from gradscope.diagnosis.rules.finding import Finding
+from gradscope.diagnosis.rules.finding import Finding, together
 from gradscope.diagnosis.rules.page import page
 from gradscope.diagnosis.rules.post_hoc import check, validation_losses
 from gradscope.recording import FindingWarning
@@ -324,3 +325,19 @@ def test_every_option_says_where_its_default_comes_from() -> None:
         assert rule.look.__doc__
         assert {"warm_up", "patience"} <= set(rule.options)
         assert all(option.source and option.meaning for option in rule.options.values())
+
+
+def test_findings_of_one_kind_are_told_in_one_line() -> None:
+    """A large model has them layer after layer; the record and ``--json`` keep each."""
+    each = [
+        Finding("dead_units", "dead", (f"blocks.{i}",), 48 + i, 60 + i, {"share": 0.9 - i / 100}, "units are dead", "…")
+        for i in range(30)
+    ]
+    over = replace(each[7], layers=("head",), over_step=200)
+    other = Finding("clipping", "often", (), 5, 9, {}, "gradients are clipped", "…")
+    told = together([*each, over, other])
+    assert [(len(one.layers), one.since_step, one.found_step, one.over_step) for one in told] == [
+        (30, 48, 60, None), (1, 55, 67, 200), (0, 5, 9, None),
+    ]  # fmt: skip
+    assert "in blocks.0, blocks.1, blocks.2 and 27 more since step 48 (share 0.9)" in told[0].now
+    assert together(told) == told and together([]) == []

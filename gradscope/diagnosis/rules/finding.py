@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,32 @@ class Finding:
     def now(self) -> str:
         """The finding in one line, and whether it is over."""
         return self.sentence + ("" if self.over_step is None else f"; over since step {self.over_step}")
+
+
+def together(findings: Iterable[Finding]) -> list[Finding]:
+    """Join findings of one rule and kind, layer after layer, into one each: what a person reads of a large model.
+
+    Those that are over stay apart from those that are not. The numbers are those of the first.
+
+    Args:
+        findings: in the order in which they were found.
+
+    Returns:
+        One of each kind, in the order of the first of them.
+    """
+    kinds: dict[tuple[str, str, str, bool], list[Finding]] = {}
+    for one in findings:
+        kinds.setdefault((one.rule, one.kind, one.text, one.over_step is None), []).append(one)
+    return [
+        replace(
+            each[0],
+            layers=tuple(dict.fromkeys(name for one in each for name in one.layers)),
+            since_step=min(one.since_step for one in each),
+            found_step=min(one.found_step for one in each),
+            over_step=None if each[0].over_step is None else max(one.over_step or 0 for one in each),
+        )
+        for each in kinds.values()
+    ]
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def frame(run: RunPage, steps_per_second: float | None, over: bool) -> Frame:
         horizon=run.horizon,
         steps_per_second=steps_per_second,
         seconds_left=left,
-        findings=tuple(finding.now for finding in run.diagnosis.findings),
+        findings=tuple(finding.now for finding in run.diagnosis.told),
         lines=tuple(_line(run, q) for q in LINES),
         worst=worst_off(run.table),
         underflow=underflow(run, steps_per_second if going else None),
