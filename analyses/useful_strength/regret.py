@@ -50,6 +50,16 @@ class Curve:
         squares = sum(float(((np.array(v) - np.mean(v)) ** 2).sum()) for v in better)
         return float(np.sqrt(squares / max(sum(len(v) - 1 for v in better), 1)))
 
+    @cached_property
+    def within(self) -> float:
+        """The same without what a seed does at every strength alike: what comparisons in pairs have left."""
+        better = [self.values[x][: self.seeds] for x, m in zip(self.strengths, self.means, strict=True)
+                  if m >= np.median(self.means)]  # fmt: skip
+        table = np.array(better)
+        rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+        return float(np.sqrt((rest**2).sum() / max(freedom, 1)))
+
     def smoothed(self, strength: float) -> float:
         """The mean of all runs, weighted by their distance in log₁₀ of the strength."""
         apart = (np.log10(self.strengths) - np.log10(strength)) / WIDTH

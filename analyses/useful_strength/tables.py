@@ -29,6 +29,12 @@ def worth(row: Row, task: Task) -> float:
     return task.data().constant if row["stopped"] else float(row["accuracy"])
 
 
+def _regrets(those: Sequence[float]) -> list[str]:
+    low, high = wilson(good := sum(regret < HALF for regret in those), len(those))
+    said = f"{np.median(those):.2f} ({max(those):.2f})"
+    return [str(len(those)), said, f"{good} of {len(those)} ({low:.2f}-{high:.2f})"]
+
+
 class Found:
     """The results in a folder."""
 
@@ -64,24 +70,27 @@ class Found:
         }
         return {way: those for way, those in found.items() if those}
 
-    def compared(self, task: Task, curve: Curve) -> list[list[object]]:
-        """A line of the table for every way."""
-        strengths, seeds = len(StrengthTuning(task.low, task.high).strengths), curve.seeds
-        ways = self.choices(task)
-        ways["a grid of one seed"] = [(curve.of_one_seed(k), task.steps * len(curve.strengths)) for k in range(seeds)]
+    def compared(self) -> list[list[object]]:
+        """A line of the table for every task and way; then for every way what all tasks come to."""
         lines: list[list[object]] = []
-        for way, those in ways.items():
-            regrets = np.array([curve.regret(x) for x, _ in those])
-            low, high = wilson(good := int((regrets < HALF).sum()), len(those))
-            steps = float(np.mean([taken for _, taken in those]))
-            lines.append([
-                task.name, way, len(those), f"{np.median(regrets):.2f} ({regrets.max():.2f})",
-                f"{good} of {len(those)} ({low:.2f}-{high:.2f})",
-                f"{np.median([curve.against_means(x) for x, _ in those]):.2f}",
-                f"{sum(curve.in_the_set(x) for x, _ in those)} of {len(those)}",
-                f"{steps:.0f}", f"{steps / (strengths * GRID_SEEDS * task.steps):.1%}",
-            ])  # fmt: skip
-        return lines
+        every: dict[str, list[float]] = {}
+        for task, curve in self.curves:
+            ways = self.choices(task)
+            one = task.steps * len(curve.strengths)
+            ways["a grid of one seed"] = [(curve.of_one_seed(k), one) for k in range(curve.seeds)]
+            whole = len(StrengthTuning(task.low, task.high).strengths) * GRID_SEEDS * task.steps
+            for way, those in ways.items():
+                regrets = [curve.regret(x) for x, _ in those]
+                every.setdefault(way, []).extend(regrets)
+                steps = float(np.mean([taken for _, taken in those]))
+                lines.append([
+                    task.name, way, *_regrets(regrets),
+                    f"{np.median(regrets) * curve.deviation / max(curve.within, 1e-12):.2f}",
+                    f"{np.median([curve.against_means(x) for x, _ in those]):.2f}",
+                    f"{sum(curve.in_the_set(x) for x, _ in those)} of {len(those)}",
+                    f"{steps:.0f}", f"{steps / whole:.1%}",
+                ])  # fmt: skip
+        return lines + [["all", way, *_regrets(regrets), "", "", "", "", ""] for way, regrets in every.items()]
 
     def of_the_grid(self, task: Task, curve: Curve) -> list[object]:
         """A line about the curve itself."""
@@ -92,7 +101,7 @@ class Found:
         late = self.curve(task, DELAYED)
         return [
             task.name, f"{len(curve.strengths)} x {curve.seeds}", f"{np.mean(without):.3f}",
-            f"{curve.smoothed(curve.best):.3f}", f"{curve.best:.2g}", f"{curve.deviation:.3f}",
+            f"{curve.smoothed(curve.best):.3f}", f"{curve.best:.2g}", f"{curve.deviation:.3f}", f"{curve.within:.3f}",
             f"{min(failing):.2g}" if failing else "none", f"{late.smoothed(late.best):.3f} at {late.best:.2g}"
             if late else "", f"{sum(r['core_seconds'] for r in self._of(task)) / 60:.0f}",
         ]  # fmt: skip
@@ -151,14 +160,14 @@ def tables(results: Path) -> dict[str, str]:
     if there.curves:
         text += [
             "", f"Trainings ({machines(there.grid)}). The grids, metrics by the smoothed curve:", "",
-            markdown(["task", "strengths x seeds", "without", "best", "at λ", "a seed's deviation",
+            markdown(["task", "strengths x seeds", "without", "best", "at λ", "a seed's deviation", "in pairs",
                       "nothing learned from λ", "delayed:auto", "core-minutes"],
                      [there.of_the_grid(task, curve) for task, curve in there.curves]), "",
             "What was chosen. Regret in deviations of a seed; the steps are told as a share of those of a grid of all "
             f"strengths that tune may try ({planned}), five seeds each, to their end:", "",
             markdown(["task", "way", "repeats", "regret, median (largest)", "below one half (95 %)",
-                      "against raw means", "in the confidence set", "steps", "of the grid's"],
-                     [line for task, curve in there.curves for line in there.compared(task, curve)]), "",
+                      "in pairs' deviations", "against raw means", "in the confidence set", "steps", "of the grid's"],
+                     there.compared()), "",
             "What the tunings say of no penalty, in five pairs each:", "",
             markdown(["task", "tunings", "gain, mean", "told from chance", "core-minutes"],
                      [there.gains(task) for task, _ in there.curves]),

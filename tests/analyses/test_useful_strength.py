@@ -72,3 +72,11 @@ def test_regret_is_what_a_strength_lacks_of_the_best() -> None:
     assert not curve.in_the_set(1.0)
     assert curve.against_means(1.0) > DOUBT
     assert curve.of_one_seed(0) in strengths
+
+
+def test_what_a_seed_does_everywhere_is_no_deviation_of_pairs() -> None:
+    random, strengths = np.random.default_rng(0), StrengthTuning(1e-4, 1.0).strengths
+    seeds = 0.1 * random.standard_normal(5)
+    curve = Curve({x: 0.8 + seeds + 0.01 * random.standard_normal(5) for x in strengths})
+    assert curve.within == pytest.approx(0.01, rel=0.2)
+    assert curve.deviation > 3 * curve.within
