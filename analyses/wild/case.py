@@ -59,7 +59,7 @@ class Missing(Exception):
     """The script is not the one that the lines were written for."""
 
 
-def edit(case: Case, root: Path, recorded: bool) -> int:
+def edit(case: Case, root: Path, recorded: bool, preset: str = "standard") -> int:
     """Make the changes in a copy of the checkout; the number of lines added."""
     folder = root / case.folder
     for swap in case.swaps:
@@ -79,7 +79,8 @@ def edit(case: Case, root: Path, recorded: bool) -> int:
             raise Missing(f"{case.name}: no {line.at!r} in {path.name}")
         at = found_at[line.nth]
         indent = source[at][: len(source[at]) - len(source[at].lstrip())]
-        files.setdefault(path, []).append((at if line.above else at + 1, indent + line.text))
+        text = line.text if preset == "standard" else re.sub(r"\.h5'\)", f".h5', preset='{preset}')", line.text)
+        files.setdefault(path, []).append((at if line.above else at + 1, indent + text))
     for path, added in files.items():
         source = path.read_text().splitlines()
         for at, text in sorted(added, key=lambda one: one[0], reverse=True):

@@ -32,12 +32,12 @@ FILE = "cases.jsonl"
 LIMIT = 400  # seconds for a script, three times
 
 
-def copied(case: Case, sources: Path, target: Path, recorded: bool) -> int:
+def copied(case: Case, sources: Path, target: Path, recorded: bool, preset: str) -> int:
     """A checkout of its own, with its data made and its lines in place; the number of lines added."""
     shutil.copytree(sources / case.repository.replace("/", "+"), target, symlinks=True)
     if case.prepare:
         case.prepare(target / case.folder)
-    return edit(case, target, recorded)
+    return edit(case, target, recorded, preset)
 
 
 class Fork:
@@ -127,12 +127,12 @@ def in_turns(case: Case, sources: Path, bare: Path, recorded: Path) -> tuple[dic
     return answer(ways[0][0], bare), answer(ways[1][0], recorded)
 
 
-def one(case: Case, sources: Path) -> dict[str, Any]:
+def one(case: Case, sources: Path, preset: str) -> dict[str, Any]:
     """Everything about one codebase."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         roots = {mode: Path(folder) / mode for mode in ("bare", "recorded", "checked")}
-        lines = [copied(case, sources, root, mode != "bare") for mode, root in roots.items()][1]
+        lines = [copied(case, sources, root, mode != "bare", preset) for mode, root in roots.items()][1]
         bare, recorded = in_turns(case, sources, roots["bare"], roots["recorded"])
         checked = answer(start(case, sources, roots["checked"], "checked"), roots["checked"])
         for mode, found in (("bare", bare), ("recorded", recorded), ("checked", checked)):
@@ -159,16 +159,16 @@ def one(case: Case, sources: Path) -> dict[str, Any]:
 
 def run(asked: Options) -> None:
     """Run the cases that are named, or else those that have no result yet."""
-    sources, wanted = asked.more["sources"], asked.more["cases"]
+    sources, wanted, preset = asked.more["sources"], asked.more["cases"], asked.more["preset"]
     if sources is None:
         raise InputError("--sources is missing; expected a folder of checkouts as owner+name")
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     child.load()
-    results, order = Results(asked.out / FILE), [case.name for case in CASES]
+    results, order = Results(asked.out / (FILE if preset == "standard" else f"{preset}.jsonl")), [case.name for case in CASES]
     for case in CASES:
         if not any(part in case.name for part in wanted) if wanted else case.name in results.by("name"):
             continue
-        if (result := tried(case, sources)) is None:
+        if (result := tried(case, sources, preset)) is None:
             continue
         stamp = machine.stamp()
         where = f"{stamp['machine']}, torch {stamp['torch']}, one thread"
@@ -180,13 +180,13 @@ def run(asked: Options) -> None:
     print(f"{results.path}: {len(results.rows())} of {len(CASES)} cases", file=sys.stderr)
 
 
-def tried(case: Case, sources: Path) -> dict[str, Any] | None:
+def tried(case: Case, sources: Path, preset: str) -> dict[str, Any] | None:
     """The result of a case; None where the case cannot be run here, which is told."""
     if not (sources / case.repository.replace("/", "+")).is_dir():
         print(f"{case.name}: no checkout of {case.repository} in {sources}", file=sys.stderr)
         return None
     try:
-        result = one(case, sources)
+        result = one(case, sources, preset)
     except Missing as error:
         print(error, file=sys.stderr)
         return None

@@ -15,6 +15,11 @@ STUDY = Study(
     usual=("cases",),
     options={
         "--sources": {"type": Path, "help": "cases: a folder of checkouts as owner+name"},
+        "--preset": {
+            "choices": ("standard", "full"),
+            "default": "standard",
+            "help": "cases: of the recordings; results of full lie in full.jsonl",
+        },
         "--cases": {"nargs": "+", "metavar": "PART", "help": "cases: parts of names; these are run again"},
     },
 )

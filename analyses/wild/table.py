@@ -9,7 +9,7 @@ from analyses.common.results import Results
 from analyses.common.study import ANALYSES, Options
 
 PAGE = ANALYSES.parent / "docs" / "wild.md"
-COLUMNS = ("codebase", "what it is", "lines added", "identical", "numbers right", "verdict", "time of a step")
+COLUMNS = ("codebase", "what it is", "lines added", "identical", "numbers right", "verdict", "time of a step", "tried")
 HEAD = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
 
 
@@ -52,5 +52,6 @@ def row(found: dict[str, Any]) -> str:
     cells = [
         f"{found['name']}", found["shape"], str(found["lines"]), "yes" if found["identical"] else "**no**",
         crashed or right, verdicts, "–" if ratio is None else f"{ratio:.2f} of {found['step_seconds'] * 1e3:.0f} ms",
+        f"{found['date']}, {found['revision']}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |\n"

@@ -8,6 +8,7 @@ traces calls them outside of the trace.
 from __future__ import annotations
 
 import copyreg
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -67,18 +68,25 @@ _PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchMod
 
 
 class ModuleHooks:
-    """Hooks on modules, until `remove`; off for a while from `pause` to `resume`."""
+    """Hooks on modules, until `remove`; off for a while from `pause` to `resume`.
+
+    A module is asked each time where it keeps its hooks: scripts put another dictionary in the place of that one.
+
+    Attributes:
+        paused: whether they are off. What dynamo begins to compile meanwhile puts them on again, to be compiled in.
+    """
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
-        self._after: list[tuple[dict[int, Any], int, Hook]] = []
+        self.paused = False
+        self._handles: list[tuple[nn.Module, RemovableHandle]] = []
+        self._after: list[tuple[nn.Module, int, Hook]] = []
         self._kinds: list[type[nn.Module]] = []
 
     def after_forward(self, module: nn.Module, hook: Hook, **options: bool) -> RemovableHandle:
         """Register a hook after each forward; ``options``: as `nn.Module.register_forward_hook` takes them."""
         handle = module.register_forward_hook(hook, **options)
         if not options:
-            self._after.append((module._forward_hooks, handle.id, hook))
+            self._after.append((module, handle.id, hook))
         return self._added(module, handle)
 
     def before_forward(self, module: nn.Module, hook: Hook) -> RemovableHandle:
@@ -88,7 +96,7 @@ class ModuleHooks:
     def _added(self, module: nn.Module, handle: RemovableHandle) -> RemovableHandle:
         if not self._handles:
             _SCRIPTS.add(self)
-        self._handles.append(handle)
+        self._handles.append((module, handle))
         self._kinds.append(type(module))
         _hide(type(module))
         return handle
@@ -98,29 +106,50 @@ class ModuleHooks:
 
         Those of modules that have others beside stay on, so that the order among them is kept.
         """
-        for hooks, number, _ in self._after:
+        self.paused = True
+        callbacks = _compile_callbacks()
+        if self._compiles not in callbacks:
+            callbacks.append(self._compiles)
+        for module, number, _ in self._after:
+            hooks = module._forward_hooks
             if len(hooks) == 1:
                 hooks.pop(number, None)
 
     def resume(self) -> None:
-        """Put them on again, before those that came meanwhile."""
-        for hooks, number, hook in self._after:
+        """Put on again, before those that came meanwhile, what was taken off: by `pause`, or by a script."""
+        self.paused = False
+        for module, number, hook in self._after:
+            hooks = module._forward_hooks
             if number not in hooks:
                 others = list(hooks.items())
                 hooks.clear()
                 hooks.update([(number, hook), *others])
 
+    def _compiles(self, *arguments: Any) -> None:
+        if self.paused:
+            self.resume()
+
     def remove(self) -> None:
         """Remove the hooks."""
+        if self._compiles in (callbacks := _compile_callbacks()):
+            callbacks.remove(self._compiles)
         self._after = []
         handles, self._handles = self._handles, []
         kinds, self._kinds = self._kinds, []
-        for handle in handles:
+        for module, handle in handles:
             handle.remove()
+            for name in _HOOKS:
+                getattr(module, name).pop(handle.id, None)
         for kind in kinds:
             _show(kind)
         if handles:
             _SCRIPTS.remove(self)
+
+
+def _compile_callbacks() -> list[Callable[..., Any]]:
+    """Return what dynamo calls before it compiles a frame; a list of no use where it was not imported yet."""
+    dynamo = sys.modules.get("torch._dynamo.callback")
+    return [] if dynamo is None else dynamo.callback_handler.start_callbacks
 
 
 # -- pickles and copies -----------------------------------------------------------------------------

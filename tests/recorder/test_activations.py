@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -666,18 +666,23 @@ def ours(model: nn.Module) -> list[int]:
     return [sum(isinstance(hook, Hook) for hook in hooks) for hooks in every]
 
 
-def recorded_scales(path: Path, other_at: int | None = None) -> tuple[np.ndarray, list[list[int]], dict[str, Any]]:
-    """Eleven steps, activations at every fourth; ``other_at``: when a loop puts a hook of its own on a module."""
+Meddle = Callable[[nn.Module, int], Any]
+
+
+def recorded_scales(path: Path, meddle: Meddle | None = None) -> tuple[np.ndarray, list[list[int]], dict[str, Any]]:
+    """Sixteen steps, activations at every fourth; ``meddle`` is given the model before each step, and may return
+    another way to call it.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(mlp(), nn.Linear(3, 3))
+    called: Callable[[Tensor], Tensor] = model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = torch.randn(6, 5), torch.randint(0, 3, (6,))
     seen = []
     with gradscope.record(model, optimizer, path, every={"activations": 4}, on_failure="ignore") as run:
-        for step in range(11):
-            if step == other_at:
-                model[0][2].register_forward_hook(doubled)
-            loss = nn.functional.cross_entropy(model(x), y)
+        for step in range(16):
+            called = (meddle(model, step) if meddle else None) or called
+            loss = nn.functional.cross_entropy(called(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -692,11 +697,11 @@ def recorded_scales(path: Path, other_at: int | None = None) -> tuple[np.ndarray
 def test_modules_have_hooks_in_sampled_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, seen, capture = recorded_scales(tmp_path / "r.h5")
     on = [row == [1] * 5 for row in seen]  # after a step, for the forward of the next one
-    assert on == [(step + 1) % 4 == 0 for step in range(11)] and all(set(row) <= {0, 1} for row in seen)
-    assert "compiled_late" not in capture
+    assert on == [(step + 1) % 4 == 0 for step in range(16)] and all(set(row) <= {0, 1} for row in seen)
+    assert not {"compiled_late", "modules_silent"} & set(capture)
     monkeypatch.setattr(ModuleHooks, "pause", lambda self: None)
     always, _, _ = recorded_scales(tmp_path / "always.h5")
-    assert np.isfinite(found).all(1).sum() == 3
+    assert np.isfinite(found).all(1).sum() == 4
     np.testing.assert_array_equal(found, always)
 
 
@@ -704,28 +709,106 @@ def test_modules_have_hooks_in_sampled_steps_only(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("other_at", [0, 2])
 def test_hooks_of_others_keep_their_place(tmp_path: Path, other_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put on while ours are off, or while they are on: after ours, which see the output as before."""
-    found, seen, _ = recorded_scales(tmp_path / "r.h5", other_at)
+
+    def meddle(model: nn.Module, step: int) -> None:
+        if step == other_at:
+            model[0][2].register_forward_hook(doubled)
+
+    found, seen, _ = recorded_scales(tmp_path / "r.h5", meddle)
     assert seen[1] == [1 if other_at == 0 and place == 2 else 0 for place in range(5)]
     monkeypatch.setattr(ModuleHooks, "pause", lambda self: None)
-    always, _, _ = recorded_scales(tmp_path / "always.h5", other_at)
+    always, _, _ = recorded_scales(tmp_path / "always.h5", meddle)
     np.testing.assert_array_equal(found, always)
+
+
+def copy_hooks(module: nn.Module) -> None:
+    module._forward_hooks = OrderedDict(module._forward_hooks)
+
+
+def replace_hooks(module: nn.Module) -> None:
+    module._forward_hooks = OrderedDict()
+
+
+def restore(module: nn.Module) -> None:
+    state = pickle.loads(pickle.dumps(module)).__dict__
+    module.__setstate__({**state, "_parameters": module._parameters})
+
+
+def clear(module: nn.Module) -> None:
+    module._forward_hooks.clear()
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.parametrize("at", [4, 6], ids=["while on", "while off"])
+@pytest.mark.parametrize("act", [copy_hooks, replace_hooks, restore, clear])
+def test_scripts_that_handle_hooks_themselves(tmp_path: Path, act: Callable[[nn.Module], None], at: int) -> None:
+    """At most the sampled step in which hooks were thrown away has no activations; the others' are as without that."""
+
+    def meddle(model: nn.Module, step: int) -> None:
+        for module in (*model[0], model[1]) if step == at else ():
+            act(module)
+
+    right, _, _ = recorded_scales(tmp_path / "plain.h5")
+    found, _, _ = recorded_scales(tmp_path / "r.h5", meddle)
+    if at == 4 and act is not copy_hooks:
+        right[4] = np.nan
+    np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_modules_that_fall_silent_are_named(tmp_path: Path) -> None:
+    def meddle(model: nn.Module, step: int) -> None:
+        if step == 6:
+            model[0][3] = nn.Sigmoid()
+
+    found, _, capture = recorded_scales(tmp_path / "r.h5", meddle)
+    assert np.isnan(found[8::4, 3]).all() and np.isfinite(found[4, 3])
+    assert "modules_silent" not in capture  # two sampled steps
+
+    def earlier(model: nn.Module, step: int) -> None:
+        if step == 2:
+            model[0][3] = nn.Sigmoid()
+
+    _, _, capture = recorded_scales(tmp_path / "s.h5", earlier)
+    assert list(capture["modules_silent"]) == ["0.3"] and capture["modules_silent"]["0.3"].endswith("since step 4")
+
+
+def compile_whole(model: nn.Module) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+def compile_in_place(model: nn.Module) -> None:
+    model.compile(backend="eager")
+
+
+def compile_a_part(model: nn.Module) -> None:
+    model[0][2].compile(backend="eager")
+
+
+@quiet
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's, of a part's input
+@pytest.mark.usefixtures("dynamo", "nothing_compiled")
+@pytest.mark.parametrize("how", [compile_whole, compile_in_place, compile_a_part])
+def test_what_is_compiled_between_sampled_steps_has_its_hooks(tmp_path: Path, how: Callable[[nn.Module], Any]) -> None:
+    right, _, _ = recorded_scales(tmp_path / "plain.h5")
+    found, seen, capture = recorded_scales(tmp_path / "r.h5", lambda model, step: how(model) if step == 6 else None)
+    assert seen[5] == [0] * 5 and seen[6] == [1] * 5 == seen[-1]
+    assert not {"compiled_late", "modules_silent"} & set(capture)
+    np.testing.assert_allclose(found, right, rtol=1e-6)
 
 
 @quiet
 @pytest.mark.usefixtures("dynamo", "nothing_compiled")
-def test_what_is_compiled_between_sampled_steps_is_named(tmp_path: Path) -> None:
-    model, x = mlp(), torch.randn(4, 5)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with gradscope.record(model, optimizer, tmp_path / "r.h5", every={"activations": 5}, on_failure="ignore") as run:
-        called: Callable[[Tensor], Tensor] = model
-        for step in range(9):
-            if step == 3:
-                called = torch.compile(model, backend="eager")
-            loss = called(x).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
-            assert ours(model) == [int(step >= 3)] * 5
-    with gradscope.open_run(tmp_path / "r.h5") as dataset:
-        assert json.loads(dataset.attrs["capture"])["compiled_late"].endswith("since step 3")
+def test_what_is_compiled_without_hooks_is_named(tmp_path: Path) -> None:
+    """Where dynamo has forgotten whom to call before it compiles."""
+
+    def meddle(model: nn.Module, step: int) -> Any:
+        if step != 6:
+            return None
+        torch._dynamo.reset()
+        return torch.compile(model, backend="eager")
+
+    found, seen, capture = recorded_scales(tmp_path / "r.h5", meddle)
+    assert seen[5] == [0] * 5 and seen[6] == [1] * 5 == seen[-1]
+    assert capture["compiled_late"].endswith("since step 6")
+    assert np.isfinite(found[4]).all() and np.isnan(found[8:]).all()

@@ -29,6 +29,9 @@ __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "fi
 #: Units up to which a module's units are told one by one.
 LARGEST_MODULE = 1024
 
+#: Sampled rows on end without a number, after which a module that had some is named.
+SILENT_ROWS = 3
+
 #: Known to the compiler by its identity. Before torch 2.7 code cannot ask, and an export is compiled like all else.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
@@ -40,6 +43,7 @@ NOT_TOLD_APART = "rows have no activations: forwards of skipped batches could no
 _COMPILED_LATE = (
     "what was compiled while no step was sampled may have no activations (compile before recording); since step"
 )
+_SILENT = "no forward of it was seen in a sampled step since step"
 _NOT_SEEN = "no forward of it in training mode, with gradients, was seen"
 _OR_COMPILED = "; a model that was compiled and called before the recording began does not see the hooks"
 
@@ -169,7 +173,7 @@ class Activations(Listener):
         self.gradients = gradients
         self.root = root
         self._sampling = True
-        self.sampled = self.clears = self._paused = False
+        self.sampled = self.clears = False
         self._late: int | None = None
         self.shares: Shares | None = None
         self._compiled_before = _has_compiled()
@@ -179,6 +183,9 @@ class Activations(Listener):
         self._units = [(name, units) for name, units in known.items() if units and units <= LARGEST_MODULE]
         if any(p.is_cpu for module in modules.values() for p in module.parameters(recurse=False)):
             host_kernel("add_units")  # compiled now rather than in the first step
+        self._seen = np.zeros(len(modules), dtype=bool)
+        self._silences = np.zeros(len(modules), dtype=int)  # sampled rows since the last one with a number
+        self._silent_since = np.zeros(len(modules), dtype=int)
         self.row = 0  # of the step that outputs are pooled for, counted
         self._pass = (-1, False)  # the latest backward pass, and whether it adds to gradients
         self._leaves: dict[tuple[int, int], tuple[Tensor, Any]] = {}  # outputs that outlive the step, and their hooks
@@ -199,13 +206,11 @@ class Activations(Listener):
     def sampling(self, on: bool) -> None:
         self._sampling = on
         compiled = _has_compiled()
-        if self._paused and (on or compiled):
-            self._paused = False
+        if self._hooks.paused and compiled and not self._compiled_before and self._late is None:
+            self._late = self._timeline.step  # what was compiled had no hooks
+        if on or (self._hooks.paused and compiled):
             self._hooks.resume()
-            if compiled and not self._compiled_before and self._late is None:
-                self._late = self._timeline.step
-        elif not on and not self._paused and self.sampled and not compiled:
-            self._paused = True
+        elif not self._hooks.paused and self.sampled and not compiled:
             self._hooks.pause()
 
     @property
@@ -354,15 +359,31 @@ class Activations(Listener):
     def variables(self, rows: FetchedRows) -> Block:
         """Compute the variables along ``module`` and ``unit``; NaN in rows that were not sampled."""
         sampled = np.array([row.sampled for row in rows.hosts])
+        self._note_calls(rows)
         table = np.where(sampled[:, None, None], rows.home["activations"], np.float32(np.nan))
         found: Block = {name: table[:, i] for i, name in enumerate(self.quantities)}
         if "units" in rows.home and rows.home["units"].shape[1]:  # else no module whose units can be told
             found["activation_unit_mean_abs"] = np.where(sampled[:, None], rows.home["units"], np.float32(np.nan))
         return found
 
+    def _note_calls(self, rows: FetchedRows) -> None:
+        """Note which modules were called in these rows: the share of zeros is a number then, whatever they put out."""
+        zeros_at = self.quantities.index("activation_zero_fraction")
+        for row, table in zip(rows.hosts, rows.home["activations"], strict=True):
+            if row.sampled:
+                called = ~np.isnan(table[zeros_at])
+                begins = ~called & (self._silences == 0)
+                self._silent_since[begins] = row.step
+                self._silences = np.where(called, 0, self._silences + 1)
+                self._seen |= called
+
     def capture(self) -> dict[str, Any]:
         """Return modules and forwards that were not seen, or left out."""
         found: dict[str, Any] = {"modules_not_seen": self.unseen}
+        silent = self._seen & (self._silences >= SILENT_ROWS)
+        if silent.any():
+            since = zip(self.names, self._silent_since.tolist(), silent, strict=True)
+            found["modules_silent"] = {name: f"{_SILENT} {step}" for name, step, is_silent in since if is_silent}
         if self._late is not None:
             found["compiled_late"] = f"{_COMPILED_LATE} {self._late}"
         if self.shares is not None and self.shares.left_out:
