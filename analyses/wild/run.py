@@ -164,7 +164,10 @@ def run(asked: Options) -> None:
         raise InputError("--sources is missing; expected a folder of checkouts as owner+name")
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     child.load()
-    results, order = Results(asked.out / (FILE if preset == "standard" else f"{preset}.jsonl")), [case.name for case in CASES]
+    results, order = (
+        Results(asked.out / (FILE if preset == "standard" else f"{preset}.jsonl")),
+        [case.name for case in CASES],
+    )
     for case in CASES:
         if not any(part in case.name for part in wanted) if wanted else case.name in results.by("name"):
             continue
