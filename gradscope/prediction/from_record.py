@@ -25,6 +25,7 @@ BEYOND = 0.6
 
 NO_PENALTY = "no penalty of one strength acted from the start"
 LATE_ROWS = f"the record does not begin with {SHORTEST} steps, each a row"
+FEW_ACTED = f"fewer than {SHORTEST} of its first steps were taken; a GradScaler skipped the others"
 
 
 def level_of(record: Record) -> Prediction:
@@ -49,7 +50,9 @@ def _read(record: Record) -> Prediction:
     first = record.steps[:ROWS]
     if not begins(first):
         return Prediction(False, LATE_ROWS)
-    probe = probe_of(record, record.penalty, rows=len(first))
+    probe = probe_of(record, record.penalty, rows=len(first)).acted(record.column("skipped", slice(len(first))))
+    if len(probe.step) < SHORTEST:
+        return Prediction(False, FEW_ACTED)
     probe = probe.first(rows_needed(probe))
     if (why := unreadable(probe, invariant_share(record))) is not None:
         return Prediction(False, why)

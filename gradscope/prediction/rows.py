@@ -97,6 +97,11 @@ class Probe:
         """Return the first so many rows."""
         return self._each(lambda values: values[:rows])
 
+    def acted(self, skipped: NDArray[Any]) -> Probe:
+        """Leave out the steps that a GradScaler skipped, [T], in which no penalty acted; the others move together."""
+        kept = self._each(lambda values: values[skipped == 0])
+        return replace(kept, step=self.step[: len(kept.step)])
+
     def averaged(self, every: int) -> Probe:
         """Average each ``every`` rows into one, with the step of the last; what is left over is left out."""
         count = len(self.step) // every

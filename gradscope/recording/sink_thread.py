@@ -64,8 +64,8 @@ class SinkThread:
         """Queue a call; the queue is bounded, so that a sink that is slow, hangs or is over costs itself alone."""
         if self._over:
             return
-        # Words and epochs are few, and matter more; but nothing waits without bound.
-        if self._queue.qsize() < (WAITING if act == self._show else 100 * WAITING):
+        # Words and epochs are few and small, and matter more; but nothing waits without bound.
+        if self._queue.qsize() < (WAITING if act in (self._show, self._sink.histograms) else 100 * WAITING):
             self._queue.put((act, arguments))
         elif not self._late:
             self._late = True

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.prediction.ask_tell import ROWS, SHORTEST, rows_needed
-from gradscope.prediction.from_record import LATE_ROWS, NO_PENALTY, begins, unreadable, warning_of
+from gradscope.prediction.from_record import FEW_ACTED, LATE_ROWS, NO_PENALTY, begins, unreadable, warning_of
 from gradscope.prediction.rows import NEEDED, Probe, probe_from, share_invariant
 from gradscope.recorder.host_rows import Block
 from gradscope.recording.live_judge import CHUNK, LiveJudge
@@ -34,7 +34,7 @@ class StrengthCheck:
         """Take rows until there are enough, and look at them."""
         if self._over:
             return
-        names = (*NEEDED, "learning_rate", "strength", "step")
+        names = (*NEEDED, "learning_rate", "strength", "skipped", "step")
         self._held.append({name: block[name][:ROWS] for name in names if name in block})
         if sum(len(part["step"]) for part in self._held) < max(SHORTEST, CHUNK):
             return  # the judge knows no baseline yet
@@ -58,15 +58,18 @@ class StrengthCheck:
             return f"not read: {NO_PENALTY}"
         if not begins(rows["step"]):
             return f"not read: {LATE_ROWS}"
-        probe = self._probe(rows, strength)
-        if (needed := rows_needed(probe)) > len(rows["step"]):
+        probe = self._probe(rows, strength).acted(rows["skipped"])
+        waits = len(rows["step"]) < ROWS
+        if len(probe.step) < SHORTEST:
+            return None if waits else f"not read: {FEW_ACTED}"
+        if (needed := rows_needed(probe)) > len(probe.step) and waits:
             return None
         probe = probe.first(needed)
         invariant = share_invariant(rows["weight_norm"][0], self._live.judge.info, self._notes.capture)
         if (why := unreadable(probe, invariant)) is not None:
             return f"not read: {why}"
         if (said := warning_of(probe)) is None:
-            return f"the first {needed} steps do not read as far beyond the tolerance level"
+            return f"the first {len(probe.step)} steps do not read as far beyond the tolerance level"
         self._notes.writer.event(int(probe.step[-1]), "finding", said)
         self._notes.warn(FindingWarning(f"{self._notes.path}: {said}"))
         return said

@@ -7,7 +7,7 @@ import numpy as np
 from gradscope.report.curves import Array
 
 CONFIDENCE = 0.95
-#: Values that an interval takes at least, and how near a share may be to 0 or 1 (log odds of those are infinite).
+#: Values that an interval takes at least, and what stands for a mean of exactly 0 or 1 (whose log odds are infinite).
 FEWEST, SURE = 3, 1e-3
 
 
@@ -36,7 +36,7 @@ def mean_interval(values: Array) -> tuple[float, float, float]:
     half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
     if (values < 0).any() or (values > 1).any():
         return mean, mean - half, mean + half
-    centre = float(np.clip(mean, SURE, 1 - SURE))
+    centre = mean if 0 < mean < 1 else abs(mean - SURE)
     half /= centre * (1 - centre)
     low, high = float(expit(logit(centre) - half)), float(expit(logit(centre) + half))
     return mean, min(mean, low), max(mean, high)

@@ -121,9 +121,9 @@ class ModuleHooks:
         for module, number, hook in self._after:
             hooks = module._forward_hooks
             if number not in hooks:
-                others = list(hooks.items())
-                hooks.clear()
-                hooks.update([(number, hook), *others])
+                hooks[number] = hook
+                if isinstance(hooks, OrderedDict):  # at no time without the others: a thread may be in a forward
+                    hooks.move_to_end(number, last=False)
 
     def _compiles(self, *arguments: Any) -> None:
         if self.paused:

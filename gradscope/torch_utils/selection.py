@@ -87,7 +87,14 @@ def _predicate(
             f"{called} is a {type(select).__name__}; expected a regular expression, a predicate on name and "
             f"{'module' if called == 'modules' else 'parameter'}, a type of module, or a list"
         )
-    ids = {id(one) for one in select}
+    wanted = nn.Module if called == "modules" else Tensor
+    chosen = [plain_model(one) if isinstance(one, nn.Module) else one for one in select]
+    if (wrong := next((one for one in chosen if not isinstance(one, wanted)), None)) is not None:
+        raise InputError(
+            f"{called} lists a {type(wrong).__name__}; expected {'modules' if called == 'modules' else 'parameters'} "
+            f"themselves, or a regular expression for names, such as '^(fc1|fc2)\\.'"
+        )
+    ids = {id(one) for one in chosen}
     return lambda _, it: id(it) in ids
 
 
@@ -232,7 +239,7 @@ def _of_modules(model: nn.Module | None, kinds: Types) -> Callable[[str, Tensor]
 def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
     """Map the id of each parameter to its name: the model's, or those given to the optimizer (torch 2.6 or later)."""
     if model is not None:
-        return {id(p): name for name, p in plain_model(model).named_parameters()}
+        return {id(p): plain_name(model, name) for name, p in model.named_parameters()}
     named = [group for group in optimizer.param_groups if "param_names" in group]
     if not named:
         raise InputError(
@@ -243,11 +250,12 @@ def _names(optimizer: Optimizer, model: nn.Module | None) -> dict[int, str]:
 
 
 def selected_modules(model: nn.Module, select: SelectModules) -> list[nn.Module]:
-    """Select modules of a model, in its order; raise `InputError` if there are none."""
+    """Select modules of a model by plain name, in its order, not what wraps them; raise `InputError` for none."""
     wanted: Callable[[str, nn.Module], object] = _predicate(
         select, "modules", lambda kinds: lambda _, module: isinstance(module, kinds), lambda _, module: module
     )
-    named = [(name, module) for name, module in model.named_modules() if name or not isinstance(select, str)]
+    every = [(plain_name(model, name), one) for name, one in model.named_modules() if plain_model(one) is one]
+    named = [(name, module) for name, module in every if name or not isinstance(select, str)]
     found = [module for name, module in named if wanted(name, module)]
     if not found:
         raise InputError(

@@ -83,11 +83,13 @@ class JobOptions:
 
 
 def _value(text: str) -> int | float | bool | str:
+    """Read a number where it is spelled as one is written, else leave the text: an account 00123 is no number."""
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
         with contextlib.suppress(ValueError):
-            return kind(text)
+            if str(value := kind(text)) == text and math.isfinite(value):
+                return value
     return text
 
 

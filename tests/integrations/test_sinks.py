@@ -379,7 +379,10 @@ def test_a_sink_that_is_slow_loses_points_and_says_so(monkeypatch: pytest.Monkey
         one.epoch(0, {"accuracy": 0.5})
     for step in range(10):
         one.append({"step": np.array([step])})
+    for step in range(10):
+        one._put(sink.histograms, step, {}, sink_thread.EDGES)  # large, and none of them a word
     one.event(9, "verdict", "healthy")
+    assert one._queue.qsize() < 16
     assert told == ["Slow is slower than the training: not every point is shown there"]
     release.set()
     one.close()

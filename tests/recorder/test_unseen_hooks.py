@@ -8,9 +8,10 @@ import json
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +190,28 @@ def test_a_look_at_a_watched_model_works_and_adds_nothing(how: str) -> None:
 
 
 @DEPRECATED
+def test_hooks_come_back_before_others_which_are_there_all_the_while() -> None:
+    """A thread may be in a forward of the model."""
+
+    class NeverEmpty(OrderedDict[int, Any]):
+        def clear(self) -> None:
+            raise AssertionError("a forward would go without its other hooks")
+
+    module, hooks = nn.Linear(2, 2), module_hooks.ModuleHooks()
+    module._forward_hooks = NeverEmpty()
+    ours = module_hooks.Hook()
+    hooks.after_forward(module, ours)
+    hooks.pause()
+    assert not module._forward_hooks
+    module.register_forward_hook(print)
+    hooks.resume()
+    assert list(module._forward_hooks.values()) == [ours, print]
+    hooks.pause()  # not alone any more: it stays
+    assert list(module._forward_hooks.values()) == [ours, print]
+    hooks.remove()
+    assert list(module._forward_hooks.values()) == [print]
+
+
 def test_scripts_need_their_handling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken out: torch.jit meets a hook that it cannot compile."""
     monkeypatch.setattr(module_hooks._SCRIPTS, "add", lambda observer: None)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import gradscope
-from gradscope.prediction.from_record import ALONE, BEYOND, FAR, level_of
+from gradscope.prediction.from_record import ALONE, BEYOND, FAR, FEW_ACTED, level_of
 from gradscope.recording.notes import FindingWarning
 from gradscope.store.record import Record
-from tests.helpers.loops import a_deep_net
+from tests.helpers.loops import a_deep_net, batches, mlp
 
 
 def recorded(path: Path, strength: float, **options: Any) -> tuple[str, list[str]]:
@@ -88,3 +90,36 @@ def test_nobody_looks_unless_asked(tmp_path: Path) -> None:
 def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(gradscope.InputError, match="check_strength is 'yes'; expected a bool"):
         a_deep_net(0.5, 0, tmp_path / "a.h5", check_strength="yes")
+
+
+def test_steps_that_a_scaler_skips_tell_nothing(tmp_path: Path) -> None:
+    """The same rows are read whether steps were skipped or not; a penalty that never acted is not judged."""
+    said = {}
+    for skips in (0, 3, 20, 60):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        path = tmp_path / f"{skips}.h5"
+        with (
+            warnings.catch_warnings(),
+            gradscope.record(model, optimizer, path, check_strength=True, on_failure="ignore") as run,
+        ):
+            warnings.simplefilter("ignore")
+            x, y = next(batches(1))
+            for step in range(skips + 50):
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(x), y)
+                scaler.scale(loss).backward()
+                if step < skips:
+                    next(model.parameters()).grad.view(-1)[0] = torch.inf  # type: ignore[union-attr]
+                scaler.step(optimizer)
+                scaler.update()
+                run.log(loss=loss)
+        with Record(path) as record:
+            said[skips] = record.capture["strength_check"]
+            assert (record.column("skipped", slice(None)) != 0).sum() == skips
+            assert level_of(record).determined or skips == 60
+    assert "times beyond" in said[0]
+    assert said[0] == said[3] == said[20]
+    assert said[60] == f"not read: {FEW_ACTED}"

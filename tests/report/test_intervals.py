@@ -53,3 +53,14 @@ def test_what_few_or_equal_runs_tell() -> None:
     mean, low, high = mean_interval(np.array([-1.0, 0.0, 1.0]))  # no shares
     assert (mean, low) == (0.0, pytest.approx(-high))
     assert high == pytest.approx(4.302653 / np.sqrt(3))
+
+
+def test_an_interval_goes_with_its_unit_where_values_are_small() -> None:
+    """A loss of 2e-5 lies within [0, 1] as well; its interval is not that of a share of a thousandth."""
+    small = np.array([1.0, 2.0, 3.0])
+    for scale in (1e-3, 1e-5, 1e-9):
+        mean, low, high = mean_interval(small * scale)
+        assert 0 < low < 0.5 * mean
+        assert 2 * mean < high < 5 * mean
+        mirrored = mean_interval(1 - small * scale)
+        assert mirrored == pytest.approx((1 - mean, 1 - high, 1 - low))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import nn, optim
 
 from gradscope import InputError
@@ -67,6 +68,20 @@ def test_modules_are_chosen_in_the_same_ways(way: Any) -> None:
     assert selected_modules(net, select) == [net[0], net[3]]
 
 
+def test_names_are_those_of_the_plain_model_where_a_part_is_compiled_or_the_whole_is() -> None:
+    net = model()
+    net[0] = torch.compile(net[0], backend="eager")  # type: ignore[assignment]
+    inner, outer = net[0]._orig_mod, torch.compile(net, backend="eager")
+    optimizer = optim.SGD(net.parameters(), 0.1)
+    for whole in (net, outer):
+        assert isinstance(whole, nn.Module)
+        assert list(recorded_parameters(whole, [optimizer], r"^0\.w")[0]) == ["0.weight"]
+        assert selected_parameters(optimizer, r"^0\.w", whole) == [inner.weight]
+        for way in (r"^0$", "0$", lambda name, module: name == "0", [net[0]], [inner]):
+            expected = [inner, net[2][0]] if way == "0$" else [inner]
+            assert selected_modules(whole, way) == expected
+
+
 def test_an_expression_never_means_the_whole_model() -> None:
     net = model()
     assert net not in selected_modules(net, "")
@@ -81,6 +96,8 @@ def test_an_expression_never_means_the_whole_model() -> None:
         (nn.Linear(2, 2), "select is a Linear; expected"),
         (nn.Linear(2, 2).weight, "select is a Parameter; expected"),
         ((), "chooses no"),
+        (["0.weight"], "select lists a str; expected parameters themselves, or a regular expression"),
+        ([nn.Linear], "select lists a type; expected"),
         (lambda name, p: False, "chooses no"),
     ],
 )

@@ -81,6 +81,8 @@ def test_spellings() -> None:
         "slurm_partition": "gpu", "timeout_min": 240, "mem_gb": 7.5, "slurm_exclusive": True,
     }  # fmt: skip
     assert JobOptions.parse("submitit://jobs?cluster=local") == JobOptions("jobs", "local")
+    texts = JobOptions.parse("submitit?account=00123&comment=1e3&constraint=1_000&qos=inf").parameters
+    assert list(texts.values()) == ["00123", "1e3", "1_000", "inf"]  # numbers are only what is written as one
     assert JobOptions.parse("submitit?partition=a") == JobOptions(FOLDER, None, {"slurm_partition": "a"})
 
 
