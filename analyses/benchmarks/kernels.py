@@ -88,7 +88,7 @@ def table(make: Callable[[], nn.Module], quantities: Sequence[str], repeats: int
     ways: Ways = {
         "numba": partial(record, TablePlan(weights, quantities), weights, out),
         "numpy, end to end (former)": partial(former_numpy, weights, gradients, quantities),
-        "foreach in float64": partial(foreach_table, weights, gradients, quantities),
+        "foreach in float64": partial(foreach_table, weights, gradients, quantities, torch.device("cpu")),
         "reading alone: numpy.vdot(w, w), (g, g)": partial(read, arrays),
     }
     return medians(ways, repeats)
