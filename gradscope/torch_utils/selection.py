@@ -80,8 +80,9 @@ def _predicate(
     kinds = select if isinstance(select, tuple) else (select,)
     if kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
         return of_type(select)
-    if callable(select) and not isinstance(select, nn.Module):
-        return select if _takes_two(select) else lambda name, it: select(alone(name, it))
+    if callable(select) and not isinstance(select, nn.Module | type):
+        asked = select if _takes_two(select, called) else lambda name, it: select(alone(name, it))
+        return lambda name, it: _answer(asked, name, it, called)
     if not isinstance(select, Iterable) or isinstance(select, Tensor):
         raise InputError(
             f"{called} is a {type(select).__name__}; expected a regular expression, a predicate on name and "
@@ -98,14 +99,31 @@ def _predicate(
     return lambda _, it: id(it) in ids
 
 
-def _takes_two(predicate: Callable[..., object]) -> bool:
-    """Return whether it needs two arguments, or takes any number."""
+def _answer(predicate: Callable[[str, T], object], name: str, it: T, called: str) -> object:
+    try:
+        return predicate(name, it)
+    except TypeError as error:
+        raise InputError(
+            f"{called} cannot be asked of {name or type(it).__name__!r}: {error}; expected a predicate such as "
+            f"lambda name, {'module' if called == 'modules' else 'parameter'}: …"
+        ) from error
+
+
+def _takes_two(predicate: Callable[..., object], called: str = "select") -> bool:
+    """Return whether it needs two arguments, or takes any number; raise `InputError` if none, or needs more."""
     try:
         parameters = inspect.signature(predicate).parameters.values()
     except (TypeError, ValueError):  # written in C, and says nothing of its arguments
         return False
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
-    return len(placed) >= 2 or (not placed and any(p.kind is p.VAR_POSITIONAL for p in parameters))
+    some = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if not some or len(placed) > 2 or named:
+        raise InputError(
+            f"{called} is a predicate of {len(placed) + len(named)} arguments; expected one of the name and the "
+            f"{'module' if called == 'modules' else 'parameter'}"
+        )
+    return len(placed) == 2 or (not placed and any(p.kind is p.VAR_POSITIONAL for p in parameters))
 
 
 # -- to record --------------------------------------------------------------------------------------

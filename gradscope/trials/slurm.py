@@ -118,6 +118,8 @@ class SubmititExecutor(Executor):
             if limit is None:
                 raise InputError("a job needs a time limit: give timeout, or timeout_min=MINUTES with the executor")
             parameters["timeout_min"] = math.ceil((limit + MARGIN) / 60)
+        elif (minutes := parameters.get("timeout_min", 1)) is True or not isinstance(minutes, int) or minutes < 1:
+            raise InputError(f"timeout_min is {minutes}; expected a whole number of minutes, such as 240")
         self._limit, self._beat = limit, beat
         self._jobs = _opened(options, parameters)
         self._sign = Path(self._jobs.folder) / f"search-{uuid.uuid4().hex}.alive"

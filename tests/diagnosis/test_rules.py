@@ -339,5 +339,9 @@ def test_findings_of_one_kind_are_told_in_one_line() -> None:
     assert [(len(one.layers), one.since_step, one.found_step, one.over_step) for one in told] == [
         (30, 48, 60, None), (1, 55, 67, 200), (0, 5, 9, None),
     ]  # fmt: skip
-    assert "in blocks.0, blocks.1, blocks.2 and 27 more since step 48 (share 0.9)" in told[0].now
+    assert (
+        "in blocks.0, blocks.1, blocks.2 and 27 more since step 48, the first of them, (share 0.61 to 0.9)"
+        in told[0].now
+    )
     assert together(told) == told and together([]) == []
+    assert told[2] is other and "up_to" not in told[0].as_dict()

@@ -99,6 +99,11 @@ def test_an_expression_never_means_the_whole_model() -> None:
         (["0.weight"], "select lists a str; expected parameters themselves, or a regular expression"),
         ([nn.Linear], "select lists a type; expected"),
         (lambda name, p: False, "chooses no"),
+        (lambda: True, "select is a predicate of 0 arguments; expected one of the name and the parameter"),
+        (lambda a, b, c: True, "select is a predicate of 3 arguments"),
+        (lambda name, *, p: True, "select is a predicate of 2 arguments"),
+        (lambda name, p: name < p.ndim, "select cannot be asked of '?0.weight'?: '<' not supported"),
+        (nn.Parameter, "select is a .*; expected a regular expression"),
     ],
 )
 def test_what_is_no_choice_is_one_line(select: Any, line: str) -> None:

@@ -57,6 +57,7 @@ class Finding:
         suggestion: what to do.
         over_step: since when it has shown in none of these layers, for as long as it takes to find it; None while it
             does.
+        up_to: of findings that were joined, the largest of each number; ``numbers`` are the smallest.
     """
 
     rule: str
@@ -68,10 +69,13 @@ class Finding:
     text: str = ""
     suggestion: str = ""
     over_step: int | None = None
+    up_to: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as ``gradscope diagnose --json`` prints them."""
-        return {**asdict(self), "layers": list(self.layers)}
+        found = {**asdict(self), "layers": list(self.layers)}
+        del found["up_to"]
+        return found
 
     @property
     def where(self) -> str:
@@ -82,9 +86,14 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The finding in one line, without what to do."""
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in self.numbers.items())
+        numbers = ", ".join(f"{name} {self._range(name, value)}" for name, value in self.numbers.items())
         place = f" in {self.where}" if self.layers else ""
-        return f"{self.rule}: {self.text}{place} since step {self.since_step} ({numbers})"
+        first = ", the first of them," if self.up_to else ""
+        return f"{self.rule}: {self.text}{place} since step {self.since_step}{first} ({numbers})"
+
+    def _range(self, name: str, low: float) -> str:
+        texts = dict.fromkeys((f"{low:.3g}", f"{self.up_to.get(name, low):.3g}"))
+        return " to ".join(texts)
 
     @property
     def now(self) -> str:
@@ -95,7 +104,7 @@ class Finding:
 def together(findings: Iterable[Finding]) -> list[Finding]:
     """Join findings of one rule and kind, layer after layer, into one each: what a person reads of a large model.
 
-    Those that are over stay apart from those that are not. The numbers are those of the first.
+    Those that are over stay apart from those that are not.
 
     Args:
         findings: in the order in which they were found.
@@ -106,16 +115,21 @@ def together(findings: Iterable[Finding]) -> list[Finding]:
     kinds: dict[tuple[str, str, str, bool], list[Finding]] = {}
     for one in findings:
         kinds.setdefault((one.rule, one.kind, one.text, one.over_step is None), []).append(one)
-    return [
-        replace(
-            each[0],
-            layers=tuple(dict.fromkeys(name for one in each for name in one.layers)),
-            since_step=min(one.since_step for one in each),
-            found_step=min(one.found_step for one in each),
-            over_step=None if each[0].over_step is None else max(one.over_step or 0 for one in each),
-        )
-        for each in kinds.values()
-    ]
+    return [each[0] if len(each) == 1 else _joined(each) for each in kinds.values()]
+
+
+def _joined(each: list[Finding]) -> Finding:
+    first = each[0]
+    seen = {name: [one.numbers.get(name, value) for one in each] for name, value in first.numbers.items()}
+    return replace(
+        first,
+        layers=tuple(dict.fromkeys(name for one in each for name in one.layers)),
+        numbers={name: min(values) for name, values in seen.items()},
+        up_to={name: max(values) for name, values in seen.items()},
+        since_step=min(one.since_step for one in each),
+        found_step=min(one.found_step for one in each),
+        over_step=None if first.over_step is None else max(one.over_step or 0 for one in each),
+    )
 
 
 @dataclass(frozen=True)

@@ -42,20 +42,22 @@ def ordered(shown: Frame) -> list[str]:
     return [name for name in dict.fromkeys(first) if name in set(run.parameters)]
 
 
-def chosen(shown: Frame, place: int, by_block: bool) -> Chosen | None:
+def chosen(shown: Frame, place: int, by_block: bool, layers: list[str] | None = None) -> Chosen | None:
     """Return the layer, or the block, at a place; the places go round.
 
     Args:
         shown: the look.
         place: 1 for the first; 0 for none.
         by_block: choose among the blocks of the model, in its order.
+        layers: their order when the choice began, which stays while it lasts; None for that of this look.
 
     Returns:
         The chosen one; None for none.
     """
     run = shown.run
     labels, of = run.blocks
-    names = list(labels) if by_block else ordered(shown)
+    names = list(labels) if by_block else list(dict.fromkeys([*(layers or ()), *ordered(shown)]))
+    names = names if by_block else [name for name in names if name in set(run.parameters)]
     place %= len(names) + 1
     if place == 0:
         return None

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gradscope.card import plain
 from gradscope.quantities import GRADIENT, PROPORTION, WEIGHT
-from gradscope.report.live.choice import Chosen, chosen
+from gradscope.report.live.choice import Chosen, chosen, ordered
 from gradscope.report.live.follower import Follower
 from gradscope.report.live.frame import Frame, Line, frame
 from gradscope.report.live.keys import Keys
@@ -101,13 +101,14 @@ def watch(path: Path, console: Console) -> Frame | None:
     Returns:
         The last frame, None if there never was one.
     """
-    last = None
+    last, layers = None, None  # the order of the layers, from when one was chosen
     with Follower(path) as follower:
         if console.is_terminal:
             with Live(console=console, auto_refresh=False, transient=True) as live, Keys() as keys:
                 for look in looks(follower, keys.wait):
                     last = look or last
-                    front = chosen(last, keys.place, keys.by_block) if last else None
+                    layers = (layers or ordered(last)) if last and keys.place else None
+                    front = chosen(last, keys.place, keys.by_block, layers) if last else None
                     shown = drawn(last, console.width, front) if last else _waiting(path)
                     live.update(_scrolled(console, shown, keys), refresh=True)
         else:
