@@ -41,7 +41,8 @@ def overall(rows: Sequence[Row], nets: Iterable[str], delayed: str) -> str:
             if base is None or ours is None:
                 continue
             p = p_value(ours.accuracies, base.accuracies)
-            gain = f"{100 * (ours.accuracy.value / base.accuracy.value - 1):+.2f} % (p = {p:.3f})"
+            told = f" (p = {p:.3f})" if math.isfinite(p) else ""  # one seed tells no chance from it
+            gain = f"{100 * (ours.accuracy.value / base.accuracy.value - 1):+.2f} %{told}"
             named: list[tuple[str, Point, str | None, str | None]]
             named = [("baseline", base, None, None), ("delayed", ours, gain, None)]
             if penalty == "l1" and (sparse := sparsest(late, base.accuracy.value)) is not None:
