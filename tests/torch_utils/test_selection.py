@@ -59,7 +59,9 @@ def test_a_predicate_of_one_argument_is_given_the_name_to_record_and_the_paramet
 
 
 @pytest.mark.parametrize(
-    "way", [r"^0|^3", lambda name, module: name in ("0", "3"), lambda net: [net[0], net[3]]], ids=str
+    "way",
+    [r"^0|^3", lambda name, module: name in ("0", "3"), lambda net: [net[0], net[3]]],
+    ids=["expression", "predicate", "modules"],
 )
 def test_modules_are_chosen_in_the_same_ways(way: Any) -> None:
     net = model()
