@@ -238,7 +238,7 @@ def selected_parameters(optimizer: Optimizer, select: SelectTensors | None, mode
         found = [p for p in parameters if p.ndim > 1]
     else:
         wanted = _predicate(select, "select", lambda kinds: _of_modules(model, kinds), lambda _, p: p)
-        needed = isinstance(select, str) or (callable(select) and _takes_two(select))
+        needed = isinstance(select, str) or (callable(select) and not isinstance(select, type) and _takes_two(select))
         names = _names(optimizer, model) if needed else {}
         found = [p for p in parameters if wanted(names.get(id(p), ""), p)]
     if not found:

@@ -189,7 +189,6 @@ def test_a_look_at_a_watched_model_works_and_adds_nothing(how: str) -> None:
     watch.detach()
 
 
-@DEPRECATED
 def test_hooks_come_back_before_others_which_are_there_all_the_while() -> None:
     """A thread may be in a forward of the model."""
 
@@ -212,6 +211,7 @@ def test_hooks_come_back_before_others_which_are_there_all_the_while() -> None:
     assert list(module._forward_hooks.values()) == [print]
 
 
+@DEPRECATED
 def test_scripts_need_their_handling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken out: torch.jit meets a hook that it cannot compile."""
     monkeypatch.setattr(module_hooks._SCRIPTS, "add", lambda observer: None)

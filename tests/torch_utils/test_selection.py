@@ -124,3 +124,10 @@ def test_names_need_a_model_or_a_named_optimizer() -> None:
             selected_parameters(optim.SGD(net.parameters(), 0.1), select, None)
     named = optim.SGD(net.named_parameters(), 0.1)
     assert len(selected_parameters(named, lambda name, p: name.endswith("bias"), None)) == 3
+
+
+def test_a_penalty_is_put_on_a_type_of_module() -> None:
+    """A type can be called, and is no predicate."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(8, 3))
+    (found,) = selected_parameters(optim.SGD(net.parameters(), 0.1), nn.Conv2d, net)
+    assert found is net[0].weight
