@@ -64,12 +64,12 @@ def paired_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share, ``count`` of so many (Wilson's); 0 to 1 of none."""
+    """The 95 % interval of a share, ``count`` of so many (Wilson's); 0 to 1 of none.
+
+    Over all shares it holds the true one 95 times of 100 on average; where it does so least, near 0 and 1, 84 times
+    with 5 tries and 91 with 100 (tests/analyses/test_common.py).
+    """
     if not of:
         return 0.0, 1.0
-    z = float(stats.norm.ppf(0.975))
-    share, scale = count / of, 1 + z * z / of
-    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / scale
-    middle = (share + z * z / (2 * of)) / scale
-    low, high = middle - half, middle + half  # exactly 0 and 1 at the ends, but for rounding
-    return low if count else 0.0, high if count < of else 1.0
+    found = stats.binomtest(count, of).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)

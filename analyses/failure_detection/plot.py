@@ -13,10 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.common.statistics import wilson
 from analyses.common.study import Drawing
 from analyses.failure_detection import records
 from analyses.failure_detection.metrics import FAILING, OTHERS, calibration_error, calibration_sample, latency
-from gradscope.report.intervals import share_interval
 
 COLOURS = {"judge": "#0072B2", "collapsed": "#0072B2", "diverged": "#D55E00", "learned": "#666666"}
 STYLES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -52,7 +52,7 @@ def reliability(looks: pd.DataFrame) -> Figure:
     at = np.clip(np.digitize(sample["probability"], edges) - 1, 0, 9)
     by = sample.groupby(at)
     p, seen, n = by["probability"].mean(), by["failed"].mean(), by.size()
-    ends = np.array([share_interval(k, tries) for k, tries in zip(by["failed"].sum().astype(int), n, strict=True)])
+    ends = np.array([wilson(k, tries) for k, tries in zip(by["failed"].sum().astype(int), n, strict=True)])
     error = np.abs(ends.T - seen.to_numpy())
     ax.plot([0, 1], [0, 1], color="#888888", lw=1)
     ax.errorbar(p, seen, error, fmt="o", color=COLOURS["judge"], ms=5, capsize=2)

@@ -60,19 +60,19 @@ class Cells(nn.Module):
 class TextModel(nn.Module):
     """A causal transformer over characters."""
 
-    def __init__(self, classes: int, layers: int, width: int, dropout: float) -> None:
+    def __init__(self, classes: int, layers: int, width: int, dropout: float, context: int = CONTEXT) -> None:
         super().__init__()
         self.embed = nn.Embedding(classes, width)
-        self.place = nn.Parameter(0.1 * torch.randn(CONTEXT, width))
+        self.place = nn.Parameter(0.1 * torch.randn(context, width))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(width, 4, 2 * width, dropout, batch_first=True, norm_first=True)
             for _ in range(layers)
         )
         self.head = nn.Linear(width, classes)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT))
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(context))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, CONTEXT] to [N, CONTEXT, classes]."""
+        """[N, context] to [N, context, classes]."""
         h = self.embed(x) + self.place
         for block in self.blocks:
             h = block(h, src_mask=self.mask)

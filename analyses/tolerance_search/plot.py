@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analyses.common.results import Results, Row
+from analyses.common.statistics import wilson
 from analyses.common.study import Drawing
 from analyses.tolerance_search import delayed
 from analyses.tolerance_search.training import HIGH, LOW
-from gradscope.report.intervals import share_interval
 from gradscope.tolerance.posterior import Posterior
 from gradscope.trials.trial import Outcome
 
@@ -46,7 +46,7 @@ def simulated(folder: Path, path: Path) -> None:
         at = [s * shift for s in slopes]
         shares = [float(np.mean([float(r["covered"]) for r in groups[judge, s]])) for s in slopes]
         counts = [len(groups[judge, s]) for s in slopes]
-        ends = np.array([share_interval(round(p * n), n) for p, n in zip(shares, counts, strict=True)])
+        ends = np.array([wilson(round(p * n), n) for p, n in zip(shares, counts, strict=True)])
         error = np.abs(ends.T - shares)
         covered.errorbar(at, shares, error, capsize=2, color=colour, marker="o", markersize=4, label=f"{judge} judge")
         widths = [float(np.median([float(r["decades"]) for r in groups[judge, s]])) for s in slopes]

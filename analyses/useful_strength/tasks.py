@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 import gradscope
 from analyses.common import images
 from analyses.common.networks import initialise
+from analyses.prediction.networks import TextModel
 from analyses.strong_regularization.networks import build
 from gradscope.types import InputError
 
@@ -163,25 +164,9 @@ def text(count: int) -> Data:
     return Data(*stretches(READ, count), *stretches(UNREAD, 100), 128)
 
 
-class Characters(nn.Module):
+def characters(data: Data) -> nn.Module:
     """A causal transformer of two blocks over characters."""
-
-    def __init__(self, data: Data) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(data.classes, WIDTH)
-        self.place = nn.Parameter(0.1 * torch.randn(CONTEXT, WIDTH))
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, 0.0, batch_first=True, norm_first=True) for _ in range(2)
-        )
-        self.head = nn.Linear(WIDTH, data.classes)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, CONTEXT] to [N, CONTEXT, classes]."""
-        h = self.embed(x) + self.place
-        for block in self.blocks:
-            h = block(h, src_mask=self.mask)
-        return torch.as_tensor(self.head(h))
+    return TextModel(data.classes, 2, WIDTH, 0.0, CONTEXT)
 
 
 def perceptron(data: Data) -> nn.Module:
@@ -230,7 +215,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("digits", digits, perceptron, partial(sgd, 0.05), 32, 40, delayed=(0.008, 0.1), settles=False),
-        Task("text", partial(text, 200), Characters, partial(adamw, 1e-2), 40, 40, 1e-3, 10.0),
+        Task("text", partial(text, 200), characters, partial(adamw, 1e-2), 40, 40, 1e-3, 10.0),
         Task(
             "vgg11", model=partial(published, "vgg11", 1 / 8), optimizer=partial(sgd, 0.02), delayed=(0.002, 0.05),
             **ON_PAIRS,

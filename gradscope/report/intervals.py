@@ -40,22 +40,3 @@ def mean_interval(values: Array) -> tuple[float, float, float]:
     half /= centre * (1 - centre)
     low, high = float(expit(logit(centre) - half)), float(expit(logit(centre) + half))
     return mean, min(mean, low), max(mean, high)
-
-
-def share_interval(hits: int, tries: int) -> tuple[float, float]:
-    """Compute the ends of Wilson's 95 % interval of a share.
-
-    Over all shares it holds the true one 95 times of 100 on average; where it does so least, near 0 and 1, 84 times
-    with 5 tries and 91 with 100 (tests/report/test_intervals.py).
-
-    Args:
-        hits: how often it was so.
-        tries: of how many.
-
-    Returns:
-        Low and high.
-    """
-    from scipy.stats import binomtest
-
-    found = binomtest(hits, tries).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)

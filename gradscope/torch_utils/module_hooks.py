@@ -147,9 +147,10 @@ class ModuleHooks:
 
 
 def _compile_callbacks() -> list[Callable[..., Any]]:
-    """Return what dynamo calls before it compiles a frame; a list of no use where it was not imported yet."""
-    dynamo = sys.modules.get("torch._dynamo.callback")
-    return [] if dynamo is None else dynamo.callback_handler.start_callbacks
+    """Return what dynamo calls before it compiles a frame; a list of no use where it is not there, or has none."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    found: list[Callable[..., Any]] = getattr(handler, "start_callbacks", [])
+    return found
 
 
 # -- pickles and copies -----------------------------------------------------------------------------

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import queue
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any
 
-from gradscope import checks
 from gradscope.processes.fork_server import ForkServer
 from gradscope.processes.script import devices_here
-from gradscope.processes.worker import Worker, WorkerLostError, follow, packed, serve
-from gradscope.types import InputError
+from gradscope.processes.worker import Worker, follow, serve
+from gradscope.trials.calls import CallExecutor
 
 #: To preload for trainings of torch: the recording, and what the first one of a process spends seconds on loading.
 RECORDING = ("gradscope.recording.opening", "gradscope.recorder.preload")
@@ -24,7 +21,7 @@ RECORDING = ("gradscope.recording.opening", "gradscope.recorder.preload")
 TRIALS = "gradscope.trials.run_trial"
 
 
-class LocalExecutor(Executor):
+class LocalExecutor(CallExecutor):
     """Executor whose calls run in processes of their own and can be cancelled while they run.
 
     A process that dies, hangs for more than ``limit`` seconds or runs out of memory costs its own call alone, which
@@ -48,10 +45,8 @@ class LocalExecutor(Executor):
         preload: Sequence[str] = (),
         scripts: bool = False,
     ) -> None:
-        checks.positive_int(workers, "workers")
+        super().__init__(workers, "gradscope-trial")
         self._limit = limit
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gradscope-trial")
-        self._futures: set[Future[Any]] = set()
         found = devices_here() if devices is None else list(devices)
         self._slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for slot in range(workers):
@@ -67,29 +62,10 @@ class LocalExecutor(Executor):
         self._scripts, self._starting = scripts and not found, threading.Lock()
         self._server: ForkServer | None = None
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``function(*args)`` in a process of its own. The future stays pending while it runs."""
-        if kwargs:
-            raise InputError(f"{type(self).__name__} takes no keyword arguments for a call; bind them first")
-        call = packed(function, *args)
-        future: Future[Any] = Future()
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
-        self._threads.submit(self._run, future, call)
-        return future
-
-    def _run(self, future: Future[Any], call: bytes) -> None:
+    def _answer(self, call: bytes, cancelled: Callable[[], bool]) -> Any:
         slot = self._slots.get()
         try:
-            if future.cancelled():
-                return
-            answer = follow(self._start(), call, self._environment(slot), limit=self._limit, cancelled=future.cancelled)
-        except BaseException as error:
-            with contextlib.suppress(InvalidStateError):  # cancelled
-                future.set_exception(error if isinstance(error, Exception) else WorkerLostError(repr(error)))
-        else:
-            with contextlib.suppress(InvalidStateError):
-                future.set_result(answer)
+            return follow(self._start(), call, self._environment(slot), limit=self._limit, cancelled=cancelled)
         finally:
             self._slots.put(slot)
 
@@ -120,10 +96,7 @@ class LocalExecutor(Executor):
         return environment
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. ``cancel_futures`` ends those under way as well, unlike the pools of the library."""
-        if cancel_futures:
-            for future in list(self._futures):
-                future.cancel()
-        self._threads.shutdown(wait=wait)
+        """As `CallExecutor`, and the fork server ends with it."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
         if wait and self._server is not None:
             self._server.close()

@@ -10,7 +10,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from urllib.parse import parse_qsl
 
 from gradscope import checks
 from gradscope.extras import missing
-from gradscope.processes.worker import GRACE, WorkerLostError, follow, packed, start_worker
+from gradscope.processes.worker import GRACE, WorkerLostError, follow, start_worker
+from gradscope.trials.calls import CallExecutor
 from gradscope.types import InputError
 
 #: Begins the spelling of an executor on Slurm.
@@ -93,7 +93,7 @@ def _value(text: str) -> int | float | bool | str:
     return text
 
 
-class SubmititExecutor(Executor):
+class SubmititExecutor(CallExecutor):
     """Executor that submits each call to Slurm as a job, in which it has a process of its own.
 
     A call that is cancelled ends with its job. The jobs of a search that is gone end by themselves: they watch a file
@@ -112,7 +112,7 @@ class SubmititExecutor(Executor):
     def __init__(
         self, options: JobOptions, workers: int = 1, *, limit: float | None = None, beat: float = 15.0
     ) -> None:
-        checks.positive_int(workers, "workers")
+        super().__init__(workers, "gradscope-job")
         parameters = dict(options.parameters)
         if not {"timeout_min", "slurm_time"} & set(parameters):
             if limit is None:
@@ -124,35 +124,18 @@ class SubmititExecutor(Executor):
         self._jobs = _opened(options, parameters)
         self._sign = Path(self._jobs.folder) / f"search-{uuid.uuid4().hex}.alive"
         self._asking = threading.Lock()  # submitit's own bookkeeping knows no threads
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gradscope-job")
-        self._futures: set[Future[Any]] = set()
         self._over = threading.Event()
         self._give_sign(0)
         threading.Thread(target=self._live, name="gradscope-alive", daemon=True).start()
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``function(*args)`` in a job of its own. The future stays pending while it waits and while it runs."""
-        if kwargs:
-            raise InputError(f"{type(self).__name__} takes no keyword arguments for a call; bind them first")
-        call = packed(function, *args)
-        future: Future[Any] = Future()
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
-        self._threads.submit(self._run, future, call)
-        return future
-
-    def _run(self, future: Future[Any], call: bytes) -> None:
-        if future.cancelled():
-            return
+    def _answer(self, call: bytes, cancelled: Callable[[], bool]) -> Any:
         stop = self._sign.with_name(f"call-{uuid.uuid4().hex}.stop")
+        job = self._submitted(call, stop)
         try:
-            answer = self._answer(self._submitted(call, stop), future, stop)
-        except BaseException as error:
-            with contextlib.suppress(InvalidStateError):  # cancelled
-                future.set_exception(error if isinstance(error, Exception) else WorkerLostError(repr(error)))
-        else:
-            with contextlib.suppress(InvalidStateError):
-                future.set_result(answer)
+            return self._awaited(job, cancelled)
+        except BaseException:
+            self._end(job, stop)  # nobody waits for it any more
+            raise
         finally:
             stop.unlink(missing_ok=True)
 
@@ -164,11 +147,11 @@ class SubmititExecutor(Executor):
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"the cluster took no job: {line}") from None
 
-    def _answer(self, job: Any, future: Future[Any], stop: Path) -> Any:
+    def _awaited(self, job: Any, cancelled: Callable[[], bool]) -> Any:
         asked = time.monotonic()
         while not self._done(job, force := time.monotonic() - asked > ASK):
-            if future.cancelled():
-                return self._end(job, stop)
+            if cancelled():
+                raise WorkerLostError("cancelled")
             if force:
                 asked = time.monotonic()
             time.sleep(LOOK)
@@ -184,12 +167,15 @@ class SubmititExecutor(Executor):
         """Ask the job to end, which it does in order; take it out of the queue where it has not begun or does not."""
         stop.touch()
         deadline = time.monotonic() + 2 * GRACE
-        while not self._done(job, False):
-            if time.monotonic() > deadline:
-                with contextlib.suppress(Exception), self._asking:  # it may be over
-                    job.cancel(check=False)
-                break
-            time.sleep(LOOK)
+        with contextlib.suppress(Exception):  # of Slurm, where nothing answers
+            while not self._done(job, False):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(LOOK)
+            else:
+                return
+        with contextlib.suppress(Exception), self._asking:  # it may be over
+            job.cancel(check=False)
 
     def _done(self, job: Any, ask: bool) -> bool:
         with self._asking, warnings.catch_warnings():
@@ -207,11 +193,8 @@ class SubmititExecutor(Executor):
             number += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. ``cancel_futures`` ends those under way as well, unlike the pools of the library."""
-        if cancel_futures:
-            for future in list(self._futures):
-                future.cancel()
-        self._threads.shutdown(wait=wait)
+        """As `CallExecutor`; jobs that are left end by themselves."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
         if wait:
             self._over.set()
             self._sign.unlink(missing_ok=True)

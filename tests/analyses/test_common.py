@@ -107,9 +107,22 @@ def test_means_and_t_tests() -> None:
     assert math.isnan(statistics.paired_p_value([0.95, 0.94, 0.93], [0.85, 0.84, 0.83]))
 
 
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says() -> None:
+    """By the binomial distribution itself, over shares from .005 to .995."""
+    shares = np.linspace(0.005, 0.995, 199)
+    for tries in (5, 10, 20, 100):
+        ends = np.array([statistics.wilson(hits, tries) for hits in range(tries + 1)])
+        assert (ends >= 0).all()
+        assert (ends <= 1).all()
+        held = (ends[:, :1] <= shares) & (shares <= ends[:, 1:])
+        covered = (stats.binom.pmf(np.arange(tries + 1)[:, None], tries, shares) * held).sum(0)
+        assert 0.945 <= covered.mean() <= 0.965, tries
+        assert covered.min() > 0.82
+
+
 def test_a_share_has_wilsons_interval() -> None:
     assert statistics.wilson(0, 739) == (0.0, pytest.approx(0.00517, abs=1e-5))
     assert statistics.wilson(5, 5) == (pytest.approx(0.5655, abs=1e-4), 1.0)
     assert statistics.wilson(0, 0) == (0.0, 1.0)
-    found = stats.binomtest(150, 172).proportion_ci(method="wilson")
-    assert statistics.wilson(150, 172) == (pytest.approx(found.low), pytest.approx(found.high))
+    for end in statistics.wilson(150, 172):  # where the share lies 1.96 of its deviations away
+        assert abs(150 / 172 - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / 172))

@@ -340,7 +340,7 @@ def test_findings_of_one_kind_are_told_in_one_line() -> None:
         (30, 48, 60, None), (1, 55, 67, 200), (0, 5, 9, None),
     ]  # fmt: skip
     assert (
-        "in blocks.0, blocks.1, blocks.2 and 27 more since step 48, the first of them, (share 0.61 to 0.9)"
+        "in blocks.0, blocks.1, blocks.2 and 27 more since step 48 in the first of them (share 0.61 to 0.9)"
         in told[0].now
     )
     assert together(told) == told and together([]) == []

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -19,23 +19,9 @@ from gradscope.trials.executors import checked, open_executor
 from gradscope.trials.local import LocalExecutor, devices_here
 from tests.helpers import trials
 from tests.helpers.paths import ROOT, SCRIPTS
+from tests.helpers.waiting import gone, until
 
 PYTHON = sys.executable
-
-
-def _until(what: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
-
-
-def _gone(pid: int) -> bool:
-    """The process has ended (a zombie, whose parent has not asked yet, has too)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 class Cluster:
@@ -45,7 +31,7 @@ class Cluster:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
         log = self._start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        _until(lambda: b"Scheduler at" in log.read_bytes())
+        until(lambda: b"Scheduler at" in log.read_bytes())
         found = re.search(rb"tcp://([\d.]+:\d+)", log.read_bytes())
         assert found is not None
         self.address = found[1].decode()
@@ -60,7 +46,7 @@ class Cluster:
             "--local-directory", str(self.folder),
         )  # fmt: skip
         self.workers.append(self.processes[-1])
-        _until(lambda: b"Registered to" in log.read_bytes())
+        until(lambda: b"Registered to" in log.read_bytes())
 
     def _start(self, name: str, *words: str) -> Path:
         log = self.folder / f"{name}.log"
@@ -135,7 +121,7 @@ def test_a_trial_that_hangs_is_stopped(executor: Executor, tmp_path: Path) -> No
     note = tmp_path / "pid"
     with pytest.raises(WorkerLostError, match="not over after 8 s"):
         executor.submit(trials.pid_then_sleep, note).result()
-    assert _gone(int(note.read_text()))
+    assert gone(int(note.read_text()))
     assert executor.submit(trials.answer, 4).result() == 4
 
 
@@ -143,12 +129,12 @@ def test_a_trial_that_hangs_is_stopped(executor: Executor, tmp_path: Path) -> No
 def test_a_running_trial_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     future = executor.submit(trials.pid_then_sleep, note)
-    _until(note.exists)
+    until(note.exists)
     assert future.cancel()
     with pytest.raises(CancelledError):
         future.result()
     pid = int(note.read_text())
-    _until(lambda: _gone(pid))
+    until(lambda: gone(pid))
     assert executor.submit(trials.answer, 5).result() == 5
 
 
@@ -156,10 +142,10 @@ def test_a_running_trial_can_be_cancelled(executor: Executor, tmp_path: Path) ->
 def test_what_a_trial_has_started_ends_with_it(executor: Executor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     future = executor.submit(trials.deaf_grandchild, note)
-    _until(note.exists)
+    until(note.exists)
     assert future.cancel()
     pid = int(note.read_text())
-    _until(lambda: _gone(pid))
+    until(lambda: gone(pid))
 
 
 @pytest.mark.thorough
@@ -218,7 +204,7 @@ def test_a_trial_does_not_outlive_a_killed_search(tmp_path: Path) -> None:
     root = str(ROOT)
     path = os.pathsep.join([root, *sys.path])
     search = subprocess.Popen([PYTHON, str(script), str(note), str(deaf)], env={**os.environ, "PYTHONPATH": path})
-    _until(lambda: note.exists() and deaf.exists())
+    until(lambda: note.exists() and deaf.exists())
     search.kill()
     search.wait()
 
@@ -227,8 +213,8 @@ def test_a_trial_does_not_outlive_a_killed_search(tmp_path: Path) -> None:
         time.sleep(0.5)
         return note.read_text() == before
 
-    _until(still)
-    _until(lambda: _gone(int(deaf.read_text())))
+    until(still)
+    until(lambda: gone(int(deaf.read_text())))
 
 
 FORKED = """
@@ -290,14 +276,14 @@ def test_a_dask_worker_killed_in_mid_trial(cluster: Cluster, tmp_path: Path) -> 
     executor, _ = open_executor(f"dask://{cluster.address}", None, None)
     victims = [executor.submit(trials.pid_then_sleep, tmp_path / f"{k}") for k in range(2)]
     for k in range(2):
-        _until((tmp_path / f"{k}").exists)
+        until((tmp_path / f"{k}").exists)
     pids = [int((tmp_path / f"{k}").read_text()) for k in range(2)]
     cluster.workers[0].kill()
     cluster.workers.pop(0).wait()
-    _until(lambda: any(_gone(pid) for pid in pids))
+    until(lambda: any(gone(pid) for pid in pids))
     for future in victims:
         future.cancel()
-    _until(lambda: all(_gone(pid) for pid in pids))
+    until(lambda: all(gone(pid) for pid in pids))
     cluster.add_worker()
     assert executor.submit(trials.answer, 7).result() == 7
     executor.shutdown(cancel_futures=True)
@@ -314,7 +300,7 @@ def test_a_search_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     ]  # fmt: skip
     search = subprocess.Popen([PYTHON, "-m", "gradscope_cli.main", *words], stdout=subprocess.PIPE)
     journal = out / "search.jsonl"
-    _until(lambda: search.poll() is not None or (journal.exists() and '"trial"' in journal.read_text()))
+    until(lambda: search.poll() is not None or (journal.exists() and '"trial"' in journal.read_text()))
     cluster.workers[0].kill()
     cluster.workers.pop(0).wait()
     printed, _ = search.communicate(timeout=500)
@@ -332,10 +318,10 @@ def test_a_killed_search_leaves_nothing_running_on_a_cluster(cluster: Cluster, t
     )
     note = tmp_path / "pid"
     search = subprocess.Popen([PYTHON, "-c", code, f"dask://{cluster.address}", str(note)])
-    _until(note.exists)
+    until(note.exists)
     search.kill()
     search.wait()
-    _until(lambda: _gone(int(note.read_text())))
+    until(lambda: gone(int(note.read_text())))
 
 
 # -- mistakes -------------------------------------------------------------------------------------

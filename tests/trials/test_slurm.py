@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from gradscope.trials.executors import checked, open_executor
 from gradscope.trials.slurm import FOLDER, JobOptions, SubmititExecutor
 from tests.helpers import trials
 from tests.helpers.paths import ROOT
+from tests.helpers.waiting import gone, until
 
 PATH = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
 
@@ -40,20 +41,6 @@ done
 """,
     "scancel": "kill -TERM -- -$(cat {folder}/$1)",
 }
-
-
-def _until(what: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture
@@ -136,9 +123,9 @@ def test_a_job_of_slurm(slurm: Path, tmp_path: Path) -> None:
         for line in ("--partition=gpu", "--time=30", "--gpus-per-node=1"):
             assert f"#SBATCH {line}\n" in asked
         future = executor.submit(trials.pid_then_sleep, tmp_path / "pid")
-        _until((tmp_path / "pid").exists)
+        until((tmp_path / "pid").exists)
         assert future.cancel()
-        _until(lambda: _gone(int((tmp_path / "pid").read_text())))
+        until(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 @pytest.mark.thorough
@@ -146,12 +133,12 @@ def test_a_job_that_is_killed_is_missed(slurm: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("gradscope.trials.slurm.ASK", 0.5)
     with SubmititExecutor(JobOptions(str(tmp_path / "jobs"), "slurm", {"timeout_min": 5})) as executor:
         future = executor.submit(trials.pid_then_sleep, tmp_path / "pid")
-        _until((tmp_path / "pid").exists)
+        until((tmp_path / "pid").exists)
         job = next(int(file.read_text()) for file in slurm.iterdir() if file.name.isdigit())
         os.killpg(job, 9)
         with pytest.raises(WorkerLostError, match=r"ended without an answer .*state FAILED"):
             future.result()
-        _until(lambda: _gone(int((tmp_path / "pid").read_text())))
+        until(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 def test_a_job_that_is_refused(slurm: Path, tmp_path: Path) -> None:
@@ -175,9 +162,32 @@ def test_jobs_end_with_a_search_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     words = [sys.executable, "-c", code, str(tmp_path / "jobs"), str(note)]
     search = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": PATH})
-    _until(note.exists)
+    until(note.exists)
     time.sleep(3)  # longer than a job's patience: the search is heard
-    assert not _gone(int(note.read_text()))
+    assert not gone(int(note.read_text()))
     search.kill()
     search.wait()
-    _until(lambda: _gone(int(note.read_text())))
+    until(lambda: gone(int(note.read_text())))
+
+
+@pytest.mark.thorough
+def test_a_job_that_cannot_be_asked_about_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call fails, and nobody waits for it any more."""
+    pytest.importorskip("submitit")
+    executor, _ = open_executor(f"submitit://{tmp_path / 'jobs'}?cluster=local", 1, 300)
+    with executor:
+        future = executor.submit(trials.pid_then_sleep, tmp_path / "pid")
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+
+        jobs = []
+
+        def away(job: Any, ask: bool) -> bool:
+            jobs.append(job)
+            raise OSError("the scheduler does not answer")
+
+        monkeypatch.setattr(executor, "_done", away)
+        with pytest.raises(OSError, match="does not answer"):
+            future.result(120)
+        until(lambda: gone(int((tmp_path / "pid").read_text())))
+        until(lambda: jobs[0].done(force_check=True))
+        assert not list((tmp_path / "jobs").glob("*.stop"))

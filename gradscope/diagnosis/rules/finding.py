@@ -88,7 +88,7 @@ class Finding:
         """The finding in one line, without what to do."""
         numbers = ", ".join(f"{name} {self._range(name, value)}" for name, value in self.numbers.items())
         place = f" in {self.where}" if self.layers else ""
-        first = ", the first of them," if self.up_to else ""
+        first = " in the first of them" if self.up_to else ""
         return f"{self.rule}: {self.text}{place} since step {self.since_step}{first} ({numbers})"
 
     def _range(self, name: str, low: float) -> str:
