@@ -90,12 +90,15 @@ class Tried:
         return self.errors[self.ended - 1]
 
 
-def tried(case: Case, reader: Reader, most: int = PROBES) -> Tried:
-    """The prober on a recorded configuration: each probe that it asks for is the nearest one that was recorded."""
+def tried(case: Case, reader: Reader, most: int = PROBES, begin: float | None = None) -> Tried:
+    """The prober on a recorded configuration: each probe that it asks for is the nearest one that was recorded.
+
+    ``begin``: log₁₀ of the first strength, else it is guessed.
+    """
     prober = Prober({case.configuration.group: reader}, case.configuration.penalty, most=most)
     prober.free.append(case.free)
     left = list(case.late if case.is_late else case.probes)
-    start = at = reader.guess(case.free, case.first[0])
+    start = at = reader.guess(case.free, case.first[0]) if begin is None else begin
     spent = case.spent + (round(2 * min(case.escape, HORIZON)) if case.is_late else 0)
     errors: list[float] = []
     distances: list[float] = []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from analyses.common.markdown import markdown
 from analyses.prediction.data import Case, cases
+from analyses.prediction.equal_steps import at_the_same_steps
 from analyses.prediction.fit import Tried, interval, of_kind, tried, without_each
 from gradscope.prediction.ask_tell import INVARIANT, PROBES
 from gradscope.prediction.level_reader import Reader, scaled
@@ -119,6 +120,7 @@ def baselines(
         ("trees on a run without a penalty (the first guess)", "17-32", [r.start for r in results]),
     ]
     found += [(f"bisection by the side, {n} probes", "", errors) for n, errors in sides.items()]
+    found.append(("the search at the steps of the last line", "", at_the_same_steps(results)))
     for n in range(1, PROBES + 1):
         steps = [r.steps[min(n, len(r.steps)) - 1] for r in results]
         found.append(

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from analyses.common.markdown import markdown
+from analyses.prediction.equal_steps import SLOPE
 from analyses.prediction.held_out import Found
 from analyses.tolerance_search.oracles import Simulated, driven
 from gradscope.tolerance.ask_tell import ToleranceSearch
 from gradscope.tolerance.posterior import Predicted
 
-#: The slope of the curves, in decades.
-SLOPE = 0.03
 #: The range that is asked for, and how many searches are simulated.
 LOW, HIGH, SEARCHES = 1e-4, 1.0, 60
 #: The half-width of a prediction's interval after three probes, in decades.

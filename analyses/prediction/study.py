@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from analyses.common.study import Drawing, Part, Study
-from analyses.prediction import held_out, raised, warned
+from analyses.prediction import delayed, delayed_read, documents, equal_steps, held_out, raised, warned
 from analyses.prediction.alone import alone
 from analyses.prediction.collect import collect_all
 from analyses.prediction.data import cases, pack_all
@@ -20,7 +20,8 @@ def tables(folder: Path) -> dict[str, str]:
     return {
         "tables.md": held_out.tables(cases(), found), "results.csv": held_out.rows(found),
         "alone.md": alone(found), "saved.md": saved(found), "warned.md": warned.warned(found, folder),
-        "raised.md": raised.told(found, folder),
+        "raised.md": raised.told(found, folder), "delayed.md": delayed_read.told(found, folder),
+        "equal.md": equal_steps.told(found["direct"][1]), "documents.md": documents.told(found, folder),
     }  # fmt: skip
 
 
@@ -36,6 +37,8 @@ STUDY = Study(
         "pack": pack_all,
         "fit": fit_shipped,
         "raised": Part(raised.cells, raised.probed, raised.FILE, here=True),
+        "delayed": Part(delayed.cells, delayed.collected, delayed.FILE, here=True),
+        "documents": Part(documents.cells, documents.suggested, documents.FILE, here=True),
         "warned": Part(warned.cells, warned.first_rows, warned.FRESH, here=True),
     },
     tables,

@@ -7,6 +7,7 @@ record of `gradscope.record`).
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
 from collections.abc import Sequence
@@ -110,6 +111,14 @@ class Ensemble:
             if c.penalty == "l1":
                 p.copy_(p.sign() * (p.abs() - lr * strength).clamp_min_(0))
 
+    def learn(self, steps: int) -> None:
+        """So many steps without a penalty; it comes on after them."""
+        kept, self.strengths = self.strengths, torch.zeros_like(self.strengths)
+        for _ in range(steps):
+            self.forward_backward()
+            self.update()
+        self.strengths = kept
+
     @torch.no_grad()
     def sizes(self) -> Array:
         """Of every matrix ‖g‖, ‖w‖, ⟨w, g⟩, Σ|g|, Σ|w|: [R, 5, P], as a record's row has them."""
@@ -133,6 +142,12 @@ class Ensemble:
         self._orders = [self._orders[i] for i in which]
         self._left = [self._left[i] for i in which]
 
+    def branch(self, strengths: Sequence[float]) -> None:
+        """Go on from the first run alone, once under each strength, each with the batches that it would see."""
+        self.keep(np.zeros(len(strengths), dtype=np.int64))
+        self._orders = [copy.deepcopy(self._orders[0]) for _ in strengths]
+        self.strengths = torch.tensor(list(strengths), dtype=torch.float64)
+
 
 def rate(decay: str, at: float) -> float:
     """The learning rate as a share of its full value, this far through the run."""
@@ -145,7 +160,11 @@ def rate(decay: str, at: float) -> float:
 
 def probes(c: Configuration, strengths: Sequence[float], seeds: Sequence[int], rows: int) -> tuple[Array, Array]:
     """So many rows of each run: losses [R, T] and sizes [R, T, 5, P]."""
-    runs = Ensemble(c, strengths, seeds)
+    return rows_of(Ensemble(c, strengths, seeds), rows)
+
+
+def rows_of(runs: Ensemble, rows: int) -> tuple[Array, Array]:
+    """The next rows of runs under way: losses [R, T] and sizes [R, T, 5, P]."""
     losses, table = [], []
     for _ in range(rows):
         losses.append(runs.forward_backward())
@@ -155,14 +174,17 @@ def probes(c: Configuration, strengths: Sequence[float], seeds: Sequence[int], r
 
 
 def outcomes(
-    c: Configuration, strengths: Sequence[float], seeds: Sequence[int], to_escape: bool = False
+    c: Configuration, strengths: Sequence[float], seeds: Sequence[int], to_escape: bool = False, delay: int = 0
 ) -> tuple[NDArray[np.bool_], Array]:
     """Which runs of `HORIZON` steps fail [R], and their losses [R, HORIZON], NaN once they are over.
+
+    ``delay``: so many steps without a penalty come before these, and are not told of.
 
     One is ended early where nothing can change any more: at the origin, its weights gone; or long after the penalty has
     had its effect, far below the baseline and not rising. ``to_escape``: all of them once they are below .6 of it.
     """
     runs, count = Ensemble(c, strengths, seeds), len(strengths)
+    runs.learn(delay)
     baseline = task(c.task).baseline
     seen = np.full((count, HORIZON), np.nan, dtype=np.float32)
     failed, there = np.zeros(count, dtype=bool), np.arange(count)

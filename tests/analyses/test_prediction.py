@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ import sklearn
 import torch
 
 import gradscope
-from analyses.prediction import fit, raised, warned
+from analyses.common.results import Results
+from analyses.prediction import delayed, documents, equal_steps, fit, raised, warned
 from analyses.prediction.collect import escape
 from analyses.prediction.configurations import FAMILIES, Configuration, benchmark, configurations
 from analyses.prediction.data import cases
 from analyses.prediction.networks import build
+from analyses.prediction.study import STUDY
 from analyses.prediction.tasks import task
-from analyses.prediction.training import Ensemble, outcomes, probes, seed_of
+from analyses.prediction.training import Ensemble, outcomes, probes, rows_of, seed_of
 from gradscope.prediction.features import NAMES, features
 from gradscope.prediction.forest import Forest
-from gradscope.prediction.rows import probe_of
+from gradscope.prediction.level_reader import shipped
+from gradscope.prediction.rows import Probe, probe_of
 from gradscope.store.record import Record
 
 ROWS = 16
@@ -186,3 +190,108 @@ def test_rows_of_an_ensemble_are_probes(factor: int) -> None:
     slow, fast = (raised.run(replace(chosen, lr=rate), [0.01], [3], 16)[0] for rate in (chosen.lr, factor * chosen.lr))
     assert slow.folding == pytest.approx(factor * fast.folding)
     assert (len(slow.step), slow.kind, slow.loss[0]) == (16, "direct", fast.loss[0])
+
+
+def test_branches_go_on_from_one_learned_net_with_its_batches() -> None:
+    """A branch without a penalty is the run that would have gone on, and of a stronger penalty the weights are less."""
+    c = a_configuration()
+    alone, together = Ensemble(c, [0.0], [3]), Ensemble(c, [0.0], [3])
+    for runs in (alone, together):
+        runs.learn(30)
+    together.branch([0.0, 0.05, 0.5])
+    before = together.sizes()[:, 1]
+    assert (before == before[0]).all()
+    loss, sizes = rows_of(together, 12)
+    assert loss[0] == pytest.approx(rows_of(alone, 12)[0][0], rel=1e-4)
+    assert loss[0, 0] == loss[1, 0] == loss[2, 0]
+    assert (np.diff(sizes[:, -1, 1].sum(1)) < 0).all()
+
+
+def test_a_penalty_that_comes_late_is_borne_where_one_from_the_start_is_not() -> None:
+    c = next(c for c in benchmark() if c.key.startswith("908"))  # levels .020 and .049
+    assert outcomes(c, [0.031, 1.0], [1, 2])[0].tolist() == [True, True]
+    assert outcomes(c, [0.031, 1.0], [1, 2], delay=106)[0].tolist() == [False, True]
+
+
+def test_the_loss_bears_a_strength_while_its_pull_is_as_large() -> None:
+    """Where the loss's pull on the weights is that of a penalty of .03, it bears .03."""
+    weight = np.full((40, 2), 2.0)
+    rows = np.zeros((40, 2))
+    probe = Probe(
+        np.arange(40.0), np.ones(40), rows + 1, weight, -2 * 0.03 * weight**2, rows, rows, np.full(2, 4.0), np.ones(40),
+        0.1, "l2", 0.9, False, False, 1.0,
+    )  # fmt: skip
+    assert delayed.restoring(probe) == pytest.approx((np.log10(0.03),) * 2)
+
+
+def test_branches_are_read_without_the_family_they_belong_to() -> None:
+    """A reader of branches reads branches; the level of each configuration is measured, its places are around it."""
+    rows = Results(STUDY.results / delayed.FILE).rows()
+    assert len(rows) >= 12
+    assert len({row["key"].split("-")[1] for row in rows}) >= 5
+    for row in (row for row in rows if row["determined"]):
+        assert row["low"] < row["level"] < row["high"]
+        assert all(len(b["features-80"]) == len(NAMES) for b in row["branches"])
+        trials = sorted(row["trials"])
+        assert not trials[0][1]
+        assert trials[-1][1]
+
+
+def test_a_search_of_few_steps_knows_little() -> None:
+    """One trial halves a range of four decades; a whole search ends at the level."""
+    few, many = (equal_steps.searched(-1.5, budget, [1]) for budget in (137, 3000))
+    assert few.trials <= 1
+    assert few.width > 2
+    assert abs(many.error) < 0.1
+    assert many.width < 0.3
+    assert few.holds
+    assert many.holds
+
+
+def test_probes_are_read_again_as_the_prober_weighs_them() -> None:
+    """The committed predictions of the documents' nets are those of the probes in their rows."""
+    rows = Results(STUDY.results / documents.FILE).rows()
+    assert len(rows) >= 6
+    for row in (row for row in rows if row["determined"]):
+        reader = shipped()[row["kind"]]
+        read = documents.read_again(row, reader)
+        assert read == pytest.approx(np.log10(row["tolerance"]), abs=0.02)
+
+
+def section(title: str) -> str:
+    """A section of the study's README."""
+    text = (STUDY.results.parent / "README.md").read_text(encoding="utf-8")
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_what_the_readme_tells_of_delayed_levels_is_in_the_table() -> None:
+    table = (STUDY.results / "delayed.md").read_text(encoding="utf-8")
+    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section("The delayed level"))
+    assert len(told) >= 14
+    for middle, low, high in told:
+        assert f"0{middle} (0{low}-0{high})" in table
+
+
+def test_what_the_readme_tells_of_the_documents_nets_is_what_was_predicted() -> None:
+    rows = {(r["net"], r["penalty"]): r for r in Results(STUDY.results / documents.FILE).rows()}
+    lines = [line.split("|")[1:-1] for line in section("Nets of the documents, not seen").splitlines() if "|" in line][
+        2:
+    ]
+    assert len(lines) == len(rows)
+    for net, penalty, measured, predicted, error, steps in lines:
+        row = rows[net.strip().lower().replace("-", ""), penalty.strip().lower()]
+        search = documents.measured(row["dataset"])[row["net"], row["penalty"]]
+        for told, made in ((measured, search), (predicted, row)):
+            assert float(told.split("(")[0]) == pytest.approx(made["tolerance"], rel=0.006)
+        assert float(error.strip(" *").replace("−", "-")) == pytest.approx(
+            np.log10(row["tolerance"] / search["tolerance"]), abs=0.0051
+        )
+        assert [int(word) for word in steps.replace(",", "").split(" of ")] == [row["steps_run"], search["steps_run"]]
+
+
+def test_what_the_readme_tells_of_searches_at_equal_steps_is_in_the_table() -> None:
+    made = [line.split("|")[1:-1] for line in (STUDY.results / "equal.md").read_text().splitlines() if "|" in line][2:]
+    told = [line.split("|")[1:-1] for line in section("The search at equal steps").splitlines() if "|" in line][2:]
+    for (_, trials, middle, _, *shares, width, _), line in zip(made, told, strict=True):
+        numbers = [re.sub("[ ±]", "", cell) for cell in (trials, middle, *shares, width)]
+        assert [float(cell) for cell in numbers] == [float(re.sub("[ ±]", "", cell)) for cell in line[1:]]
