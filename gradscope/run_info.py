@@ -17,6 +17,9 @@ Mask = NDArray[np.bool_]
 BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
 
 
+#: In the kind of a loss: asked for ones alone, as a generator is, a net is as good as the one that judges it is bad.
+SINGLE = "all targets (of the call that is logged, in all steps) are the same"
+
 #: Parts of the class names of normalisations.
 NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
@@ -98,6 +101,11 @@ class RunInfo:
     def watched(self) -> Mask:
         """Parameters that the verdict is about, [P]: the penalised ones, all where none is."""
         return self.penalised if self.penalised.any() else np.ones_like(self.penalised)
+
+    @property
+    def adversary(self) -> bool:
+        """Whether the loss is that of a generator: it tells how another net does, and neither learning nor failure."""
+        return SINGLE in self.loss_kind
 
     @property
     def normalisations(self) -> frozenset[str]:

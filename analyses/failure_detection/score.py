@@ -37,10 +37,15 @@ def follow(rows: dict[str, Any], info: RunInfo, model: Model) -> tuple[Judge, di
     live, final = judge.diagnosis(), judge.diagnosis(finished=True)
     return judge, {
         "live": str(live.verdict), "decided_step": live.decided_step if live.failed else None,
-        "onset_step": live.onset_step, "active_step": live.active_step, "holds": judge.holds,
+        "onset_step": live.onset_step, "active_step": live.active_step, "holds": _begins(judge),
         "final": str(final.verdict), "changes": sum(a is not b for a, b in pairwise(said)),
         "returned": any(a.failed and not b.failed for a, b in pairwise(said)),
     }  # fmt: skip
+
+
+def _begins(judge: Judge) -> float | None:
+    """The strength to begin with that the remedy names."""
+    return judge.lower.strength if judge.lower else None
 
 
 def switched_on(series: Series) -> int:

@@ -9,13 +9,15 @@ import pandas as pd
 
 from analyses.common.results import Results
 from analyses.common.study import Part, Study
-from analyses.failure_detection import ceiling, check, coherence, long, metrics, plot, third
+from analyses.failure_detection import ceiling, check, coherence, long, metrics, plot
 from analyses.failure_detection.families import FAMILIES
 from analyses.failure_detection.fit import fit_shipped, wrong
 from analyses.failure_detection.records import CACHE
 from analyses.failure_detection.run import train_all
 from analyses.failure_detection.score import score
 from analyses.failure_detection.siblings import siblings
+from analyses.failure_detection.third import figures as third
+from analyses.failure_detection.third.judged import NAMES, cells, judged
 
 
 def tables(folder: Path) -> dict[str, str]:
@@ -31,10 +33,9 @@ def _beside(folder: Path) -> Iterator[tuple[str, str]]:
     yield "Runs four times as long", long.told(pd.read_csv(folder / "long.csv", comment="#"))
     yield "What anyone could know after two epochs", "\n".join(ceiling.lines(folder))
     yield "What gradient coherence would add", "\n".join(coherence.lines(folder))
-    yield (
-        "A small third edition",
-        "\n".join(f"* {line.strip()}" for line in third.figures(Results(folder / "third.csv").recorded())),
-    )
+    rows = Results(folder / "third.csv").recorded()
+    yield "A small third edition", "\n".join(third.figures(rows))
+    yield "Misses of the third edition", "\n".join(f"* {line}" for line in third.misses(rows))
 
 
 STUDY = Study(
@@ -48,7 +49,7 @@ STUDY = Study(
         "ceiling": Part(ceiling.cells, ceiling.continued, "ceiling.csv"),
         "coherence": Part(coherence.cells, coherence.measured, "coherence.csv"),
         "siblings": siblings,
-        "third": Part(third.cells, third.judged, "third.csv"),
+        "third": Part(cells, judged, "third.csv"),
     },
     tables,
     plot.figures,
@@ -63,6 +64,7 @@ STUDY = Study(
         "--in-sample": {"action": "store_true", "help": "score: by one model that was fitted on all"},
         "--copies": {"type": int, "default": 4, "help": "ceiling: of each run"},
         "--shuffled": {"action": "store_true", "help": "siblings: the control"},
-        "--cases": {"nargs": "+", "choices": [case.name for case in third.CASES], "help": "third: some alone"},
+        "--cases": {"nargs": "+", "choices": NAMES, "help": "third: some alone"},
+        "--from-seed": {"type": int, "default": 0, "help": "third: the first of the seeds"},
     },
 )

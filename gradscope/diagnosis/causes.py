@@ -58,7 +58,18 @@ def ranked(look: RunPrefix, facts: Facts, learned: bool = False) -> list[Cause]:
         penalty_causes.penalty(look, facts),
         Cause(UNKNOWN, 0.3, [], ["nothing in the record points to a cause"], "look at data, labels, loss and model"),
     ]
+    if not look.telling:
+        causes[-2:] = _of_an_adversary(causes[-2])
     found = sorted((c for c in causes if c is not None and c.weight >= TOLD), key=lambda c: -c.weight)
     if found[0].name == UNKNOWN or len(found) == 1:
         return found
     return [c for c in found if c.name != UNKNOWN]
+
+
+def _of_an_adversary(penalty: Cause | None) -> list[Cause | None]:
+    """Weigh a penalty where the loss does not tell whether the net would learn without it."""
+    said = "the loss of an adversary does not tell whether the net would learn without the penalty"
+    unknown = Cause(UNKNOWN, 0.5, [], [said], "look at what the net draws, and at the other net")
+    if penalty is None:
+        return [unknown]
+    return [replace(penalty, weight=min(penalty.weight, 0.45), against=[*penalty.against, said]), unknown]

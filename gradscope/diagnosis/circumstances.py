@@ -38,6 +38,7 @@ class Facts:
         clipped: share of the rows that were clipped.
         moves: share of the weights by which an unclipped step of the loss moved them in the first window.
         moves_clipped: the same as it was, clipped.
+        moves_first: the same of the first row that tells.
         signal: of each module at the start, the share of its output that depends on the input, [M].
         size: mean size of each module's output before the first step, [M].
         flow: gradient norms of the first and the last matrix at the start.
@@ -56,6 +57,7 @@ class Facts:
     clipped: float
     moves: float
     moves_clipped: float
+    moves_first: float
     signal: Array | None
     size: Array | None
     flow: tuple[float, float] | None
@@ -255,6 +257,7 @@ class Circumstances:
             clipped=self._clipped / self._clips if self._clips else np.nan,
             moves=free,
             moves_clipped=as_it_was,
+            moves_first=next((float(m) for m in (moves * np.minimum(clip, 1)) if 0 < m < np.inf), np.nan),
             signal=share,
             size=self._first_size(),
             flow=flow,

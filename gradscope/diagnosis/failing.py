@@ -24,6 +24,8 @@ def diverged(look: RunPrefix) -> Failure | None:
         return not_finite(look)
     early = s.loss[: limits.window]
     early = early[np.isfinite(early)]
+    if not look.telling:
+        return None
     usual = max(np.nan_to_num(look.baseline.loss), float(np.median(early)) if early.size else 0.0)
     if look.level > limits.exploded * usual > 0:
         evidence = [f"the loss is {look.level:.3g}, {look.level / usual:.0f} times what it was or the baseline is"]
@@ -45,6 +47,8 @@ def collapsed(look: RunPrefix) -> Failure | None:
     start = measures.shrinking_since(s, n)
     shrunk, faded = measures.fallen(s, start, n, limits.window)
     silent = look.constant
+    if not (silent or look.telling):
+        return None
     if shrunk < limits.shrunk or not (silent or faded >= limits.shrunk / 2):
         return None
     now, before = measures.last_windows(s, n, limits.window)
@@ -108,7 +112,9 @@ def collapse_found(look: RunPrefix, start: int, balance: float) -> Failure | Non
     evidence = [
         f"since step {s.step[start]:.0f} mean |w| fell to {np.exp(-shrunk):.3g} "
         f"and mean |∂L/∂w| to {np.exp(-faded):.3g} of what they were",
-        f"the loss is {level:.4g}, the baseline {stands.loss:.4g} ({stands.source})",
+        f"the loss is {level:.4g}, the baseline {stands.loss:.4g} ({stands.source})"
+        if look.telling
+        else f"the loss is {level:.4g}, which tells nothing: {look.info.loss_kind}",
     ]
     if look.constant:
         evidence.append("the output no longer depends on the input")

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradscope.diagnosis import measures
-from gradscope.diagnosis.cause import PENALTY, SLOW, UNKNOWN
+from gradscope.diagnosis.cause import PENALTY, SLOW, UNKNOWN, Cause
 from gradscope.diagnosis.causes import ranked
 from gradscope.diagnosis.circumstances import Circumstances
 from gradscope.diagnosis.failing import (
@@ -28,7 +28,7 @@ from gradscope.diagnosis.failing import (
 from gradscope.diagnosis.learning_phase import Learning
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, shipped
-from gradscope.diagnosis.remedies import for_learning, in_words, remedy, strength_that_holds
+from gradscope.diagnosis.remedies import SURE, Lower, for_learning, likely, lower, remedy
 from gradscope.diagnosis.run_prefix import CONSTANT, Baseline, RunPrefix
 from gradscope.diagnosis.series import GrowingSeries, Rows, network_series
 from gradscope.diagnosis.signals import available
@@ -47,8 +47,8 @@ LABEL_ERROR = 0.01
 #: As sure as "undecided" can be, either way.
 UNDECIDED = (0.1, 0.9)
 
-#: Weights of a cause from which it is named where the run is undecided, and without a "perhaps".
-FOUNDED, SURE = 0.6, 0.85
+#: What to do about a loss that tells nothing.
+SAMPLES = "look at what the net draws: this loss tells how its adversary does"
 
 #: What to do about a baseline that was guessed.
 GIVE = "give record(…, baseline_loss=…), the loss of the best constant predictor: this one is a guess"
@@ -70,7 +70,7 @@ class Judge:
         self.probability = np.nan
         self.baseline = info.baseline_loss
         self.baseline_source = info.baseline_source
-        self.holds: float | None = None  # a strength that would have held, at the time of a collapse
+        self.lower: Lower | None = None  # a strength to begin with, at the time of a collapse
         self._rows = GrowingSeries()
         self.series = self._rows.view()
         self._origin = Origin(info, self.limits.window)
@@ -150,7 +150,7 @@ class Judge:
     def _look(self) -> None:
         look = self.look()
         self.learning.see(look)
-        self.probability = self.model.of(look)
+        self.probability = self.model.of(look) if look.telling else np.nan
         found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.escaped_step)
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
@@ -190,7 +190,7 @@ class Judge:
             below = Baseline(self.baseline, self.baseline_source).below(self.limits.established)
             if measures.best_level(self.series, look.n, self.limits.window) >= below:
                 self.learning.never_happened()
-        causes = ranked(look, self._circumstances.facts(), learned=self.escaped_step is not None)
+        causes = self._ranked(look)
         if found.verdict is Verdict.DIVERGED:  # not by a penalty, which shrinks
             return replace(found, causes=[c for c in causes if c.name not in (PENALTY, UNKNOWN) and c.weight >= 0.5])
         found = replace(found, causes=causes)
@@ -198,7 +198,7 @@ class Judge:
             return found
         if causes[0].name != PENALTY:  # it fails, and the weights fall, but it would without the penalty too
             return replace(found, verdict=Verdict.STALLED)
-        self.holds = strength_that_holds(look)
+        self.lower = lower(look)
         return replace(found, layers=self._origin.layers(), evidence=[*found.evidence, *self._origin.evidence()])
 
     # -- answering --------------------------------------------------------------------------------
@@ -250,6 +250,9 @@ class Judge:
             return self._failed(not_finite(look))
         if not judged:
             return self._unfinished(look)
+        if not look.telling:
+            more, remedy = likely(self._ranked(look))
+            return self._undecided(self._against_baseline(look) + more, remedy or SAMPLES)
         found = at_the_horizon(look)
         if found.verdict is not Verdict.COLLAPSED and self.info.part_of_loss < 1 - 0.5 * self.limits.improved:
             return self._healthy_in_part(look)
@@ -273,13 +276,11 @@ class Judge:
             share = (look.baseline.loss - look.end_level) / abs(look.baseline.loss)
             side = "below" if share > 0 else "above"
             evidence.insert(0, f"it ended while the loss was falling, {abs(share):.1%} of the baseline {side} it")
-        causes = ranked(look, self._circumstances.facts(), learned=self.escaped_step is not None)
-        first = causes[0]
-        if first.name in (PENALTY, UNKNOWN) or first.weight < FOUNDED:
-            return replace(said, evidence=evidence)
-        evidence.append(f"{first.name}: {'; '.join(first.evidence)}")
-        how = first.name if first.weight >= SURE else f"perhaps {first.name}"
-        return replace(said, evidence=evidence, remedy=f"{how} first: {first.remedy}")
+        more, remedy = likely(self._ranked(look))
+        return replace(said, evidence=evidence + more, remedy=remedy or said.remedy)
+
+    def _ranked(self, look: RunPrefix) -> list[Cause]:
+        return ranked(look, self._circumstances.facts(), learned=self.escaped_step is not None)
 
     def _last_loss(self) -> int:
         """Return the last row with a loss, -1 if there is none: a loss of the first rows tells nothing of the end."""
@@ -304,6 +305,8 @@ class Judge:
 
     def _against_baseline(self, look: RunPrefix) -> list[str]:
         kind = self.info.loss_kind
+        if not look.telling:
+            return [f"the loss is {look.level:.4g}, and no baseline tells what that means; its kind is {kind}"]
         unknown = f"; the kind of loss is {kind}" if kind.startswith("unknown") and not look.baseline.known else ""
         said = [f"the loss is {look.level:.4g}, the baseline {self.baseline:.4g} ({self.baseline_source}){unknown}"]
         if self.withdrawn is not None:
@@ -313,8 +316,7 @@ class Judge:
 
     def _healthy(self, look: RunPrefix, probability: float | None = None) -> Diagnosis:
         """Build the diagnosis of a run that learns. ``probability``: that it fails all the same, if known."""
-        evidence = self._against_baseline(look)
-        acted = bool(np.nan_to_num(look.series.strength[: look.n]).any())
+        evidence, acted = self._against_baseline(look), bool(np.nan_to_num(look.series.strength[: look.n]).any())
         if self.info.penalised.any() and not acted:
             evidence.append("its penalty has not come on: how it learns under it, the record does not tell")
         level = look.level if probability is None else look.end_level
@@ -356,7 +358,7 @@ class Judge:
     def _failed(self, failure: Failure) -> Diagnosis:
         causes = failure.causes
         said = [f"{cause.name}: {'; '.join(cause.evidence)}" for cause in causes if cause.evidence]
-        begin = in_words(self.holds, self.info.penalty)
+        begin = self.lower.words(self.info.penalty) if self.lower else ""
         return Diagnosis(
             failure.verdict,
             failed=True,
@@ -366,7 +368,9 @@ class Judge:
             active_step=self.active_step,
             layers=failure.layers,
             evidence=failure.evidence + said + self._assumed(),
-            remedy=remedy(failure.verdict, self.active_step is not None, causes, begin),
+            remedy=remedy(
+                failure.verdict, self.active_step is not None, causes, begin, self.lower.bound if self.lower else ""
+            ),
             cause=causes[0].name if causes else "",
             causes=[cause.as_dict() for cause in causes],
         )

@@ -25,7 +25,9 @@ class Learning:
         self._best: tuple[float, float] = (np.inf, 0.0)
 
     def see(self, look: RunPrefix) -> None:
-        """Take one more look."""
+        """Take one more look; at a loss that tells nothing there is nothing to see."""
+        if not look.telling:
+            return
         learns = look.improvement(look.limits.improved)
         if self.escaped_step is None and learns:
             self.escaped_step = look.step

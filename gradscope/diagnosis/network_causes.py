@@ -110,6 +110,8 @@ def dead(look: RunPrefix, facts: Facts) -> Cause | None:
     more = f", and {rest} more" if rest else ""
     said, cause = [f"all units of {name} are 0 since step {since}{more}"], "dead units"
     remedy = "lower the learning rate or a penalty on these outputs, begin with smaller biases, or use LeakyReLU there"
+    if since <= look.series.step[0]:  # before any step: no rate and no penalty has had a say
+        remedy = "begin with other weights and smaller biases, or use LeakyReLU there"
     if not facts.dead:
         cause = "gradients of exactly 0"
         said = [f"the loss gradient of {name} is exactly 0 since step {since}{more}: units after it are off, as a rule"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,12 @@ from gradscope.diagnosis.cause import EXPERIMENT, PENALTY, UNKNOWN, Cause, told_
 from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.quantities import Strength
 from gradscope.types import Verdict
+
+#: Weights of a cause from which it is named where the run is undecided, and without a "perhaps".
+FOUNDED, SURE = 0.6, 0.85
+
+#: Of 1 over the mean |w| of the start: a weight_decay to begin with under AdamW.
+HALF = 0.5
 
 #: How a remedy begins where the run had all that a delay can give.
 NO_DELAY = "no delay will help"
@@ -25,7 +32,23 @@ def for_learning(penalised: bool) -> str:
     )
 
 
-def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begin: str = "") -> str:
+def likely(causes: Sequence[Cause]) -> tuple[list[str], str]:
+    """Name what would have to be mended first in a run of which it is not clear whether it learns.
+
+    Args:
+        causes: the best founded first.
+
+    Returns:
+        Evidence and remedy; nothing where no cause but perhaps the penalty is founded.
+    """
+    first = causes[0]
+    if first.name in (PENALTY, UNKNOWN) or first.weight < FOUNDED:
+        return [], ""
+    how = first.name if first.weight >= SURE else f"perhaps {first.name}"
+    return [f"{first.name}: {'; '.join(first.evidence)}"], f"{how} first: {first.remedy}"
+
+
+def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begin: str = "", bound: str = "") -> str:
     """Write one sentence that follows from the best founded cause.
 
     Where the record does not tell the penalty from another cause, the remedy is the experiment that does.
@@ -35,6 +58,7 @@ def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begi
         escaped_before: the run was in its active phase before it failed.
         causes: the best founded first.
         begin: a strength to begin with, in words, or nothing.
+        bound: why the weights cannot be large enough under this strength, however late it comes on, or nothing.
 
     Returns:
         What to do.
@@ -60,6 +84,8 @@ def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begi
             f"{NO_DELAY}: the run was in its active phase before the penalty crushed it, so the strength is "
             f"beyond what a delay can save; use a lower strength (gradscope search --delayed finds it){begin}"
         )
+    if bound:
+        return f"{NO_DELAY}: {bound}; use a lower strength (gradscope search finds it){begin}"
     return (
         "start again with the same strength and --schedule delayed:auto "
         f"(gradscope run does it), or find a strength that holds with gradscope search{begin}"
@@ -71,32 +97,59 @@ def _open(causes: Sequence[Cause]) -> bool:
     return PENALTY in [cause.name for cause in causes[:2]] and not told_apart(list(causes))
 
 
-def strength_that_holds(look: RunPrefix) -> float | None:
-    """Compute the strength at which mean |∂L/∂w| and mean |λ∂Ω/∂w| were equal when the penalty came on.
+@dataclass(frozen=True)
+class Lower:
+    """A strength to begin with, below the one that failed.
 
-    No formula predicts λ*; where the penalty goes through the gradient this strength lies below it nearly always, by
-    how much the benchmark says (analyses/failure_detection).
+    Attributes:
+        strength: λ.
+        why: how it was chosen.
+        bound: why a delay cannot help, or nothing.
+    """
+
+    strength: float
+    why: str
+    bound: str = ""
+
+    def words(self, penalty: str) -> str:
+        """Write the end of a sentence with the strength and, for L2, the weight decay that equals it."""
+        return f"; a strength to begin with is about {Strength(self.strength, penalty)}, {self.why}"
+
+
+def lower(look: RunPrefix) -> Lower | None:
+    """Find a strength to begin with.
+
+    No formula predicts λ*. Where the penalty goes through the gradient it is the strength at which mean |∂L/∂w| and
+    mean |λ∂Ω/∂w| were equal when the penalty came on: that lies below λ* nearly always, by how much the benchmark says
+    (analyses/failure_detection). For decoupled decay under an adaptive optimizer, whose steps are about as long as the
+    learning rate, weights come to rest at 1/weight_decay at most (decision 134).
 
     Returns:
-        The strength; None where it cannot be told, where it is no lower than the strength that acted, and for decoupled
-        decay under an adaptive optimizer: there it is too low a hundred times over.
+        The strength; None where it cannot be told, or where it is no lower than the strength that acted.
     """
     s = look.series
     if any(adaptive and beside for adaptive, beside in zip(look.info.adaptive, look.info.beside, strict=True)):
-        return None
+        return _bounded(look)
     on = np.flatnonzero(np.nan_to_num(s.strength[: look.n]) > 0)[: look.limits.window]
     on = on[np.isfinite(s.gradient[on]) & (s.penalty[on] > 0)]
     if not len(on):
         return None
     share = float(s.gradient[on].mean() / s.penalty[on].mean())
-    return float(s.strength[on].max()) * share if 0 < share < 1 else None
-
-
-def in_words(strength: float | None, penalty: str) -> str:
-    """Write the end of a sentence with the strength and, for L2, the weight decay that equals it; empty for None."""
-    if strength is None:
-        return ""
-    return (
-        f"; a strength to begin with is about {Strength(strength, penalty)}, at which both gradients were equal at the "
-        "start: lower than need be, as a rule"
+    if not 0 < share < 1:
+        return None
+    return Lower(
+        float(s.strength[on].max()) * share,
+        "at which both gradients were equal at the start: lower than need be, as a rule",
     )
+
+
+def _bounded(look: RunPrefix) -> Lower | None:
+    """Hold the weights of the start against the largest that decoupled decay leaves."""
+    decay, begun = 2 * float(np.nanmax(look.series.strength[: look.n])), float(look.series.weight[0])
+    if look.info.penalty != "l2" or not decay * begun > 1:
+        return None
+    bound = (
+        f"under this optimizer hardly a weight stays above 1/weight_decay = {1 / decay:.2g}, and they begin at "
+        f"{begun:.2g} on average"
+    )
+    return Lower(HALF / begun / 2, "under which the weights may stay as large as twice what they begin at", bound)

@@ -78,6 +78,11 @@ class RunPrefix:
         return measures.loss_level(self.series, self.n - max(1, self.n // 20), self.n)
 
     @property
+    def telling(self) -> bool:
+        """Whether the loss tells learning from failure: against no baseline does that of an adversary."""
+        return self.baseline.known or not self.info.adversary
+
+    @property
     def pushed(self) -> bool:
         """Whether a penalty acts now, and goes on as it is.
 
@@ -101,7 +106,7 @@ class RunPrefix:
     @property
     def learned(self) -> bool:
         """Label of the contract, if the run ended here."""
-        return bool(self.end_level < self.baseline.below(self.limits.improved))
+        return self.telling and bool(self.end_level < self.baseline.below(self.limits.improved))
 
     @property
     def clear(self) -> bool:

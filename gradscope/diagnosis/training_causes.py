@@ -11,6 +11,8 @@ from gradscope.diagnosis.circumstances import GONE, LARGE, Facts
 from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.run_info import RunInfo
 
+#: Share of the weights that a first step may move: a rate to try is named by it.
+USUAL = 0.01
 #: Steps that a training has at least, where its length is not known.
 SHORT = 2000
 
@@ -119,21 +121,36 @@ def high_rate(facts: Facts) -> Cause | None:
     moves = facts.moves_clipped
     if not LARGE < moves < np.inf:
         return None
-    said = [f"a step of the loss moved the weights by {moves:.2g} of their size at the start (usual: 1e-3)"]
+    said = [
+        f"a step of the loss moved the weights by {moves:.2g} of their size at the start (usual: a hundredth and less)"
+    ]
     return Cause(
         "learning rate too high",
         0.6 if facts.large_inputs else 0.88 if moves > 1 else 0.7 if facts.off else 0.5 if moves > 0.3 else 0.3,
         said,
         [],
-        "lower the learning rate, or warm it up",
+        f"lower the learning rate{_to(facts)}, or warm it up",
     )
+
+
+def _to(facts: Facts) -> str:
+    """Name a rate, in words; nothing where the first step does not tell one."""
+    rate = facts.rate * USUAL / facts.moves_first if facts.moves_first > 0 else np.nan
+    if not 0 < rate < np.inf:
+        return ""
+    return f" to about {rate:.2g} (there a first step moves the weights by a hundredth of their size)"
 
 
 def unfinished(look: RunPrefix) -> Cause | None:
     """Weigh a loss that goes on falling below its baseline, slowly: that is progress, though not enough of it."""
     s, n = look.series, look.n
     below = look.baseline.loss - look.end_level
-    if look.constant or not below > 0 or not measures.still_improving(s, n, look.limits.standard_errors):
+    if (
+        look.constant
+        or not look.telling
+        or not below > 0
+        or not measures.still_improving(s, n, look.limits.standard_errors)
+    ):
         return None
     share = below / abs(look.baseline.loss)
     said = [f"the loss was still falling at the end, {share:.1%} of the baseline below it"]
@@ -154,7 +171,7 @@ def low_rate(look: RunPrefix, facts: Facts) -> Cause | None:
         0.85 if reach < 0.03 else 0.5,
         said,
         [],
-        "raise the learning rate, or look for what keeps the gradients small",
+        f"raise the learning rate{_to(facts)}, or look for what keeps the gradients small",
     )
 
 

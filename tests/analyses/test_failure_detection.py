@@ -13,9 +13,7 @@ from analyses.failure_detection.ceiling import EPOCHS, best, near_runs
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.coherence import measured
 from analyses.failure_detection.siblings import beside
-from analyses.failure_detection.third import CASES, figures
 from analyses.failure_detection.training import losses_beyond
-from gradscope.diagnosis.cause import PENALTY
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +66,3 @@ def test_the_rule_of_thermoclaw() -> None:
     assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": flat, "penalised": held}, 0) is None
     assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": ~held}, 0) is None
     assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": held & False}, 0) is None
-
-
-def test_cases_have_names_of_their_own_and_causes_that_are() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
-    fails = {"failed": "True", "cause": PENALTY, "verdict": "collapsed", "thermoclaw": "", "called": "31"}
-    learns = {"failed": "False", "cause": "", "verdict": "healthy", "thermoclaw": "19", "called": ""}
-    rows = [
-        {"run": "a/0", "right": "", **learns},
-        {"run": "b/0", "right": PENALTY, **fails},
-        {"run": "c/0", "right": "x|y", **fails},
-        {"run": "d/0", "right": PENALTY, **learns},
-    ]
-    said = dict(line.rsplit(": ", 1) for line in figures(rows) if not line.startswith(" "))
-    assert said["runs that were meant to fail and do, by the label"] == "2 of 3"
-    assert said["false alarms, taken back or not"] == "0 of 1 runs that learn"
-    assert said["right cause"] == "1 of 2"
-    assert said["the penalty blamed where it is innocent"] == "1 of 1"
-    assert said["thermoclaw"] == "1 of 1 false alarms, 0 of 1 of the penalty's failures"

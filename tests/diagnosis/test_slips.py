@@ -385,7 +385,14 @@ def test_gradients_that_a_collapse_has_taken_are_not_found_one_by_one() -> None:
 
 
 def first_cause(info: RunInfo = INFO, table: dict[str, np.ndarray] | None = None, **facts: object) -> str:
-    nothing = {"clip": 1.0, "clipped": 0.0, "moves": 0.01, "moves_clipped": 0.01, "signal": np.array([1.0, 1.0, 1.0])}
+    nothing = {
+        "clip": 1.0,
+        "clipped": 0.0,
+        "moves": 0.01,
+        "moves_clipped": 0.01,
+        "moves_first": 0.01,
+        "signal": np.array([1.0, 1.0, 1.0]),
+    }
     nothing |= {
         "size": np.ones(3),
         "flow": None,

@@ -52,6 +52,12 @@ def adversary(o: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     return loss(o[:30], torch.ones(30)) + loss(o[30:], torch.zeros(30))
 
 
+def generator(o: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Of a generator, in the step in which its discriminator is trained."""
+    adversary(o, loss)
+    return 0.5 * loss(o[30:], torch.ones(30))
+
+
 #: Name: the loss of logits [60, 3], and the loss of the best constant predictor.
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "cross_entropy": (lambda o: F.cross_entropy(o, labels()), entropy(SHARES)),
@@ -112,9 +118,14 @@ def test_the_estimate_is_what_theory_says(name: str) -> None:
     ("loss", "why"),
     [
         (lambda o: -(o.log_softmax(1)[torch.arange(60), labels()]).mean(), "no loss function of torch"),
-        (lambda o: F.binary_cross_entropy_with_logits(o[:, 0], torch.ones(60)), "targets (of each call) are the same"),
-        (lambda o: adversary(o[:, 0], F.binary_cross_entropy_with_logits), "the loss of an adversary"),
-        (lambda o: adversary(o[:, 0], F.mse_loss), "the loss of an adversary"),
+        (
+            lambda o: F.binary_cross_entropy_with_logits(o[:, 0], torch.ones(60)),
+            "(of the call that is logged, in all steps) are the same",
+        ),
+        (lambda o: adversary(o[:, 0], F.binary_cross_entropy_with_logits), "(of each call) are the same: the loss"),
+        (lambda o: generator(o[:, 0], F.mse_loss), "of the call that is logged"),
+        (lambda o: generator(o[:, 0], F.binary_cross_entropy_with_logits), "of the call that is logged"),
+        (lambda o: adversary(o[:, 0], F.mse_loss), "(of each call) are the same: the loss of an adversary"),
         (lambda o: F.mse_loss(o, torch.randn(60, 3)) * 0 - o.mean().square() - 1, "none of those that were seen"),
     ],
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.recorder.baseline.target_sums import Array, Sums
+from gradscope.run_info import SINGLE
 
 #: Spread of a ratio that is a constant factor, and of one that float16 or an average over ranks may have moved.
 EXACT, CLOSE = 1e-4, 5e-3
@@ -65,7 +66,8 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
     if not steps:
         return "no loss was logged in the steps whose targets were seen"
     if all(s.constant for s in sums):
-        return "all targets (of each call) are the same: the loss of an adversary or the like, which no constant tells"
+        one = SINGLE if _asked_for_one(sums, results, losses, steps) else "all targets (of each call) are the same"
+        return f"{one}: the loss of an adversary or the like, which no constant tells"
     logged = np.array([losses[step] for step in steps])
     each = [seen for s, found in zip(sums, results, strict=True) for seen in _ways(s, found, steps)]
     together = _together(sums, results, steps)
@@ -87,6 +89,24 @@ def estimate(sums: Sequence[Sums], losses: Mapping[int, float]) -> Estimate | st
     if near:
         return _made(near[0], 1.0, "; what is logged is close to that loss, and not equal to it")
     return f"the logged loss is none of those that were seen ({', '.join(sorted({s.kind for s in sums}))})"
+
+
+def _asked_for_one(
+    sums: Sequence[Sums], results: Sequence[Mapping[int, Array]], losses: Mapping[int, float], steps: Sequence[int]
+) -> bool:
+    """Return whether what is logged is one call of each step, in which always the same is asked for, as of a generator.
+
+    What its discriminator is asked for in the same step is seen, too.
+    """
+    logged = np.array([losses[step] for step in steps])
+    for s, found in zip(sums, results, strict=True):
+        for place in range(1, 1 + min(len(found.get(step, ())) for step in steps)):
+            values = np.array([found[step][-place] for step in steps])
+            targets = np.array([s.asked[step][-place] for step in steps])
+            here = _Seen(values, 1.0, "", ())
+            if (targets == targets[0]).all() and any(_factor(logged, here, close) for close in (EXACT, CLOSE)):
+                return True
+    return False
 
 
 def part_of_baseline(sums: Sequence[Sums], found: Estimate, border: int) -> float:

@@ -45,6 +45,7 @@ class Sums(ABC):
         kind: of loss function.
         reduction: index in `REDUCTION`.
         values: results of the calls of each step that was looked at.
+        asked: the one number that all targets of each of these calls are; NaN where they are several.
         calls: counted so far.
         rows: targets counted so far.
     """
@@ -52,6 +53,7 @@ class Sums(ABC):
     def __init__(self, kind: str, reduction: int) -> None:
         self.kind, self.reduction = kind, reduction
         self.values: dict[int, list[float]] = {}
+        self.asked: dict[int, list[float]] = {}
         self.calls = 0
         self.rows = 0
         self._queue: deque[tuple[int, Taken, Tensor]] = deque()
@@ -71,8 +73,13 @@ class Sums(ABC):
             step, taken, value = self._queue.popleft()
             with torch.no_grad():
                 self._count(*taken)
+                self.asked.setdefault(step, []).append(self._one(taken[0]))
             self.values.setdefault(step, []).append(float(value))
             self.calls += 1
+
+    def _one(self, target: Tensor) -> float:
+        """Return the number that all targets of one call are, for kinds of loss that have such; else NaN."""
+        return float("nan")
 
     @abstractmethod
     def _taken(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Taken:
@@ -231,6 +238,10 @@ class Numbers(Sums):
         self.varied += (t != t.reshape(-1)[0]).any() if t.numel() >= LEAST_TARGETS else 1
         self.rows += len(t)
         self.entries += target.numel() / share
+
+    def _one(self, target: Tensor) -> float:
+        first = target.reshape(-1)[:1]
+        return float(first) if target.numel() and bool((target == first).all()) else float("nan")
 
     def baseline(self) -> float:
         """Compute the error of the best constant for each output, as one call reduces it."""
