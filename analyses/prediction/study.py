@@ -6,12 +6,13 @@ import functools
 from pathlib import Path
 
 from analyses.common.study import Drawing, Part, Study
-from analyses.prediction import delayed, delayed_read, documents, equal_steps, held_out, raised, warned
+from analyses.prediction import attempts, delayed, delayed_read, documents, equal_steps, held_out, raised, warned
 from analyses.prediction.alone import alone
 from analyses.prediction.collect import collect_all
 from analyses.prediction.data import cases, pack_all
 from analyses.prediction.fit import fit_shipped
 from analyses.prediction.saved import saved
+from analyses.prediction.wider import widen
 
 
 def tables(folder: Path) -> dict[str, str]:
@@ -22,6 +23,7 @@ def tables(folder: Path) -> dict[str, str]:
         "alone.md": alone(found), "saved.md": saved(found), "warned.md": warned.warned(found, folder),
         "raised.md": raised.told(found, folder), "delayed.md": delayed_read.told(found, folder),
         "equal.md": equal_steps.told(found["direct"][1]), "documents.md": documents.told(found, folder),
+        "attempts.md": attempts.told(folder),
     }  # fmt: skip
 
 
@@ -36,6 +38,8 @@ STUDY = Study(
         "collect": collect_all,
         "pack": pack_all,
         "fit": fit_shipped,
+        "widen": widen,
+        "attempts": Part(attempts.cells, attempts.attempt, attempts.FILE, here=True),
         "raised": Part(raised.cells, raised.probed, raised.FILE, here=True),
         "delayed": Part(delayed.cells, delayed.collected, delayed.FILE, here=True),
         "documents": Part(documents.cells, documents.suggested, documents.FILE, here=True),

@@ -15,7 +15,7 @@ import torch
 
 import gradscope
 from analyses.common.results import Results
-from analyses.prediction import delayed, documents, equal_steps, fit, raised, warned
+from analyses.prediction import attempts, delayed, documents, equal_steps, fit, raised, warned, wider
 from analyses.prediction.collect import escape
 from analyses.prediction.configurations import FAMILIES, Configuration, benchmark, configurations
 from analyses.prediction.data import cases
@@ -295,3 +295,42 @@ def test_what_the_readme_tells_of_searches_at_equal_steps_is_in_the_table() -> N
     for (_, trials, middle, _, *shares, width, _), line in zip(made, told, strict=True):
         numbers = [re.sub("[ ±]", "", cell) for cell in (trials, middle, *shares, width)]
         assert [float(cell) for cell in numbers] == [float(re.sub("[ ±]", "", cell)) for cell in line[1:]]
+
+
+def test_wider_numbers_are_of_the_recorded_probes() -> None:
+    """One row a probe, finite; and in a chain of ReLU layers without biases ⟨w, g⟩ is the same in each."""
+    with np.load(wider.FILE) as file:
+        held = dict(file)
+    for case in fit.of_kind(cases(), "direct"):
+        for part, seen in (("probes", case.probes), ("late", case.late)):
+            if seen:
+                rows = held[f"{case.configuration.key}.{part}"]
+                assert rows.shape == (len(seen), len(wider.NAMES))
+                assert np.isfinite(rows).all()
+    c = a_configuration()
+    (probe,) = raised.run(c, [0.02], [3], 40)
+    told = dict(zip(wider.NAMES, wider.wide(probe), strict=True))
+    assert told["rate"] == pytest.approx(np.log(c.lr / (1 - c.momentum)))
+    assert told["root_loss"] ** 2 == pytest.approx(np.exp(told["log_loss"]))
+    assert told["weight_slope_least"] <= told["weight_slope_most"] < 0.1
+    even, odd = (replace(probe, dot=np.full_like(probe.dot, -1.0) * scale) for scale in (1.0, np.arange(1, 5)))
+    assert wider.wide(even)[wider.NAMES.index("dots_spread")] < wider.wide(odd)[wider.NAMES.index("dots_spread")]
+
+
+def test_a_family_has_no_say_in_the_way_that_is_chosen_for_it() -> None:
+    families = {"a1": "a", "a2": "a", "b1": "b"}
+    rows = {"one": {"errors": {"a1": 0.0, "a2": 0.0, "b1": 0.3}}, "two": {"errors": {"a1": 0.2, "a2": 0.2, "b1": 0.0}}}
+    assert attempts.chosen(rows, families) == {"a": "two", "b": "one"}
+
+
+def test_attempts_are_told_as_they_went() -> None:
+    """Each way's errors are of all configurations; the README's figures are the table's."""
+    rows = Results(STUDY.results / attempts.FILE).by("way")
+    known = {case.configuration.key for case in fit.of_kind(cases(), "direct")}
+    assert len(rows) >= 5
+    assert all(set(row["errors"]) == known for row in rows.values())
+    table = (STUDY.results / "attempts.md").read_text(encoding="utf-8")
+    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section("What was tried for a better reader"))
+    assert len(told) >= 10
+    for middle, low, high in told:
+        assert f"0{middle} (0{low}-0{high})" in table
