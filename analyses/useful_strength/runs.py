@@ -34,11 +34,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 def grid(asked: Options) -> list[Cell]:
     """Every strength of a task, seed by seed, so that whenever it is broken off, all have had as many.
 
-    From the start those that tune may try (or every so manieth), no penalty beside them; then the task's delayed ones.
+    From the start those that tune may try, no penalty beside them; then the task's delayed ones.
     """
     found: list[Cell] = []
     for task in map(named, asked.more["tasks"]):
-        strengths = StrengthTuning(task.low, task.high).strengths[:: task.thinned]
+        strengths = StrengthTuning(task.low, task.high).strengths
         arms: list[tuple[float, str | None]] = [(0.0, None), *((x, None) for x in strengths)]
         late = [(x, DELAYED) for x in strengths if task.delayed and task.delayed[0] <= x <= task.delayed[1]]
         for chosen in (arms, late):

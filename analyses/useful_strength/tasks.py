@@ -51,8 +51,7 @@ class Task:
     """A training and the range of strengths that is asked about.
 
     ``delayed``: the weakest and the strongest strength of the grid's delayed arms, None for no such arms.
-    ``settles``: the learning rate falls to 0 along a half cosine; else it is constant. ``thinned``: the grid has every
-    so manieth of the strengths that tune may try.
+    ``settles``: the learning rate falls to 0 along a half cosine; else it is constant.
     ``optimizer``: of the parameters, with this strength as its ``weight_decay`` of 2 λ.
     """
 
@@ -66,7 +65,6 @@ class Task:
     high: float = 1.0
     delayed: tuple[float, float] | None = None
     settles: bool = True
-    thinned: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -202,14 +200,13 @@ def adamw(rate: float, model: nn.Module, strength: float) -> torch.optim.Optimiz
     return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=2 * strength)
 
 
-#: Of the first document's nets on pairs of digits: data, epochs and batch, range and spacing of the strengths.
+#: Of the first document's nets on pairs of digits: data, epochs and batch, and the range of strengths.
 ON_PAIRS: dict[str, Any] = {
     "data": partial(pairs, 1280),
     "epochs": 24,
     "batch": 64,
     "low": 1e-5,
     "high": 0.1,
-    "thinned": 3,
 }
 TASKS = {
     task.name: task
@@ -221,7 +218,7 @@ TASKS = {
             **ON_PAIRS,
         ),
         Task("alexnet", model=partial(published, "alexnet", 1 / 8), optimizer=partial(sgd, 0.02), **ON_PAIRS),
-        Task("cifar10", partial(photographs, 1000), convolutions, partial(sgd, 0.02), 20, 50, thinned=3),
+        Task("cifar10", partial(photographs, 1000), convolutions, partial(sgd, 0.02), 20, 50, delayed=(0.01, 0.5)),
     )
 }  # fmt: skip
 
