@@ -12,7 +12,7 @@ from analyses.common.markdown import markdown
 from analyses.common.results import Results, Row
 from analyses.common.statistics import wilson
 from analyses.common.study import Drawing
-from analyses.useful_strength import simulated
+from analyses.useful_strength import replayed, simulated
 from analyses.useful_strength.regret import Curve
 from analyses.useful_strength.runs import GRID, OPTUNA, TUNINGS
 from analyses.useful_strength.tasks import TASKS, Task
@@ -35,12 +35,18 @@ def _regrets(those: Sequence[float]) -> list[str]:
     return [str(len(those)), said, f"{good} of {len(those)} ({low:.2f}-{high:.2f})"]
 
 
+def _spread(those: Sequence[float]) -> list[str]:
+    repeats, _, good = _regrets(those)
+    return [repeats, f"{np.median(those):.2f}", f"{np.quantile(those, 0.9):.2f}", f"{max(those):.2f}", good]
+
+
 class Found:
     """The results in a folder."""
 
     def __init__(self, results: Path) -> None:
         files = (GRID, TUNINGS, OPTUNA)
         self.grid, self.tunings, self.optuna = (Results(results / name).rows() for name in files)
+        self.replayed = Results(results / replayed.FILE).rows()
         self.curves = [(task, c) for task in TASKS.values() if (c := self.curve(task, None)) is not None]
 
     def curve(self, task: Task, schedule: str | None) -> Curve | None:
@@ -91,6 +97,22 @@ class Found:
                     f"{steps:.0f}", f"{steps / whole:.1%}",
                 ])  # fmt: skip
         return lines + [["all", way, *_regrets(regrets), "", "", "", "", ""] for way, regrets in every.items()]
+
+    def looked_up(self) -> list[list[object]]:
+        """A line for every task whose tunings were replayed, and way to take the seeds; then one for all tasks."""
+        lines: list[list[object]] = []
+        every: dict[str, list[float]] = {}
+        for task, curve in self.curves:
+            for seeds in replayed.SEEDS:
+                mine = [r for r in self.replayed if (r["task"], r["seeds"]) == (task.name, seeds)]
+                if not mine:
+                    continue
+                regrets = [curve.regret(float(r["strength"])) for r in mine]
+                every.setdefault(seeds, []).extend(regrets)
+                steps = float(np.mean([int(r["steps"]) for r in mine]))
+                whole = len(curve.strengths) * GRID_SEEDS * task.steps
+                lines.append([task.name, seeds, *_spread(regrets), f"{steps / whole:.1%}"])
+        return lines + [["all", seeds, *_spread(regrets), ""] for seeds, regrets in every.items()]
 
     def of_the_grid(self, task: Task, curve: Curve) -> list[object]:
         """A line about the curve itself."""
@@ -172,6 +194,10 @@ def tables(results: Path) -> dict[str, str]:
             markdown(["task", "tunings", "gain, mean", "told from chance", "core-minutes"],
                      [there.gains(task) for task, _ in there.curves]),
         ]  # fmt: skip
+    if again := there.looked_up():
+        columns = ["task", "seeds", "repeats", "regret, median", "90 %", "largest", "below one half (95 %)",
+                   "steps of the grid's"]  # fmt: skip
+        text += ["", "Tunings whose runs are looked up in the grid:", "", markdown(columns, again)]
     if later := [line for task, _ in there.curves for line in there.delays(task)]:
         columns = ["task", "seed", "best λ", "schedule", "accuracy", "without", "delay against start", "steps"]
         text += ["", "Tunings that try delays, too:", "", markdown(columns, later)]

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analyses.common.results import Results
 from analyses.common.study import Options
-from analyses.useful_strength import simulated
+from analyses.useful_strength import replayed, simulated
 from analyses.useful_strength.regret import DOUBT, Curve
-from analyses.useful_strength.runs import grid
+from analyses.useful_strength.runs import GRID, grid
 from analyses.useful_strength.tasks import TASKS, accuracies, named, train
 from gradscope import InputError
 from gradscope.trials.run_trial import run_function_trial
 from gradscope.trials.trial import Trial
+from gradscope.tuning import metric_curve
 from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
 
 
@@ -80,3 +82,25 @@ def test_what_a_seed_does_everywhere_is_no_deviation_of_pairs() -> None:
     curve = Curve({x: 0.8 + seeds + 0.01 * random.standard_normal(5) for x in strengths})
     assert curve.within == pytest.approx(0.01, rel=0.2)
     assert curve.deviation > 3 * curve.within
+
+
+def test_a_tuning_is_replayed_from_a_grid(tmp_path: Path) -> None:
+    """A curve whose seeds lie a fifth apart: nothing is trained, and the best of it is found."""
+    here = asked(tmp_path, "digits")
+    random, of_seed = np.random.default_rng(0), (0.0, 0.1, -0.1)
+    assert replayed.cells(here) == []  # no grid yet
+    Results(tmp_path / GRID).append(*(
+        {
+            "task": "digits", "seed": seed, "strength": x, "schedule": None, "failed": 0.0, "steps": 320,
+            "stopped": False, "accuracy": 0.8 - 0.03 * (np.log10(x or 1e-4) + 2) ** 2 + of_seed[seed]
+            + 0.003 * random.standard_normal(),
+        }
+        for x in (0.0, *replayed.strengths("digits")) for seed in range(3)
+    ))  # fmt: skip
+    replayed.recorded.cache_clear()
+    planned = replayed.cells(here)
+    assert [c["seeds"] for c in planned] == ["shared"] * replayed.REPEATS + ["ignored"] * replayed.REPEATS
+    row = replayed.repeat(planned[0], here)
+    assert abs(np.log10(row["strength"]) + 2) < 0.4
+    assert row["steps"] == 320 * row["trials"] > 0
+    assert replayed.SEEDS["shared"] == metric_curve.SHARES
