@@ -23,14 +23,21 @@ from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
 
 @pytest.mark.parametrize("strength", [10**-2.7, 10**-1.6, 10**-1.5])
 def test_the_worth_of_a_strength_is_the_mean_of_its_runs(strength: float) -> None:
-    random = np.random.default_rng(0)
-    runs = [simulated.run(simulated.hill, strength, random) for _ in range(4000)]
-    mean = np.mean([0.1 if value is None else value for value in runs])
+    runs = simulated.Runs(simulated.hill, 0.0, 0)
+    mean = np.mean([0.1 if (value := runs.of(strength, k)) is None else value for k in range(4000)])
     assert simulated.worth(simulated.hill, strength) == pytest.approx(mean, abs=0.02)
 
 
+@pytest.mark.parametrize("share", simulated.SHARES)
+def test_a_share_of_a_simulated_scatter_is_the_seeds(share: float) -> None:
+    runs = simulated.Runs(simulated.flat, share, 1)
+    pairs = np.array([[runs.of(10**-3, k), runs.of(10**-2.5, k)] for k in range(2000)], dtype=float)
+    assert pairs.std() == pytest.approx(simulated.NOISE, rel=0.05)
+    assert np.corrcoef(pairs.T)[0, 1] == pytest.approx(share, abs=0.06)
+
+
 def test_a_grid_costs_all_its_runs() -> None:
-    row = simulated.grid(simulated.flat, 0)
+    row = simulated.grid(simulated.flat, 0.0, 0)
     assert row["steps"] == len(StrengthTuning(simulated.LOW, simulated.HIGH).strengths) * 5 * 400
 
 
