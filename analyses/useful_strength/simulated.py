@@ -139,6 +139,6 @@ def table(rows: Sequence[Row]) -> str:
             *((f"{inside} of {len(mine)}", f"{told} of {len(mine)}") if way == "tune" else ("", "")),
         ])  # fmt: skip
     return markdown(
-        ["curve", "of it the seed's", "way", "regret, median", "90 %", "below one half", "steps", "a best in the interval",
-         "gain told from chance"], lines,
+        ["curve", "of it the seed's", "way", "regret, median", "90 %", "below one half", "steps",
+         "a best in the interval", "gain told from chance"], lines,
     )  # fmt: skip
