@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 
@@ -18,14 +17,11 @@ from analyses.common.study import Options
 from analyses.useful_strength.runs import GRID
 from analyses.useful_strength.tasks import TASKS, named
 from gradscope.trials.trial import Trial
-from gradscope.tuning import metric_curve
 from gradscope.tuning.ask_tell import StrengthTuning
 from gradscope.tuning.trials_seen import PAIRED
 
 FILE = "replayed.csv"
 REPEATS = 20
-#: What the curve may take for a seed's share of the scatter: as shipped, and nothing.
-SEEDS = {"shared": metric_curve.SHARES, "ignored": (0.0,)}
 
 
 @cache
@@ -46,7 +42,7 @@ def cells(asked: Options) -> list[Cell]:
         for task in map(named, asked.more["tasks"])
         if all(len(there.get((task.name, x), ())) > 2 for x in (0.0, *strengths(task.name)))
     ]
-    return [{"task": task.name, "seeds": how, "repeat": k} for task in whole for how in SEEDS for k in range(REPEATS)]
+    return [{"task": task.name, "repeat": k} for task in whole for k in range(REPEATS)]
 
 
 def strengths(task: str) -> list[float]:
@@ -67,10 +63,9 @@ def repeat(cell: Cell, asked: Options) -> Row:
         return plan.over(row["failed"], row["steps"], stopped_early=row["stopped"], value=row["accuracy"])
 
     tuning = StrengthTuning(task.low, task.high)
-    with patch.object(metric_curve, "SHARES", SEEDS[cell["seeds"]]):
-        while not tuning.done:
-            tuning.tell(run(tuning.ask()))
-        (best,) = tuning.finalists or (None,)
+    while not tuning.done:
+        tuning.tell(run(tuning.ask()))
+    (best,) = tuning.finalists or (None,)
     return {
         "strength": best.strength if best else math.nan,
         "steps": sum(trial.steps for trial in tuning.told),

@@ -99,20 +99,17 @@ class Found:
         return lines + [["all", way, *_regrets(regrets), "", "", "", "", ""] for way, regrets in every.items()]
 
     def looked_up(self) -> list[list[object]]:
-        """A line for every task whose tunings were replayed, and way to take the seeds; then one for all tasks."""
+        """A line for every task whose tunings were replayed; then one for all tasks."""
         lines: list[list[object]] = []
-        every: dict[str, list[float]] = {}
+        every: list[float] = []
         for task, curve in self.curves:
-            for seeds in replayed.SEEDS:
-                mine = [r for r in self.replayed if (r["task"], r["seeds"]) == (task.name, seeds)]
-                if not mine:
-                    continue
+            if mine := [r for r in self.replayed if r["task"] == task.name]:
                 regrets = [curve.regret(float(r["strength"])) for r in mine]
-                every.setdefault(seeds, []).extend(regrets)
+                every += regrets
                 steps = float(np.mean([int(r["steps"]) for r in mine]))
                 whole = len(curve.strengths) * GRID_SEEDS * task.steps
-                lines.append([task.name, seeds, *_spread(regrets), f"{steps / whole:.1%}"])
-        return lines + [["all", seeds, *_spread(regrets), ""] for seeds, regrets in every.items()]
+                lines.append([task.name, *_spread(regrets), f"{steps / whole:.1%}"])
+        return lines + ([["all", *_spread(every), ""]] if every else [])
 
     def of_the_grid(self, task: Task, curve: Curve) -> list[object]:
         """A line about the curve itself."""
@@ -195,7 +192,7 @@ def tables(results: Path) -> dict[str, str]:
                      [there.gains(task) for task, _ in there.curves]),
         ]  # fmt: skip
     if again := there.looked_up():
-        columns = ["task", "seeds", "repeats", "regret, median", "90 %", "largest", "below one half (95 %)",
+        columns = ["task", "repeats", "regret, median", "90 %", "largest", "below one half (95 %)",
                    "steps of the grid's"]  # fmt: skip
         text += ["", "Tunings whose runs are looked up in the grid:", "", markdown(columns, again)]
     if later := [line for task, _ in there.curves for line in there.delays(task)]:

@@ -264,8 +264,7 @@ class StrengthTuning(TrialsSeen):
 
     def _worth_most(self, schedules: Sequence[str | None]) -> Arm | None:
         """Choose the trial with the largest expected gain per step; None where the best is known well enough."""
-        scene, curve = self._scene(schedules), self._explored
-        if scene is None or curve is None:
+        if (scene := self._scene(schedules)) is None:
             return None
         best = scene.best(CHOSEN)
         if best is not None:
@@ -276,8 +275,7 @@ class StrengthTuning(TrialsSeen):
                 return self._at_the_edge(scene, best)
             if tried and not enough:
                 return scene.arms[best]
-        moves = curve.moves(np.array([a.point for a in scene.arms]), np.array([self._fresh(a) for a in scene.arms]))
-        gain = np.where(scene.fails <= LIKELY, placement.knowledge_gradient(scene, moves), 0.0)
+        gain = np.where(scene.fails <= LIKELY, placement.knowledge_gradient(scene), 0.0)
         if best is not None and gain.max() < LITTLE * scene.noise:
             return self._at_the_edge(scene, best)
         whole, cut = self._steps()

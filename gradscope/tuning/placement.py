@@ -117,15 +117,11 @@ def regret(scene: Scene, allowed: NDArray[np.bool_], chosen: int) -> float:
     return float((curves[:, allowed].max(1, initial=-np.inf) - curves[:, chosen]).clip(0).mean())
 
 
-def knowledge_gradient(scene: Scene, moves: Array) -> Array:
+def knowledge_gradient(scene: Scene) -> Array:
     """Compute how much the best expected metric rises by a run at each place (Frazier, Powell and Dayanik 2009).
 
     A run that learns shows that weaker strengths with its schedule do; one that fails is taken to teach nothing. The
     expectation over the run's metric is a quadrature of nine points.
-
-    Args:
-        scene: the K places.
-        moves: how far a run at each place moves the curve, one column a run, [K, K], as `MetricCurve.moves` has it.
 
     Returns:
         The expected gain, [K].
@@ -138,7 +134,8 @@ def knowledge_gradient(scene: Scene, moves: Array) -> Array:
     for j, arm in enumerate(scene.arms):
         same = np.array([other.schedule == arm.schedule for other in scene.arms])
         later = np.where(same, np.clip((fails - fails[j]) / max(1 - fails[j], 1e-9), 0, 1), fails)
-        outcome = mean[:, None] + moves[:, j, None] * z
+        moves = scene.covariance[:, j] / math.sqrt(max(scene.covariance[j, j], 0) + scene.noise**2)
+        outcome = mean[:, None] + moves[:, None] * z
         best = expected(outcome, later[:, None], floor).max(0)
         gains[j] = (1 - fails[j]) * max(0.0, float(best @ weight) - now)
     return gains

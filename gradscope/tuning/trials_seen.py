@@ -90,10 +90,10 @@ class TrialsSeen:
 
     def fitted(self, paired: bool | None) -> MetricCurve | None:
         """Fit the metric against strength; None where no run learned. ``paired``: as for `values`."""
-        values: dict[Point, dict[int, float]] = {}
+        values: dict[Point, list[float]] = {}
         for arm in (arm for schedule in self.schedules for arm in self.arms(schedule)):
             if seen := self.values(arm, paired):
-                values[arm.point] = {seed: self.sign * v for seed, v in seen.items()}
+                values[arm.point] = [self.sign * v for v in seen.values()]
         return MetricCurve(values) if values else None
 
     def tolerance(self, schedule: str | None) -> ToleranceEstimate:

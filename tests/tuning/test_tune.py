@@ -19,7 +19,8 @@ from gradscope import InputError
 from gradscope.store.record import Record
 from gradscope.trials.trial import Trial
 from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
-from gradscope.tuning.placement import Arm
+from gradscope.tuning.metric_curve import MetricCurve, Squash
+from gradscope.tuning.placement import Arm, Scene, knowledge_gradient
 from gradscope.tuning.result import concluded, difference
 from gradscope.tuning.trials_seen import PAIRED
 from tests.helpers.loops import batches
@@ -280,6 +281,34 @@ def test_pairs_are_compared_by_students_test() -> None:
     same = difference({1: 1.0, 2: 1.0}, {1: 1.0, 2: 1.0}, 1.0)
     assert same is not None
     assert same.p_value == 1.0
+
+
+def test_a_squash_can_be_undone() -> None:
+    squash = Squash(0.9, 0.1)
+    y = np.array([0.95, 0.9, 0.89, 0.5, 0.1])
+    assert squash.natural(squash(y)) == pytest.approx(y)
+    assert squash(y)[-1] > 0.8
+
+
+def test_the_noise_is_that_of_repeats() -> None:
+    random = np.random.default_rng(0)
+    values = {(float(x), 0.0): list(1.0 - 0.05 * x**2 + 0.02 * random.standard_normal(6)) for x in range(-3, 3)}
+    assert MetricCurve(values).noise == pytest.approx(0.02, rel=0.35)
+
+
+def test_the_knowledge_gradient_against_simulation() -> None:
+    """The quadrature against drawing the run's metric and looking at the posterior mean after it."""
+    at = np.linspace(0, 1, 6)
+    covariance = 0.04 * np.exp(-((at[:, None] - at) ** 2) / 0.1)
+    mean, noise = 0.8 + 0.1 * at * (1 - at), 0.05
+    arms = [Arm(float(10**x)) for x in at]
+    scene = Scene(arms, mean, covariance, np.zeros(6), 0.0, noise, Squash(1.0, 1.0))
+    gains = knowledge_gradient(scene)
+    random = np.random.default_rng(1)
+    for j in (0, 3):
+        seen = mean[j] + math.sqrt(covariance[j, j] + noise**2) * random.standard_normal(20_000)
+        after = mean[:, None] + covariance[:, [j]] / (covariance[j, j] + noise**2) * (seen - mean[j])
+        assert gains[j] == pytest.approx(float(after.max(0).mean()) - mean.max(), rel=0.1)
 
 
 # -- trainings ------------------------------------------------------------------------------------
