@@ -58,6 +58,7 @@ def run(cell: Cell, asked: Options) -> Row:
     return {
         "verdict": trial.verdict, "failed": round(trial.failed, 4), "steps": trial.steps,
         "stopped": trial.stopped_early, "acted": trial.acted, "accuracy": trial.value,
+        "constant": named(cell["task"]).data().constant,
     }  # fmt: skip
 
 

@@ -26,7 +26,12 @@ LITTLE = 0.05
 
 def worth(row: Row, task: Task) -> float:
     """The metric of a run; one that was ended early has learned nothing, and gives what a constant answer does."""
-    return task.data().constant if row["stopped"] else float(row["accuracy"])
+    return constant(row, task) if row["stopped"] else float(row["accuracy"])
+
+
+def constant(row: Row, task: Task) -> float:
+    """The accuracy of a constant answer; the first rows do not have it, and photographs are not on every machine."""
+    return float(row["constant"]) if "constant" in row else task.data().constant
 
 
 def _regrets(those: Sequence[float]) -> list[str]:
@@ -115,7 +120,7 @@ class Found:
         """A line about the curve itself."""
         mine = [r for r in self._of(task) if r["schedule"] is None]
         without = [worth(r, task) for r in mine if not r["strength"]]
-        learned = (1 - LITTLE) * task.data().constant + LITTLE * curve.smoothed(curve.best)
+        learned = (1 - LITTLE) * constant(mine[0], task) + LITTLE * curve.smoothed(curve.best)
         failing = [x for x, mean in zip(curve.strengths, curve.means, strict=True) if mean < learned]
         late = self.curve(task, DELAYED)
         return [
