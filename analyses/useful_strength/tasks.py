@@ -51,6 +51,7 @@ class Task:
     """A training and the range of strengths that is asked about.
 
     ``delayed``: the weakest and the strongest strength of the grid's delayed arms, None for no such arms.
+    ``examples``: of ``data`` to train on, which need not be read to know how long a run is.
     ``settles``: the learning rate falls to 0 along a half cosine; else it is constant.
     ``optimizer``: of the parameters, with this strength as its ``weight_decay`` of 2 λ.
     """
@@ -59,6 +60,7 @@ class Task:
     data: Callable[[], Data]
     model: Callable[[Data], nn.Module]
     optimizer: Callable[[nn.Module, float], torch.optim.Optimizer]
+    examples: int
     epochs: int
     batch: int
     low: float = 1e-4
@@ -69,7 +71,7 @@ class Task:
     @property
     def steps_per_epoch(self) -> int:
         """Steps; the last batch of an epoch may be a smaller one."""
-        return -(-len(self.data().x) // self.batch)
+        return -(-self.examples // self.batch)
 
     @property
     def steps(self) -> int:
@@ -203,6 +205,7 @@ def adamw(rate: float, model: nn.Module, strength: float) -> torch.optim.Optimiz
 #: Of the first document's nets on pairs of digits: data, epochs and batch, and the range of strengths.
 ON_PAIRS: dict[str, Any] = {
     "data": partial(pairs, 1280),
+    "examples": 1280,
     "epochs": 24,
     "batch": 64,
     "low": 1e-5,
@@ -211,14 +214,16 @@ ON_PAIRS: dict[str, Any] = {
 TASKS = {
     task.name: task
     for task in (
-        Task("digits", digits, perceptron, partial(sgd, 0.05), 32, 40, delayed=(0.008, 0.1), settles=False),
-        Task("text", partial(text, 200), characters, partial(adamw, 1e-2), 40, 40, 1e-3, 10.0),
+        Task("digits", digits, perceptron, partial(sgd, 0.05), 400, 32, 40, delayed=(0.008, 0.1), settles=False),
+        Task("text", partial(text, 200), characters, partial(adamw, 1e-2), 200, 40, 40, 1e-3, 10.0),
         Task(
             "vgg11", model=partial(published, "vgg11", 1 / 8), optimizer=partial(sgd, 0.02), delayed=(0.002, 0.05),
             **ON_PAIRS,
         ),
         Task("alexnet", model=partial(published, "alexnet", 1 / 8), optimizer=partial(sgd, 0.02), **ON_PAIRS),
-        Task("cifar10", partial(photographs, 1000), convolutions, partial(sgd, 0.02), 20, 50, delayed=(0.01, 0.5)),
+        Task(
+            "cifar10", partial(photographs, 1000), convolutions, partial(sgd, 0.02), 1000, 20, 50, delayed=(0.01, 0.5),
+        ),
     )
 }  # fmt: skip
 

@@ -10,9 +10,10 @@ import pytest
 
 from analyses.common.results import Results
 from analyses.common.study import Options
-from analyses.useful_strength import replayed, simulated
+from analyses.useful_strength import replayed, simulated, tables
 from analyses.useful_strength.regret import DOUBT, Curve
 from analyses.useful_strength.runs import GRID, grid
+from analyses.useful_strength.tables import Found
 from analyses.useful_strength.tasks import TASKS, accuracies, named, train
 from gradscope import InputError
 from gradscope.trials.run_trial import run_function_trial
@@ -53,6 +54,19 @@ def test_the_grid_of_trainings_holds_strengths_that_tune_may_try(tmp_path: Path,
         mine = [(c["strength"], c["schedule"]) for c in grid(asked(tmp_path, name)) if c["seed"] == seed]
         assert [x for x, schedule in mine if schedule is None] == [0.0, *strengths]
         assert (sum(schedule == DELAYED for _, schedule in mine) > 3) == (task.delayed is not None)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "cifar10"])  # its images are not everywhere
+def test_a_task_knows_how_long_its_runs_are(name: str) -> None:
+    assert TASKS[name].examples == len(TASKS[name].data().x)
+
+
+def test_photographs_are_not_needed_to_tell_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRADSCOPE_CIFAR10", raising=False)
+    found = Found(Path(tables.__file__).parent / "results")
+    (task,) = (task for task, _ in found.curves if task.name == "cifar10")
+    assert task.steps == 400
+    assert len(found.of_the_grid(task, dict(found.curves)[task])) == 10
 
 
 def test_a_training_is_the_same_with_and_without_a_record(tmp_path: Path) -> None:
