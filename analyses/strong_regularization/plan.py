@@ -77,7 +77,8 @@ class Setup:
 
     ``main``: VGG-16 in the document. ``second``: AlexNet.
     ``strong``: just above the tolerance level of ``main``, by penalty: where the document looks at failing.
-    ``search``: nets and penalties whose levels are searched. ``gamma``: the delay in epochs. ``gammas``: those that are
+    ``search``: nets and penalties whose levels are searched. ``suggested``: those that `suggest` is asked for, too (the
+    nets on digits and pairs are in analyses/prediction). ``gamma``: the delay in epochs. ``gammas``: those that are
     compared with it; the document saw no difference between 2 and 20. ``auto``: the panels have our adaptive delay too.
     ``compared``: nets that are trained with a recording and without.
     """
@@ -88,6 +89,7 @@ class Setup:
     grids: dict[str, tuple[float, ...]]
     strong: dict[str, float]
     search: tuple[tuple[str, str], ...] = ()
+    suggested: tuple[tuple[str, str], ...] = ()
     gamma: int = 5
     gammas: tuple[int, ...] = (2, 5, 10, 20)
     auto: bool = False
@@ -159,6 +161,7 @@ _PHOTOGRAPHS = Setup(
     },
     {"l2": 0.012, "l1": 0.008},
     tuple((net, penalty) for penalty in ("l2", "l1") for net in ("vgg11", "alexnet", "vgg16")),
+    suggested=(("vgg11", "l2"), ("alexnet", "l2"), ("vgg11", "l1")),
     auto=True,
     compared=("vgg11", "alexnet", "vgg16"),
 )  # fmt: skip
@@ -208,6 +211,8 @@ def cells(part: str, asked: Options) -> list[Cell]:
     plan = setup(asked)
     if part == "tolerance":
         return [{"net": net, "penalty": penalty, "search": True} for net, penalty in plan.search]
+    if part == "suggested":
+        return [{"net": net, "penalty": penalty, "suggest": True} for net, penalty in plan.suggested]
     if part == "recording":
         return [{"net": net, "recording": True, "seed": seed} for net in plan.compared for seed in range(asked.seeds)]
     strong = plan.strong["l2"]
@@ -237,5 +242,5 @@ def cells(part: str, asked: Options) -> list[Cell]:
 
 PARTS = (
     "figure3_l2", "figure3_l1", "figure4", "figure6", "figure7", "subgradient", "gamma", "adaptive", "appendix",
-    "equations", "recording", "tolerance",
+    "equations", "recording", "suggested", "tolerance",
 )  # fmt: skip

@@ -144,10 +144,11 @@ def figures(rows: Sequence[Row], plan: Setup) -> dict[str, list[Curves | None]]:
         "figure7": of_depth("l1", against_strength) + of_depth("l1", against_sparsity),
         "figure2_5_l2": [*inside(rows, plan, "l2")],
         "figure2_5_l1": [*inside(rows, plan, "l1")],
-        "subgradient": [against_strength(rows, plan.main, penalty, plan) for penalty in ("l1", "l1-subgradient")],
+        "subgradient": [against_strength(rows, plan.main, penalty, plan) for penalty in ("l1", "l1-subgradient")]
+        if chosen(rows, penalty="l1-subgradient") else [],
         **{f"schedules_{p}": [*by_schedule(rows, plan.main, p, strength)] for p, strength in plan.strong.items()},
         "equations": [*products(rows)],
-    }
+    }  # fmt: skip
 
 
 def drawings(folder: Path) -> dict[str, Drawing]:

@@ -12,9 +12,10 @@ from gradscope.report.strengths import Sample
 
 @dataclass(frozen=True)
 class Point:
-    """The runs of one net, penalty, strength and schedule: accuracies and sparsities by seed."""
+    """The runs of one net, penalty, strength and schedule: their seeds, accuracies and sparsities."""
 
     strength: float
+    seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     sparsities: tuple[float, ...]
     failed: int
@@ -22,6 +23,10 @@ class Point:
     @property
     def accuracy(self) -> Mean:
         return mean(self.accuracies)
+
+    def beside(self, other: Point) -> tuple[float, ...]:
+        """The accuracies whose seeds the other has, too: an unfinished panel is compared by what both have."""
+        return tuple(a for seed, a in zip(self.seeds, self.accuracies, strict=True) if seed in other.seeds)
 
     @property
     def sparsity(self) -> float:
@@ -40,8 +45,8 @@ def series(rows: Sequence[Row], net: str, penalty: str, schedule: str) -> list[P
     points = []
     for strength in sorted({row["strength"] for row in found}):
         some = [row for row in found if row["strength"] == strength]
-        accuracies, sparsities = (tuple(row[name] for row in some) for name in ("accuracy", "sparsity"))
-        points.append(Point(strength, accuracies, sparsities, sum(row["failed"] for row in some)))
+        seeds, accuracies, sparsities = (tuple(row[name] for row in some) for name in ("seed", "accuracy", "sparsity"))
+        points.append(Point(strength, seeds, accuracies, sparsities, sum(row["failed"] for row in some)))
     return points
 
 

@@ -1,9 +1,10 @@
-"""Tolerance levels of the study's nets, by gradscope's own search: from initialisation, and with a delay."""
+"""Tolerance levels of the study's nets: by gradscope's search, from the start and with a delay; by a prediction."""
 
 from __future__ import annotations
 
 import functools
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,3 +43,14 @@ def search(wanted: Cell, asked: Options) -> Row:
     names = ("determined", "reason", "tolerance", "low", "high", "slope", "delayed_tolerance", "delayed_low")
     kept = {name: shown[name] for name in (*names, "delayed_high", "delayed_reason", "trials", "steps_run")}
     return {**kept, "trials_of": [[t["strength"], round(t["failed"], 3)] for t in shown["runs"]]}
+
+
+def suggest(wanted: Cell, asked: Options) -> Row:
+    """What `gradscope.suggest_strength` says of one net and penalty before any training of it has ended."""
+    net, penalty = wanted["net"], wanted["penalty"]
+    same = replace(asked, seeds=1, workers=1, executor="local", only=())
+    with tempfile.TemporaryDirectory() as folder:
+        found = gradscope.suggest_strength(
+            functools.partial(trial, net, penalty, same), penalty=penalty, out=folder
+        ).as_dict()
+    return {name: found[name] for name in ("determined", "tolerance", "low", "high", "steps_run", "reason", "probes")}

@@ -9,11 +9,11 @@ from analyses.common.study import SCALES, Options, Part, Study
 from analyses.strong_regularization import gpu, plot, tables
 from analyses.strong_regularization.plan import PARTS, cells, protocol, setup
 from analyses.strong_regularization.recording import compare
-from analyses.strong_regularization.search import search
+from analyses.strong_regularization.search import search, suggest
 from analyses.strong_regularization.training import train
 
 #: What makes a row of these parts; of all others `train`.
-MAKERS = {"tolerance": search, "recording": compare}
+MAKERS = {"tolerance": search, "suggested": suggest, "recording": compare}
 
 
 def look(asked: Options) -> None:

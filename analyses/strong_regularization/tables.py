@@ -40,9 +40,7 @@ def overall(rows: Sequence[Row], nets: Iterable[str], delayed: str) -> str:
             ours = best(late)
             if base is None or ours is None:
                 continue
-            p = p_value(ours.accuracies, base.accuracies)
-            told = f" (p = {p:.3f})" if math.isfinite(p) else ""  # one seed tells no chance from it
-            gain = f"{100 * (ours.accuracy.value / base.accuracy.value - 1):+.2f} %{told}"
+            gain = _gain(ours, base)
             named: list[tuple[str, Point, str | None, str | None]]
             named = [("baseline", base, None, None), ("delayed", ours, gain, None)]
             if penalty == "l1" and (sparse := sparsest(late, base.accuracy.value)) is not None:
@@ -52,6 +50,17 @@ def overall(rows: Sequence[Row], nets: Iterable[str], delayed: str) -> str:
                 lines.append([net, f"{penalty} {name}", *shown, *rest])
     columns = ("net", "method", "λ", "sparsity", "accuracy, %", "over the baseline", "compression")
     return markdown(columns, lines)
+
+
+def _gain(ours: Point, base: Point) -> str | None:
+    """By the seeds that both have; None where there is none."""
+    late, early = ours.beside(base), base.beside(ours)
+    if not late:
+        return None
+    p = p_value(late, early)
+    told = f" (p = {p:.3f})" if math.isfinite(p) else ""  # one seed tells no chance from it
+    few = "" if len(late) == max(len(ours.seeds), len(base.seeds)) else f", {len(late)} of the seeds"
+    return f"{100 * (mean(late).value / mean(early).value - 1):+.2f} %{told}{few}"
 
 
 def compression(rows: Sequence[Row], nets: Iterable[str], delayed: str) -> str:
@@ -147,17 +156,26 @@ def _falls(row: Row) -> tuple[float, float]:
 
 
 def tolerance(rows: Sequence[Row]) -> str:
-    """The levels that were searched, with their 95 % intervals."""
+    """The levels that were searched, with their 95 % intervals, beside what `suggest` says without a whole run."""
+    searched, suggested = (
+        {(row["net"], row["penalty"]): row for row in rows if row.get(kind)} for kind in ("search", "suggest")
+    )
     lines = []
-    for row in (row for row in rows if row.get("search")):
-        line = [row["net"], row["penalty"]]
+    for net, penalty in {**searched, **suggested}:
+        line: list[object] = [net, penalty]
+        row = searched.get((net, penalty))
         for prefix in ("", "delayed_"):
-            level, low, high = (row[f"{prefix}{name}"] for name in ("tolerance", "low", "high"))
-            found = None if level is None else f"{level:.3g} ({low:.3g} … {high:.3g})"
-            line += [found, row[f"{prefix}reason"]]
-        lines.append([*line, row["trials"]])
+            line += [None, None] if row is None else [_level(row, prefix), row[f"{prefix}reason"]]
+        told = suggested.get((net, penalty))
+        line += [row and row["trials"], told and (_level(told, "") or told["reason"]), told and told["steps_run"]]
+        lines.append(line)
     columns = ("net", "penalty", "λ*", "the search on it", "λ* with a delay", "the search on it", "trials")
-    return markdown(columns, lines)
+    return markdown((*columns, "predicted by suggest", "steps of its probes"), lines)
+
+
+def _level(row: Row, prefix: str) -> str | None:
+    level, low, high = (row[f"{prefix}{name}"] for name in ("tolerance", "low", "high"))
+    return None if level is None else f"{level:.3g} ({low:.3g} … {high:.3g})"
 
 
 def document_p() -> str:

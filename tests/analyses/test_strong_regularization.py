@@ -31,6 +31,7 @@ from analyses.strong_regularization import (
     training,
 )
 from analyses.strong_regularization.networks import build, count, zeros
+from analyses.strong_regularization.reading import Point
 from gradscope.types import InputError
 from tests.helpers.image_files import CIFAR_10, cifar_files, packed
 
@@ -263,6 +264,15 @@ def test_photographs_have_a_table_and_a_line_for_each_delay(tmp_path: Path) -> N
     assert plot.to_the_end([[0.1, 0.2, 0.3], [0.1]]).tolist() == [[0.1, 0.2, 0.3], [0.1, 0.1, 0.1]]
 
 
+def test_an_unfinished_panel_is_compared_by_the_seeds_that_both_have() -> None:
+    base = Point(0.001, (0, 1, 2), (0.6, 0.5, 0.4), (0.0,) * 3, 0)
+    assert tables._gain(Point(0.002, (0,), (0.63,), (0.0,), 0), base) == "+5.00 %, 1 of the seeds"
+    assert tables._gain(Point(0.002, (3,), (0.63,), (0.0,), 0), base) is None
+    whole = tables._gain(Point(0.002, (2, 1, 0), (0.44, 0.55, 0.66), (0.0,) * 3, 0), base)
+    assert whole is not None
+    assert re.fullmatch(r"\+10\.00 % \(p = 0\.\d+\)", whole)
+
+
 def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "protocol", lambda net, asked: dataclasses.replace(plan.DEEP, epochs=1))
     monkeypatch.setattr(search, "RANGES", {"l1-subgradient": (0.01, 0.03)})
@@ -273,7 +283,19 @@ def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.
     assert not row["determined"]
     assert all(0.01 <= strength <= 0.03 for strength, _ in row["trials_of"])
     shown = tables.tolerance([{**row, "net": "mlp4", "penalty": "l1-subgradient", "search": True}])
-    assert re.fullmatch(r"\| mlp4 \| l1-subgradient \| – \| .+ \| – \| .+ \| 4 \|", shown.splitlines()[-1])
+    assert re.fullmatch(r"\| mlp4 \| l1-subgradient \| – \| .+ \| – \| .+ \| 4 \| – \| – \|", shown.splitlines()[-1])
+
+
+def test_a_prediction_stands_beside_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "protocol", lambda net, asked: dataclasses.replace(plan.DEEP, epochs=8))
+    cell = {"net": "mlp4", "penalty": "l2", "suggest": True}
+    row = {**cell, **search.suggest(cell, asked(tmp_path))}
+    assert row["determined"], row["reason"]
+    assert 1e-4 < row["low"] < row["tolerance"] < row["high"] < 10
+    shown = tables.tolerance([row]).splitlines()[-1]
+    assert re.fullmatch(rf"\| mlp4 \| l2 (\| – ){{5}}\| .+ … .+\) \| {row['steps_run']} \|", shown)
+    planned = plan.cells("suggested", asked(tmp_path, "cifar10"))
+    assert {"net": "vgg11", "penalty": "l2", "suggest": True} in planned
 
 
 @pytest.mark.slow
