@@ -61,8 +61,8 @@ def unit_axis(place: int | None, ndim: int) -> int:
     return min(max(place if place >= 0 else ndim + place, 0), ndim - 1)
 
 
-#: By number, for compiled code can hand over numbers.
-_BY_KEY: WeakValueDictionary[int, UnitStatistics] = WeakValueDictionary()
+#: By a number as text: compiled code can hand over constants, and of numbers that differ torch 2.6 makes variables.
+_BY_KEY: WeakValueDictionary[str, UnitStatistics] = WeakValueDictionary()
 _KEYS = count()
 
 
@@ -79,7 +79,7 @@ class UnitStatistics:
         self.odd = ""  # why an output was not added
         self._place = place_of_units(module)
         self._addresses: dict[int, int] = {}  # of states on the host
-        self._key = next(_KEYS)
+        self._key = str(next(_KEYS))
         _BY_KEY[self._key] = self
 
     def add(self, output: Tensor) -> None:
@@ -151,7 +151,7 @@ class UnitStatistics:
         return state
 
 
-def _prepare(key: int, units: int, dtype: torch.dtype, device: torch.device) -> int:
+def _prepare(key: str, units: int, dtype: torch.dtype, device: torch.device) -> int:
     """Create a state for an output while code is compiled, not when it runs.
 
     Inside a checkpoint compiled code may change tensors that are there, but nothing else.
