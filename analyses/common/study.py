@@ -140,14 +140,18 @@ class Study:
         """
         if self.look is not None:
             self.look(asked)
-        each = dict.fromkeys(self.parts[name] for name in asked.only)
-        steps = [step for step in each if not isinstance(step, Part) or step.planned(asked)]
-        if not steps:
-            raise InputError(f"nothing of --only {' '.join(asked.only)} is planned at {asked.scale} scale")
-        began, missing = time.monotonic(), 0
-        for step in steps:
+        began, missing, done = time.monotonic(), 0, 0
+        for step in dict.fromkeys(self.parts[name] for name in asked.only):
+            if isinstance(step, Part) and not step.planned(asked):  # asked now: a part may need rows of one before it
+                continue
             left = asked.minutes - (time.monotonic() - began) / 60
             missing += step(replace(asked, minutes=left)) or 0
+            done += 1
+        if not done:
+            raise InputError(
+                f"nothing of --only {' '.join(asked.only)} is planned at {asked.scale} scale, or the rows that it "
+                f"begins with are not in {asked.out}"
+            )
         return missing
 
     def plot(self, results: Path, out: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The delayed level, read off branches of one learned checkpoint (half an hour of a core).
+"""The delayed level, read off branches of one learned checkpoint (seven core-minutes).
 
 A net learns without a penalty for `delay` steps; then the penalty comes on and is followed for `HORIZON` steps: the
 smallest strength at which that fails is the delayed level. It is measured by full runs, through the product's own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from gradscope.prediction.level_reader import Reader, scaled
 APART = 0.15
 
 
+@dataclass(frozen=True)
 class Shifted(Reader):
     """A reader of probes from the start, less what it reads of branches at their level."""
 
-    shift: float
+    shift: float = 0.0
 
     def read(self, x: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
         """û from the features of a branch, [F]."""
@@ -126,9 +127,7 @@ class Study:
         reader = self.readers[name]
         near = [b for case in others for b in sorted(case.probes, key=lambda b: abs(b.place))[:2]]
         off = [reader.read(b.features) - b.place for b in near]
-        made = Shifted(reader.whole, reader.near, reader.first, reader.errors, reader.reach)
-        object.__setattr__(made, "shift", float(np.median(off)))
-        return made
+        return Shifted(reader.whole, reader.near, reader.first, reader.errors, reader.reach, float(np.median(off)))
 
     def of_branches(self, name: str, others: list[Case]) -> Reader:
         """A reader made of branches."""

@@ -1,4 +1,4 @@
-"""The levels of another study's nets, predicted by those who have not seen them (twenty minutes of a core).
+"""The levels of another study's nets, predicted by those who have not seen them (two core-minutes).
 
 The nets and trainings are those of analyses/strong_regularization, whose levels the product's search found; probes are
 planned, run and read as `gradscope suggest` does. They are read once more by a reader that has seen no family of their

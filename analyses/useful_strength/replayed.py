@@ -7,7 +7,6 @@ seeds come first. The choice is judged by a curve of the same seeds: it flatters
 from __future__ import annotations
 
 import math
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ FILE = "replayed.csv"
 REPEATS = 20
 
 
-@cache
 def recorded(grid: Path) -> dict[tuple[str, float], dict[int, Row]]:
     """Rows of the grid from the start, by task and strength, then by seed."""
     found: dict[tuple[str, float], dict[int, Row]] = {}

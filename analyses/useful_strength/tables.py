@@ -17,6 +17,7 @@ from analyses.useful_strength.regret import Curve
 from analyses.useful_strength.runs import GRID, OPTUNA, TUNINGS
 from analyses.useful_strength.tasks import TASKS, Task
 from gradscope.tuning.ask_tell import DELAYED, StrengthTuning
+from gradscope.types import InputError
 
 #: The goal: a regret below so many deviations of a seed. The price is told as a share of a grid with so many seeds.
 HALF, GRID_SEEDS = 0.5, 5
@@ -24,14 +25,9 @@ HALF, GRID_SEEDS = 0.5, 5
 LITTLE = 0.05
 
 
-def worth(row: Row, task: Task) -> float:
+def worth(row: Row) -> float:
     """The metric of a run; one that was ended early has learned nothing, and gives what a constant answer does."""
-    return constant(row, task) if row["stopped"] else float(row["accuracy"])
-
-
-def constant(row: Row, task: Task) -> float:
-    """The accuracy of a constant answer; the first rows do not have it, and photographs are not on every machine."""
-    return float(row["constant"]) if "constant" in row else task.data().constant
+    return float(row["constant"] if row["stopped"] else row["accuracy"])
 
 
 def _regrets(those: Sequence[float]) -> list[str]:
@@ -59,7 +55,7 @@ class Found:
         found: dict[float, list[float]] = {}
         for row in self._of(task):
             if row["schedule"] == schedule and row["strength"]:
-                found.setdefault(row["strength"], []).append(worth(row, task))
+                found.setdefault(row["strength"], []).append(worth(row))
         seeds = min(map(len, found.values()), default=0)
         return Curve({x: values[:seeds] for x, values in found.items()}) if seeds > 2 else None
 
@@ -119,8 +115,8 @@ class Found:
     def of_the_grid(self, task: Task, curve: Curve) -> list[object]:
         """A line about the curve itself."""
         mine = [r for r in self._of(task) if r["schedule"] is None]
-        without = [worth(r, task) for r in mine if not r["strength"]]
-        learned = (1 - LITTLE) * constant(mine[0], task) + LITTLE * curve.smoothed(curve.best)
+        without = [worth(r) for r in mine if not r["strength"]]
+        learned = (1 - LITTLE) * mine[0]["constant"] + LITTLE * curve.smoothed(curve.best)
         failing = [x for x, mean in zip(curve.strengths, curve.means, strict=True) if mean < learned]
         late = self.curve(task, DELAYED)
         return [
@@ -176,11 +172,13 @@ def machines(rows: Sequence[Row]) -> str:
 
 
 def tables(results: Path) -> dict[str, str]:
-    """All that is told of these results."""
+    """All that is told of these results. Raises `InputError` where there are none."""
     there = Found(results)
     planned = ", ".join(f"{task.name} {len(StrengthTuning(task.low, task.high).strengths)}" for task, _ in there.curves)
-    text = ["On curves that are known:", "",
-            simulated.table(Results(results / simulated.FILE).rows())]  # fmt: skip
+    known = Results(results / simulated.FILE).rows()
+    if not known and not there.curves:
+        raise InputError(f"{results} holds no results; the study's run command makes them")
+    text = ["On curves that are known:", "", simulated.table(known)] if known else []
     if there.curves:
         text += [
             "", f"Trainings ({machines(there.grid)}). The grids, metrics by the smoothed curve:", "",

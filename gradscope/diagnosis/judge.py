@@ -316,7 +316,8 @@ class Judge:
 
     def _healthy(self, look: RunPrefix, probability: float | None = None) -> Diagnosis:
         """Build the diagnosis of a run that learns. ``probability``: that it fails all the same, if known."""
-        evidence, acted = self._against_baseline(look), bool(np.nan_to_num(look.series.strength[: look.n]).any())
+        evidence = self._against_baseline(look)
+        acted = bool(np.nan_to_num(look.series.strength[: look.n]).any())
         if self.info.penalised.any() and not acted:
             evidence.append("its penalty has not come on: how it learns under it, the record does not tell")
         level = look.level if probability is None else look.end_level

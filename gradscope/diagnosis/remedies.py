@@ -15,8 +15,8 @@ from gradscope.types import Verdict
 #: Weights of a cause from which it is named where the run is undecided, and without a "perhaps".
 FOUNDED, SURE = 0.6, 0.85
 
-#: Of 1 over the mean |w| of the start: a weight_decay to begin with under AdamW.
-HALF = 0.5
+#: Times the mean |w| of the start that weights may reach under the weight_decay that is named for AdamW.
+ROOM = 2
 
 #: How a remedy begins where the run had all that a delay can give.
 NO_DELAY = "no delay will help"
@@ -145,11 +145,12 @@ def lower(look: RunPrefix) -> Lower | None:
 
 def _bounded(look: RunPrefix) -> Lower | None:
     """Hold the weights of the start against the largest that decoupled decay leaves."""
-    decay, begun = 2 * float(np.nanmax(look.series.strength[: look.n])), float(look.series.weight[0])
+    decay, begun = 2 * float(np.nan_to_num(look.series.strength[: look.n]).max()), float(look.series.weight[0])
     if look.info.penalty != "l2" or not decay * begun > 1:
         return None
     bound = (
         f"under this optimizer hardly a weight stays above 1/weight_decay = {1 / decay:.2g}, and they begin at "
         f"{begun:.2g} on average"
     )
-    return Lower(HALF / begun / 2, "under which the weights may stay as large as twice what they begin at", bound)
+    weaker = 1 / (ROOM * begun)
+    return Lower(weaker / 2, f"under which the weights may stay as large as {ROOM} times what they begin at", bound)

@@ -79,6 +79,30 @@ def test_one_command_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     with pytest.raises(InputError, match="is not a folder"):
         study.complete(squared, [], dataclasses.replace(asked, results=tmp_path / "a file" / "small-digits.jsonl"))
+
+
+def test_a_part_that_begins_with_the_rows_of_another(tmp_path: Path) -> None:
+    """Both are made by one command; alone, without those rows, the second is named."""
+
+    def later(asked: study.Options) -> list[Cell]:
+        return [{"value": row["square"]} for row in Results(tmp_path / "first.csv").rows()]
+
+    both = study.Study("two", {
+        "first": study.Part(lambda asked: [{"value": 2}], squared, "first.csv", here=True),
+        "second": study.Part(later, by_number, "second.csv", here=True),
+    })  # fmt: skip
+    with pytest.raises(InputError, match="nothing of --only second is planned at small scale, or the rows that it beg"):
+        both.run(dataclasses.replace(options(tmp_path), only=("second",)))
+    assert both.run(dataclasses.replace(options(tmp_path), only=("first", "second"))) == 0
+    assert [row["half"] for row in Results(tmp_path / "second.csv").rows()] == ["2.0"]
+
+
+def by_number(cell: Cell, asked: study.Options) -> Row:
+    return {"half": float(cell["value"]) / 2}
+
+
+def test_nothing_is_planned(tmp_path: Path) -> None:
+    asked = options(tmp_path)
     nothing = study.Study("none", {"empty": study.Part(lambda asked: [], squared)})
     with pytest.raises(InputError, match="nothing of --only empty is planned"):
         nothing.run(dataclasses.replace(asked, only=("empty",)))

@@ -117,7 +117,6 @@ def test_a_tuning_is_replayed_from_a_grid(tmp_path: Path) -> None:
         }
         for x in (0.0, *replayed.strengths("digits")) for seed in range(3)
     ))  # fmt: skip
-    replayed.recorded.cache_clear()
     planned = replayed.cells(here)
     assert len(planned) == replayed.REPEATS
     row = replayed.repeat(planned[0], here)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,74 +42,61 @@ def test_decoupled_decay_that_no_delay_outlives(decay: float, bound: bool) -> No
     assert lower(look(rows(50, decay / 2), replace(info, penalty="l1"))) is None
 
 
+def net(*widths: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> gradscope.Diagnosis:
+    """300 steps on which of the first two features is larger."""
+    with gradscope.record(model, optimizer, path, horizon=300, on_failure="ignore") as run:
+        for _ in range(300):
+            x = torch.randn(64, 8)
+            loss = F.cross_entropy(model(x), (x[:, 0] > x[:, 1]).long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    return gradscope.diagnose(path)
+
+
 def test_the_strength_to_begin_with_is_one_under_which_adamw_learns(tmp_path: Path) -> None:
     """At the strength that failed the weights are where the bound says; at the one that is named it learns."""
 
-    def trained(decay: float, name: str) -> gradscope.Diagnosis:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+    def with_decay(model: nn.Module, decay: float) -> gradscope.Diagnosis:
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=decay)
-        path = tmp_path / name
-        with gradscope.record(model, optimizer, path, horizon=300, on_failure="ignore") as run:
-            for _ in range(300):
-                x = torch.randn(64, 8)
-                loss = F.cross_entropy(model(x), (x[:, 0] > x[:, 1]).long())
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                run.log(loss=loss)
-        if decay > 50:
-            largest = float(torch.cat([p.detach().abs().flatten() for p in model.parameters()]).mean())
-            assert largest < 1 / decay
-        return gradscope.diagnose(path)
+        return trained(model, optimizer, tmp_path / f"{decay}.h5")
 
-    failed = trained(100.0, "failed.h5")
+    failed = with_decay(crushed := net(8, 32, 32, 2), 100.0)
+    assert float(torch.cat([p.detach().abs().flatten() for p in crushed.parameters()]).mean()) < 1 / 100
     assert failed.remedy.startswith(NO_DELAY)
     named = re.search(r"begin with is about weight_decay ([0-9.]+)", failed.remedy)
     assert named is not None
-    assert trained(float(named[1]), "weaker.h5").verdict is Verdict.HEALTHY
+    assert with_decay(net(8, 32, 32, 2), float(named[1])).verdict is Verdict.HEALTHY
 
 
 @pytest.mark.parametrize(
     ("rate", "optimizer"), [(1e-7, torch.optim.SGD), (30.0, torch.optim.SGD), (1e-8, torch.optim.Adam)]
 )
 def test_a_rate_is_named_with_which_it_learns(
-    rate: float, optimizer: type[torch.optim.Optimizer], tmp_path: Path
+    rate: float, optimizer: Callable[..., torch.optim.Optimizer], tmp_path: Path
 ) -> None:
-    def trained(lr: float, name: str) -> gradscope.Diagnosis:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
-        steps = optimizer(model.parameters(), lr=lr)  # type: ignore[call-arg]
-        with gradscope.record(model, steps, tmp_path / name, horizon=300, on_failure="ignore") as run:
-            for _ in range(300):
-                x = torch.randn(64, 8)
-                loss = F.cross_entropy(model(x), (x[:, 0] > x[:, 1]).long())
-                steps.zero_grad()
-                loss.backward()
-                steps.step()
-                run.log(loss=loss)
-        return gradscope.diagnose(tmp_path / name)
+    def at(lr: float) -> gradscope.Diagnosis:
+        model = net(8, 32, 2)
+        return trained(model, optimizer(model.parameters(), lr=lr), tmp_path / f"{lr}.h5")
 
-    failed = trained(rate, "failed.h5")
+    failed = at(rate)
     assert failed.cause.startswith("learning rate too")
     named = re.search(r"to about ([0-9.e-]+)", failed.remedy)
     assert named is not None
-    assert trained(float(named[1]), "mended.h5").verdict is Verdict.HEALTHY
+    assert at(float(named[1])).verdict is Verdict.HEALTHY
 
 
 def test_units_that_were_dead_before_any_step_are_not_the_rates_doing(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    model = net(8, 32, 2)
     nn.init.constant_(model[0].bias, -50.0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    with gradscope.record(model, optimizer, tmp_path / "r.h5", horizon=200, on_failure="ignore") as run:
-        for _ in range(200):
-            x = torch.randn(64, 8)
-            loss = F.cross_entropy(model(x), (x[:, 0] > 0).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
-    found = gradscope.diagnose(tmp_path / "r.h5")
+    found = trained(model, torch.optim.SGD(model.parameters(), lr=1e-2), tmp_path / "r.h5")
     assert found.cause == "dead units"
     assert "learning rate" not in found.remedy
     assert "smaller biases" in found.remedy
