@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, floor, inf, log10
 from pathlib import Path
 from textwrap import wrap
 
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.path import Path as DrawnPath
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatterSciNotation
 
 from gradscope.card import SHORT, plain
 from gradscope.report.curves import Curve, Curves, Grid, Panel
@@ -58,7 +60,7 @@ def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) ->
     axes.set_ylabel(summary.y_label)
     if summary.log_x:
         axes.set_xscale("log")
-        axes.tick_params(axis="x", which="minor", labelsize="x-small")  # "3 × 10⁻³" is long where a decade is narrow
+        _label_between_decades(axes)
     if summary.log_y:
         axes.set_yscale("log")
     if summary.y_range is not None:
@@ -76,6 +78,22 @@ def draw_curves(axes: Axes, summary: Curves, style: Style = STYLES["screen"]) ->
         colour = style.colours[number % len(style.colours)] if len(summary.levels) > 1 else style.ink
         axes.axhline(level.y, color=colour, linestyle=":", linewidth=style.line, label=level.label)
     _frame(axes, summary, style)
+
+
+def _label_between_decades(axes: Axes) -> None:
+    """Where fewer than two powers of ten are in view, label ticks between them, few enough to stand apart."""
+    text = LogFormatterSciNotation(minor_thresholds=(inf, inf))
+    text.set_axis(axes.xaxis)
+
+    def label(x: float, _: float) -> str:
+        low, high = sorted(log10(end) for end in axes.get_xlim())
+        if floor(high) - ceil(low) >= 1:
+            return ""
+        shown = (3,) if high - low > 1 else (2, 3, 5) if high - low > 0.5 else range(2, 10)
+        return str(text(x)) if round(x / 10 ** floor(log10(x))) in shown else ""
+
+    axes.xaxis.set_minor_formatter(label)
+    axes.tick_params(axis="x", which="minor", labelsize="x-small")  # "3 × 10⁻³" is long where a decade is narrow
 
 
 def _draw_grid(axes: Axes, grid: Grid, style: Style) -> None:
