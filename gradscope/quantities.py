@@ -142,7 +142,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("weight_norm", _P, "Euclidean norm of w", judged=True, ruled=True),
     Quantity("weight_max_abs", _P, "max |w|", presets=MORE, ruled=True),
     Quantity("weight_zero_fraction", _P, "share of weights that are exactly 0", presets=MORE),
-    Quantity("weight_gradient_dot", _P, "⟨w, ∂L/∂w⟩", presets=MORE, judged=True),
+    Quantity("weight_gradient_dot", _P, "⟨w, ∂L/∂w⟩", presets=MORE, judged=True, ruled=True),
     BALANCE,
     Quantity(
         "nonfinite_count", _P, "gradient entries that are not finite", "int32", presets=MORE, judged=True, ruled=True

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.diagnosis.loss_terms import LossTerm, LossTerms
 from gradscope.diagnosis.series import Array, Rows
 from gradscope.run_info import RunInfo
 
@@ -49,6 +50,7 @@ class Facts:
         silent: parameters that never got a gradient.
         rate_gone: share of the rows since every learning rate fell below a thousandth of its largest, for good.
         shrunk: matrices that no known penalty acts on and that lost most of their norm, with the share that is left.
+        terms: of the loss that were read off the gradients, as the last look that saw any did.
         rate: the largest learning rate.
         zeros: share of the trained matrices whose entries all begin at 0.
     """
@@ -67,6 +69,7 @@ class Facts:
     silent: list[str]
     rate_gone: float
     shrunk: dict[str, float]
+    terms: tuple[LossTerm, ...]
     rate: float
     zeros: float
 
@@ -105,6 +108,8 @@ class Circumstances:
         self._rate: Array | None = None  # the largest learning rate of each group, [G]
         self._rate_rows = 0  # since all of them have gone
         self._got: NDArray[np.bool_] | None = None
+        self._reader = LossTerms(info)
+        self._terms: tuple[LossTerm, ...] = ()
 
     def see(self, rows: Rows) -> None:
         """Take a block of rows, in order."""
@@ -127,6 +132,8 @@ class Circumstances:
         self._see_signal(rows)
         self._see_rate(rows)
         self._see_norms(rows)
+        for _, terms in self._reader.see(rows):
+            self._terms = tuple(terms) or self._terms
         if "loss_gradient_mean_abs" in rows:
             gradient = np.asarray(rows["loss_gradient_mean_abs"])
             self._see_stopped(np.asarray(rows["step"]), gradient)
@@ -266,6 +273,7 @@ class Circumstances:
             faded=self._faded(share),
             silent=silent,
             shrunk=self._shrunk(),
+            terms=self._terms,
             rate=float(self._rate.max()) if self._rate is not None and self._rate.size else np.nan,
             zeros=self._zeros,
             rate_gone=self._rate_rows / self._count if self._rate is not None and self._rate.any() else np.nan,

@@ -13,6 +13,11 @@ from gradscope.diagnosis.run_prefix import RunPrefix
 EARLY = 0.25
 #: The same, where units went off and steps were too large: a penalty that had taken half of one by then is a rival.
 WENT_OFF = 0.5
+#: What to do about what is not declared, beside lowering it.
+AND_DECLARE = (
+    "and declare the term (record(penalty=…)), or leave a line of the script to weight_decay or regularize(), so that "
+    "it can be judged"
+)
 
 
 def acted(look: RunPrefix, step: float | None = None) -> float:
@@ -61,13 +66,23 @@ def undeclared(look: RunPrefix, facts: Facts) -> Cause | None:
         ]
         return Cause(UNDECLARED, 0.9 if times >= 3 else 0.6, said, [], "lower it, or leave it to the optimizer (the "
                      "weight_decay of AdamW, which is multiplied by the learning rate)")  # fmt: skip
-    if not facts.shrunk:
+    if not facts.shrunk and not facts.terms:
         return None
-    name, left = min(facts.shrunk.items(), key=lambda item: item[1])
-    more = f", and {len(facts.shrunk) - 1} matrices more" if len(facts.shrunk) > 1 else ""
-    said = [f"{name} fell to {left:.2g} of its largest norm{more}, and no penalty that is known acts there"]
-    free = look.info.matrices & ~look.info.penalised & ~look.info.frozen
-    weight = 0.85 if len(facts.shrunk) > 0.5 * free.sum() else 0.6
-    return Cause(UNDECLARED, weight, said, [], "look for a term of the loss or a line of the script that shrinks the "
-                 "weights: lower it, and declare the term (record(penalty=…)), or leave the line to weight_decay or "
-                 "regularize(), so that it can be judged")  # fmt: skip
+    said, weight = [], 0.0
+    if facts.shrunk:
+        name, left = min(facts.shrunk.items(), key=lambda item: item[1])
+        more = f", and {len(facts.shrunk) - 1} matrices more" if len(facts.shrunk) > 1 else ""
+        said.append(f"{name} fell to {left:.2g} of its largest norm{more}, and no penalty that is known acts there")
+        free = look.info.matrices & ~look.info.penalised & ~look.info.frozen
+        weight = 0.85 if len(facts.shrunk) > 0.5 * free.sum() else 0.6
+    if not facts.terms:
+        return Cause(UNDECLARED, weight, said, [], "look for a term of the loss or a line of the script that shrinks "
+                     f"the weights: lower it, {AND_DECLARE}")  # fmt: skip
+    term = max(facts.terms, key=lambda one: one.share)
+    said.append(
+        f"the loss holds a term {term.term} with λ = {term.strength:.3g} (read off the gradients of "
+        f"{' and '.join(term.parameters)}), {term.share:.0%} of the gradient there"
+    )
+    weight = max(weight, 0.6 if term.share > 0.5 else 0.2)
+    return Cause(UNDECLARED, weight, said, [], f"look for a term of the loss, {term.term} with λ = "
+                 f"{term.strength:.3g}: lower it, {AND_DECLARE}")  # fmt: skip

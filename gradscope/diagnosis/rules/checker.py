@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.diagnosis.loss_terms import LossTerms
 from gradscope.diagnosis.rules.catalogue import RULES, Chosen, chosen
 from gradscope.diagnosis.rules.columns import Columns
 from gradscope.diagnosis.rules.derived import (
@@ -52,7 +53,7 @@ class Checker:
         self._count = 0
         self.of_epochs = {} if of_epochs is None else of_epochs
         self._signals, self._rates, self._epochs = Signals(), Rates(), Epochs()
-        self._past, self._shares = Past(), PenaltyShares()
+        self._past, self._shares, self._terms = Past(), PenaltyShares(), LossTerms(facts)
         self._losses, self._weights = Losses(), Weights(facts.numel)
         self._evaluations = Evaluations(self.of_epochs)
 
@@ -98,7 +99,7 @@ class Checker:
         derived = self._losses.columns(loss) | self._weights.columns(rows, number)
         derived |= self._past.columns(derived["loss_level"], number)
         derived |= self._evaluations.columns(rows, loss) | self._signals.columns(rows)
-        derived |= self._shares.columns(rows, self.facts)
+        derived |= self._shares.columns(rows, self.facts) | self._terms.columns(rows)
         derived |= self._rates.columns(rows) | self._epochs.columns(rows)
         if np.isfinite(derived["validation"]).any():
             self._seen.add("validation")

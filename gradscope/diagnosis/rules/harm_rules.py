@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.diagnosis.circumstances import DEAD, EVER, SHRUNK
+from gradscope.diagnosis.loss_terms import TERMS
 from gradscope.diagnosis.rules.columns import Columns, shown
 from gradscope.diagnosis.rules.finding import Array, Symptom
 from gradscope.run_info import RunInfo
@@ -55,7 +56,8 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
 
     A term of the loss, or a line of the script, shrinks them, and nothing of it can be judged. Besides, a script that
     was seen to scale the weights after each of the first steps, or an optimizer with a decay of its own, once that has
-    acted for an e-folding time: the loss may hold the weights against it.
+    acted for an e-folding time: the loss may hold the weights against it. And a term of the loss, wherever its strength
+    can be read off: between two layers with ReLU or the like between them, in float32.
     """
     times: Array = info.by_hand * (rows.series("step")[:, None] + 1)
     found = [
@@ -71,12 +73,30 @@ def undeclared_penalty(rows: Columns, info: RunInfo, o: Mapping[str, float]) -> 
             "to regularize(), so that it can be judged",
         )
     ]
+    for i, term in enumerate(TERMS):
+        strength = rows.get(f"loss_term_{i}")
+        if strength is not None:
+            found.append(_in_the_loss(term, strength, info))
     if len(info.matrices) != len(info.parameters):
         return found
     free = (info.matrices | _gains(info)) & ~info.frozen & ~info.penalised
     text = "weights shrink, and no penalty is known that acts on them"
     advice = "declare a term of the loss (record(penalty=…)); leave what a script does to weight_decay or regularize()"
     return found + _shrunk(rows, info, o, free, "shrinks", text, advice)
+
+
+def _in_the_loss(term: str, strength: Array, info: RunInfo) -> Symptom:
+    return Symptom(
+        kind=f"{term} in the loss",
+        shows=np.where(strength > 0, 1.0, np.nan),
+        values=strength,
+        layers=info.parameters,
+        text=f"the loss holds a term {term} that is not declared, as its gradients tell",
+        quantity="λ",
+        limit=0.0,
+        suggestion="declare it (record(penalty=…)) or leave it to weight_decay or regularize(): then it can be judged",
+        at_once=True,
+    )
 
 
 def _gains(info: RunInfo) -> NDArray[np.bool_]:
