@@ -50,9 +50,9 @@ class Facts:
         silent: parameters that never got a gradient.
         rate_gone: share of the rows since every learning rate fell below a thousandth of its largest, for good.
         shrunk: matrices that no known penalty acts on and that lost most of their norm, with the share that is left.
-        terms: of the loss that were read off the gradients, as the last look that saw any did.
         rate: the largest learning rate.
         zeros: share of the trained matrices whose entries all begin at 0.
+        terms: of the loss that were read off the gradients, as the last look that saw any did.
     """
 
     clip: float
@@ -69,9 +69,9 @@ class Facts:
     silent: list[str]
     rate_gone: float
     shrunk: dict[str, float]
-    terms: tuple[LossTerm, ...]
     rate: float
     zeros: float
+    terms: tuple[LossTerm, ...] = ()
 
     @property
     def off(self) -> dict[str, int]:

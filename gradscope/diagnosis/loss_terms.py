@@ -59,7 +59,7 @@ class LossTerms:
         self._names = info.parameters
         self._numel = np.asarray(info.numel, dtype=np.float64)
         self._first, self._bias, self._second = _pairs(info)
-        self._held: dict[str, list[NDArray[Any]]] = {name: [] for name in READ}
+        self._held = {name: np.empty((ROWS, len(info.parameters))) for name in READ}
         self._count, self._next = 0, 0
 
     def see(self, rows: Rows) -> Iterator[tuple[int, list[LossTerm]]]:
@@ -74,14 +74,13 @@ class LossTerms:
             return
         while self._next < self._count:
             start, stop = max(self._next - at, 0), min(self._next + ROWS - at, n)
+            place = at + start - self._next
             for name, held in self._held.items():
-                held.append(np.asarray(rows[name][start:stop]))
+                held[place : place + stop - start] = rows[name][start:stop]
             if at + stop < self._next + ROWS:
                 return
-            whole = {name: np.concatenate(held).astype(np.float64) for name, held in self._held.items()}
-            self._held = {name: [] for name in READ}
             self._next += max(ROWS, self._next // 4)
-            yield stop - 1, self._found(whole)
+            yield stop - 1, self._found(self._held)
 
     def columns(self, rows: Rows) -> dict[str, Array]:
         """Compute ``loss_term_0``, … [N, P], the strengths of each of `TERMS` that the looks read off, else NaN."""
@@ -93,6 +92,7 @@ class LossTerms:
                 column[row, [self._names.index(parameter) for parameter in one.parameters]] = one.strength
         return found
 
+    @np.errstate(invalid="ignore", divide="ignore", over="ignore")  # without a gradient, nothing agrees with anything
     def _found(self, rows: Mapping[str, Array]) -> list[LossTerm]:
         """Find what makes the sums of each two layers differ, where these are equal but for that."""
         dot, norm, mean, gradient = (rows[name] for name in READ)
@@ -103,16 +103,15 @@ class LossTerms:
         apart = dot[:, first] + np.where(without, 0.0, dot[:, bias]) - dot[:, second]
         middle = np.median(np.abs(apart), axis=0)
         strengths, lefts = [], []
-        with np.errstate(invalid="ignore", divide="ignore"):  # of rows without a gradient, which agree with nothing
-            for size in (2 * norm**2, mean * self._numel, norm):
-                parts = size[:, first], np.where(without, np.nan, size[:, bias]), -size[:, second]
-                for on in ON:
-                    acts = np.sum([part for part, there in zip(parts, on, strict=True) if there], axis=0)
-                    strength = (apart * acts).sum(0) / (acts**2).sum(0)
-                    left = np.sort(np.abs(apart - strength * acts), axis=0)[-1 - OFF]
-                    stands = (strength > 0) & (left < AGREE * moves) & (left * CLEAR < middle)
-                    strengths.append(strength)
-                    lefts.append(np.where(stands, left, np.inf))
+        for size in (2 * norm**2, mean * self._numel, norm):
+            parts = size[:, first], np.where(without, np.nan, size[:, bias]), -size[:, second]
+            for on in ON:
+                acts = np.sum([part for part, there in zip(parts, on, strict=True) if there], axis=0)
+                strength = (apart * acts).sum(0) / (acts**2).sum(0)
+                left = np.sort(np.abs(apart - strength * acts), axis=0)[-1 - OFF]
+                stands = (strength > 0) & (left < AGREE * moves) & (left * CLEAR < middle)
+                strengths.append(strength)
+                lefts.append(np.where(stands, left, np.inf))
         found = []
         for pair, (strength, left) in enumerate(zip(np.stack(strengths, 1), np.stack(lefts, 1), strict=True)):
             best = int(left.argmin())

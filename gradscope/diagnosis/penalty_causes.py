@@ -44,7 +44,7 @@ def penalty(look: RunPrefix, facts: Facts) -> Cause | None:
     start = measures.shrinking_since(s, n)
     shrunk = float(np.nan_to_num(measures.fallen(s, start, n, look.limits.window)[0], nan=0.0, posinf=9.0, neginf=0.0))
     said = [f"it acted for {times:.2g} e-folding times", f"the weights fell to {np.exp(-shrunk):.2g} of what they were"]
-    remedy = "start again with the same strength and a delay, or with a lower strength"
+    remedy = "use a lower strength, or let the same one come on late"
     if times < EARLY:
         return Cause(PENALTY, 0.05, [], [f"it acted for {times:.2g} e-folding times: too little to matter"], remedy)
     if facts.off and went_off_early(look, facts):

@@ -20,6 +20,11 @@ ROOM = 2
 
 #: How a remedy begins where the run had all that a delay can give.
 NO_DELAY = "no delay will help"
+#: What a delay can do, where it may do something (decision 137).
+DELAY = (
+    "with --schedule delayed:auto (gradscope run does it) the same strength may hold, the nearer it is to the "
+    "tolerance level the likelier"
+)
 
 
 def for_learning(penalised: bool) -> str:
@@ -86,10 +91,7 @@ def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begi
         )
     if bound:
         return f"{NO_DELAY}: {bound}; use a lower strength (gradscope search finds it){begin}"
-    return (
-        "start again with the same strength and --schedule delayed:auto "
-        f"(gradscope run does it), or find a strength that holds with gradscope search{begin}"
-    )
+    return f"use a lower strength (gradscope search finds the largest that holds){begin}; {DELAY}"
 
 
 def _open(causes: Sequence[Cause]) -> bool:

@@ -65,7 +65,8 @@ def test_what_a_remedy_says_is_what_is_tried(tmp_path: Path) -> None:
     def words(text: str, of: Case = one) -> list[str]:
         return [attempt.words for attempt in attempts(of, text, path)]
 
-    assert words("start again with the same strength and --schedule delayed:auto (…)") == ["delayed:auto"]
+    assert words("use a lower strength (…); a strength to begin with is about weight_decay 0.09 (λ 0.045), at which …; "
+                 "with --schedule delayed:auto (…) …") == ["decay 0.09", "delayed:auto"]  # fmt: skip
     assert words("learning rate too high first: lower the learning rate, or warm it up") == [
         "lr 0.005", "lr 0.0005", "lr 5e-05",
     ]  # fmt: skip

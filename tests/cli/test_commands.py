@@ -67,7 +67,7 @@ def test_diagnose(collapsed_run: Path, healthy_run: Path, capsys: pytest.Capture
     assert run(["diagnose", str(collapsed_run)]) == 3
     text = capsys.readouterr().out
     assert "collapsed from step 0" in text
-    assert "remedy: start again with the same strength" in text
+    assert "remedy: use a lower strength" in text
 
 
 def test_inspect(healthy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,13 +46,11 @@ def attempts(case: Case, remedy: str, record: Path) -> list[Attempt]:
     number = float(told[1]) if told else None
     named = re.search(rf"begin with is about weight_decay {NUMBER}", remedy)
     begins = float(named[1]) if named else None
-    if remedy.startswith("start again with the same strength"):
-        late = Attempt("delayed:auto", replace(case, delay="delayed:auto"))
-        return [late, *(_fields(case, "decay", begins, 0.1) if begins is not None else [])]
     if remedy == EXPERIMENT:
         return [Attempt("without the penalty", replace(case, decay=0.0), tells=True)]
     if "use a lower strength" in remedy:
-        return _fields(case, "decay", begins, 0.1)
+        late = Attempt("delayed:auto", replace(case, delay="delayed:auto"))
+        return [*_fields(case, "decay", begins, 0.1), *([late] if late.words in remedy else [])]
     if "clip at a larger norm" in remedy:
         usual = usual_norm(record)
         return [Attempt(f"clipped at {usual:.3g}", replace(case, clip=usual))]
