@@ -19,6 +19,8 @@ BESIDE, THROUGH = {"decoupled", "proximal", "constraint"}, {"gradient", "loss"}
 
 #: In the kind of a loss: asked for ones alone, as a generator is, a net is as good as the one that judges it is bad.
 SINGLE = "all targets (of the call that is logged, in all steps) are the same"
+#: In the kind of a loss: as of a WGAN's critic and generator, it measures one net by another.
+UNBOUNDED = "the mean of an output, which nothing bounds from below"
 
 #: Parts of the class names of normalisations.
 NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
@@ -104,8 +106,8 @@ class RunInfo:
 
     @property
     def adversary(self) -> bool:
-        """Whether the loss is that of a generator: it tells how another net does, and neither learning nor failure."""
-        return SINGLE in self.loss_kind
+        """Whether the loss tells how another net does, as in GANs, and neither learning nor failure."""
+        return SINGLE in self.loss_kind or UNBOUNDED in self.loss_kind
 
     @property
     def normalisations(self) -> frozenset[str]:

@@ -48,7 +48,7 @@ LABEL_ERROR = 0.01
 UNDECIDED = (0.1, 0.9)
 
 #: What to do about a loss that tells nothing.
-SAMPLES = "look at what the net draws: this loss tells how its adversary does"
+SAMPLES = "look at what the net does (what it draws, how it plays): this loss measures it by another net"
 
 #: What to do about a baseline that was guessed.
 GIVE = "give record(…, baseline_loss=…), the loss of the best constant predictor: this one is a guess"

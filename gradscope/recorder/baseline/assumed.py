@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from gradscope.recorder.baseline.estimate import Estimate, estimate, part_of_baseline
 from gradscope.recorder.baseline.targets import TargetWatch
+from gradscope.recorder.baseline.unbounded import is_unbounded
+from gradscope.run_info import UNBOUNDED
 from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
 
 #: Nodes of the graph that are loss functions: what comes straight out of them holds no penalty.
@@ -52,7 +54,7 @@ class AssumedBaseline:
         self.shape: tuple[int, ...] = ()
         self._hooks = ModuleHooks()
         self._whole = False
-        self._scaled = False
+        self._scaled = self._unbounded = False
 
     def watch(self, model: nn.Module) -> None:
         """Register hooks on the model, and on its children if it is never called itself (a LightningModule)."""
@@ -88,6 +90,7 @@ class AssumedBaseline:
             while type(node).__name__ in _SCALED and node is not None:  # for accumulation, or by a GradScaler
                 node, self._scaled = node.next_functions[0][0], True
             self.loss_function = "unknown" if node is None else type(node).__name__
+            self._unbounded = isinstance(loss, Tensor) and is_unbounded(loss)
 
     @property
     def is_pure(self) -> bool:
@@ -136,7 +139,7 @@ class AssumedBaseline:
                 self.of_zero = zeros[0] if len(zeros) == 1 else math.nan
                 return found.loss, found.source
             why = self.targets.problem or found
-        self.loss_kind = f"unknown: {why}"
+        self.loss_kind = f"unknown: {UNBOUNDED if self._unbounded else why}"
         return self._guessed()
 
     def _guessed(self) -> tuple[float, str]:
