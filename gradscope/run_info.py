@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,39 @@ NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNor
 
 def _no_mask() -> Mask:
     return np.zeros(0, dtype=bool)
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """Finished run of the same configuration at another strength, as far as a judge looks at it.
+
+    Attributes:
+        strength: λ.
+        failed: it failed by its penalty.
+        signal: ln of the spread of its output over samples at each row count at which a judge looks, as far as it ran;
+            NaN where that is not known.
+    """
+
+    strength: float
+    failed: bool
+    signal: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON holds them."""
+        known = [x if math.isfinite(x) else None for x in self.signal]
+        return {"strength": self.strength, "failed": self.failed, "signal": known}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Sibling:
+        """Read it from what `as_dict` returned; raise `ValueError` for anything else."""
+        try:
+            signal = tuple(math.nan if x is None else float(x) for x in values["signal"])
+            sibling = cls(float(values["strength"]), bool(values["failed"]), signal)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{values!r:.60} is no finished trial") from error
+        if not 0 < sibling.strength < math.inf:
+            raise ValueError(f"{sibling.strength} is no strength of a finished trial")
+        return sibling
 
 
 @dataclass(frozen=True)
@@ -68,6 +102,7 @@ class RunInfo:
             of its own, as a share of them.
         cut_by_value: what clipping by value left of the gradients' norm in the first rows, on average; NaN for none.
         hidden: modules with parameters in plain lists and dictionaries, which the model does not register.
+        siblings: finished trials of the same search that it is judged beside.
     """
 
     parameters: tuple[str, ...]
@@ -98,6 +133,7 @@ class RunInfo:
     probabilities: bool = False
     by_hand: float = 0.0
     cut_by_value: float = float("nan")
+    siblings: tuple[Sibling, ...] = ()
 
     @property
     def watched(self) -> Mask:
@@ -203,6 +239,7 @@ class RunInfo:
             probabilities=_of_kind(capture, "loss_takes_probabilities", bool),
             by_hand=_of_kind(capture, "weights_scaled_by_hand", float) + _of_kind(capture, "decay_of_its_own", float),
             cut_by_value=_of_kind(capture, "cut_by_value", float) or float("nan"),
+            siblings=siblings_of(_of_kind(capture, "siblings", list)),
         )
 
     @classmethod
@@ -225,6 +262,14 @@ def history_of(entries: Iterable[Any]) -> tuple[tuple[int, float, str], ...]:
     """Parse step, baseline and source from what a record's ``capture`` holds; leave out what is of another shape."""
     whole = [entry for entry in entries if isinstance(entry, list | tuple) and len(entry) == 3]
     return tuple((int(step), float(loss), str(source)) for step, loss, source in whole)
+
+
+def siblings_of(entries: Iterable[Any]) -> tuple[Sibling, ...]:
+    """Parse the finished trials that a record's ``capture`` names; none where they are of another shape."""
+    try:
+        return tuple(Sibling.from_dict(entry) for entry in entries)
+    except ValueError:
+        return ()
 
 
 def acting_beside(penalties: Iterable[Mapping[str, Any]], groups: int) -> tuple[bool, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.common.results import Results
+from gradscope.diagnosis.run_prefix import look_after
 from gradscope.diagnosis.series import Series, network_series
 from gradscope.quantities import JUDGED
 from gradscope.run_info import RunInfo
@@ -90,7 +91,7 @@ def look_rows(rows: int, first: int = 16) -> list[int]:
     at, n = [], first
     while n <= rows:
         at.append(n)
-        n += max(8, n // 32)
+        n = look_after(n)
     return at
 
 

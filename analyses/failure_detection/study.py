@@ -9,13 +9,11 @@ import pandas as pd
 
 from analyses.common.results import Results
 from analyses.common.study import Part, Study
-from analyses.failure_detection import ceiling, check, coherence, long, metrics, plot
+from analyses.failure_detection import ceiling, check, coherence, fit, long, metrics, plot, siblings
 from analyses.failure_detection.families import FAMILIES
-from analyses.failure_detection.fit import fit_shipped, wrong
 from analyses.failure_detection.records import CACHE
 from analyses.failure_detection.run import train_all
 from analyses.failure_detection.score import score
-from analyses.failure_detection.siblings import siblings
 from analyses.failure_detection.third import figures as third
 from analyses.failure_detection.third.judged import NAMES, cells, judged
 
@@ -43,17 +41,17 @@ STUDY = Study(
     {
         "runs": train_all,
         "check": Part(check.cells, check.train, "checked.csv"),
-        "fit": fit_shipped,
+        "fit": fit.fit_shipped,
         "score": score,
         "long": Part(long.cells, long.judged, "long.csv"),
         "ceiling": Part(ceiling.cells, ceiling.continued, "ceiling.csv"),
         "coherence": Part(coherence.cells, coherence.measured, "coherence.csv"),
-        "siblings": siblings,
+        "siblings": siblings.siblings,
         "third": Part(cells, judged, "third.csv"),
     },
     tables,
     plot.figures,
-    checks=lambda folder: wrong(),
+    checks=lambda folder: [*fit.wrong(), *siblings.wrong()],
     seeds=1,
     usual=("runs",),
     options={
@@ -63,7 +61,9 @@ STUDY = Study(
         "--features": {"action": "store_true", "help": "fit: make features.csv.gz from the cache first"},
         "--in-sample": {"action": "store_true", "help": "score: by one model that was fitted on all"},
         "--copies": {"type": int, "default": 4, "help": "ceiling: of each run"},
+        "--levels": {"action": "store_true", "help": "siblings: make siblings.csv.gz from the cache first"},
         "--shuffled": {"action": "store_true", "help": "siblings: the control"},
+        "--alone": {"action": "store_true", "help": "siblings: without what became of them"},
         "--cases": {"nargs": "+", "choices": NAMES, "help": "third: some alone"},
         "--from-seed": {"type": int, "default": 0, "help": "third: the first of the seeds"},
     },

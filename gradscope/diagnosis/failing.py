@@ -9,6 +9,8 @@ power of the weights, the penalty's like the first: with B near 0 the penalty wi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gradscope.diagnosis import measures
@@ -95,6 +97,16 @@ def falls(look: RunPrefix) -> bool:
     size = measures.weight_size(s, n)
     _, faded = measures.fallen(s, measures.shrinking_since(s, n), n, limits.window)
     return bool(size[n - 1] < size[before.start] and faded > 0)
+
+
+def doomed(look: RunPrefix, signs: str) -> Failure | None:
+    """Find a run that has not collapsed yet but will: the weights fall, and the signals (``signs``) say so."""
+    if not signs or not falls(look):
+        return None
+    now, _ = measures.last_windows(look.series, look.n, look.limits.window)
+    start = measures.shrinking_since(look.series, look.n)
+    found = collapse_found(look, start, measures.radial_balance(look.series, now))
+    return found and replace(found, evidence=[*found.evidence, signs])
 
 
 def collapse_found(look: RunPrefix, start: int, balance: float) -> Failure | None:

@@ -12,24 +12,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradscope.diagnosis import measures
+from gradscope.diagnosis import measures, siblings
 from gradscope.diagnosis.cause import PENALTY, SLOW, UNKNOWN, Cause
 from gradscope.diagnosis.causes import ranked
 from gradscope.diagnosis.circumstances import Circumstances
-from gradscope.diagnosis.failing import (
-    at_the_horizon,
-    collapse_found,
-    collapsed,
-    diverged,
-    falls,
-    not_finite,
-    relapsed,
-)
+from gradscope.diagnosis.failing import at_the_horizon, collapsed, diverged, doomed, not_finite, relapsed
 from gradscope.diagnosis.learning_phase import Learning
 from gradscope.diagnosis.origin import Origin
 from gradscope.diagnosis.probability import Model, shipped
 from gradscope.diagnosis.remedies import SURE, Lower, for_learning, likely, lower, remedy
-from gradscope.diagnosis.run_prefix import CONSTANT, Baseline, RunPrefix
+from gradscope.diagnosis.run_prefix import CONSTANT, Baseline, RunPrefix, look_after
 from gradscope.diagnosis.series import GrowingSeries, Rows, network_series
 from gradscope.diagnosis.signals import available
 from gradscope.diagnosis.thresholds import Thresholds
@@ -65,9 +57,11 @@ class Judge:
         self.info = info
         self.limits = thresholds or Thresholds()
         self.model = model or shipped()
+        self.sibling_model = siblings.shipped_siblings()
         self.learning = Learning()
         self.failure: Failure | None = None
-        self.probability = np.nan
+        self.probability = self.beside = np.nan  # by its own signals; beside its siblings
+        self.levels: list[float] = []  # of the signal of its output, at every look
         self.baseline = info.baseline_loss
         self.baseline_source = info.baseline_source
         self.lower: Lower | None = None  # a strength to begin with, at the time of a collapse
@@ -96,6 +90,11 @@ class Judge:
         """Step at which the run had shown that it holds under its penalty."""
         return self.learning.settled_step
 
+    @property
+    def signal(self) -> tuple[float, ...]:
+        """What the run is to a `Sibling`: nothing where its penalty did not act alike from the first row on."""
+        return tuple(self.levels) if siblings.alike(self.series.strength) else ()
+
     # -- taking rows ------------------------------------------------------------------------------
 
     def update(self, rows: Rows) -> None:
@@ -111,7 +110,8 @@ class Judge:
             if self.failure is None:
                 self._origin.see(part)
             if len(self.series) == self._next_look:
-                self._next_look += max(8, self._next_look // 32)
+                self._next_look = look_after(self._next_look)
+                self.levels.append(siblings.level(self.series))
                 self._look() if self.failure is None else self._look_again()
             start = stop
 
@@ -151,11 +151,14 @@ class Judge:
         look = self.look()
         self.learning.see(look)
         self.probability = self.model.of(look) if look.telling else np.nan
-        found = diverged(look) or collapsed(look) or self._doomed(look) or relapsed(look, self.escaped_step)
+        self.beside = siblings.probability(look, len(self.levels) - 1, self.probability, self.sibling_model)
+        found = diverged(look) or collapsed(look) or doomed(look, self._signs()) or relapsed(look, self.escaped_step)
+        hasty = found is None  # who goes by siblings is sure of a collapse by the penalty, and of nothing else
+        found = found or doomed(look, self._beside_siblings())
         self._agreed = self._agreed + 1 if found else 0
         if found and (self._agreed >= self.limits.confirmations or found.verdict is Verdict.DIVERGED):
             failure = self._accepted(found, look)
-            late = failure.verdict is Verdict.STALLED and failure.causes[0].name in SLOW
+            late = failure.verdict is Verdict.STALLED and (hasty or failure.causes[0].name in SLOW)
             self.failure = None if late else failure
 
     def _look_again(self) -> None:
@@ -171,17 +174,15 @@ class Judge:
             self.learning.see(look)
             self.probability = self.model.of(look)
 
-    def _doomed(self, look: RunPrefix) -> Failure | None:
-        """Find a run that has not collapsed yet but will: the weights fall, and the probability is high."""
-        if not self.probability >= self.model.threshold or not falls(look):
-            return None
-        now, _ = measures.last_windows(look.series, look.n, self.limits.window)
-        start = measures.shrinking_since(look.series, look.n)
-        found = collapse_found(look, start, measures.radial_balance(look.series, now))
-        if found is None:
-            return None
-        said = f"such signals came before a failure with probability {self.probability:.3f}"
-        return replace(found, evidence=[*found.evidence, said])
+    def _signs(self) -> str:
+        """Return in words that its signals together tell of a failure to come; nothing where they do not."""
+        sure = self.probability >= self.model.threshold
+        return f"such signals came before a failure with probability {self.probability:.3f}" if sure else ""
+
+    def _beside_siblings(self) -> str:
+        """Return the same of its place among its siblings."""
+        sure = self.beside >= self.sibling_model.threshold
+        return siblings.said(self.info.siblings, self.beside) if sure else ""
 
     def _accepted(self, found: Failure, look: RunPrefix) -> Failure:
         """Complete a finding that stands; the loss of a constant takes the place of a baseline that was assumed."""
@@ -329,16 +330,11 @@ class Judge:
             signals = f"the loss has fallen, but such signals come before a failure (probability {found:.2f})"
             return self._undecided([*evidence, signals, *self._assumed()])
         return Diagnosis(
-            Verdict.HEALTHY,
-            False,
-            found,
-            None,
-            self.escaped_step,
-            self.active_step,
+            Verdict.HEALTHY, False, found, None, self.escaped_step, self.active_step,
             evidence=evidence + self._assumed(),
             remedy=self._for_what_is_trained(look) or (for_learning(acted) if look.baseline.sure else GIVE),
             baseline_guessed=not look.baseline.sure,
-        )
+        )  # fmt: skip
 
     def _for_what_is_trained(self, look: RunPrefix) -> str:
         """Tell what to do about a run that learns while nothing trains most of its weights; empty for any other."""
@@ -363,7 +359,7 @@ class Judge:
         return Diagnosis(
             failure.verdict,
             failed=True,
-            probability_failed=max(self.model.threshold, float(np.nan_to_num(self.probability))),
+            probability_failed=max(self.model.threshold, *np.nan_to_num([self.probability, self.beside]).tolist()),
             onset_step=failure.onset,
             decided_step=failure.decided,
             active_step=self.active_step,

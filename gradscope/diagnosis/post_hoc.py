@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.recorded_run import Recorded, Rows, recorded
 from gradscope.diagnosis.thresholds import Thresholds
 from gradscope.quantities import JUDGED
+from gradscope.run_info import Sibling
 from gradscope.types import InputError
 
 if TYPE_CHECKING:
@@ -21,11 +23,19 @@ class TakesRows(Protocol):
         """Take a block of rows."""
 
 
-def judge_record(source: Recorded | xr.Dataset, thresholds: Thresholds | None = None) -> Judge:
-    """Judge every row of the record; raise `InputError` for what is no record, and for one without rows."""
+def judge_record(
+    source: Recorded | xr.Dataset, thresholds: Thresholds | None = None, siblings: tuple[Sibling, ...] = ()
+) -> Judge:
+    """Judge every row of the record; raise `InputError` for what is no record, and for one without rows.
+
+    ``siblings``: finished runs of its configuration, where the record names none.
+
+    Returns:
+        The judge.
+    """
     record = recorded(source)
     refuse_empty(record)
-    judge = Judge(record.info, thresholds)
+    judge = Judge(replace(record.info, siblings=record.info.siblings or siblings), thresholds)
     feed({judge: JUDGED}, record)
     return judge
 

@@ -17,6 +17,11 @@ CONSTANT = "the loss of the network once it predicted a constant"
 LEAST_LOSSES = 8
 
 
+def look_after(rows: int) -> int:
+    """Return the row count of a judge's next look: every 8 rows, later every 1/32 of the run."""
+    return rows + max(8, rows // 32)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Loss of the best constant predictor.

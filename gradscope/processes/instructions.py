@@ -8,8 +8,10 @@ code say what came of it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from gradscope import checks
+from gradscope.run_info import Sibling
 from gradscope.types import InputError
 
 #: The exit code of a child that gradscope ended: its record says why.
@@ -43,6 +46,7 @@ class Instructions:
         checkpoints: the folder for checkpoints.
         resume: the checkpoint to go on from.
         resume_step: its step.
+        siblings: finished trials of a search that the judge looks at, too. Those that cannot be read are none.
     """
 
     strength: float | None = None
@@ -57,12 +61,14 @@ class Instructions:
     checkpoints: str | None = None
     resume: str | None = None
     resume_step: int | None = None
+    siblings: tuple[Sibling, ...] | None = None
 
     def environment(self) -> dict[str, str]:
         """Return them as ``GRADSCOPE_…`` variables."""
-        return {
-            _variable(f.name): str(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
-        }
+        told = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if self.siblings is not None:
+            told["siblings"] = json.dumps([sibling.as_dict() for sibling in self.siblings])
+        return {_variable(name): str(value) for name, value in told.items()}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Instructions:
@@ -99,7 +105,18 @@ class Instructions:
             checkpoints=given["checkpoints"],
             resume=given["resume"],
             resume_step=None if given["resume_step"] is None else int(given["resume_step"]),
+            siblings=None if given["siblings"] is None else _siblings(given["siblings"]),
         )
+
+
+def _siblings(text: str) -> tuple[Sibling, ...] | None:
+    """Read the siblings; a trial is judged without those that cannot be read, and says so."""
+    try:
+        return tuple(Sibling.from_dict(entry) for entry in json.loads(text))
+    except (ValueError, TypeError) as error:
+        text = f"{_variable('siblings')} cannot be read ({error}): this run is judged by itself"
+        warnings.warn(RuntimeWarning(text), stacklevel=2)
+        return None
 
 
 def _variable(name: str) -> str:
@@ -176,6 +193,11 @@ def opened(recording: Closes) -> None:
     """Note that a recording has begun; each recording calls it."""
     if (recordings := _OPENED.get()) is not None:
         recordings.append(recording)
+
+
+def has_opened() -> bool:
+    """Return whether a plain training function that runs under a search has begun a recording before."""
+    return bool(_OPENED.get())
 
 
 def inside_search() -> bool:

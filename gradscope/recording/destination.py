@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradscope import checks
+from gradscope.processes import instructions
 from gradscope.processes.instructions import Instructions
 
 _RECORDED: dict[str, int] = {}  # recordings that this process has begun, by the path it was asked for
@@ -23,7 +24,7 @@ def destination(path: Path, asked: Instructions) -> Path:
 def own_instructions(asked: Instructions) -> Instructions:
     """Return the instructions for the recording that begins.
 
-    Only the first one of a process goes on from a checkpoint, or is a probe.
+    Only the first one of a process, or of a training function, goes on from a checkpoint, is a probe, has siblings.
 
     Returns:
         The instructions.
@@ -31,7 +32,9 @@ def own_instructions(asked: Instructions) -> Instructions:
     if asked.out is not None and asked.out not in _RECORDED:
         return asked
     own = replace(asked, checkpoints=None, resume=None, resume_step=None)
-    return own if asked.out is None else replace(own, probe_steps=None, probe_escape=None)
+    if asked.out is None:
+        return replace(own, siblings=None) if instructions.has_opened() else own
+    return replace(own, probe_steps=None, probe_escape=None, siblings=None)
 
 
 def has_begun(asked: Instructions) -> None:

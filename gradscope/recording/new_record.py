@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -33,8 +34,10 @@ def describe(
     settings = {"schedule": penalties.schedule, "steered": penalties.steered, "preset": options.preset}
     settings |= {"every": rhythm, "seed": told.seed, "world_size": ranks.size}
     notes.config |= provenance.configuration(parameters, penalties.groups, settings)
-    environment = {} if instructions.inside_search() else told.environment()
+    environment = {} if instructions.inside_search() else replace(told, siblings=None).environment()
     notes.capture |= provenance.capture(parameters, unseen, penalties.sources(), rhythm, environment)
+    if told.siblings is not None:  # what the verdict rests on is in the record
+        notes.capture["siblings"] = [sibling.as_dict() for sibling in told.siblings]
     if ranks.by_hand:
         notes.capture["loss_gradient"] = provenance.BY_HAND
     if options.baseline_loss is not None:

@@ -6,6 +6,7 @@ import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -195,7 +196,7 @@ def open_recording(
             full = PRESETS[options.preset].full
             activations = Activations(recorded_modules(model, options.modules), full, plain_model(model))
             undo.callback(activations.detach)
-        describe(notes, options, told, parameters, unseen, penalties, ranks)
+        describe(notes, options, replace(told, siblings=asked.siblings), parameters, unseen, penalties, ranks)
         notes.config["modules"] = activations.types if activations else {}
         notes.capture |= apart(plain_model(model), optimizers)
         _tell_decays(notes, penalties)

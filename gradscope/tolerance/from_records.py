@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gradscope.diagnosis.post_hoc import judge_record
+from gradscope.diagnosis.siblings import nearest
 from gradscope.diagnosis.verdict import Diagnosis
 from gradscope.quantities import weight_decay
+from gradscope.run_info import Sibling
 from gradscope.store.record import Record
 from gradscope.store.settings import flat
 from gradscope.tolerance.posterior import advice, estimate_tolerance
@@ -39,6 +41,7 @@ class RunSummary:
         epochs: that were run, None where unknown.
         settings: as one flat table.
         early: ended before its horizon.
+        signal: of its output, as a `Sibling` has it.
     """
 
     path: Path
@@ -48,12 +51,19 @@ class RunSummary:
     epochs: int | None
     settings: dict[str, str]
     early: bool  # ended before its horizon
+    signal: tuple[float, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
         """The outcome: a label read at the horizon is certain; before it, the judge says how sure it is."""
         found = self.diagnosis
         return Outcome(self.strength, found.probability_failed if self.early else float(found.failed), self.early)
+
+    @property
+    def sibling(self) -> Sibling | None:
+        """What it is to the others; None where it says nothing."""
+        known = self.diagnosis.verdict is not Verdict.UNDECIDED and self.strength > 0 and self.signal
+        return Sibling(self.strength, self.diagnosis.failed, self.signal) if known else None
 
     def value(self, by: str) -> str:
         """Return the value of a setting; of a group of settings (``shapes``) all that is in it."""
@@ -90,7 +100,7 @@ def tolerance_of_runs(paths: Sequence[Path], by: str | None = None, processes: i
 
 def outcomes_of(paths: Sequence[Path], processes: int = 1) -> tuple[str, list[Outcome]]:
     """Return the penalty and the outcomes of these runs, for a figure of them."""
-    runs = _usable(_summaries(paths, processes))
+    runs = _usable(_beside(_summaries(paths, processes)))
     return runs[0].settings["penalty"] if runs else "none", [run.outcome for run in runs]
 
 
@@ -121,20 +131,33 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _summary(path: Path) -> RunSummary:
+def _beside(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Judge runs of one configuration that ended early with nothing decided again, beside those that tell."""
+    known = [sibling for run in runs if (sibling := run.sibling) is not None]
+    return [
+        _summary(run.path, nearest(run.strength, known))
+        if run.early and run.diagnosis.verdict is Verdict.UNDECIDED and run.strength > 0 and known
+        else run
+        for run in runs
+    ]
+
+
+def _summary(path: Path, siblings: tuple[Sibling, ...] = ()) -> RunSummary:
     with Record(path) as record:
         settings = flat({name: value for name, value in record.config.items() if name not in MAY_DIFFER})
         settings = {name: value for name, value in settings.items() if not name.endswith(".weight_decay")}
         settings["penalty"] = record.penalty
         settings["horizon"] = str(record.attributes.get("horizon", -1))
+        judge = judge_record(record, siblings=siblings)
         return RunSummary(
             path=path,
             strength=record.strength.value,
-            diagnosis=judge_record(record).diagnosis(finished=record.finished),
+            diagnosis=judge.diagnosis(finished=record.finished),
             steps=record.steps_run,
             epochs=record.epochs,
             settings=settings,
             early=not record.finished if record.horizon is None else record.steps_run < record.horizon,
+            signal=judge.signal,
         )
 
 
@@ -158,6 +181,7 @@ def _usable(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def _level(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    runs = _beside(runs)
     usable = _usable(runs)
     estimate = estimate_tolerance([run.outcome for run in usable])
     penalty = runs[0].settings["penalty"]

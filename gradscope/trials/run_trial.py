@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def _asked(plan: Trial, **more: Any) -> Instructions:
     """Make a trial's instructions: an audit runs to the horizon, a whole one until it fails, others to an outcome."""
     failure = "ignore" if plan.audit else "stop"
     success = "ignore" if plan.audit or plan.whole else "stop"
-    return Instructions(schedule=plan.schedule, on_failure=failure, on_success=success, **more)
+    asked = Instructions(schedule=plan.schedule, on_failure=failure, on_success=success, **more)
+    return replace(asked, siblings=plan.siblings or None)
 
 
 def run_command_trial(command: Command, plan: Trial, path: Path, metric: str | None = None) -> Trial:
@@ -141,6 +143,7 @@ def _read(plan: Trial, path: Path, stopped: bool, penalty: str, who: str, metric
             verdict=str(diagnosis.verdict),
             path=str(path),
             fingerprint=tuple(float(x) for x in np.nan_to_num(first)),
+            signal=judge.signal,
         )
 
 

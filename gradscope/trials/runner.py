@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradscope.diagnosis.siblings import nearest
 from gradscope.processes.worker import WorkerLostError
+from gradscope.run_info import Sibling
 from gradscope.trials.journal import Journal
 from gradscope.trials.run_trial import TrialCrashedError
 from gradscope.trials.trial import Trial, check_seeds
@@ -128,6 +130,7 @@ class Runner:
 
     def _begin(self, name: str, plan: Trial) -> None:
         self.journal.ask(name, plan)
+        plan = replace(plan, siblings=self._siblings(name, plan))
         try:
             future = self.start(self.executor, plan, self._path(name, plan.number))
         except InputError:
@@ -156,6 +159,11 @@ class Runner:
         search.tell(trial)
         if self._heard is not None:
             self._heard(trial, None)
+
+    def _siblings(self, name: str, plan: Trial) -> tuple[Sibling, ...]:
+        """Choose the finished trials that a trial is judged beside: those near it, of the same schedule."""
+        known = [t.sibling for t in self._finished(name) if t.schedule == plan.schedule]
+        return nearest(plan.strength, [s for s in known if s is not None]) if plan.strength > 0 else ()
 
     def _finished(self, name: str) -> list[Trial]:
         return self.journal.trials.get(name, [])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gradscope.run_info import Sibling
 from gradscope.types import InputError, Verdict
 
 #: ``train(strength, seed, path)`` trains once and records to the path.
@@ -69,6 +71,8 @@ class Trial:
         verdict: the judge's word.
         path: of its record.
         fingerprint: mean |w| of each parameter at the first row.
+        signal: of its output, as a `Sibling` has it; nothing where its penalty did not act alike from the first row on.
+        siblings: finished trials that its judge looks at beside it; its record keeps them.
     """
 
     number: int
@@ -91,6 +95,8 @@ class Trial:
     verdict: str = ""
     path: str = ""
     fingerprint: tuple[float, ...] = ()
+    signal: tuple[float, ...] = ()
+    siblings: tuple[Sibling, ...] = ()
 
     def over(self, failed: float, steps: int, **more: Any) -> Trial:
         """Return the trial, run: complete, or silent where its outcome says nothing; ``more``: other attributes."""
@@ -121,25 +127,34 @@ class Trial:
         """The metric, where it is that of its strength."""
         return self.value if self.counts else None
 
+    @property
+    def sibling(self) -> Sibling | None:
+        """What it is to later trials; None where it says nothing, or lets nothing be compared."""
+        known = self.state is TrialState.COMPLETE and self.strength > 0 and self.signal
+        return Sibling(self.strength, self.failed > SILENT, self.signal) if known else None
+
     def asked(self) -> dict[str, Any]:
         """Return the plan alone, as a journal notes it before the trial begins."""
         return {name: getattr(self, name) for name in ("number", "strength", "seed", "audit", "schedule", "whole")}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as a journal keeps them."""
-        return asdict(self)
+        signal = [x if math.isfinite(x) else None for x in self.signal]
+        return asdict(replace(self, siblings=())) | {"signal": signal}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Trial:
         """Make a trial of what `as_dict` returned; of a journal that was begun before trials had states, too."""
-        known = {**values, "fingerprint": tuple(values["fingerprint"])}
+        signal = tuple(math.nan if x is None else x for x in values.get("signal", ()))
+        known = {**values, "fingerprint": tuple(values["fingerprint"]), "signal": signal, "siblings": ()}
         state = known.pop("state", None)
         trial = cls(**known)
         return trial.over(trial.failed, trial.steps) if state is None else replace(trial, state=TrialState(state))
 
     def shown(self) -> dict[str, Any]:
         """Return plain values, as the JSON of a search holds them."""
-        return {name: value for name, value in self.as_dict().items() if name != "fingerprint"}
+        inner = ("fingerprint", "signal", "siblings")
+        return {name: value for name, value in self.as_dict().items() if name not in inner}
 
 
 def epochs_of(trials: Iterable[Trial]) -> int | None:

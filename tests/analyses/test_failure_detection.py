@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyses.common.study import Options
@@ -12,8 +13,9 @@ from analyses.failure_detection.baselines import thermoclaw
 from analyses.failure_detection.ceiling import EPOCHS, best, near_runs
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.coherence import measured
-from analyses.failure_detection.siblings import beside
+from analyses.failure_detection.siblings import judged
 from analyses.failure_detection.training import losses_beyond
+from gradscope.diagnosis.siblings import SiblingModel
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,20 @@ def test_coherence_of_one_run(row: dict[str, str], tmp_path: Path) -> None:
         assert (-1 <= value <= 1) if name.startswith("cosine") else value <= 1e-9, name
 
 
-def test_a_trial_is_held_against_the_nearest_of_both_kinds() -> None:
-    signal = np.array([[-4.0, -4.0], [0.0, 0.0], [-1.0, -3.0], [-2.0, np.nan]])
-    found = beside(signal, np.array([0.2, 0.05, 0.1, 0.1]), np.array([True, False, False, True]))
-    assert np.isnan(found[:2]).all()  # not both kinds yet
-    np.testing.assert_allclose(found[2], [1.0, -1.0])
-    nearest = -1.0 / (1 + np.exp(-np.log(2) / 0.15))  # of those that learned, by distance
-    np.testing.assert_allclose(found[3, 0], -2.0 - (nearest - 4.0) / 2)
-    assert np.isnan(found[3, 1])
+def test_an_earlier_trial_is_seen_as_far_as_a_search_lets_it_run() -> None:
+    """The second was called at row 24, the first was seen to hold from row 32: their last signals stand."""
+    one = pd.DataFrame({"n": [16, 24, 32, 40], "own": 0.5, "open": True, "settled": False, "live": "healthy"})
+    learned = one.assign(run="a", strength=0.05, failed=False, decided_step=np.nan, level=[0.0, 1.0, 2.0, 3.0])
+    learned["settled"] = [False, False, True, True]
+    failed = one.assign(run="b", strength=0.2, failed=True, decided_step=23, live="collapsed", level=[0, -1, -5, -9.0])
+    new = one.assign(run="c", strength=0.1, failed=True, decided_step=np.nan, level=[-4.0, -4, -4, -4])
+    asked = {"shuffled": False, "alone": False}
+    first, second, third = judged([learned, failed, new], SiblingModel(0, 1, -1, 0.95), asked)
+    assert first["beside"].isna().all() and second["beside"].isna().all()  # not both kinds yet
+    np.testing.assert_allclose(third["beside"], [-4.0, -4.0, -4.5, -4.5])
+    assert third["call"].tolist() == [False, True, True, True]
+    alone = judged([learned, failed, new], None, {**asked, "alone": True})
+    np.testing.assert_allclose(alone[1]["beside"], [0, -2, -7, -11])
 
 
 def test_the_rule_of_thermoclaw() -> None:
