@@ -9,7 +9,7 @@ import pandas as pd
 
 from analyses.common.results import Results
 from analyses.common.study import Part, Study
-from analyses.failure_detection import ceiling, check, coherence, fit, long, metrics, plot, siblings
+from analyses.failure_detection import ceiling, check, coherence, fit, long, metrics, plot, searched, siblings
 from analyses.failure_detection.families import FAMILIES
 from analyses.failure_detection.records import CACHE
 from analyses.failure_detection.run import train_all
@@ -31,6 +31,7 @@ def _beside(folder: Path) -> Iterator[tuple[str, str]]:
     yield "Runs four times as long", long.told(pd.read_csv(folder / "long.csv", comment="#"))
     yield "What anyone could know after two epochs", "\n".join(ceiling.lines(folder))
     yield "What gradient coherence would add", "\n".join(coherence.lines(folder))
+    yield "Searches beside siblings", searched.told(Results(folder / "searched.csv").recorded())
     rows = Results(folder / "third.csv").recorded()
     yield "A small third edition", "\n".join(third.figures(rows))
     yield "Misses of the third edition", "\n".join(f"* {line}" for line in third.misses(rows))
@@ -47,6 +48,7 @@ STUDY = Study(
         "ceiling": Part(ceiling.cells, ceiling.continued, "ceiling.csv"),
         "coherence": Part(coherence.cells, coherence.measured, "coherence.csv"),
         "siblings": siblings.siblings,
+        "searched": Part(searched.cells, searched.searched, "searched.csv"),
         "third": Part(cells, judged, "third.csv"),
     },
     tables,
