@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
     )(tune.tune)
     app.command(
         epilog="Example: gradscope suggest --out probes -- "
-        "python train.py --weight-decay {weight_decay} --seed {seed} --out {out}"
+        "python train.py --weight-decay {weight_decay} --seed {seed} --out {out}; "
+        "gradscope suggest --delayed -- python train.py --weight-decay {weight_decay} --seed {seed}"
     )(suggest.suggest)
     app.command(epilog="Example: gradscope plot run.h5 --figure proportion -o proportion.png")(plot.plot)
     app.command(epilog="Example: gradscope report failed.h5 delayed.h5 -o report.html")(report.report)

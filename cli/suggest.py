@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 def suggest(
     command: Annotated[list[str], typer.Argument(help="The training command, after --.", metavar="-- COMMAND…")],
     penalty: Annotated[str, typer.Option(help="The penalty: l2, or l1 by proximal steps.")] = "l2",
+    delayed: Annotated[
+        bool,
+        typer.Option("--delayed", help="Predict the delayed level: of a penalty that comes on in the active phase."),
+    ] = False,
     start: Annotated[
         float | None,
         typer.Option(help="The strength to probe first; without it a run without a penalty points to one."),
@@ -29,8 +33,9 @@ def suggest(
     """Predict how strong is too strong, in some hundred steps.
 
     A short run without a penalty, then a few probes of at most 40 steps, each ended by gradscope.record in the command
-    and placed where those before it point to. Without an answer it says why. The command may hold {strength},
-    {weight_decay}, {seed} and {out}; gradscope.record in it obeys the environment.
+    and placed where those before it point to. With --delayed each is a whole run to the active phase, and 80 steps
+    after it. Without an answer it says why. The command may hold {strength}, {weight_decay}, {seed} and {out};
+    gradscope.record in it obeys the environment.
     """
     from gradscope.prediction.suggest import suggest_command
     from gradscope.processes.command import Command
@@ -42,8 +47,8 @@ def suggest(
     where = None if why_cold(command) else LocalExecutor(1, scripts=True)
     try:
         result = suggest_command(
-            parsed, start=start, probes=probes, out=out, seed=seed, on_probe=showing(_show, command, "probe"),
-            executor=where,
+            parsed, delayed=delayed, start=start, probes=probes, out=out, seed=seed,
+            on_probe=showing(_show, command, "probe"), executor=where,
         )  # fmt: skip
     finally:
         if where is not None:
@@ -51,11 +56,12 @@ def suggest(
     if as_json:
         print_json({**result.as_dict(), "search": search_line(result, command)})
         return
+    name = "delayed tolerance level" if delayed else "tolerance level"
     if not result.determined:
-        tell(f"tolerance level not predicted: {result.reason}")
+        tell(f"{name} not predicted: {result.reason}")
     else:
         level = Strength(result.tolerance or 0.0, result.penalty)
-        tell(f"tolerance level about {level}, 95 % interval of λ {shorter(result.low)} … {shorter(result.high)}")
+        tell(f"{name} about {level}, 95 % interval of λ {shorter(result.low)} … {shorter(result.high)}")
         tell(f"({result.reason})")
     whole = "" if result.share is None else f", {result.share:.0%} of a run of {result.horizon}"
     tell(f"{result.steps_run} steps{whole}")
@@ -69,6 +75,7 @@ def search_line(result: Suggestion, command: list[str]) -> str | None:
         return None
     low, high = (shorter(end) for end in result.range)
     option = "" if result.penalty == "l2" else f" --penalty {result.penalty}"
+    option += " --delayed" if result.delayed else ""
     return f"gradscope search --low {low} --high {high}{option} -- {shlex.join(command)}"
 
 
@@ -78,4 +85,6 @@ def _show(probe: ProbeResult) -> None:
         say(f"without a penalty: {probe.steps} steps")
         return
     side = "above" if probe.distance > 0 else "below"
-    say(f"{probe.strength:.4g}: {probe.steps} steps, reads {abs(probe.distance):.2f} decades {side} the level")
+    from_there = f" from step {probe.delay} on" if probe.delay else ""
+    reads = f"reads {abs(probe.distance):.2f} decades {side} the level"
+    say(f"{probe.strength:.4g}{from_there}: {probe.steps} steps, {reads}")

@@ -12,7 +12,8 @@ import numpy as np
 from analyses.common.markdown import markdown
 from analyses.common.results import Results, Row
 from analyses.prediction import delayed
-from analyses.prediction.data import Case, Seen
+from analyses.prediction.data import Case
+from analyses.prediction.delayed_fit import as_case, held_out, of_delay
 from analyses.prediction.fit import Tried, fitted, interval, tried
 from analyses.prediction.held_out import FACTORS, Found, coverage, figures, mean_level
 from gradscope.prediction.ask_tell import PROBES
@@ -33,20 +34,6 @@ class Shifted(Reader):
         return super().read(x) - self.shift
 
 
-def branches(row: Row, rows: int) -> tuple[Seen, ...]:
-    """The branches of a configuration after so many rows, as probes."""
-    return tuple(
-        Seen(b["place"], row["level"] * 10 ** b["place"], rows, np.array(b[f"features-{rows}"]))
-        for b in row["branches"]
-    )
-
-
-def as_case(case: Case, row: Row, rows: int) -> Case:
-    """A configuration with its delayed level and its branches in the place of those from the start."""
-    return replace(case, level=row["level"], low=row["low"], high=row["high"], probes=branches(row, rows), late=(),
-                   escape=0.0, spent=0)  # fmt: skip
-
-
 def family(case: Case) -> str:
     """Its name."""
     return case.configuration.family
@@ -57,7 +44,7 @@ class Study:
 
     def __init__(self, found: Found, folder: Path) -> None:
         _, results, self.readers = found["direct"]
-        self.rows = Results(folder / delayed.FILE).by("key")
+        self.rows = {row["key"]: row for row in Results(folder / delayed.FILE).rows() if row["when"] == "twice"}
         self.starts = [r for r in results if self.row(r.case).get("determined")]
         self.families = list(dict.fromkeys(family(r.case) for r in self.starts))
         self._made: dict[tuple[str, int], Reader] = {}
@@ -196,8 +183,61 @@ def told(found: Found, folder: Path) -> str:
         f"By the last line, with an interval of ± {interval([r.error for r in last]):.2f} decades, which other "
         f"families earn; it holds {coverage(last):.3f} of the levels:", "",
         markdown(["configurations", "", "delayed over start, decades", *columns[2:]], per), "",
+        *_shipped(study, folder),
     ]  # fmt: skip
     return "\n".join(text)
+
+
+def _shipped(study: Study, folder: Path) -> list[str]:
+    """What the product reads: at the delay that ``delayed:auto`` waits for, from its own first guess."""
+    by = {when: of_delay(when, folder) for when in delayed.WHENS}
+    asked, both = by["auto"], [case for known in by.values() for case in known]
+    levels = {case.configuration.key: case.level for case in by["twice"]}
+    starts = {r.case.configuration.key: r.case.level for r in study.starts}
+    found = {row["key"]: row for row in Results(folder / delayed.FILE).rows() if row["when"] == "auto"}
+    ways = {"at twice the escape": held_out(asked, by["twice"]), "in the active phase": held_out(asked, asked),
+            "**at both, as shipped**": held_out(asked, both)}  # fmt: skip
+    lines = []
+    for name, results in ways.items():
+        for n in range(1, PROBES + 1):
+            errors = [r.errors[min(n, len(r.errors)) - 1] for r in results]
+            lines.append(line(f"branches {name}: {n}", "", errors))
+        lines.append(line(f"branches {name}: as `suggest` ends", "", [r.error for r in results]))
+    results = ways["**at both, as shipped**"]
+    delays = [found[r.case.configuration.key]["delay"] for r in results]
+    steps = [delay * (1 + r.ended) + max(delayed.ROWS) * r.ended for delay, r in zip(delays, results, strict=True)]
+    kinds = {
+        name: [r for r in results if family(r.case) == name] for name in dict.fromkeys(family(r.case) for r in results)
+    }
+    kinds["SGD"] = [r for r in results if not r.case.free.adaptive]
+    kinds["AdamW"] = [r for r in results if r.case.free.adaptive]
+    per = [line(f"{name} ({len(some)})", "", [r.error for r in some]) for name, some in kinds.items()]
+    over = {
+        name: [
+            math.log10(r.case.level / those[r.case.configuration.key])
+            for r in results
+            if r.case.configuration.key in those
+        ]
+        for name, those in (("twice", levels), ("start", starts))
+    }
+    columns = ["", "", "median, signed", "median error", "90 %", *FACTORS]
+    silent = [f"{row['key']} ({row['reason']})" for row in found.values() if not row["determined"]]
+    words = ", ".join(
+        f"{np.median(some):+.2f} ({np.quantile(some, 0.1):+.2f} to {np.quantile(some, 0.9):+.2f} in four of five) "
+        f"decades above that {'at twice the escape' if name == 'twice' else 'from the start'}"
+        for name, some in over.items()
+    )
+    return [
+        "## In the active phase, as `gradscope suggest --delayed` asks", "",
+        f"{len(results)} configurations have a level with the delay of `delayed:auto`, {min(delays)} to {max(delays)} "
+        f"steps ({np.median(delays):.0f} in the median). It lies {words}. No level: {'; '.join(silent) or 'none'}.", "",
+        "From the reader's own first guess, families held out:", "",
+        markdown(["taught by", *columns[2:]], [[row[0], *row[2:]] for row in lines]), "",
+        f"The interval that other families earn is ± {interval([r.error for r in results]):.2f} decades, and holds "
+        f"{coverage(results):.3f}. Each branch trained again: {np.median(steps):.0f} steps in the median "
+        f"({min(steps)}-{max(steps)}).", "",
+        markdown(["as shipped", *columns[2:]], [[row[0], *row[2:]] for row in per]), "",
+    ]  # fmt: skip
 
 
 def _parts(study: Study) -> list[tuple[str, list[Tried]]]:

@@ -23,12 +23,14 @@ from analyses.prediction.fit import fitted, interval
 from analyses.prediction.held_out import Found
 from analyses.strong_regularization.plan import cell
 from analyses.strong_regularization.training import run
+from gradscope.prediction import level_reader
 from gradscope.prediction.ask_tell import SPREAD, Prober
+from gradscope.prediction.branches import BranchProber
 from gradscope.prediction.features import features
 from gradscope.prediction.level_reader import Reader, shipped
 from gradscope.prediction.probing import of_function, probed
 
-FILE = "documents.jsonl"
+FILE, DELAYED = "documents.jsonl", "documents_delayed.jsonl"
 SEARCHED = ANALYSES / "strong_regularization" / "results"
 #: Data set, net and penalties, cheap ones first.
 NETS = (
@@ -46,6 +48,11 @@ def cells(asked: Options) -> list[Cell]:
     return [{"dataset": d, "net": net, "penalty": p} for d, net, those in NETS for p in those.split()]
 
 
+def cells_delayed(asked: Options) -> list[Cell]:
+    """One a net, of its delayed level under L2."""
+    return [{"dataset": d, "net": net, "penalty": "l2", "delayed": True} for d, net, _ in NETS]
+
+
 def trial(net: str, penalty: str, asked: Options, strength: float, seed: int, path: Path) -> None:
     """One training of the other study, with seeds that no other has had; it ends once a probe has its rows."""
     run(cell(net, penalty, strength, "constant", 20_000 + seed), asked, path, sparse=False)
@@ -54,7 +61,9 @@ def trial(net: str, penalty: str, asked: Options, strength: float, seed: int, pa
 def suggested(wanted: Cell, asked: Options) -> Row:
     """What the product predicts of one net, and what its probes showed."""
     here = Options(wanted["dataset"], "small", 1, "cpu", asked.data, 1, "local", (), Path())
-    prober = Prober(shipped(), wanted["penalty"])
+    delayed = wanted.get("delayed", False)
+    prober = (BranchProber if delayed else Prober)(shipped(level_reader.DELAYED if delayed else level_reader.FILE),
+                                                   wanted["penalty"])  # fmt: skip
     train = functools.partial(trial, wanted["net"], wanted["penalty"], here)
     with tempfile.TemporaryDirectory() as folder:
         results = probed(prober, of_function(train), Path(folder), lambda _: None)
@@ -62,7 +71,7 @@ def suggested(wanted: Cell, asked: Options) -> Row:
     return {
         "determined": said.determined, "reason": said.reason, "tolerance": said.tolerance, "low": said.low,
         "high": said.high, "steps_run": sum(r.steps for r in results), "horizon": prober.horizon, "late": prober.late,
-        "kind": prober.free[0].kind,
+        "kind": prober.free[0].kind, "delay": results[-1].delay,
         "probes": [
             {"strength": probe.strength, "distance": round(distance, 4),
              "features": [float(f"{x:.6g}") for x in features(probe)]}
@@ -135,4 +144,39 @@ def told(found: Found, folder: Path) -> str:
                         f"of {len(some)}.")  # fmt: skip
         text.append(f"The measured level lies in {sum(inside)} of {len(inside)} intervals; the probes took "
                     f"{np.median(steps):.0%} of the search's steps in the median.")  # fmt: skip
+    return "\n".join([*text, ""])
+
+
+def told_delayed(folder: Path) -> str:
+    """The table of delayed levels."""
+    lines, errors, inside, silent = [], [], [], []
+    for row in Results(folder / DELAYED).rows():
+        search = measured(row["dataset"])[row["net"], row["penalty"]]
+        level = shown(search["delayed_tolerance"], search["delayed_low"], search["delayed_high"])
+        first = [row["net"], f"{search['tolerance']:.3g}", level]
+        last = [row["delay"], row["steps_run"], search["steps_run"], row["horizon"]]
+        if not row["determined"]:
+            lines.append([*first, "–", "–", *last])
+            silent.append(row)
+            continue
+        errors.append(math.log10(row["tolerance"] / search["delayed_tolerance"]))
+        inside.append(row["low"] <= search["delayed_tolerance"] <= row["high"])
+        lines.append([*first, shown(row["tolerance"], row["low"], row["high"]), f"{errors[-1]:+.2f}", *last])
+    columns = ["net", "level from the start", "delayed level, measured", "predicted", "error", "delay", "steps",
+               "steps of the search for both levels", "steps of a run"]  # fmt: skip
+    text = [
+        "Written by `python -m analyses plot prediction` from documents_delayed.jsonl and the searches of "
+        "strong_regularization, L2 (with 95 % intervals; errors in decades).",
+        "",
+        markdown(columns, lines),
+        "",
+    ]
+    text += [f"Not told: {row['net']}: {row['reason']}." for row in silent]
+    if errors:
+        sizes = np.abs(errors)
+        text.append(
+            f"Median error {np.median(sizes):.3f} decades, within 1.2x {int((sizes <= math.log10(1.2)).sum())}, within "
+            f"1.5x {int((sizes <= math.log10(1.5)).sum())} of {len(sizes)}. The measured level lies in {sum(inside)} "
+            f"of {len(inside)} intervals."
+        )
     return "\n".join([*text, ""])

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.ensemble import ExtraTreesRegressor
 
-from analyses.common.study import Options
 from analyses.prediction.configurations import HORIZON
 from analyses.prediction.data import Case, cases
 from gradscope.prediction import level_reader as shipped
@@ -162,23 +161,26 @@ def in_words(results: Sequence[Tried], errors: dict[int, float]) -> str:
     )
 
 
-def fit_shipped(asked: Options) -> None:
-    """Fit, measure, write."""
+def written(place: Path, readers: dict[str, tuple[Reader, list[Case], list[Tried]]]) -> None:
+    """Write a file of readers by kind, each with the cases it was taught and what came of families held out."""
     arrays: dict[str, Any] = {}
     told: dict[str, Any] = {}
-    everything = cases()
-    for kind in KINDS:
-        known = of_kind(everything, kind)
-        reader = fitted(known)
-        results = held_out(known)
+    for kind, (reader, known, results) in readers.items():
         errors = {n: interval([r.errors[min(n, len(r.errors)) - 1] for r in results]) for n in range(1, PROBES + 1)}
         told[kind] = {
-            "errors": errors, "reach": reader.reach, "configurations": len(known),
+            "errors": errors, "reach": reader.reach, "configurations": len({c.configuration.key for c in known}),
             "families": len({c.configuration.family for c in known}),
         }  # fmt: skip
         for part in ("whole", "near", "first"):
             arrays |= getattr(reader, part).arrays(f"{kind}.{part}")
-        print(f"{kind}: {len(known)} configurations, {told[kind]['families']} families; {in_words(results, errors)}")
+        counts = f"{told[kind]['configurations']} configurations, {told[kind]['families']} families"
+        print(f"{kind}: {counts}; {in_words(results, errors)}")
     facts = {"kinds": told, "sklearn": sklearn.__version__, "trees": TREES}
-    np.savez_compressed(PLACE, facts=json.dumps(facts), **arrays)
-    print(f"{PLACE}: {PLACE.stat().st_size} bytes")
+    np.savez_compressed(place, facts=json.dumps(facts), **arrays)
+    print(f"{place}: {place.stat().st_size} bytes")
+
+
+def fit_shipped() -> None:
+    """Fit, measure, write."""
+    by = {kind: of_kind(cases(), kind) for kind in KINDS}
+    written(PLACE, {kind: (fitted(known), known, held_out(known)) for kind, known in by.items()})

@@ -5,12 +5,23 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from analyses.common.study import Drawing, Part, Study
-from analyses.prediction import attempts, delayed, delayed_read, documents, equal_steps, held_out, raised, warned
+from analyses.common.study import Drawing, Options, Part, Study
+from analyses.prediction import (
+    attempts,
+    delayed,
+    delayed_fit,
+    delayed_read,
+    documents,
+    equal_steps,
+    fit,
+    held_out,
+    longer,
+    raised,
+    warned,
+)
 from analyses.prediction.alone import alone
 from analyses.prediction.collect import collect_all
 from analyses.prediction.data import cases, pack_all
-from analyses.prediction.fit import fit_shipped
 from analyses.prediction.saved import saved
 from analyses.prediction.wider import widen
 
@@ -23,8 +34,15 @@ def tables(folder: Path) -> dict[str, str]:
         "alone.md": alone(found), "saved.md": saved(found), "warned.md": warned.warned(found, folder),
         "raised.md": raised.told(found, folder), "delayed.md": delayed_read.told(found, folder),
         "equal.md": equal_steps.told(found["direct"][1]), "documents.md": documents.told(found, folder),
-        "attempts.md": attempts.told(folder),
+        "documents-delayed.md": documents.told_delayed(folder),
+        "attempts.md": attempts.told(folder), "longer.md": longer.told(folder),
     }  # fmt: skip
+
+
+def fit_shipped(asked: Options) -> None:
+    """Make both readers."""
+    fit.fit_shipped()
+    delayed_fit.fit_shipped()
 
 
 def figures(folder: Path) -> dict[str, Drawing]:
@@ -40,9 +58,11 @@ STUDY = Study(
         "fit": fit_shipped,
         "widen": widen,
         "attempts": Part(attempts.cells, attempts.attempt, attempts.FILE, here=True),
+        "longer": Part(longer.cells, longer.tried_all, longer.FILE, here=True),
         "raised": Part(raised.cells, raised.probed, raised.FILE, here=True),
         "delayed": Part(delayed.cells, delayed.collected, delayed.FILE, here=True),
         "documents": Part(documents.cells, documents.suggested, documents.FILE, here=True),
+        "documents-delayed": Part(documents.cells_delayed, documents.suggested, documents.DELAYED, here=True),
         "warned": Part(warned.cells, warned.first_rows, warned.FRESH, here=True),
     },
     tables,

@@ -56,14 +56,16 @@ class Plan:
         strength: λ, 0 without a penalty.
         seed: of the run.
         steps: at most.
-        to_escape: end at the row at which the loss has clearly fallen, if it does.
+        until: end once the training has come to this, ``escape`` or ``active``, if it does.
+        delay: steps before the penalty comes on.
     """
 
     number: int
     strength: float
     seed: int
     steps: int
-    to_escape: bool = False
+    until: str | None = None
+    delay: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,25 @@ class Prober:
         """Return the next probe; each has a seed of its own, except a run that is continued."""
         number, self._next = self._next, self._next + 1
         if not self.free:
-            return Plan(number, 0.0, self.seed, FREE, True)
+            return Plan(number, 0.0, self.seed, FREE, "escape")
         if not self._escape(self.free[-1]):
             most = LATE if self.quick else LONGEST
-            return Plan(number, 0.0, self.seed, min(self.horizon or most, most), True)
+            return Plan(number, 0.0, self.seed, min(self.horizon or most, most), "escape")
         if self.late and len(self.free) < 3:  # a run that is that slow: is it only that, or does it hang on the seed?
-            return Plan(number, 0.0, self.seed + 1, math.ceil(min(2 * self.late, self.horizon or LONGEST)), True)
+            return Plan(number, 0.0, self.seed + 1, math.ceil(min(2 * self.late, self.horizon or LONGEST)), "escape")
+        strength = self._strength()
+        return Plan(number, strength, self.seed + 10 + len(self.told), self._steps(strength))
+
+    def _strength(self) -> float:
+        """Return the next strength, to four digits."""
         first = 0.0
         if not self.told:
-            first = self.reader.begin(self.free[0]) if self.start is None else math.log10(self.start)
-        strength = float(f"{10 ** self.place(first):.4g}")
-        return Plan(number, strength, self.seed + 10 + len(self.told), self._steps(strength))
+            first = self.reader.begin(self._first_rows()) if self.start is None else math.log10(self.start)
+        return float(f"{10 ** self.place(first):.4g}")
+
+    def _first_rows(self) -> Probe:
+        """Return the rows that the first guess is made of."""
+        return self.free[0]
 
     @property
     def reader(self) -> Reader:

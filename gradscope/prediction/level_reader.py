@@ -15,7 +15,7 @@ from gradscope.prediction.features import features, free_features
 from gradscope.prediction.forest import Forest
 from gradscope.prediction.rows import Array, Probe
 
-FILE = "reader.npz"
+FILE, DELAYED = "reader.npz", "delayed_reader.npz"
 #: Within so many decades of the level the reader that learned from near probes alone has the larger say.
 NEAR_DECADES, NEAR_WEIGHT = 0.4, 0.7
 
@@ -83,7 +83,14 @@ def readers(arrays: Mapping[str, Any]) -> dict[str, Reader]:
 
 
 @functools.cache
-def shipped() -> dict[str, Reader]:
-    """Load the readers of this gradscope, made by ``python -m analyses run prediction --only fit``."""
-    with resources.files("gradscope.prediction").joinpath(FILE).open("rb") as file, np.load(file) as arrays:
+def shipped(name: str = FILE) -> dict[str, Reader]:
+    """Load the readers of this gradscope, made by ``python -m analyses run prediction --only fit``.
+
+    Args:
+        name: ``FILE`` for probes from the start, ``DELAYED`` for branches of a learned net.
+
+    Returns:
+        The readers by kind.
+    """
+    with resources.files("gradscope.prediction").joinpath(name).open("rb") as file, np.load(file) as arrays:
         return readers(dict(arrays))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class ProbeResult:
         steps: that were run.
         path: its record.
         distance: log₁₀(λ/λ*) as it reads, None without a penalty.
+        delay: of these steps, those before the penalty came on.
     """
 
     strength: float
@@ -39,10 +41,19 @@ class ProbeResult:
     steps: int
     path: str
     distance: float | None = None
+    delay: int = 0
+
+
+def _schedule(plan: Plan) -> str | None:
+    """Return the schedule of a plan, as text; None where the penalty is on from the start."""
+    return f"delayed:{plan.delay}steps" if plan.delay else None
 
 
 def _asked(plan: Plan) -> Instructions:
-    return Instructions(on_failure="ignore", on_success="ignore", probe_steps=plan.steps, probe_escape=plan.to_escape)
+    return Instructions(
+        schedule=_schedule(plan), on_failure="ignore", on_success="ignore", probe_steps=plan.steps,
+        probe_until=plan.until,
+    )  # fmt: skip
 
 
 def of_command(command: Command, where: Executor | None = None) -> Run:
@@ -104,10 +115,11 @@ def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult],
             if not record.rows:
                 raise InputError(f"{path.name} holds no step: {who!r} ended before the first one")
             check_strength(path, Strength(plan.strength, prober.penalty), record.strength, record.schedule)
-            if "delayed:" in record.schedule:
+            delays = [part for part in re.split(r"[+*]", record.schedule) if part.startswith("delayed:")]
+            if delays not in ([], [_schedule(plan)]):
                 raise InputError(
-                    f"the script's penalty comes on later ({record.schedule}), and a probe reads its first "
-                    f"{plan.steps} steps"
+                    f"the script's own penalty comes on later ({record.schedule}), and a probe reads its steps from "
+                    f"{plan.delay} to {plan.steps}"
                 )
             probe = probe_of(record, prober.penalty)
             prober.horizon = record.horizon
@@ -117,6 +129,6 @@ def probed(prober: Prober, run: Run, folder: Path, told: Callable[[ProbeResult],
             prober.tell(plan, probe, invariant_share(record))
             distance = prober.told[-1][1] if len(prober.told) > before else None
             steps = record.steps_run
-        results.append(ProbeResult(plan.strength, plan.seed, steps, str(path), distance))
+        results.append(ProbeResult(plan.strength, plan.seed, steps, str(path), distance, plan.delay))
         told(results[-1])
     return results

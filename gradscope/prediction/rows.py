@@ -97,6 +97,11 @@ class Probe:
         """Return the first so many rows."""
         return self._each(lambda values: values[:rows])
 
+    def after(self, delay: int) -> Probe:
+        """Leave out the steps before this one, and count from it."""
+        kept = self.step >= delay
+        return replace(self._each(lambda values: values[kept]), step=self.step[kept] - delay)
+
     def acted(self, skipped: NDArray[Any]) -> Probe:
         """Leave out the steps that a GradScaler skipped, [T], in which no penalty acted; the others move together."""
         kept = self._each(lambda values: values[skipped == 0])

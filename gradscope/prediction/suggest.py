@@ -12,7 +12,8 @@ from typing import Any
 from gradscope import checks
 from gradscope.card import card
 from gradscope.prediction.ask_tell import PROBES, Prediction, Prober
-from gradscope.prediction.level_reader import Reader, shipped
+from gradscope.prediction.branches import BranchProber
+from gradscope.prediction.level_reader import DELAYED, FILE, Reader, shipped
 from gradscope.prediction.probing import ProbeResult, Run, of_command, of_function, probed
 from gradscope.processes.command import Command
 from gradscope.quantities import Strength, weight_decay
@@ -33,6 +34,8 @@ class Suggestion:
         probes: the probes that were run.
         horizon: steps of a whole run, where its record tells.
         out: the folder of the probes' records.
+        delayed: whether the level is the delayed one.
+        delay: steps before its penalty came on, None where there was no delay.
     """
 
     penalty: str
@@ -40,6 +43,8 @@ class Suggestion:
     probes: tuple[ProbeResult, ...]
     horizon: int | None
     out: Path
+    delayed: bool = False
+    delay: int | None = None
 
     @property
     def determined(self) -> bool:
@@ -87,6 +92,8 @@ class Suggestion:
         return {
             "determined": p.determined,
             "penalty": self.penalty,
+            "delayed": self.delayed,
+            "delay": self.delay,
             "tolerance": p.tolerance,
             "low": p.low,
             "high": p.high,
@@ -104,7 +111,7 @@ class Suggestion:
         p = self.prediction
         facts: dict[str, object] = {"penalty": self.penalty, "steps": self.steps_run}
         if p.determined and p.tolerance is not None:
-            facts["tolerance level"] = str(Strength(p.tolerance, self.penalty))
+            facts["delayed level" if self.delayed else "tolerance level"] = str(Strength(p.tolerance, self.penalty))
             facts[f"{p.confidence:.0%} interval"] = f"{p.low:.3g} to {p.high:.3g}"
         return card(p.reason, "healthy" if p.determined else "undecided", facts=facts)
 
@@ -113,6 +120,7 @@ def suggest_strength(
     train: Train,
     *,
     penalty: str = "l2",
+    delayed: bool = False,
     start: float | None = None,
     probes: int = PROBES,
     out: str | Path | None = None,
@@ -125,6 +133,8 @@ def suggest_strength(
         train: ``train(strength, seed, path)`` trains once and records to ``path`` with `gradscope.record`, which ends
             each probe once it has its rows. It runs in this process.
         penalty: ``"l2"`` or ``"l1"`` (by proximal steps), the one that ``train`` uses; checked against the record.
+        delayed: predict the delayed level instead, with the penalty off until the active phase. Each probe is then a
+            whole run to that phase, and 80 steps after it.
         start: the strength to probe first. Default: what a run without a penalty points to.
         probes: probes under a penalty at most.
         out: a folder for the probes' records. Default: a new one.
@@ -138,12 +148,13 @@ def suggest_strength(
     Raises:
         InputError: the training cannot be probed, or something given cannot be used.
     """  # noqa: DOC502 - raised by what it calls
-    return _suggest(of_function(train), penalty, start, probes, out, seed, on_probe)
+    return _suggest(of_function(train), penalty, delayed, start, probes, out, seed, on_probe)
 
 
 def suggest_command(
     command: Command,
     *,
+    delayed: bool = False,
     start: float | None = None,
     probes: int = PROBES,
     out: str | Path | None = None,
@@ -152,12 +163,13 @@ def suggest_command(
     executor: Executor | None = None,
 ) -> Suggestion:
     """Predict the tolerance level of a training command; each probe is a process that the executor starts."""
-    return _suggest(of_command(command, executor), command.penalty, start, probes, out, seed, on_probe)
+    return _suggest(of_command(command, executor), command.penalty, delayed, start, probes, out, seed, on_probe)
 
 
 def _suggest(
     run: Run,
     penalty: str,
+    delayed: bool,
     start: float | None,
     probes: int,
     out: str | Path | None,
@@ -173,6 +185,8 @@ def _suggest(
     checks.whole_number(seed, "seed")
     given = tempfile.mkdtemp(prefix="gradscope-suggest-") if out is None else out
     folder = checks.output_folder(given, "out").resolve()
-    prober = Prober(shipped() if readers is None else readers, checks.penalty_word(penalty), start, probes, seed)
+    made = shipped(DELAYED if delayed else FILE) if readers is None else readers
+    prober = (BranchProber if delayed else Prober)(made, checks.penalty_word(penalty), start, probes, seed)
     results = probed(prober, run, folder, on_probe or (lambda _: None))
-    return Suggestion(prober.penalty, prober.prediction(), tuple(results), prober.horizon, folder)
+    delay = max((result.delay for result in results), default=0) or None
+    return Suggestion(prober.penalty, prober.prediction(), tuple(results), prober.horizon, folder, delayed, delay)

@@ -27,6 +27,8 @@ EXIT_STOPPED = 76
 
 ON_FAILURE = ("ignore", "warn", "raise", "stop")
 ON_SUCCESS = ("ignore", "stop")
+#: What may end a probe before its steps: its loss has clearly fallen, or it is in its active phase.
+UNTIL = ("escape", "active")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Instructions:
         on_failure: one of `ON_FAILURE`.
         on_success: one of `ON_SUCCESS`.
         probe_steps: end the training after so many steps, recorded one by one.
-        probe_escape: or as soon as its loss has clearly fallen.
+        probe_until: or as soon as it has come to one of `UNTIL`.
         checkpoints: the folder for checkpoints.
         resume: the checkpoint to go on from.
         resume_step: its step.
@@ -57,7 +59,7 @@ class Instructions:
     on_failure: str | None = None
     on_success: str | None = None
     probe_steps: int | None = None
-    probe_escape: bool | None = None
+    probe_until: str | None = None
     checkpoints: str | None = None
     resume: str | None = None
     resume_step: int | None = None
@@ -92,6 +94,8 @@ class Instructions:
             checks.one_of(given["on_failure"], ON_FAILURE, "GRADSCOPE_ON_FAILURE")
         if given["on_success"] is not None:
             checks.one_of(given["on_success"], ON_SUCCESS, "GRADSCOPE_ON_SUCCESS")
+        if given["probe_until"] is not None:
+            checks.one_of(given["probe_until"], UNTIL, "GRADSCOPE_PROBE_UNTIL")
         return cls(
             strength=None if strength is None else checks.strength(strength, "GRADSCOPE_STRENGTH"),  # type: ignore[arg-type]
             penalty=None if given["penalty"] is None else checks.penalty_word(given["penalty"]),
@@ -101,7 +105,7 @@ class Instructions:
             on_failure=given["on_failure"],
             on_success=given["on_success"],
             probe_steps=None if given["probe_steps"] is None else int(given["probe_steps"]),
-            probe_escape=None if given["probe_escape"] is None else given["probe_escape"] == "True",
+            probe_until=given["probe_until"],
             checkpoints=given["checkpoints"],
             resume=given["resume"],
             resume_step=None if given["resume_step"] is None else int(given["resume_step"]),

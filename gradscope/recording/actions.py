@@ -37,11 +37,12 @@ class Actions:
         self._closing = closing
         self._on_failure, self._checkpoint = options.on_failure, options.checkpoint
         self._stops_success = asked.on_success == "stop"
-        self._probe_steps, self._probe_escape = asked.probe_steps, asked.probe_escape
+        self._probe_steps, self._probe_until = asked.probe_steps, asked.probe_until
+        self._active = False
 
     def at_border(self, step: int) -> None:
         """Let what the judge has decided take effect."""
-        stopping = self._stops_success or self._on_failure not in ("ignore", "warn")
+        stopping = self._stops_success or self._on_failure not in ("ignore", "warn") or self._probe_until == "active"
         buffer = self._recorder.buffer
         if stopping or self._penalties.waiting():
             found = buffer.ranks.agree(self._live.decisions(self._recorder.fetch))
@@ -49,6 +50,7 @@ class Actions:
         else:
             found = self._live.latest  # nothing in the run depends on it: no need to wait, nor to hurry
         if found.active_step is not None:
+            self._active = True
             self._penalties.active_phase(step)
         if found.diagnosis is not None and not self._closing.told:
             self._failed(step, found.diagnosis)
@@ -64,8 +66,10 @@ class Actions:
 
     def _is_probed(self, steps: int) -> bool:
         rows = self._recorder.timeline.rows
-        if rows >= steps or not self._probe_escape or (rows - 1) % CHUNK:  # a row is finished when one follows
-            return rows >= steps
+        if rows >= steps or (self._probe_until == "active" and self._active):
+            return True
+        if self._probe_until != "escape" or (rows - 1) % CHUNK:  # a row is finished when one follows
+            return False
         self._recorder.fetch()
         return self._live.escaped
 

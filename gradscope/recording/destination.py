@@ -34,7 +34,7 @@ def own_instructions(asked: Instructions) -> Instructions:
     own = replace(asked, checkpoints=None, resume=None, resume_step=None)
     if asked.out is None:
         return replace(own, siblings=None) if instructions.has_opened() else own
-    return replace(own, probe_steps=None, probe_escape=None, siblings=None)
+    return replace(own, probe_steps=None, probe_until=None, siblings=None)
 
 
 def has_begun(asked: Instructions) -> None:

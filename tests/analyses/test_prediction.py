@@ -15,19 +15,31 @@ import torch
 
 import gradscope
 from analyses.common.results import Results
-from analyses.prediction import attempts, delayed, documents, equal_steps, fit, raised, warned, wider
+from analyses.prediction import (
+    attempts,
+    delayed,
+    delayed_fit,
+    documents,
+    equal_steps,
+    fit,
+    longer,
+    raised,
+    warned,
+    wider,
+)
 from analyses.prediction.collect import escape
 from analyses.prediction.configurations import FAMILIES, Configuration, benchmark, configurations
-from analyses.prediction.data import cases
+from analyses.prediction.data import Case, cases
 from analyses.prediction.networks import build
 from analyses.prediction.study import STUDY
 from analyses.prediction.tasks import task
-from analyses.prediction.training import Ensemble, outcomes, probes, rows_of, seed_of
+from analyses.prediction.training import Ensemble, outcomes, probes, seed_of
 from gradscope.prediction.features import NAMES, features
 from gradscope.prediction.forest import Forest
 from gradscope.prediction.level_reader import shipped
-from gradscope.prediction.rows import Probe, probe_of
+from gradscope.prediction.rows import probe_of
 from gradscope.store.record import Record
+from tests.helpers.studies import section, table
 
 ROWS = 16
 
@@ -117,20 +129,30 @@ def test_configurations_are_many_and_of_many_kinds() -> None:
     assert len({c.key for c in (*drawn, *benchmark())}) == len(drawn) + len(benchmark())
 
 
-def test_the_shipped_reader_is_what_the_study_makes() -> None:
+def taught() -> dict[Path, dict[str, list[Case]]]:
+    """What each shipped file is made of, by kind."""
+    everything = cases()
+    branches = [case for when in delayed.WHENS for case in delayed_fit.of_delay(when)]
+    return {
+        fit.PLACE: {kind: fit.of_kind(everything, kind) for kind in fit.KINDS},
+        delayed_fit.PLACE: {"direct": branches},
+    }
+
+
+@pytest.mark.parametrize("place", [fit.PLACE, delayed_fit.PLACE], ids=lambda place: place.name)
+def test_the_shipped_readers_are_what_the_study_makes(place: Path) -> None:
     """The forests of the file are those of these probes; its intervals are checked by `make test-slow`.
 
     Two splits of a tree may be worth the same but for the last digit, which another processor rounds otherwise: so the
     answers are compared, not the nodes.
     """
-    with np.load(fit.PLACE) as file:
+    with np.load(place) as file:
         held = dict(file)
     facts = json.loads(str(held["facts"]))
     assert facts["trees"] == fit.TREES
-    everything = cases()
-    for kind in fit.KINDS:
-        known = fit.of_kind(everything, kind)
-        assert facts["kinds"][kind]["configurations"] == len(known)
+    assert set(facts["kinds"]) == set(taught()[place])
+    for kind, known in taught()[place].items():
+        assert facts["kinds"][kind]["configurations"] == len({case.configuration.key for case in known})
         reader = fit.fitted(known)
         asked = {
             "whole": [probe.features for case in known for probe in case.probes],
@@ -192,51 +214,6 @@ def test_rows_of_an_ensemble_are_probes(factor: int) -> None:
     assert (len(slow.step), slow.kind, slow.loss[0]) == (16, "direct", fast.loss[0])
 
 
-def test_branches_go_on_from_one_learned_net_with_its_batches() -> None:
-    """A branch without a penalty is the run that would have gone on, and of a stronger penalty the weights are less."""
-    c = a_configuration()
-    alone, together = Ensemble(c, [0.0], [3]), Ensemble(c, [0.0], [3])
-    for runs in (alone, together):
-        runs.learn(30)
-    together.branch([0.0, 0.05, 0.5])
-    before = together.sizes()[:, 1]
-    assert (before == before[0]).all()
-    loss, sizes = rows_of(together, 12)
-    assert loss[0] == pytest.approx(rows_of(alone, 12)[0][0], rel=1e-4)
-    assert loss[0, 0] == loss[1, 0] == loss[2, 0]
-    assert (np.diff(sizes[:, -1, 1].sum(1)) < 0).all()
-
-
-def test_a_penalty_that_comes_late_is_borne_where_one_from_the_start_is_not() -> None:
-    c = next(c for c in benchmark() if c.key.startswith("908"))  # levels .020 and .049
-    assert outcomes(c, [0.031, 1.0], [1, 2])[0].tolist() == [True, True]
-    assert outcomes(c, [0.031, 1.0], [1, 2], delay=106)[0].tolist() == [False, True]
-
-
-def test_the_loss_bears_a_strength_while_its_pull_is_as_large() -> None:
-    """Where the loss's pull on the weights is that of a penalty of .03, it bears .03."""
-    weight = np.full((40, 2), 2.0)
-    rows = np.zeros((40, 2))
-    probe = Probe(
-        np.arange(40.0), np.ones(40), rows + 1, weight, -2 * 0.03 * weight**2, rows, rows, np.full(2, 4.0), np.ones(40),
-        0.1, "l2", 0.9, False, False, 1.0,
-    )  # fmt: skip
-    assert delayed.restoring(probe) == pytest.approx((np.log10(0.03),) * 2)
-
-
-def test_branches_are_read_without_the_family_they_belong_to() -> None:
-    """A reader of branches reads branches; the level of each configuration is measured, its places are around it."""
-    rows = Results(STUDY.results / delayed.FILE).rows()
-    assert len(rows) >= 12
-    assert len({row["key"].split("-")[1] for row in rows}) >= 5
-    for row in (row for row in rows if row["determined"]):
-        assert row["low"] < row["level"] < row["high"]
-        assert all(len(b["features-80"]) == len(NAMES) for b in row["branches"])
-        trials = sorted(row["trials"])
-        assert not trials[0][1]
-        assert trials[-1][1]
-
-
 def test_a_search_of_few_steps_knows_little() -> None:
     """One trial halves a range of four decades; a whole search ends at the level."""
     few, many = (equal_steps.searched(-1.5, budget, [1]) for budget in (137, 3000))
@@ -258,25 +235,9 @@ def test_probes_are_read_again_as_the_prober_weighs_them() -> None:
         assert read == pytest.approx(np.log10(row["tolerance"]), abs=0.02)
 
 
-def section(title: str) -> str:
-    """A section of the study's README."""
-    text = (STUDY.results.parent / "README.md").read_text(encoding="utf-8")
-    return text.split(f"## {title}\n")[1].split("\n## ")[0]
-
-
-def test_what_the_readme_tells_of_delayed_levels_is_in_the_table() -> None:
-    table = (STUDY.results / "delayed.md").read_text(encoding="utf-8")
-    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section("The delayed level"))
-    assert len(told) >= 14
-    for middle, low, high in told:
-        assert f"0{middle} (0{low}-0{high})" in table
-
-
 def test_what_the_readme_tells_of_the_documents_nets_is_what_was_predicted() -> None:
     rows = {(r["net"], r["penalty"]): r for r in Results(STUDY.results / documents.FILE).rows()}
-    lines = [line.split("|")[1:-1] for line in section("Nets of the documents, not seen").splitlines() if "|" in line][
-        2:
-    ]
+    lines = table(section(STUDY, "Nets of the documents, not seen"))
     assert len(lines) == len(rows)
     for net, penalty, measured, predicted, error, steps in lines:
         row = rows[net.strip().lower().replace("-", ""), penalty.strip().lower()]
@@ -290,8 +251,8 @@ def test_what_the_readme_tells_of_the_documents_nets_is_what_was_predicted() -> 
 
 
 def test_what_the_readme_tells_of_searches_at_equal_steps_is_in_the_table() -> None:
-    made = [line.split("|")[1:-1] for line in (STUDY.results / "equal.md").read_text().splitlines() if "|" in line][2:]
-    told = [line.split("|")[1:-1] for line in section("The search at equal steps").splitlines() if "|" in line][2:]
+    made = table((STUDY.results / "equal.md").read_text(encoding="utf-8"))
+    told = table(section(STUDY, "The search at equal steps"))
     for (_, trials, middle, _, *shares, width, _), line in zip(made, told, strict=True):
         numbers = [re.sub("[ ±]", "", cell) for cell in (trials, middle, *shares, width)]
         assert [float(cell) for cell in numbers] == [float(re.sub("[ ±]", "", cell)) for cell in line[1:]]
@@ -330,7 +291,22 @@ def test_attempts_are_told_as_they_went() -> None:
     assert len(rows) >= 5
     assert all(set(row["errors"]) == known for row in rows.values())
     table = (STUDY.results / "attempts.md").read_text(encoding="utf-8")
-    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section("What was tried for a better reader"))
+    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section(STUDY, "What was tried for a better reader"))
     assert len(told) >= 10
+    for middle, low, high in told:
+        assert f"0{middle} (0{low}-0{high})" in table
+
+
+def test_longer_probes_are_told_as_they_went() -> None:
+    """The errors are of all configurations, more rows take more steps; the README's figures are the table's."""
+    rows = {row["rows"]: row for row in Results(STUDY.results / longer.FILE).rows()}
+    known = {case.configuration.key for case in fit.of_kind(cases(), "direct")}
+    assert set(rows) == set(longer.ROWS)
+    assert all(set(row["errors"]) == known for row in rows.values())
+    early, late = (max(longer.after(rows[n], 3)[1]) for n in (40, 80))
+    assert early < late == 32 + 3 * 80
+    table = (STUDY.results / "longer.md").read_text(encoding="utf-8")
+    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section(STUDY, "Longer probes from the start"))
+    assert len(told) >= 9
     for middle, low, high in told:
         assert f"0{middle} (0{low}-0{high})" in table

@@ -139,10 +139,10 @@ def drive(prober: Prober, escapes: int = 10, invariant: float = 0.0, **more: Any
 def test_probes_go_to_the_level() -> None:
     prober = Prober({"direct": Knowing(0.05, wrong=0.3)})
     plans = drive(prober)
-    assert (plans[0].strength, plans[0].to_escape, plans[0].steps) == (0.0, True, FREE)
+    assert (plans[0].strength, plans[0].until, plans[0].steps) == (0.0, "escape", FREE)
     assert [p.strength for p in plans[1:]] == pytest.approx([0.01, 0.03085, 0.0389], rel=0.01)
     assert len({p.seed for p in plans}) == len(plans)
-    assert all(15 <= p.steps <= ROWS and not p.to_escape for p in plans[1:])
+    assert all(15 <= p.steps <= ROWS and p.until is None for p in plans[1:])
     found = prober.prediction()
     assert found.determined
     assert found.tolerance == pytest.approx(0.0421, rel=0.01)
@@ -318,7 +318,7 @@ def test_a_probe_ends_at_its_rows(tmp_path: Path) -> None:
         assert len(probe.step) == 23
         assert probe.weight.shape == (23, 7)  # matrices alone
         assert (probe.strength, probe.kind, probe.momentum) == (pytest.approx(0.01), "direct", 0.9)
-    with instructed(Instructions(probe_steps=200, probe_escape=True)), pytest.raises(SystemExit):
+    with instructed(Instructions(probe_steps=200, probe_until="escape")), pytest.raises(SystemExit):
         train(0.0, 0, tmp_path / "b.h5")
     with open_run(tmp_path / "b.h5") as dataset:
         count = dataset.sizes["step"]
