@@ -93,7 +93,8 @@ class Judge:
     @property
     def signal(self) -> tuple[float, ...]:
         """What the run is to a `Sibling`: nothing where its penalty did not act alike from the first row on."""
-        return tuple(self.levels) if siblings.alike(self.series.strength) else ()
+        known = np.isfinite(self.levels).any() and siblings.alike(self.series.strength)
+        return tuple(self.levels) if known else ()
 
     # -- taking rows ------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Trial:
         path: of its record.
         fingerprint: mean |w| of each parameter at the first row.
         signal: of its output, as a `Sibling` has it; nothing where its penalty did not act alike from the first row on.
-        siblings: finished trials that its judge looks at beside it; its record keeps them.
+        siblings: of a plan, finished trials that its judge looks at, too; once it is over its record alone keeps them.
     """
 
     number: int
@@ -101,7 +101,7 @@ class Trial:
     def over(self, failed: float, steps: int, **more: Any) -> Trial:
         """Return the trial, run: complete, or silent where its outcome says nothing; ``more``: other attributes."""
         state = TrialState.SILENT if failed == SILENT else TrialState.COMPLETE
-        return replace(self, state=state, failed=failed, steps=steps, **more)
+        return replace(self, state=state, failed=failed, steps=steps, siblings=(), **more)
 
     def lost(self, why: str) -> Trial:
         """Return the same trial, without an outcome: its process died, crashed or was out of time."""

@@ -109,6 +109,9 @@ def test_the_signal_of_a_run_is_what_it_is_to_others() -> None:
     judge = judged(INFO, 64)
     assert len(judge.signal) == 7  # rows 16, 24, …, 64
     assert judge.signal[-1] == level(judge.series) == pytest.approx(-0.63, abs=1e-4)
+    unseen = Judge(INFO)
+    unseen.update({name: values for name, values in rows(64).items() if not name.startswith("activation")})
+    assert unseen.signal == ()
     never = Judge(INFO)
     never.update(rows(64, strength=0.0))
     assert never.signal == ()

@@ -57,6 +57,8 @@ def test_a_search_hands_each_trial_the_finished_ones_near_it(tmp_path: Path) -> 
     found = gradscope.search_tolerance(train, 0.1, 100, out=out, max_trials=7)
     used = [kept(Path(trial.path)) for trial in found.trials]
     assert used[0] == []
+    again = gradscope.search_tolerance(train, 0.1, 100, out=out, max_trials=7)
+    assert again.trials == found.trials  # what the journal holds is all of it
     assert any({entry["failed"] for entry in entries} == {True, False} for entries in used[4:])
     for i, entries in enumerate(used):
         earlier = [t.sibling for t in found.trials[:i]]
