@@ -33,8 +33,8 @@ class Learning:
             self.escaped_step = look.step
         if self.escaped_step is None:
             return
-        left = look.improvement(look.limits.established) or self._levelled_off(look) or (learns and self._slows(look))
-        if self.active_step is None and left:
+        floor = self._levelled_off(look) or self._slows(look)  # of a task; what is back at the baseline has none
+        if self.active_step is None and (look.improvement(look.limits.established) or (learns and floor)):
             self.active_step = look.step
         if self.settled_step is None and learns and self._holds(look):
             self.settled_step = look.step
