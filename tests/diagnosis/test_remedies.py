@@ -175,3 +175,16 @@ def test_what_is_likely_is_named_beside_an_undecided() -> None:
 def test_a_strength_is_said_in_both_words() -> None:
     assert "weight_decay 0.1 (λ 0.05), because" in Lower(0.05, "because").words("l2")
     assert "weight_decay" not in Lower(0.05, "because").words("l1")
+
+
+def test_what_falls_back_to_the_baseline_was_not_in_its_active_phase() -> None:
+    """For a few steps it was a tenth below: the penalty never let it learn, so a delay may help."""
+    table = rows(200, fall=0.015)
+    passing = 2.3 - 0.23 * np.exp(-0.5 * ((np.arange(200) - 14) / 8) ** 2)
+    judge = Judge(replace(INFO, horizon=200))
+    judge.update(table | {"loss": passing})
+    found = judge.diagnosis()
+    assert found.verdict is Verdict.COLLAPSED
+    assert judge.escaped_step is not None
+    assert found.active_step is None
+    assert not found.remedy.startswith(NO_DELAY)
