@@ -367,7 +367,7 @@ class Judge:
             layers=failure.layers,
             evidence=failure.evidence + said + self._assumed(),
             remedy=remedy(
-                failure.verdict, self.active_step is not None, causes, begin, self.lower.bound if self.lower else ""
+                failure.verdict, self.learning.delay_spent, causes, begin, self.lower.bound if self.lower else ""
             ),
             cause=causes[0].name if causes else "",
             causes=[cause.as_dict() for cause in causes],

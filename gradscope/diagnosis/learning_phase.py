@@ -16,12 +16,15 @@ class Learning:
         active_step: the active phase, hence a delay γ: it has left the baseline for good, and a delayed penalty comes
             on.
         settled_step: it holds under its penalty.
+        delay_spent: it was in its active phase before a penalty acted, or lost half of its baseline loss under one: a
+            delay could give it nothing more. A run that a penalty slows down has not been told apart from that.
     """
 
     def __init__(self) -> None:
         self.escaped_step: int | None = None
         self.active_step: int | None = None
         self.settled_step: int | None = None
+        self.delay_spent = False
         self._best: tuple[float, float] = (np.inf, 0.0)
 
     def see(self, look: RunPrefix) -> None:
@@ -34,14 +37,18 @@ class Learning:
         if self.escaped_step is None:
             return
         floor = self._levelled_off(look) or self._slows(look)  # of a task; what is back at the baseline has none
-        if self.active_step is None and (look.improvement(look.limits.established) or (learns and floor)):
+        half = look.improvement(look.limits.established)
+        if self.active_step is None and (half or (learns and floor)):
             self.active_step = look.step
+        if self.active_step is not None and (half or not look.pushed):
+            self.delay_spent = True
         if self.settled_step is None and learns and self._holds(look):
             self.settled_step = look.step
 
     def never_happened(self) -> None:
         """Forget what looked like learning: it was a constant that fitted itself to the classes."""
         self.escaped_step = self.active_step = self.settled_step = None
+        self.delay_spent = False
 
     def _slows(self, look: RunPrefix) -> bool:
         """Return whether the run is four times as old as its escape, and gained half of its progress in the first half.

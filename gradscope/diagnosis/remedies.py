@@ -53,14 +53,14 @@ def likely(causes: Sequence[Cause]) -> tuple[list[str], str]:
     return [f"{first.name}: {'; '.join(first.evidence)}"], f"{how} first: {first.remedy}"
 
 
-def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begin: str = "", bound: str = "") -> str:
+def remedy(verdict: Verdict, delay_spent: bool, causes: Sequence[Cause], begin: str = "", bound: str = "") -> str:
     """Write one sentence that follows from the best founded cause.
 
     Where the record does not tell the penalty from another cause, the remedy is the experiment that does.
 
     Args:
         verdict: of the judge.
-        escaped_before: the run was in its active phase before it failed.
+        delay_spent: the run had all that a delay can give before it failed.
         causes: the best founded first.
         begin: a strength to begin with, in words, or nothing.
         bound: why the weights cannot be large enough under this strength, however late it comes on, or nothing.
@@ -84,7 +84,7 @@ def remedy(verdict: Verdict, escaped_before: bool, causes: Sequence[Cause], begi
         return f"{first.name} first: {first.remedy}" + (f"; then {EXPERIMENT}" if _open(causes) else "")
     if verdict is not Verdict.COLLAPSED or _open(causes):
         return EXPERIMENT
-    if escaped_before:
+    if delay_spent:
         return (
             f"{NO_DELAY}: the run was in its active phase before the penalty crushed it, so the strength is "
             f"beyond what a delay can save; use a lower strength (gradscope search --delayed finds it){begin}"

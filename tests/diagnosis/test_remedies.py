@@ -188,3 +188,24 @@ def test_what_falls_back_to_the_baseline_was_not_in_its_active_phase() -> None:
     assert judge.escaped_step is not None
     assert found.active_step is None
     assert not found.remedy.startswith(NO_DELAY)
+
+
+@pytest.mark.parametrize(("on", "spent"), [(0, False), (60, True)])
+def test_a_delay_is_spent_once_the_penalty_waited_for_the_active_phase(on: int, spent: bool) -> None:
+    """A run that learns a little and slows down may do so because of its penalty, if that acts from the start."""
+    t = np.arange(300)
+    fallen = np.clip(t - on, 0, None)
+    table = rows(300, fall=0.0)
+    for name in ("weight_mean_abs", "weight_norm", "penalty_gradient_mean_abs"):
+        table[name] = table[name] * np.exp(-0.02 * fallen)[:, None]
+    table["loss_gradient_mean_abs"] = table["weight_mean_abs"] ** 2
+    table["weight_gradient_dot"] = -0.1 * table["weight_mean_abs"] ** 3
+    table["activation_std"] = np.exp(-0.02 * fallen[:, None] * np.array([1.0, 2.0]))
+    table["strength"] = np.where(t < on, 0.0, 0.05)[:, None]
+    loss = 2.3 - 0.3 * (1 - np.exp(-t / 5)) * np.where(t < 100, 1.0, np.exp(-(t - 100) / 10))
+    judge = Judge(replace(INFO, horizon=300))
+    judge.update(table | {"loss": loss})
+    found = judge.diagnosis(finished=True)
+    assert found.verdict is Verdict.COLLAPSED
+    assert found.active_step is not None
+    assert found.remedy.startswith(NO_DELAY) is spent
