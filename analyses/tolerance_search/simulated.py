@@ -11,7 +11,7 @@ from analyses.common.study import Options
 from analyses.tolerance_search.oracles import Simulated, rounded
 from gradscope.tolerance.ask_tell import ToleranceSearch
 
-SLOPES = (0.01, 0.02, 0.05, 0.1)
+SLOPES = (0.01, 0.02, 0.05, 0.1, 0.2)
 #: The judge's errors: none, and those of analyses/judge_first_look (of 81 runs that held one failed after all; of
 #: 130 that were called failed none learned, entered as one).
 JUDGES = {"perfect": (0.0, 0.0), "real": (1 / 131, 1 / 81)}
