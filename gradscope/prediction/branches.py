@@ -19,13 +19,21 @@ EARLY = 17
 ROWS = 80
 #: Steps before the penalty comes on: the longest delay that the reader has learned from.
 LATEST = 700
+#: Sizes of weights at the start that differ by more, as a share, are those of two nets.
+SAME = 1e-3
 #: The learning rate of a branch may be this many times its mean: the reader has learned from constant ones.
 STEADY = 1.25
 
 
 @dataclass
 class BranchProber(Prober):
-    """Planner of branches: asked for them and told their rows, as `Prober` is."""
+    """Planner of branches: asked for them and told their rows, as `Prober` is.
+
+    Attributes:
+        apart: a branch did not begin as the run without a penalty, though it had its seed.
+    """
+
+    apart: bool = False
 
     @property
     def delay(self) -> int:
@@ -41,6 +49,9 @@ class BranchProber(Prober):
 
     def tell(self, plan: Plan, probe: Probe, invariant: float = 0.0) -> None:
         """Take the rows of a whole run, those before the penalty comes on among them."""
+        if self.free:
+            first, again = self.free[0].weight[0], probe.weight[0]
+            self.apart |= len(first) != len(again) or not np.allclose(again, first, rtol=SAME)
         super().tell(plan, probe.after(plan.delay), invariant)
 
     def _first_rows(self) -> Probe:
@@ -88,4 +99,9 @@ class BranchProber(Prober):
             return found
         words = f"{found.reason}{' (under AdamW nine in ten)' if self.free[0].adaptive else ''}"
         words += f"; the penalty comes on after {self.delay} steps, in the active phase"
+        if self.apart:
+            words += (
+                "; branches are of different nets, as runs of one seed begin at different weights: "
+                "let the script use the seed that it is given"
+            )
         return Prediction(True, words, found.tolerance, found.low, found.high)

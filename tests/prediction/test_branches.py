@@ -61,6 +61,19 @@ def test_branches_are_one_run_whose_penalty_comes_on_in_its_active_phase() -> No
     assert "after 48 steps" in found.reason
 
 
+@pytest.mark.parametrize(("factor", "apart"), [(1.0, False), (1.0001, False), (1.1, True)])
+def test_a_script_that_does_not_use_its_seed_is_told(factor: float, apart: bool) -> None:
+    prober = BranchProber({"direct": Knowing(0.05, wrong=0.3)}, seed=7)
+    loss = np.where(np.arange(48) < 10, 2.3, 0.5)
+    prober.tell(prober.ask(), a_probe(0.0, 48, loss=loss, weight=np.ones((48, 3))))
+    while not prober.done:
+        plan = prober.ask()
+        prober.tell(plan, a_probe(plan.strength, plan.steps, weight=np.full((plan.steps, 3), factor)))
+    found = prober.prediction()
+    assert found.determined
+    assert ("let the script use the seed" in found.reason) is apart
+
+
 @pytest.mark.parametrize(("escapes", "rows"), [(10, EARLY), (20, 32)])
 def test_the_first_guess_is_made_of_the_rows_that_it_was_taught(escapes: int, rows: int) -> None:
     lengths: list[int] = []
