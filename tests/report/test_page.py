@@ -75,7 +75,7 @@ def test_the_verdict_and_the_remedy_are_one_sentence(page: Page) -> None:
     failed, healthy = page.runs
     assert failed.label == "collapsed.h5"
     assert re.fullmatch(
-        r"collapsed.h5 does not learn, collapsed from step 0, could have been known at step \d+: use a lower strength .*\.",
+        r"collapsed.h5 does not learn, collapsed from step 0, could have been known at step \d+: use a lower .*\.",
         failed.sentence,
     )
     assert re.fullmatch(
