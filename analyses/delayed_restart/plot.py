@@ -22,7 +22,8 @@ ALLOWED = 1.15
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting at one strength. ``shares``: steps of first attempt and restart together, of one full run each.
+    """One setting at one strength. ``shares``: steps of first attempt and restart together, of one full run each, and
+    whether it learned.
 
     ``fixed``: the share of runs that learned by delay in epochs, by brute force; empty where it was not run.
     """
@@ -33,7 +34,7 @@ class Cell:
     failed: int
     learned_again: int
     attempts: int
-    shares: list[float]
+    shares: list[tuple[float, bool]]
     accuracy: float
     fixed: dict[int, float]
     fixed_accuracy: dict[int, float]
@@ -53,7 +54,7 @@ def cells(folder: Path) -> list[Cell]:
         found.append(
             Cell(
                 setting, strength, len(runs), len(failed), len(again), max(int(run["attempts"]) for run in runs),
-                [int(run["steps"]) / horizon(setting) for run in failed],
+                [(int(run["steps"]) / horizon(setting), run["learned"] == "True") for run in failed],
                 median(float(run["accuracy"]) for run in again) if again else np.nan,
                 {d: float(np.mean([r["learned"] == "True" for r in of])) for d, of in sorted(delays.items())},
                 {d: median(float(r["accuracy"]) for r in of) for d, of in sorted(delays.items())},
@@ -85,7 +86,8 @@ def table(found: list[Cell]) -> str:
         delays = [d for d in cell.fixed if d > 0]
         best = max(delays, key=lambda d: (cell.fixed[d], cell.fixed_accuracy[d]), default=None)
         fixed = "–" if best is None else f"{best} epochs: {cell.fixed[best]:.0%}, {cell.fixed_accuracy[best]:.2f}"
-        steps = f"{median(cell.shares):.2f} (at most {max(cell.shares):.2f})" if cell.shares else "–"
+        shares = [share for share, _ in cell.shares]
+        steps = f"{median(shares):.2f} (at most {max(shares):.2f})" if shares else "–"
         lines.append(
             f"| {cell.setting} | {cell.strength:g} | {cell.failed} of {cell.runs} "
             f"| {cell.learned_again} of {cell.failed} | {steps} | {cell.accuracy:.2f} | {fixed} |"
@@ -116,11 +118,9 @@ def figure(found: list[Cell], path: Path) -> None:
     shown = [cell for cell in found if cell.failed]
     drawing, axes = plt.subplots(figsize=(8, 0.42 * len(shown) + 1.4), layout="constrained")
     for y, cell in enumerate(shown):
-        learned = cell.learned_again == cell.failed
-        axes.plot(
-            cell.shares, np.full(len(cell.shares), y), "o", ms=6, alpha=0.7, mec="none",
-            color="#1f6f8b" if learned else "#b3462c",
-        )  # fmt: skip
+        for learned, colour in ((True, "#1f6f8b"), (False, "#b3462c")):
+            of = [share for share, which in cell.shares if which is learned]
+            axes.plot(of, np.full(len(of), y), "o", ms=6, alpha=0.7, mec="none", color=colour)
         axes.annotate(
             f"{cell.learned_again} of {cell.failed} learned", (1.01, y), xycoords=("axes fraction", "data"),
             va="center", fontsize=8,

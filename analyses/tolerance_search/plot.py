@@ -57,16 +57,16 @@ def simulated(folder: Path, path: Path) -> None:
             width.annotate(f"{n:.0f}", (x, y), xytext=(-5, below), textcoords="offset points", fontsize=8, color=colour)
     covered.axhline(0.93, color=GREY, linewidth=0.9, linestyle="--")
     covered.annotate("goal: .93", (slopes[0], 0.9315), fontsize=8, va="bottom")
-    covered.set_ylim(0.9, 1.005)
+    covered.set_ylim(0.85, 1.005)
     covered.set_title("share of 95 % intervals that hold the truth", fontsize=10, loc="left")
     width.set_title("median width in decades, median trials", fontsize=10, loc="left")
-    width.set_ylim(0, 0.16)
+    width.set_ylim(0, 0.24)
     for axes in (covered, width):
         axes.set_xscale("log")
         axes.set_xticks(slopes, [f"{s:g}" for s in slopes])
         axes.minorticks_off()
         axes.set_xlabel("true slope σ, decades")
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, loc="lower left")
     made.savefig(path, dpi=150)
 
 
