@@ -2,7 +2,9 @@
 
 Half a minute, from the committed tables alone: writes gradscope/diagnosis/siblings_model.json and prints what it gains
 on families that were not fitted. ``--levels`` first makes siblings.csv.gz from the cached records (and trains those
-that are missing): the signal of every look, and whether a search would have ended the run as learning by then.
+that are missing): the signal of every look, whether a search would have ended the run as learning by then, and the
+label that the run has come to this time. Probabilities and verdicts are of the first training: a run that came to
+another label then is left out, since its signals are not of the run that these are about.
 
 Runs of a search and near λ* in the order in which they were made, each judged beside those before it, as far as a
 search would have let them run. Feature, weights and rule are the product's (`gradscope.diagnosis.siblings`); two looks
@@ -29,9 +31,11 @@ from sklearn.metrics import roc_auc_score
 
 import gradscope
 from analyses.common.study import Options
+from analyses.common.tasks import task
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.fit import FALSE_ALARMS, read_features
 from analyses.failure_detection.records import RESULTS, load, look_rows, told, verdicts
+from analyses.failure_detection.run import below_baseline
 from analyses.failure_detection.training import train
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.siblings import SiblingModel, from_json, inputs, middle
@@ -53,18 +57,20 @@ def searched() -> pd.DataFrame:
 
 
 def levels(cache: Path) -> pd.DataFrame:
-    """One line a look: ln of the spread of the output, and whether the run had been seen to hold."""
+    """One line a look: ln of the spread of the output, whether the run had been seen to hold, and how it ended."""
     found = []
     for row in searched().to_dict("records"):
         run = of_line({name: str(value) for name, value in row.items()})
         if not (cache / run.file).exists():
             train(run, cache)
         rows, info = load(run.key, cache)
+        end = float(np.mean(rows["loss"][-max(1, run.configuration.steps // 20) :]))
+        again = not below_baseline(end, task(run.configuration.task).baseline)
         judge, start = Judge(info), 0
         for n in look_rows(len(rows["step"])):
             judge.update({name: values[start:n] for name, values in rows.items()})
             start, settled = n, judge.settled_step is not None
-            found.append({"run": run.key, "n": n, "level": judge.levels[-1], "settled": settled})
+            found.append({"run": run.key, "n": n, "level": judge.levels[-1], "settled": settled, "again": again})
     return pd.DataFrame(found)
 
 
@@ -72,7 +78,16 @@ def table() -> pd.DataFrame:
     """One line a look of every run: signal, the judge's own probability by other families, whether its weights fall."""
     looks = read_features()[["run", "n", "open"]]
     looks["own"] = told()["probability"]
-    return looks.merge(pd.read_csv(LEVELS), on=["run", "n"]).merge(searched(), on="run", sort=False)
+    every = looks.merge(pd.read_csv(LEVELS), on=["run", "n"]).merge(searched(), on="run", sort=False)
+    return every[~every["run"].isin(moved())]
+
+
+def moved() -> list[str]:
+    """The runs that came to another label when they were trained again."""
+    again = pd.read_csv(LEVELS).groupby("run")["again"].first()
+    return [
+        str(run) for run, failed in zip(searched()["run"], searched()["failed"], strict=True) if again[run] != failed
+    ]
 
 
 def of_configurations(rows: pd.DataFrame) -> Iterator[list[pd.DataFrame]]:
@@ -146,6 +161,8 @@ def fitted(rows: pd.DataFrame) -> SiblingModel:
 
 def said(rows: pd.DataFrame, asked: Mapping[str, Any]) -> Iterator[str]:
     """The figures, families held out, a line each."""
+    left = f"{len(moved())} of {len(searched())} came to another label when trained again"
+    yield f"{rows['run'].nunique()} runs; {left}, and are left out"
     alone = beside(rows, None, asked)
     families = alone["family"].unique()
     models = {family: fitted(alone[alone["family"] != family]) for family in families}
@@ -192,8 +209,8 @@ def shipped() -> SiblingModel:
 def siblings(asked: Options) -> None:
     """Fit, write, print."""
     if asked.more["levels"]:
-        with gzip.open(LEVELS, "wt", newline="") as file:
-            levels(asked.more["cache"]).to_csv(file, index=False)
+        text = levels(asked.more["cache"]).to_csv(index=False)
+        LEVELS.write_bytes(gzip.compress(text.encode(), mtime=0))
     if not (asked.more["shuffled"] or asked.more["alone"]):
         SHIPPED.write_text(as_json(shipped()), encoding="utf-8")
         print(f"{SHIPPED.name}: {from_json(SHIPPED.read_text(encoding='utf-8'))}")

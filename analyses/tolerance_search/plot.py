@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from analyses.common.results import Results, Row
 from analyses.common.statistics import wilson
 from analyses.common.study import Drawing
-from analyses.tolerance_search import delayed
+from analyses.tolerance_search import delayed, slopes
 from analyses.tolerance_search.training import HIGH, LOW
 from gradscope.tolerance.posterior import Posterior
 from gradscope.trials.trial import Outcome
@@ -116,8 +116,11 @@ def levels(folder: Path) -> Iterator[str]:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Levels by brute force, and searches of the delayed one."""
-    return {"levels.txt": "\n".join([*levels(folder), "", *delayed.told(folder)]) + "\n"}
+    """Levels by brute force, and searches of the delayed one; slopes, and priors of them."""
+    return {
+        "levels.txt": "\n".join([*levels(folder), "", *delayed.told(folder)]) + "\n",
+        "slopes.md": slopes.told(folder),
+    }
 
 
 def figures(folder: Path) -> dict[str, Drawing]:

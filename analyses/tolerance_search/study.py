@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyses.common.study import Part, Study
-from analyses.tolerance_search import delayed, peers, plot, price, simulated, training
+from analyses.tolerance_search import delayed, peers, plot, price, simulated, slopes, training
 
 STUDY = Study(
     "tolerance_search",
@@ -17,6 +17,7 @@ STUDY = Study(
         "peers": Part(peers.cells, peers.compare, "peers.csv", here=True),
         "price": Part(price.cells, price.price, "price.csv", here=True),
         "simulated": Part(simulated.cells, simulated.simulate, "simulated.csv", here=True),
+        "slopes": Part(slopes.cells, slopes.search, "slopes.csv", here=True),
     },
     plot.tables,
     plot.figures,

@@ -16,8 +16,8 @@ class Learning:
         active_step: the active phase, hence a delay γ: it has left the baseline for good, and a delayed penalty comes
             on.
         settled_step: it holds under its penalty.
-        delay_spent: it was in its active phase before a penalty acted, or lost half of its baseline loss under one: a
-            delay could give it nothing more. A run that a penalty slows down has not been told apart from that.
+        delay_spent: a delay could give it nothing more, for it was in its active phase while no penalty acted, or has
+            lost half of its baseline loss under one. A run that only slows down under one may do so because of it.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,8 @@ class Learning:
         half = look.improvement(look.limits.established)
         if self.active_step is None and (half or (learns and floor)):
             self.active_step = look.step
-        if self.active_step is not None and (half or not look.pushed):
+        acts = look.series.strength[look.n - 1] > 0
+        if self.active_step is not None and (half or not acts):
             self.delay_spent = True
         if self.settled_step is None and learns and self._holds(look):
             self.settled_step = look.step

@@ -49,7 +49,7 @@ class BranchProber(Prober):
 
     def tell(self, plan: Plan, probe: Probe, invariant: float = 0.0) -> None:
         """Take the rows of a whole run, those before the penalty comes on among them."""
-        if self.free:
+        if self.free and len(probe.step):
             first, again = self.free[0].weight[0], probe.weight[0]
             self.apart |= len(first) != len(again) or not np.allclose(again, first, rtol=SAME)
         super().tell(plan, probe.after(plan.delay), invariant)

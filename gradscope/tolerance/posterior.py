@@ -25,8 +25,8 @@ Array = NDArray[np.float64]
 _erfc = np.frompyfunc(math.erfc, 1, 1)  # some 0.1 µs an entry: not worth a dependency of 110 MB
 
 LAPSE = 0.02
-#: Prior of the slope σ, in decades: between these, with a density ∝ σ^(t − 1), t the tilt. Of 243 curves measured, half
-#: lie between .012 and .063, one in seven above .1. A log-uniform prior (t = 0) trusts steep curves too much; a larger
+#: Prior of the slope σ, in decades: between these, with a density ∝ σ^(t − 1), t the tilt. Of 309 curves measured, half
+#: lie between .010 and .052, one in nine above .1. A log-uniform prior (t = 0) trusts steep curves too much; a larger
 #: tilt takes more trials where the curve is steep (docs/decisions/0035, analyses/tolerance_search).
 SLOPES = (0.005, 0.3)
 TILT = 0.25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from gradscope.processes.instructions import Instructions, instructed
 from gradscope.recording.live_judge import CHUNK, border_after
 from gradscope.store.record import Record
 from tests.helpers.loops import a_deep_net
-from tests.helpers.studies import section, table
+from tests.helpers.studies import section, table, told_in_table
 
 
 def test_branches_go_on_from_one_learned_net_with_its_batches() -> None:
@@ -95,11 +94,7 @@ def test_the_active_phase_of_the_study_is_where_a_recording_switches_on(tmp_path
 
 
 def test_what_the_readme_tells_of_delayed_levels_is_in_the_table() -> None:
-    table = (STUDY.results / "delayed.md").read_text(encoding="utf-8")
-    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section(STUDY, "The delayed level"))
-    assert len(told) >= 14
-    for middle, low, high in told:
-        assert f"0{middle} (0{low}-0{high})" in table
+    assert told_in_table(STUDY, "The delayed level", "delayed.md") >= 14
 
 
 def test_delayed_levels_of_the_documents_nets_are_told_as_they_were_predicted() -> None:

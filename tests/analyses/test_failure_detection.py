@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from analyses.failure_detection.baselines import thermoclaw
 from analyses.failure_detection.ceiling import EPOCHS, best, near_runs
 from analyses.failure_detection.check import of_line
 from analyses.failure_detection.coherence import measured
-from analyses.failure_detection.siblings import judged
+from analyses.failure_detection.records import RESULTS
+from analyses.failure_detection.siblings import judged, moved, table
 from analyses.failure_detection.training import losses_beyond
 from gradscope.diagnosis.siblings import SiblingModel
+
+README = RESULTS.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +78,11 @@ def test_the_rule_of_thermoclaw() -> None:
     assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": flat, "penalised": held}, 0) is None
     assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": ~held}, 0) is None
     assert thermoclaw({"loss_gradient_norm": flat, "weight_norm": fall, "penalised": held & False}, 0) is None
+
+
+def test_signals_and_labels_are_of_runs_that_came_to_the_same() -> None:
+    looks = table()
+    assert (looks["failed"] == looks["again"]).all()
+    told = re.search(r"\*\*(\d+) runs came to another label this time.*?(\d+) are left", README.read_text("utf-8"))
+    assert told is not None
+    assert (int(told[1]), int(told[2])) == (len(moved()), looks["run"].nunique())

@@ -39,7 +39,7 @@ from gradscope.prediction.forest import Forest
 from gradscope.prediction.level_reader import shipped
 from gradscope.prediction.rows import probe_of
 from gradscope.store.record import Record
-from tests.helpers.studies import section, table
+from tests.helpers.studies import section, table, told_in_table
 
 ROWS = 16
 
@@ -290,11 +290,7 @@ def test_attempts_are_told_as_they_went() -> None:
     known = {case.configuration.key for case in fit.of_kind(cases(), "direct")}
     assert len(rows) >= 5
     assert all(set(row["errors"]) == known for row in rows.values())
-    table = (STUDY.results / "attempts.md").read_text(encoding="utf-8")
-    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section(STUDY, "What was tried for a better reader"))
-    assert len(told) >= 10
-    for middle, low, high in told:
-        assert f"0{middle} (0{low}-0{high})" in table
+    assert told_in_table(STUDY, "What was tried for a better reader", "attempts.md") >= 10
 
 
 def test_longer_probes_are_told_as_they_went() -> None:
@@ -305,8 +301,4 @@ def test_longer_probes_are_told_as_they_went() -> None:
     assert all(set(row["errors"]) == known for row in rows.values())
     early, late = (max(longer.after(rows[n], 3)[1]) for n in (40, 80))
     assert early < late == 32 + 3 * 80
-    table = (STUDY.results / "longer.md").read_text(encoding="utf-8")
-    told = re.findall(r"(\.\d+) \((\.\d+)-(\.\d+)\)", section(STUDY, "Longer probes from the start"))
-    assert len(told) >= 9
-    for middle, low, high in told:
-        assert f"0{middle} (0{low}-0{high})" in table
+    assert told_in_table(STUDY, "Longer probes from the start", "longer.md") >= 9

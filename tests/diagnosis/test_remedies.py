@@ -190,8 +190,9 @@ def test_what_falls_back_to_the_baseline_was_not_in_its_active_phase() -> None:
     assert not found.remedy.startswith(NO_DELAY)
 
 
+@pytest.mark.parametrize("steered", [False, True])
 @pytest.mark.parametrize(("on", "spent"), [(0, False), (60, True)])
-def test_a_delay_is_spent_once_the_penalty_waited_for_the_active_phase(on: int, spent: bool) -> None:
+def test_a_delay_is_spent_once_the_penalty_waited_for_the_active_phase(on: int, spent: bool, steered: bool) -> None:
     """A run that learns a little and slows down may do so because of its penalty, if that acts from the start."""
     t = np.arange(300)
     fallen = np.clip(t - on, 0, None)
@@ -201,9 +202,10 @@ def test_a_delay_is_spent_once_the_penalty_waited_for_the_active_phase(on: int, 
     table["loss_gradient_mean_abs"] = table["weight_mean_abs"] ** 2
     table["weight_gradient_dot"] = -0.1 * table["weight_mean_abs"] ** 3
     table["activation_std"] = np.exp(-0.02 * fallen[:, None] * np.array([1.0, 2.0]))
-    table["strength"] = np.where(t < on, 0.0, 0.05)[:, None]
+    moving = np.where(steered & (t < 120), 1 + 1e-4 * t, 1.0)  # what follows the loss acts, too, while it moves
+    table["strength"] = (np.where(t < on, 0.0, 0.05) * moving)[:, None]
     loss = 2.3 - 0.3 * (1 - np.exp(-t / 5)) * np.where(t < 100, 1.0, np.exp(-(t - 100) / 10))
-    judge = Judge(replace(INFO, horizon=300))
+    judge = Judge(replace(INFO, horizon=300, steered=steered))
     judge.update(table | {"loss": loss})
     found = judge.diagnosis(finished=True)
     assert found.verdict is Verdict.COLLAPSED

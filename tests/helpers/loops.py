@@ -56,6 +56,22 @@ def train(
     return losses
 
 
+def narrow() -> nn.Module:
+    """Deep and narrow: a strong penalty crushes it."""
+    layers = [m for _ in range(3) for m in (nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(6, 2))
+
+
+def train_on_signs(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, run: Recording) -> None:
+    """A task that a net can learn: the label is in the first feature."""
+    for x, _ in batches(steps, 32):
+        loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss=loss)
+
+
 def recorded(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 20, **options: object):
     """Train under a recording and return the dataset, loaded."""
     with gradscope.record(model, optimizer, path, on_failure="ignore", **options) as run:  # type: ignore[arg-type]

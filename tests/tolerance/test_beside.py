@@ -5,26 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import gradscope
 from gradscope.tolerance.from_records import tolerance_of_runs
-from tests.helpers.loops import batches
+from tests.helpers.loops import narrow, train_on_signs
 
 
 def train(strength: float, seed: int, path: Path, steps: int = 240) -> Path:
     """A deep narrow net under AdamW, planned for 240 steps."""
     torch.manual_seed(seed)
-    layers = [m for _ in range(3) for m in (nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU())]
-    model = nn.Sequential(*layers, nn.Linear(6, 2))
+    model = narrow()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=2 * strength)
     with gradscope.record(model, optimizer, path, horizon=240, on_failure="ignore") as run:
-        for x, _ in batches(steps, 32):
-            loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+        train_on_signs(model, optimizer, steps, run)
     return path
 
 

@@ -9,7 +9,6 @@ from typing import cast
 
 import pytest
 import torch
-from torch import nn
 
 import gradscope
 from gradscope import InputError
@@ -20,22 +19,16 @@ from gradscope.tolerance.search import _start_of_delayed
 from gradscope.trials.run_trial import _outcome, run_function_trial
 from gradscope.trials.search_session import name_of
 from gradscope.trials.trial import Trial
-from tests.helpers.loops import batches
+from tests.helpers.loops import narrow, train_on_signs
 
 
 def train(strength: float, seed: int, path: Path, steps: int = 400) -> None:
     """A deep narrow net on a task it can learn: the label is in the first feature."""
     torch.manual_seed(seed)
-    layers = [m for _ in range(3) for m in (nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU())]
-    model = nn.Sequential(*layers, nn.Linear(6, 2))
+    model = narrow()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=2 * strength)
     with gradscope.record(model, optimizer, path, horizon=steps) as run:
-        for x, _ in batches(steps, 32):
-            loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+        train_on_signs(model, optimizer, steps, run)
 
 
 def halving(strength: float, seed: int, path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import gradscope
 from gradscope.processes.command import Command
@@ -22,7 +21,7 @@ from gradscope.store.record import Record
 from gradscope.trials.journal import Journal
 from gradscope.trials.run_trial import run_command_trial, run_function_trial
 from gradscope.trials.trial import Trial
-from tests.helpers.loops import batches
+from tests.helpers.loops import narrow, train_on_signs
 from tests.helpers.paths import ROOT
 
 #: They say that a run whose output is near 0 early on is one of those that failed.
@@ -32,16 +31,10 @@ NEIGHBOURS = (Sibling(0.06, True, (-9.0,)), Sibling(0.01, False, (11.0,)))
 def train(strength: float, seed: int, path: Path, steps: int = 400) -> None:
     """A deep narrow net on a task it can learn: the label is in the first feature."""
     torch.manual_seed(seed)
-    layers = [m for _ in range(3) for m in (nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU())]
-    model = nn.Sequential(*layers, nn.Linear(6, 2))
+    model = narrow()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=2 * strength)
     with gradscope.record(model, optimizer, path, horizon=steps) as run:
-        for x, _ in batches(steps, 32):
-            loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+        train_on_signs(model, optimizer, steps, run)
 
 
 def kept(path: Path) -> list[dict[str, object]]:
