@@ -85,12 +85,14 @@ class BetweenSteps:
             self._notes.give_warnings()
 
     def _change_penalties(self, step: int) -> None:
-        """Take in penalties that were attached or removed, and parameter groups that were added."""
+        """Take in penalties attached or removed, parameter groups that were added, parameters that were thawed."""
         self._penalties.refresh()
         self._recorder.change(self._penalties.probe)
         judge = self._live.judge
         judge.info = replace(judge.info, penalty=self._penalties.name)
         self._notes.writer.set_attribute("penalty", self._penalties.name)
+        if self._penalties.thawed:
+            self._notes.add(thawed=self._penalties.thawed)
         if self._penalties.grown() and "added_later" not in self._notes.capture:
             text = f"the strength and learning rate of parameter groups added later (step {step}) are not recorded"
             self._notes.capture["added_later"] = text

@@ -45,6 +45,7 @@ class PenaltyTracker:
         changes: of the strengths.
         scale_invariance: of the weights.
         step: the coming one.
+        thawed: by name of a parameter that was frozen, the first step at which it was not.
         probe: what the recorder needs.
 
     Raises:
@@ -72,7 +73,10 @@ class PenaltyTracker:
                 f"penalty is {declared!r}; expected the penalty and its strength, such as (L1(), 1e-4), or a Term"
             )
         self._optimizers = list(optimizers)
+        self._names = list(parameters)
         self._columns = {id(p): i for i, p in enumerate(parameters.values())}
+        self._frozen: list[Tensor] = []
+        self.thawed: dict[str, int] = {}
         self._declared = declared
         self._logged_pure = False  # the loss is logged without the declared penalty
         #: The user's own term in the loss, while it is watched.
@@ -107,16 +111,19 @@ class PenaltyTracker:
         self.changes = StrengthChanges()
         weights = list(parameters.values())
         self.scale_invariance = ScaleInvariance(
-            list(parameters), np.array([w.numel() for w in weights]), np.array([w.ndim > 1 for w in weights])
+            self._names, np.array([w.numel() for w in weights]), np.array([w.ndim > 1 for w in weights])
         )
         self.step = -1
         self.refresh()
 
     def changed(self) -> bool:
-        """Return whether a penalty was attached or removed, or a parameter group added, since the last look."""
+        """Return whether since the last look a penalty was attached or removed, a group added, a parameter thawed."""
         self.places.now()
         if self._generation != self.places.generation:
             return True
+        for p in self._frozen:  # a generator would cost more
+            if p.requires_grad:
+                return True
         return self._handles != [handle for o in self._optimizers for handle in attached_to(o)]
 
     def refresh(self) -> None:
@@ -124,6 +131,11 @@ class PenaltyTracker:
         self._handles = [handle for o in self._optimizers for handle in attached_to(o)]
         self.places.now()
         self._generation = self.places.generation
+        for p in self._frozen:
+            if p.requires_grad and id(p) in self._columns:
+                self.thawed.setdefault(self._names[self._columns[id(p)]], self.step)
+        members = [p for o in self._optimizers for group in o.param_groups for p in group["params"]]
+        self._frozen = [p for p in members if not p.requires_grad]
         for handle in self._handles:
             handle.watched = True
         self._sources: list[tuple[PenaltySource, int]] = []

@@ -754,6 +754,36 @@ def test_parameters_added_later_are_recorded_from_then_on(tmp_path: Path) -> Non
         assert "added_later" in capture and "4.bias" in capture["not_recorded"]
 
 
+@pytest.mark.parametrize("penalty", [None, L2(), L1(), Lp(3)], ids=str)
+def test_a_penalty_on_parameters_that_are_thawed_is_recorded_from_then_on(
+    tmp_path: Path, penalty: gradscope.Penalty | None
+) -> None:
+    """A backbone that is in the optimizer and frozen at first, as in fine-tuning."""
+    model = mlp()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.0 if penalty else 0.2)
+    if penalty is not None:
+        gradscope.regularize(optimizer, penalty, 0.1)
+    expected = []
+    with gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore") as run:
+
+        def look(step: int) -> None:
+            w = model[0].weight.detach().double()
+            pull = 0.1 * (penalty or L2()).gradient(w).abs().mean()
+            expected.append(float(pull) if step >= 3 else 0.0)
+
+        for step in range(6):
+            model[0].requires_grad_(step >= 3)
+            train(model, optimizer, 1, run, each=lambda _, step=step: look(step))  # type: ignore[misc]
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        weight = dataset.sel(parameter="0.weight")
+        np.testing.assert_allclose(weight["penalty_gradient_mean_abs"].values, expected, rtol=1e-5)
+        g = weight["loss_gradient_mean_abs"].values[3:]
+        np.testing.assert_allclose(weight["proportion"].values[3:], g / (g + expected[3:]), rtol=1e-5)
+        thawed = json.loads(dataset.attrs["capture"])["thawed"]
+    assert thawed == {"0.weight": 3, "0.bias": 3}
+
+
 def test_regularize_during_a_recording_is_seen(tmp_path: Path) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
