@@ -163,7 +163,7 @@ class PenaltyTracker:
 
     def _declare_term(self, term: TermPenalty) -> None:
         for index, group in enumerate(group for o in self._optimizers for group in o.param_groups):
-            ids = frozenset(id(p) for p in group["params"]) & term.parameters
+            ids = frozenset(id(p) for p in group["params"] if p.requires_grad) & term.parameters
             if ids and index < len(self.groups):
                 source = PenaltySource(term.name, index, ids, term.strength, "loss", True, term.pulls, None)
                 self._sources.insert(0, (source, index))

@@ -1,8 +1,9 @@
 """Penalties on what layers put out (Keras' ``activity_regularizer``), with ``.grad`` still the pure loss gradient.
 
 After each training forward of the model the penalty on the outputs is differentiated by itself, with
-``torch.autograd.grad`` and the graph retained for the loss; its gradient waits beside ``.grad`` until the step.
-That costs about one backward more.
+``torch.autograd.grad`` and the graph retained for the loss. When the backward pass of the loss comes to these outputs,
+its gradient joins those that wait beside ``.grad`` until the step: a forward that is not trained on does not count, nor
+do gradients that the loop throws away. That costs about one backward more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.optim import LBFGS, Optimizer
 
 from gradscope.optimizers.wrapped import the_one
 from gradscope.quantities import Strength
+from gradscope.regularizers.gathered import Gathered
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.schedule import Schedule, scheduled
@@ -37,13 +39,15 @@ class ActivityRegularization(Attached):
         *,
         steps_per_epoch: int | None = None,
     ) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         super().__init__(optimizer, schedule, parameters, steps_per_epoch=steps_per_epoch)
         self.penalty = penalty
         self.name = f"activity:{penalty.name}"
         self._values: list[Tensor] = []
-        self._forwards = 0
-        self._sums: dict[int, Tensor] = {}
+        #: Of one forward, until a backward pass comes to it: parameters and gradients.
+        self._waiting: list[tuple[list[Tensor], Sequence[Tensor | None]]] = []
+        self._gathered = Gathered()
+        self._reduced = False
         self._forward_hooks = [module.register_forward_hook(self._see) for module in modules]
         self._forward_hooks.append(model.register_forward_hook(self._differentiate))
 
@@ -54,31 +58,38 @@ class ActivityRegularization(Attached):
                 f"put out one tensor"
             )
         if module.training and output.requires_grad and torch.is_grad_enabled():
-            self._values.append(self.penalty.value(output.float()) / max(1, len(output)))
+            value = self.penalty.value(output.float()) / max(1, len(output))
+            if torch._C._current_graph_task_id() != -1:
+                return  # a checkpoint repeats what was seen, down to the tensors that are saved
+            self._values.append(value)
+            waiting = self._waiting
+            output.register_hook(lambda gradient: self._arrived(waiting))
 
     def _differentiate(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._values:
+        if not self._values or torch._C._current_graph_task_id() != -1:
             return
         total, self._values = torch.stack(self._values).sum(), []
-        gradients = torch.autograd.grad(total, self._chosen, retain_graph=True, allow_unused=True)
-        self._forwards += 1
-        for p, gradient in zip(self._chosen, gradients, strict=True):
-            if gradient is not None:
-                before = self._sums.get(id(p))
-                self._sums[id(p)] = gradient if before is None else before + gradient
+        if live := [p for p in self._chosen if p.requires_grad]:
+            self._waiting.append((live, torch.autograd.grad(total, live, retain_graph=True, allow_unused=True)))
+        self._waiting = []
+
+    def _arrived(self, waiting: list[tuple[list[Tensor], Sequence[Tensor | None]]]) -> None:
+        """Count a forward whose loss has come to the first of its outputs."""
+        if waiting:
+            self._gathered.add(*waiting.pop())
 
     def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Return ∂Ω/∂w of the coming step, averaged over the forwards since the last one."""
-        count = max(1, self._forwards)
-        return [self._sums[id(p)] / count if id(p) in self._sums else torch.zeros_like(p) for p in parameters]
+        """Return ∂Ω/∂w of the coming step, averaged over its backward passes."""
+        sums, mean = self._gathered.sums, self._gathered.mean
+        return [mean(sums[id(p)]) if id(p) in sums else torch.zeros_like(p) for p in parameters]
 
     def _reduce(self) -> None:
-        if ranks.distributed() and self._forwards > 0:
+        if ranks.distributed() and not self._reduced and self._gathered.sums:
             reduced = self.pulls(self._chosen)
             ranks.mean_(reduced)
-            self._sums = {id(p): pull for p, pull in zip(self._chosen, reduced, strict=True)}
-            # One forward stands for all of them from here on; the minus keeps it from being averaged again.
-            self._forwards = -1
+            self._gathered.clear()
+            self._gathered.add(self._chosen, reduced)  # one pass stands for all of them from here on
+            self._reduced = True
 
     def settle(self) -> None:
         """Decide what the coming step does, and average the gradients over the ranks."""
@@ -86,14 +97,15 @@ class ActivityRegularization(Attached):
         self._reduce()
 
     def _forget(self) -> None:
-        self._sums, self._forwards = {}, 0
+        self._gathered.clear()
+        self._reduced = False
 
     @torch.no_grad()
     def _act(self, optimizer: Optimizer) -> None:
         self._reduce()  # again, for a closure has made them only now
         grad_scale = getattr(optimizer, "grad_scale", None)
         for index, (group, members) in enumerate(zip(optimizer.param_groups, self._members(optimizer), strict=True)):
-            mine = [p for p in members if p.grad is not None and id(p) in self._sums]
+            mine = [p for p in members if p.grad is not None and id(p) in self._gathered.sums]
             strength = 0.0 if self.suspended else self.now(index)
             if not mine or strength == 0:
                 continue

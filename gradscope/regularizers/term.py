@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from gradscope.quantities import Strength
+from gradscope.regularizers.gathered import Gathered
 from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.schedule import Constant, Schedule
 from gradscope.torch_utils import ranks
@@ -132,15 +133,14 @@ class TermPenalty(Attached):
     """
 
     def __init__(self, optimizer: Optimizer, name: str, schedule: Schedule, parameters: Sequence[Tensor]) -> None:
-        super().__init__(optimizer, schedule, [p for p in parameters if p.requires_grad])
+        super().__init__(optimizer, schedule, parameters)
         self.name = name
         self.wanted: Callable[[], bool] = lambda: True
         self.amp: Callable[[], Tensor | None] = lambda: None
         self.acting = 0.0  # λ of the coming step's forward passes
         self.trouble: str | None = None  # why the gradient cannot be told
         self._called = False
-        self._pulls: dict[int, Tensor] = {}
-        self._values: list[Tensor] = []
+        self._gathered = Gathered()
 
     # -- in the forward and the backward pass -------------------------------------------------------
 
@@ -154,17 +154,18 @@ class TermPenalty(Attached):
         if strength == 0:
             return torch.zeros_like(value)  # and not 0·∞
         out = strength * value
-        if self.wanted() and (gradients := self._differentiated(value)) is not None:
+        live = [p for p in self._chosen if p.requires_grad]
+        if self.wanted() and live and (gradients := self._differentiated(value, live)) is not None:
             noted = value.detach().float().reshape(())
-            out.register_hook(lambda factor: self._arrived(factor.detach(), gradients, noted))
+            out.register_hook(lambda factor: self._arrived(factor.detach(), live, gradients, noted))
         return out
 
-    def _differentiated(self, value: Tensor) -> Sequence[Tensor | None] | None:
+    def _differentiated(self, value: Tensor, live: Sequence[Tensor]) -> Sequence[Tensor | None] | None:
         """Compute ∂Ω/∂w; None where the graph allows no second backward pass, and the training has to go on."""
         if self.trouble is not None:
             return None
         try:
-            return torch.autograd.grad(value, self._chosen, retain_graph=True, allow_unused=True)
+            return torch.autograd.grad(value, live, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
             self.trouble = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             text = f"the gradient of {self.name} cannot be told from the data's, both are NaN in the record"
@@ -172,17 +173,13 @@ class TermPenalty(Attached):
             return None
 
     @torch.no_grad()
-    def _arrived(self, factor: Tensor, gradients: Sequence[Tensor | None], value: Tensor) -> None:
+    def _arrived(
+        self, factor: Tensor, live: Sequence[Tensor], gradients: Sequence[Tensor | None], value: Tensor
+    ) -> None:
         """Note the term's share of the gradients, given the derivative of the loss by the term in its backward pass."""
         if (scale := self.amp()) is not None:
             factor = factor / scale.to(factor.device)
-        if all(p.grad is None for p, g in zip(self._chosen, gradients, strict=True) if g is not None):
-            self._forget()  # the gradients of earlier passes were thrown away, or there were none
-        self._values.append(value)
-        for p, gradient in zip(self._chosen, gradients, strict=True):
-            if gradient is not None:
-                pull = gradient * factor.to(gradient.dtype).to(gradient.device)
-                self._pulls[id(p)] = self._pulls[id(p)] + pull if id(p) in self._pulls else pull
+        self._gathered.add(live, [None if g is None else g * factor.to(g.device, g.dtype) for g in gradients], value)
 
     # -- what the recorder asks -----------------------------------------------------------------------
 
@@ -198,7 +195,8 @@ class TermPenalty(Attached):
         """
         if self.trouble is not None and self.acting:
             return [torch.full_like(p, math.nan) for p in parameters]
-        return [self._pulls[id(p)] if id(p) in self._pulls else torch.zeros_like(p) for p in parameters]
+        sums = self._gathered.sums
+        return [sums[id(p)] if id(p) in sums else torch.zeros_like(p) for p in parameters]
 
     def inside(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Compute what the term adds to each gradient."""
@@ -208,9 +206,7 @@ class TermPenalty(Attached):
         """Compute what the term adds to a logged loss: its mean over the passes of the coming step."""
         if self.trouble is not None and self.acting:
             return torch.full((), math.nan, device=like.device)
-        if not self._values:
-            return torch.zeros((), device=like.device)
-        return self.acting * torch.stack([v.to(like.device) for v in self._values]).mean()
+        return torch.zeros((), device=like.device) + self.acting * self._gathered.mean(self._gathered.value)
 
     def like(self) -> Tensor:
         """Return a tensor on the device of the weights."""
@@ -224,7 +220,7 @@ class TermPenalty(Attached):
         return super()._before(optimizer, args, kwargs)
 
     def _forget(self) -> None:
-        self._pulls, self._values = {}, []
+        self._gathered.clear()
 
     def _finish(self, optimizer: Optimizer) -> None:
         self._forget()

@@ -142,25 +142,33 @@ def test_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_a_loss_that_is_thrown_away_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_loss_that_is_thrown_away_does_not_count(tmp_path: Path, to_none: bool) -> None:
     model, term = Coded(), Term("kl", 0.7)
+    model.decoder.requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     expected = []
     with gradscope.record(model, optimizer, tmp_path / "r.h5", penalty=term, on_failure="ignore") as run:
         for x, y in batches(4):
             term(data_and_term(model, 3 * x, y)[1])  # never used
             data, value = data_and_term(model, 2 * x, y)
-            (data + term(value)).backward()  # a probe, and its gradients are thrown away
-            optimizer.zero_grad()
+            (torch.nan * (data + term(value))).backward()  # its gradients are thrown away
+            optimizer.zero_grad(set_to_none=to_none)
+            model.encoder.bias.requires_grad_(len(expected) > 1)  # frozen and thawed
             data, value = data_and_term(model, x, y)
-            expected.append(float(torch.autograd.grad(data, model.encoder.weight, retain_graph=True)[0].abs().mean()))
+            live = [p for p in model.encoder.parameters() if p.requires_grad]
+            grads = torch.autograd.grad(data, live, retain_graph=True)
+            expected.append([data.item(), *(float(g.abs().mean()) for g in grads), torch.nan][:3])
             loss = data + term(value)
             loss.backward()
             optimizer.step()
             run.log(loss=loss)
     with gradscope.open_run(tmp_path / "r.h5") as dataset:
-        at = list(dataset["parameter"].values).index("encoder.weight")
-        np.testing.assert_allclose(dataset["loss_gradient_mean_abs"].values[:, at], expected, rtol=2e-4)
+        encoder = dataset.sel(parameter=["encoder.weight", "encoder.bias"])
+        found = np.column_stack([dataset["loss"].values, encoder["loss_gradient_mean_abs"].values])
+        if not to_none:  # what was frozen keeps the zeros that it was given
+            found[:2, 2] = np.nan
+        np.testing.assert_allclose(found, expected, rtol=2e-4)
 
 
 def test_what_a_graph_does_not_give_twice_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

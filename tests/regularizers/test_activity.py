@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gradscope import (
     CPR,
@@ -33,6 +36,61 @@ def test_an_activity_penalty_is_what_the_loss_with_it_inside_gives() -> None:
         pure = [p.grad.clone() for p in second.parameters() if p.grad is not None]
         ours.step()
         assert all(torch.equal(p.grad, g) for p, g in zip(second.parameters(), pure, strict=True) if p.grad is not None)
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class Checkpointed(nn.Module):
+    """The hidden layer's outputs are made again in the backward pass."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = checkpoint(self.net[:4], x, use_reentrant=False)
+        return self.net[4](hidden)
+
+
+def no_change(step: int, model: nn.Sequential) -> None:
+    pass
+
+
+def thawed(step: int, model: nn.Sequential) -> None:
+    model[0].requires_grad_(step > 2)
+
+
+def frozen_later(step: int, model: nn.Sequential) -> None:
+    model[0].requires_grad_(step < 3)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("change", [no_change, thawed, frozen_later])
+@pytest.mark.parametrize("wrap", [nn.Sequential, Checkpointed])
+def test_what_is_not_trained_on_does_not_count(
+    wrap: Callable[[nn.Module], nn.Module], change: Callable[[int, nn.Sequential], None], to_none: bool
+) -> None:
+    """A batch of NaN that is left out before or after its backward pass, a probe; parameters thawed or frozen."""
+    first, second = twin_models()
+    change(0, second)
+    inside, ours = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (first, second))
+    model = wrap(second)
+    regularize_activity(ours, model, L1(), Constant(0.3), modules=[second[1], second[3]])
+    for step, (x, y) in enumerate(batches(7)):
+        change(step, first)
+        change(step, second)
+        bad = torch.full_like(x, torch.nan)
+        model(bad)
+        nn.functional.cross_entropy(model(bad), y).backward()
+        model(x)
+        inside.zero_grad(set_to_none=to_none)
+        ours.zero_grad(set_to_none=to_none)
+        hidden = [first[:2](x), first[:4](x)]
+        penalty = sum(h.abs().sum() / len(x) for h in hidden)
+        (nn.functional.cross_entropy(first(x), y) + 0.3 * penalty).backward()
+        inside.step()
+        nn.functional.cross_entropy(model(x), y).backward()
+        ours.step()
     for a, b in zip(weights(first), weights(second), strict=True):
         torch.testing.assert_close(a, b)
 
