@@ -34,6 +34,7 @@ from gradscope.recorder.memory import no_grad
 from gradscope.recorder.penalty_probe import PenaltyProbe
 from gradscope.recorder.presets import Preset
 from gradscope.recorder.row_buffer import RowBuffer
+from gradscope.recorder.step_hook import UNSEEN, StepHook
 from gradscope.recorder.timeline import Timeline
 from gradscope.torch_utils.closures import closure_of, followed, with_closure
 from gradscope.torch_utils.module_hooks import EagerHook
@@ -87,6 +88,7 @@ class Recorder:
         self._passes = BackwardPasses(self.timeline, ranks.size > 1, self._pass_ended)
         self._optimizers = list(optimizers)
         self._once = {id(o): OneStep() for o in optimizers}
+        self._before: dict[int, StepHook] = {}  # by optimizer
         self._hooks: list[Any] = []
         self._start = time.perf_counter()
         self.listeners = Listeners(
@@ -128,10 +130,8 @@ class Recorder:
         self._before_step = before_step
         self.begin_at(0)
         for optimizer in self._optimizers:
-            before = optimizer.register_step_pre_hook(EagerHook(self._on_pre_step))
-            # First of all, so that no penalty has added itself to the gradients yet.
-            optimizer._optimizer_step_pre_hooks.move_to_end(before.id, last=False)  # type: ignore[attr-defined]
-            self._hooks += [before, optimizer.register_step_post_hook(EagerHook(self._on_post_step))]
+            self._before[id(optimizer)] = StepHook(optimizer, self._on_pre_step)
+            self._hooks.append(optimizer.register_step_post_hook(EagerHook(self._on_post_step)))
         for one in self.listeners.each:
             one.attach()
         self.buffer.start()
@@ -143,7 +143,7 @@ class Recorder:
 
     def detach(self) -> None:
         """Remove every hook, hand out the rest, and end the thread."""
-        for hook in self._hooks:
+        for hook in (*self._before.values(), *self._hooks):
             hook.remove()
         self._hooks = []
         for one in self.listeners.each:
@@ -152,7 +152,8 @@ class Recorder:
 
     def capture(self) -> dict[str, Any]:
         """Return for the record's ``capture`` who measured what, what was not seen, and why."""
-        return {"buffer_bytes": self.buffer.bytes} | self.listeners.capture() | self.buffer.ranks.capture()
+        found = {"buffer_bytes": self.buffer.bytes} | self.listeners.capture() | self.buffer.ranks.capture()
+        return found | ({"step_hooks": UNSEEN} if any(hook.unseen for hook in self._before.values()) else {})
 
     def fetch(self, open_row: bool = False) -> None:
         """Wait until all finished rows have been handed out; ``open_row``: the one of the latest step as well."""
@@ -179,6 +180,7 @@ class Recorder:
             return
         for meter in self._gradients.meters:
             if meter.fired:
+                self._before[id(meter.optimizer)].place()
                 if not self._once[id(meter.optimizer)].running:
                     events.meter_passed(meter)
                 if (number := self.timeline.row_to_come(meter.optimizer)) is not None:
@@ -257,5 +259,6 @@ class Recorder:
             self.timeline.fresh_backward = False
             self.events.closure_again()
         self.events.step_seen(optimizer)
+        self._before[id(optimizer)].place()
         for meter in self._gradients.of[id(optimizer)]:
             self.events.after_step(meter, self.buffer.number - 1)

@@ -80,8 +80,8 @@ class ActivityRegularization(Attached):
 
     def pulls(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Return ∂Ω/∂w of the coming step, averaged over its backward passes."""
-        sums, mean = self._gathered.sums, self._gathered.mean
-        return [mean(sums[id(p)]) if id(p) in sums else torch.zeros_like(p) for p in parameters]
+        sums, count = self._gathered.sums, self._gathered.divisor
+        return [sums[id(p)] / count if id(p) in sums else torch.zeros_like(p) for p in parameters]
 
     def _reduce(self) -> None:
         if ranks.distributed() and not self._reduced and self._gathered.sums:

@@ -26,9 +26,10 @@ class Gathered:
         self.value: Tensor | float = 0.0
         self.passes: Tensor | int = 0
 
-    def mean(self, total: Tensor | float) -> Tensor | float:
-        """Return a sum over the passes as a mean, without asking a device how many there are."""
-        return total / (self.passes if isinstance(self.passes, Tensor) else max(1, self.passes))
+    @property
+    def divisor(self) -> Tensor | int:
+        """What makes a mean over the passes of a sum, 1 where there are none; no device is waited for."""
+        return self.passes if isinstance(self.passes, Tensor) else max(1, self.passes)
 
     @torch.no_grad()
     def add(

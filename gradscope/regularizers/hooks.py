@@ -37,6 +37,8 @@ def attached_to(optimizer: Optimizer) -> list[Attached]:
 class Attached:
     """Base of what acts at every step of one optimizer; `detach` takes it off again."""
 
+    #: Its hooks stand behind a recording's, which sees the gradients as they were.
+    acts_at_steps = True
     #: It is a penalty, which the environment may replace or multiply.
     penalises = True
     #: Set by a recording that will tell the schedule when the active phase is reached.

@@ -206,7 +206,7 @@ class TermPenalty(Attached):
         """Compute what the term adds to a logged loss: its mean over the passes of the coming step."""
         if self.trouble is not None and self.acting:
             return torch.full((), math.nan, device=like.device)
-        return torch.zeros((), device=like.device) + self.acting * self._gathered.mean(self._gathered.value)
+        return torch.zeros((), device=like.device) + self.acting * self._gathered.value / self._gathered.divisor
 
     def like(self) -> Tensor:
         """Return a tensor on the device of the weights."""

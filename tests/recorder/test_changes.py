@@ -84,6 +84,53 @@ def test_untouched_gradients_have_a_coefficient_of_exactly_one(tmp_path: Path) -
     assert "changed_past_counters" not in capture
 
 
+# -- hooks of the script ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before", "after", "penalty last", "behind a penalty"])
+def test_what_the_scripts_own_step_hooks_do_is_seen(tmp_path: Path, when: str) -> None:
+    """A hook that clips and sets rate and decay: before or after the recording began, beside a penalty or not."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.0)
+    taken = 0
+
+    def hook(given: Any, args: Any, kwargs: Any) -> None:
+        nonlocal taken
+        taken += 1
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        given.param_groups[0] |= {"lr": 0.01 * taken, "weight_decay": 0.02 * taken}
+
+    clip, expected = [], []
+    if when == "behind a penalty":
+        gradscope.regularize(optimizer, gradscope.L1(), 0.003)
+    if when in ("before", "penalty last"):
+        optimizer.register_step_pre_hook(hook)
+    run = gradscope.record(model, optimizer, tmp_path / "r.h5", on_failure="ignore")
+    if when == "penalty last":
+        gradscope.regularize(optimizer, gradscope.L1(), 0.003)
+    l1 = 0.003 if "penalty" in when else 0.0
+    with run:
+        if when in ("after", "behind a penalty"):
+            optimizer.register_step_pre_hook(hook)
+        for step, (x, y) in enumerate(batches(5)):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            norms = [p.grad.double().norm() for p in model.parameters() if p.grad is not None]
+            clip.append(0.01 / float(torch.stack(norms).norm()))
+            expected.append(0.02 * (step + 1) * float(model[0].weight.detach().abs().mean()) + l1)
+            optimizer.step()
+    with gradscope.open_run(tmp_path / "r.h5") as dataset:
+        seen = dataset.load()
+    said = "step_hooks" in json.loads(seen.attrs["capture"])
+    assert said == (when == "behind a penalty")
+    if not said:
+        first = int(when == "penalty last")  # the row of a penalty that has just come is measured at its step
+        np.testing.assert_allclose(seen["clip_coefficient"].values[first:], clip[first:], rtol=1e-4)
+        np.testing.assert_allclose(seen["learning_rate"].values[:, 0], 0.01 * np.arange(1, 6), rtol=1e-6)
+        pulls = seen["penalty_gradient_mean_abs"].sel(parameter="0.weight").values
+        np.testing.assert_allclose(pulls, expected, rtol=1e-5)
+
+
 # -- ranks ------------------------------------------------------------------------------------------
 
 
