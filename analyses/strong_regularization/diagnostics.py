@@ -13,6 +13,8 @@ def diagnostics(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """Title and text of each table of which there are rows."""
     if any("alarm" in row for row in rows):
         yield "The judge", judged(rows)
+    if any("said" in row for row in rows):
+        yield "Trials that a search ended, trained to their end", audits(rows)
     if any(row.get("recording") for row in rows):
         yield "Recording", recordings(rows)
 
@@ -36,6 +38,20 @@ def judged(rows: Sequence[Row]) -> str:
         lines.append([net, penalty, schedule, len(some), len(failing), called, decided, ended, alarms])
     columns = ("net", "penalty", "schedule", "runs", "fail", "called on the way", "at step", "ended early")
     return markdown((*columns, "false alarms"), lines)
+
+
+def audits(rows: Sequence[Row]) -> str:
+    """What the search was told of its trials near a level against what the same runs come to."""
+    known = [row for row in rows if "said" in row]
+    lines: list[list[object]] = []
+    for net, penalty in sorted({(row["net"], row["penalty"]) for row in known}):
+        some = [row for row in known if (row["net"], row["penalty"]) == (net, penalty)]
+        failing, learning = ([r for r in some if (r["said"] >= 0.5) == failed] for failed in (True, False))
+        strengths = [row["strength"] for row in some]
+        right = sum(row["failed"] for row in failing), sum(not row["failed"] for row in learning)
+        lines.append([net, penalty, f"{min(strengths):.3g} to {max(strengths):.3g}"])
+        lines[-1] += [f"{count} of {len(part)}" for count, part in zip(right, (failing, learning), strict=True)]
+    return markdown(("net", "penalty", "λ", "called failing, fail", "called learning, learn"), lines)
 
 
 def recordings(rows: Sequence[Row]) -> str:

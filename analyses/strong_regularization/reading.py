@@ -34,8 +34,8 @@ class Point:
 
 
 def chosen(rows: Sequence[Row], **wanted: object) -> list[Row]:
-    """The trainings with these values; searches, checks and traced repetitions of a cell are no trainings of it."""
-    plain = (row for row in rows if "accuracy" in row and not row.get("layers"))
+    """The trainings with these values: no searches, no trials of them, no traced repetitions of a cell."""
+    plain = (row for row in rows if "accuracy" in row and "said" not in row and not row.get("layers"))
     return [row for row in plain if all(row[name] == value for name, value in wanted.items())]
 
 

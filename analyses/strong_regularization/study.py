@@ -9,7 +9,7 @@ from analyses.common.study import SCALES, Options, Part, Study
 from analyses.strong_regularization import gpu, plot, tables
 from analyses.strong_regularization.plan import PARTS, cells, protocol, setup
 from analyses.strong_regularization.recording import compare
-from analyses.strong_regularization.search import search, suggest
+from analyses.strong_regularization.search import audited, search, suggest
 from analyses.strong_regularization.training import train
 
 #: What makes a row of these parts; of all others `train`.
@@ -26,9 +26,10 @@ STUDY = Study(
     "strong_regularization",
     {
         **{name: Part(functools.partial(cells, name), MAKERS.get(name, train)) for name in PARTS},
+        "audited": Part(audited, train),
         "card": Part(gpu.cells, train),
         "checks": Part(gpu.checks, gpu.check, "checks-{scale}.jsonl", here=True),
     },
-    tables.tables, plot.drawings, look=look, datasets=("pairs", "cifar100"), seeds=3, usual=PARTS,
+    tables.tables, plot.drawings, look=look, datasets=("pairs", "cifar100"), seeds=3, usual=(*PARTS, "audited"),
     scales=(*SCALES[:2], *gpu.SCALES), options={"--net": {"default": "vgg16", "help": "of the part card"}},
 )  # fmt: skip

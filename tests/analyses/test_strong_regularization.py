@@ -31,7 +31,7 @@ from analyses.strong_regularization import (
     training,
 )
 from analyses.strong_regularization.networks import build, count, zeros
-from analyses.strong_regularization.reading import Point
+from analyses.strong_regularization.reading import Point, chosen
 from gradscope.types import InputError
 from tests.helpers.image_files import CIFAR_10, cifar_files, packed
 
@@ -284,6 +284,24 @@ def test_a_search_is_a_row_with_both_levels(tmp_path: Path, monkeypatch: pytest.
     assert all(0.01 <= strength <= 0.03 for strength, _ in row["trials_of"])
     shown = tables.tolerance([{**row, "net": "mlp4", "penalty": "l1-subgradient", "search": True}])
     assert re.fullmatch(r"\| mlp4 \| l1-subgradient \| – \| .+ \| – \| .+ \| 4 \| – \| – \|", shown.splitlines()[-1])
+    assert row["trials_from_start"] == 2
+
+
+def test_trials_near_a_level_are_trained_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "protocol", lambda net, asked: dataclasses.replace(plan.DEEP, epochs=1))
+    trials = [[0.1, 1.0], [0.012, 0.001], [0.014, 0.98], [0.011, 0.3], [0.012, 0.99]]
+    searched = {"net": "mlp4", "penalty": "l2", "search": True, "tolerance": 0.01, "trials_of": trials}
+    options = asked(tmp_path)
+    Results(options.results).append({**searched, "trials_from_start": 4}, {**searched, "tolerance": None}, searched)
+    failing, *learning = search.audited(options)
+    assert failing == {**plan.cell("mlp4", "l2", 0.014, "constant", 10_002), "said": 0.98}
+    assert [(one["strength"], one["seed"]) for one in learning] == [(0.012, 10_001), (0.011, 10_003)]
+    row = {**failing, **training.train(failing, options)}
+    assert chosen([row]) == []
+    found = dict(diagnostics.diagnostics([{**row, "failed": True}, {**row, "failed": False}]))
+    assert found["Trials that a search ended, trained to their end"].splitlines()[-1] == (
+        "| mlp4 | l2 | 0.014 to 0.014 | 1 of 2 | 0 of 0 |"
+    )
 
 
 def test_a_prediction_stands_beside_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
