@@ -28,12 +28,12 @@ DELAY = (
 
 
 def for_learning(penalised: bool) -> str:
-    """Return what a run that learns needs: the verdict is about the tolerance level, not about the useful strength."""
+    """Return what a run that learns needs: one run tells neither the tolerance level nor the useful strength."""
     if not penalised:
         return "none needed: it learns"
     return (
-        "none needed for learning: the penalty is below the tolerance level; whether a weaker or stronger one has a "
-        "better metric is another question (gradscope tune)"
+        "none needed for learning: this run learns under its penalty; whether a weaker or stronger one has a better "
+        "metric is another question (gradscope tune)"
     )
 
 

@@ -18,7 +18,7 @@ import gradscope
 from gradscope import Verdict
 from gradscope.diagnosis.cause import PENALTY, UNKNOWN, Cause
 from gradscope.diagnosis.judge import SAMPLES, Judge
-from gradscope.diagnosis.remedies import NO_DELAY, Lower, likely, lower, remedy
+from gradscope.diagnosis.remedies import NO_DELAY, Lower, for_learning, likely, lower, remedy
 from gradscope.run_info import SINGLE
 from gradscope.store.record import Record
 from tests.helpers.shrinking_rows import INFO, look, rows
@@ -40,6 +40,12 @@ def test_decoupled_decay_that_no_delay_outlives(decay: float, bound: bool) -> No
     assert "1/weight_decay = 0.033" in said
     assert "begin with is about weight_decay 5 (λ 2.5)" in said
     assert lower(look(rows(50, decay / 2), replace(info, penalty="l1"))) is None
+
+
+def test_one_run_that_learns_tells_no_level() -> None:
+    """Of 284 runs of the benchmark that learn under a penalty, 53 lie above their level: near it, or delayed."""
+    assert for_learning(penalised=False) == "none needed: it learns"
+    assert "tolerance" not in for_learning(penalised=True)
 
 
 def net(*widths: int) -> nn.Sequential:
