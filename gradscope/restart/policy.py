@@ -132,17 +132,19 @@ class DelayedRestart:
             if last.diagnosis.failed:
                 why = f"it fails without its penalty too, so no delay can help: {last.diagnosis.remedy}"
                 return Decision(False, reason=why)
-            why = "it learns without its penalty" if last.diagnosis.verdict is Verdict.HEALTHY else "without it, too"
-            return Decision(True, self._again, f"{why}; again with {self._again}", self.from_checkpoints)
+            found = "it learns" if last.diagnosis.verdict is Verdict.HEALTHY else "the run stays undecided"
+            why = f"again with {self._again} (without its penalty {found})"
+            return Decision(True, self._again, why, self.from_checkpoints)
         if (reason := _outcome(last) or self._cannot_help(last)) is not None:
             return Decision(False, reason=reason)
         if restarts >= self._max:
             return Decision(False, reason=f"{last.diagnosis.sentence}, and no restart is left")
         if last.diagnosis.asks_without_penalty and len(tried) == len(self._told):
-            why = f"{last.diagnosis.sentence}; without its penalty, to tell whether that is the cause"
+            why = f"without its penalty, to tell whether that is the cause (the last attempt: {last.diagnosis.sentence})"
             return Decision(True, None, why, without_penalty=True)
         schedule = self._auto if restarts else self._again
-        return Decision(True, schedule, f"{last.diagnosis.sentence}; again with {schedule}", self.from_checkpoints)
+        why = f"again with {schedule} (the last attempt: {last.diagnosis.sentence})"
+        return Decision(True, schedule, why, self.from_checkpoints)
 
     def tell(self, attempt: Attempt) -> None:
         """Take an attempt that is over."""

@@ -57,7 +57,7 @@ class Supervisor:
         self._left_behind()
         while (decision := self.policy.ask()).start:
             asked = self._asked(decision)
-            self.say(f"attempt {len(self.history.attempts) + 1}: {decision.reason or 'from the start'}")
+            self.say(f"starting attempt {len(self.history.attempts) + 1}: {decision.reason or 'from the start'}")
             training = DetachedChild(Path(asked.out or ""))
             self.history.begin(_entry(asked))  # before the child starts, so that a later call finds it
             training.start(self.command.filled(asked), self.command.environment(asked))

@@ -76,6 +76,13 @@ def test_a_collapse_is_restarted_with_a_delay(active: int | None) -> None:
     assert after(DelayedRestart(None, "delayed:7"), attempt("collapsed")) == "delayed:7"
 
 
+def test_the_next_attempt_is_told_apart_from_the_last() -> None:
+    """What failed is not read as the outcome of the attempt that begins."""
+    policy = DelayedRestart()
+    policy.tell(attempt("collapsed"))
+    assert policy.ask().reason.startswith("again with delayed:auto (the last attempt: collapsed")
+
+
 @pytest.mark.parametrize("verdict", ["diverged", "vanishing"])
 def test_what_a_delay_cannot_help(verdict: str) -> None:
     assert after(DelayedRestart(), attempt(verdict)) == f"no: {verdict}: a remedy"
