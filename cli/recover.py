@@ -12,7 +12,7 @@ from gradscope_cli.output import Json, print_json, tell
 def recover(
     run: Annotated[Path, typer.Argument(help="A record left by a killed run, or damaged since. It is only read.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The new file; RUN.recovered.h5 if not given.")
+        Path | None, typer.Option("--out", "--output", "-o", help="The new file; RUN.recovered.h5 if not given.")
     ] = None,
     as_json: Json = False,
 ) -> None:
