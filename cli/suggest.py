@@ -33,9 +33,10 @@ def suggest(
     """Predict how strong is too strong, in some hundred steps.
 
     A short run without a penalty, then a few probes of at most 40 steps, each ended by gradscope.record in the command
-    and placed where those before it point to. Where the net learns late, probes are longer: about two whole runs in
-    all. With --delayed each is a whole run to the active phase, and 80 steps after it. Without an answer it says why. The command may hold {strength}, {weight_decay}, {seed} and {out};
-    gradscope.record in it obeys the environment.
+    and placed where those before it point to. Of a net that learns late they are longer, and cost as much as a few
+    short runs. With --delayed each is a whole run to the active phase, and 80 steps after it. Without an answer it says
+    why. The command may hold {strength}, {weight_decay}, {seed} and {out}; gradscope.record in it obeys the
+    environment.
     """
     from gradscope.prediction.suggest import suggest_command
     from gradscope.processes.command import Command

@@ -139,12 +139,12 @@ class DelayedRestart:
             return Decision(False, reason=reason)
         if restarts >= self._max:
             return Decision(False, reason=f"{last.diagnosis.sentence}, and no restart is left")
+        before = f"(the last attempt: {last.diagnosis.sentence})"
         if last.diagnosis.asks_without_penalty and len(tried) == len(self._told):
-            why = f"without its penalty, to tell whether that is the cause (the last attempt: {last.diagnosis.sentence})"
+            why = f"without its penalty, to tell whether that is the cause {before}"
             return Decision(True, None, why, without_penalty=True)
         schedule = self._auto if restarts else self._again
-        why = f"again with {schedule} (the last attempt: {last.diagnosis.sentence})"
-        return Decision(True, schedule, why, self.from_checkpoints)
+        return Decision(True, schedule, f"again with {schedule} {before}", self.from_checkpoints)
 
     def tell(self, attempt: Attempt) -> None:
         """Take an attempt that is over."""
