@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def search(
     command: Annotated[list[str], typer.Argument(help="The training command, after --.", metavar="-- COMMAND…")],
-    low: Annotated[float, typer.Option(help="The weakest strength to consider.")],
-    high: Annotated[float, typer.Option(help="The strongest strength to consider.")],
+    low: Annotated[float, typer.Option(help="The weakest strength λ to consider; for l2, half of its weight_decay.")],
+    high: Annotated[float, typer.Option(help="The strongest strength λ to consider.")],
     penalty: Annotated[str, typer.Option(help="The penalty: l2, l1, l1l2, linf, l3 …")] = "l2",
     delayed: Annotated[bool, typer.Option("--delayed", help="Find the delayed tolerance too.")] = False,
     workers: Annotated[

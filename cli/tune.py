@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def tune(
     command: Annotated[list[str], typer.Argument(help="The training command, after --.", metavar="-- COMMAND…")],
     metric: Annotated[str, typer.Option(help="A metric of Recording.epoch, or a scalar of Recording.log.")],
-    low: Annotated[float, typer.Option(help="The weakest strength to consider.")],
-    high: Annotated[float, typer.Option(help="The strongest strength to consider.")],
+    low: Annotated[float, typer.Option(help="The weakest strength λ to consider; for l2, half of its weight_decay.")],
+    high: Annotated[float, typer.Option(help="The strongest strength λ to consider.")],
     mode: Annotated[str, typer.Option(help="Which metric is better: max or min.")] = "max",
     penalty: Annotated[str, typer.Option(help="The penalty: l2, l1, l1l2, linf, l3 …")] = "l2",
     delayed: Annotated[bool, typer.Option("--delayed", help="Try strengths with delayed:auto, too.")] = False,
