@@ -13,7 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from gradscope.optimizers import trial_steps
-from gradscope.optimizers.parameter_groups import Group
+from gradscope.optimizers.parameter_groups import Group, number
 
 #: Groups of an optimizer that are tried for a decay of its own.
 LOOKED_AT = 4
@@ -102,6 +102,9 @@ def own_decay(optimizer: Optimizer) -> float:
     Returns:
         The largest share over the first groups, 0 for none.
     """
+    if torch_class(optimizer) == "ASGD":  # its first step: w ← w·(1 − lambd·lr)
+        shares = [number(group.get("lambd")) * number(group.get("lr")) for group in optimizer.param_groups]
+        return max((share for share in shares if share > trial_steps.AT_REST), default=0.0)
     known = (
         torch_class(optimizer) or (type(optimizer).__module__.partition(".")[0], type(optimizer).__name__) in _PUBLIC
     )

@@ -67,6 +67,11 @@ def is_traced() -> bool:
 _PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE
 
 
+def takes_hooks(module: nn.Module) -> bool:
+    """Return whether a module may be given hooks: what `torch.jit` has made may not."""
+    return not isinstance(module, torch.jit.ScriptModule)
+
+
 class ModuleHooks:
     """Hooks on modules, until `remove`; off for a while from `pause` to `resume`.
 
@@ -84,6 +89,8 @@ class ModuleHooks:
 
     def after_forward(self, module: nn.Module, hook: Hook, **options: bool) -> RemovableHandle:
         """Register a hook after each forward; ``options``: as `nn.Module.register_forward_hook` takes them."""
+        if not takes_hooks(module):
+            return RemovableHandle(OrderedDict())
         handle = module.register_forward_hook(hook, **options)
         if not options:
             self._after.append((module, handle.id, hook))
@@ -91,6 +98,8 @@ class ModuleHooks:
 
     def before_forward(self, module: nn.Module, hook: Hook) -> RemovableHandle:
         """Register a hook before each forward."""
+        if not takes_hooks(module):
+            return RemovableHandle(OrderedDict())
         return self._added(module, module.register_forward_pre_hook(hook))
 
     def _added(self, module: nn.Module, handle: RemovableHandle) -> RemovableHandle:

@@ -388,6 +388,8 @@ class LambElsewhere(Lamb):
         (lambda p: CoupledElsewhere(p, lr=1e-3, weight_decay=1e-4), 0.01),
         (lambda p: Lion(p, lr=0.01, weight_decay=0.5), 0.0),
         (lambda p: AdamW(p, lr=0.01, weight_decay=0.5), 0.0),
+        (lambda p: torch.optim.ASGD(p, lr=0.1, lambd=0.1), 0.01),
+        (lambda p: torch.optim.ASGD(p, weight_decay=0.1), 0.0),
     ],
 )
 def test_a_decay_of_its_own_is_told(tmp_path: Path, make: Any, share: float | None) -> None:

@@ -19,7 +19,7 @@ from gradscope.recorder.kernels import addresses, statistics
 from gradscope.recorder.kernels.addresses import NOWHERE, Addresses
 from gradscope.recorder.kernels.kinds import Unreadable, entries, is_plain
 from gradscope.recorder.kernels.table import TablePlan
-from tests.helpers.loops import batches, mlp
+from tests.helpers.loops import batches, mlp, train
 from tests.helpers.paths import ROOT
 from tests.scripts.fuzz_kinds import FROZEN, OUTPUTS, Wrapped, _freed
 
@@ -197,6 +197,30 @@ def test_a_weight_of_another_size_has_no_means_and_is_named(tmp_path: Path) -> N
         assert np.isfinite(data["weight_norm"]).all() and np.isfinite(data["loss_gradient_norm"]).all()
         assert np.isfinite(data["weight_mean_abs"].sel(parameter="0.weight")).all()
         assert np.isnan(data["update_mean_abs"].sel(parameter=changed)[2:]).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+@pytest.mark.parametrize("part", [False, True])
+def test_what_torch_jit_has_made_is_recorded_without_activations(tmp_path: Path, part: bool) -> None:
+    model = mlp()
+    if part:
+        model[0] = torch.jit.script(model[0])
+    else:
+        model = torch.jit.script(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.2)
+    expected = []
+    with gradscope.record(model, optimizer, tmp_path / "run.h5", preset="full", on_failure="ignore") as run:
+
+        def look(step: int) -> None:
+            expected.append([p.grad.abs().mean().item() for p in model.parameters() if p.grad is not None])
+
+        train(model, optimizer, 4, run, each=look)
+    with gradscope.open_run(tmp_path / "run.h5") as data:
+        np.testing.assert_allclose(data["loss_gradient_mean_abs"].values, expected, rtol=1e-5)
+        unseen = json.loads(data.attrs["capture"])["modules_not_seen"]
+        seen = np.isfinite(data["activation_mean_abs"].values).all(0)
+    assert unseen["0"] == "made by torch.jit, which takes no hooks"
+    assert seen.tolist() == [False, True, True, True, True] if part else not seen.any()
 
 
 def test_a_model_without_numbers_is_refused(tmp_path: Path) -> None:

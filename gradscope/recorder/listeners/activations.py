@@ -22,7 +22,7 @@ from gradscope.recorder.memory import unknown, zeros
 from gradscope.recorder.row_buffer import RowBuffer
 from gradscope.recorder.timeline import Timeline
 from gradscope.torch_utils.backward_state import accumulates_below, runs_for_the_first_time
-from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced
+from gradscope.torch_utils.module_hooks import Hook, ModuleHooks, is_traced, takes_hooks
 
 __all__ = ["FULL_QUANTITIES", "LARGEST_MODULE", "QUANTITIES", "Activations", "first_tensor"]
 
@@ -192,6 +192,8 @@ class Activations(Listener):
         self._hooks = ModuleHooks()
         for name, module in modules.items():
             self._hooks.after_forward(module, _ForwardHook(self, self._statistics[name]))
+            if not takes_hooks(module):
+                self._statistics[name].odd = "made by torch.jit, which takes no hooks"
 
     @property
     def sampling(self) -> bool:
