@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from analyses.common.markdown import markdown
 from analyses.common.results import Row
+from analyses.strong_regularization.plan import FIRST_SEED
 from analyses.strong_regularization.reading import chosen
+from gradscope.tolerance.posterior import estimate_tolerance
+from gradscope.trials.trial import Outcome
 
 
 def diagnostics(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -41,7 +44,10 @@ def judged(rows: Sequence[Row]) -> str:
 
 
 def audits(rows: Sequence[Row]) -> str:
-    """What the search was told of its trials near a level against what the same runs come to."""
+    """What the search was told of its trials near a level against what the same runs come to.
+
+    The last column is the level that all its trials from the start give once these outcomes stand in their places.
+    """
     known = [row for row in rows if "said" in row]
     lines: list[list[object]] = []
     for net, penalty in sorted({(row["net"], row["penalty"]) for row in known}):
@@ -51,7 +57,13 @@ def audits(rows: Sequence[Row]) -> str:
         right = sum(row["failed"] for row in failing), sum(not row["failed"] for row in learning)
         lines.append([net, penalty, f"{min(strengths):.3g} to {max(strengths):.3g}"])
         lines[-1] += [f"{count} of {len(part)}" for count, part in zip(right, (failing, learning), strict=True)]
-    return markdown(("net", "penalty", "λ", "called failing, fail", "called learning, learn"), lines)
+        searched = next(row for row in rows if row.get("search") and (row["net"], row["penalty"]) == (net, penalty))
+        trials = dict(enumerate(searched["trials_of"][: searched["trials_from_start"]]))
+        trials |= {row["seed"] - FIRST_SEED: [row["strength"], float(row["failed"])] for row in some}
+        found = estimate_tolerance([Outcome(*trial) for trial in trials.values()])
+        lines[-1].append(f"{found.tolerance:.3g} ({found.low:.3g} … {found.high:.3g})" if found.determined else None)
+    columns = ("net", "penalty", "λ", "called failing, fail", "called learning, learn", "λ* by these")
+    return markdown(columns, lines)
 
 
 def recordings(rows: Sequence[Row]) -> str:

@@ -14,6 +14,8 @@ from gradscope.types import InputError
 PENALTIES = ("l2", "l1", "l1-subgradient")
 #: Our adaptive delay.
 AUTO = "delayed:auto"
+#: Of the trials of a search, whose seeds meet no other cell's.
+FIRST_SEED = 10_000
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,13 @@ from pathlib import Path
 import gradscope
 from analyses.common.results import Cell, Results, Row
 from analyses.common.study import Options
-from analyses.strong_regularization.plan import cell
+from analyses.strong_regularization.plan import FIRST_SEED, cell
 from analyses.strong_regularization.training import run
 
 #: Where to look, by penalty: wide enough for every net here and for the document's readings.
 RANGES = {"l2": (1e-4, 0.3), "l1": (1e-5, 1.0), "l1-subgradient": (1e-6, 0.1)}
 #: Width of the interval to reach, in decades, and trials at most a level.
 PRECISION, TRIALS = 0.2, 16
-#: Trials of a search have seeds that meet no other cell's.
-FIRST_SEED = 10_000
 #: So many times the level, up or down, reach the trials that are trained to their end afterwards.
 NEAR = 1.5
 
