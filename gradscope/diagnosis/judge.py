@@ -153,7 +153,9 @@ class Judge:
         self.learning.see(look)
         self.probability = self.model.of(look) if look.telling else np.nan
         self.beside = siblings.probability(look, len(self.levels) - 1, self.probability, self.sibling_model)
-        found = diverged(look) or collapsed(look) or doomed(look, self._signs()) or relapsed(look, self.escaped_step)
+        learns = self.probability < UNDECIDED[0] and not look.constant  # the weights of such runs shrink, too
+        found = diverged(look) or (None if learns else collapsed(look)) or doomed(look, self._signs())
+        found = found or relapsed(look, self.escaped_step)
         hasty = found is None  # who goes by siblings is sure of a collapse by the penalty, and of nothing else
         found = found or doomed(look, self._beside_siblings())
         self._agreed = self._agreed + 1 if found else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import gradscope
 from gradscope import InputError, Verdict
 from gradscope.diagnosis.judge import Judge
 from gradscope.diagnosis.post_hoc import judge_record
+from gradscope.diagnosis.probability import Model, shipped
+from gradscope.diagnosis.run_prefix import RunPrefix
 from gradscope.diagnosis.series import network_series
 from gradscope.quantities import JUDGED
 from gradscope.run_info import RunInfo
@@ -206,6 +208,30 @@ def test_collapse_by_construction() -> None:
     assert found.verdict is Verdict.COLLAPSED
     assert found.decided_step is not None
     assert 100 <= found.decided_step < 200  # e-folding time 100 steps
+
+
+@dataclass(frozen=True)
+class Says(Model):
+    """A model that says the same of every look."""
+
+    says: float = math.nan
+
+    def of(self, look: RunPrefix) -> float:
+        return self.says
+
+
+@pytest.mark.parametrize("says", [0.05, 0.2, math.nan])
+@pytest.mark.parametrize("output", ["follows its input", "constant"])
+def test_a_collapse_that_all_signals_speak_against_is_not_called(says: float, output: str) -> None:
+    """VGG-11 under L1 on CIFAR-10 was called collapsed at p = .009, while its loss fell, and learned."""
+    dataset = synthetic(400, flat, falling, lambda t: falling(t) ** 3, lambda t: 0 * t)
+    if output == "constant":
+        dataset["activation_std"] = ("step", "module"), np.where(np.arange(400) < 50, 1, 1e-9)[:, None] * np.ones(2)
+        dataset["activation_mean_abs"] = ("step", "module"), np.ones((400, 2))
+        dataset = dataset.assign_coords(module=["0", "1"])
+    judge = Judge(info_of(dataset), model=Says(shipped().table, shipped().threshold, says))
+    judge.update(rows_of(dataset, 0, 400))
+    assert (judge.failure is None) == (says == 0.05 and output != "constant")
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.0001])
