@@ -13,7 +13,7 @@ from analyses.common.pictures import drawn
 from analyses.common.results import Results, Row
 from analyses.common.study import Drawing, recorded_in
 from analyses.strong_regularization.plan import AUTO, Setup, setup
-from analyses.strong_regularization.reading import chosen, sample
+from analyses.strong_regularization.reading import alike, chosen, sample
 from gradscope.report.curves import Curve, Curves
 from gradscope.report.strengths import Sample, accuracy_against_sparsity, accuracy_against_strength
 from gradscope.report.style import STYLES
@@ -22,9 +22,15 @@ STYLE = replace(STYLES["screen"], dpi=76)
 
 
 def compared(rows: Sequence[Row], net: str, penalty: str, plan: Setup) -> list[Sample]:
-    """Baseline and delays, as far as there are runs."""
+    """Baseline and delays, as far as there are runs; what has fewer seeds than the baseline names them."""
     names = {"constant": "baseline", plan.delayed: f"delayed, γ = {plan.gamma}", AUTO: AUTO}
-    samples = [sample(rows, names[one], net, penalty, one) for one in ("constant", *plan.delays)]
+    seeds = {
+        one: sorted({row["seed"] for row in chosen(rows, net=net, penalty=penalty, schedule=one)}) for one in names
+    }
+    samples = []
+    for one in ("constant", *plan.delays):
+        few = f", seed {', '.join(map(str, seeds[one]))}" if len(seeds[one]) < len(seeds["constant"]) else ""
+        samples.append(sample(rows, names[one] + few, net, penalty, one))
     return [one for one in samples if len(one.value)]
 
 
@@ -80,9 +86,9 @@ def to_the_end(series: Sequence[Sequence[float]]) -> NDArray[np.float64]:
 
 
 def by_schedule(rows: Sequence[Row], net: str, penalty: str, strength: float) -> list[Curves]:
-    """Accuracy epoch by epoch, the mean over seeds, of every schedule at one strength: delays, and the others."""
+    """Accuracy by epoch, the mean over seeds that all have, of every schedule at one strength: delays, and others."""
     found = [r for r in chosen(rows, net=net, penalty=penalty) if r["strength"] == strength]
-    found += [r for r in chosen(rows, net=net, penalty=penalty) if r["schedule"].startswith("cpr")]
+    found = alike([*found, *(r for r in chosen(rows, net=net, penalty=penalty) if r["schedule"].startswith("cpr"))])
     texts = sorted({row["schedule"] for row in found}, key=lambda text: (len(text), text))
     late = [text for text in texts if text.startswith("delayed")]
     split = len(texts) > len(STYLE.colours)  # lines that look alike tell nothing

@@ -39,6 +39,12 @@ def chosen(rows: Sequence[Row], **wanted: object) -> list[Row]:
     return [row for row in plain if all(row[name] == value for name, value in wanted.items())]
 
 
+def alike(rows: Sequence[Row]) -> list[Row]:
+    """Those with seeds that every schedule has: a mean of one seed says nothing beside one of three."""
+    seeds = [{row["seed"] for row in rows if row["schedule"] == text} for text in {row["schedule"] for row in rows}]
+    return [row for row in rows if all(row["seed"] in some for some in seeds)]
+
+
 def series(rows: Sequence[Row], net: str, penalty: str, schedule: str) -> list[Point]:
     """One point a strength, weakest first."""
     found = chosen(rows, net=net, penalty=penalty, schedule=schedule)

@@ -14,7 +14,7 @@ from analyses.common.study import Options, recorded_in
 from analyses.strong_regularization import document
 from analyses.strong_regularization.diagnostics import diagnostics
 from analyses.strong_regularization.plan import PARTS, PENALTIES, cells, protocol, setup
-from analyses.strong_regularization.reading import Point, best, chosen, series, sparsest, trained
+from analyses.strong_regularization.reading import Point, alike, best, chosen, series, sparsest, trained
 
 #: Accuracy that a sparser net may cost.
 GIVEN_UP = (0.0, 0.01, 0.02, 0.05, 0.1)
@@ -104,9 +104,9 @@ def strengths(rows: Sequence[Row], net: str, penalty: str, delayed: str) -> str:
 
 
 def schedules(rows: Sequence[Row], net: str, penalty: str, strength: float) -> str:
-    """Every schedule that was tried at one strength: γ, the adaptive ones, Appendix B."""
+    """Every schedule that was tried at one strength, by the seeds that all have: γ, the adaptive ones, Appendix B."""
     found = [row for row in chosen(rows, net=net, penalty=penalty) if row["strength"] == strength]
-    found += [row for row in chosen(rows, net=net, penalty=penalty) if row["schedule"].startswith("cpr")]
+    found = alike([*found, *(r for r in chosen(rows, net=net, penalty=penalty) if r["schedule"].startswith("cpr"))])
     lines: list[list[object]] = []
     for schedule in dict.fromkeys(row["schedule"] for row in found):
         some = [row for row in found if row["schedule"] == schedule]

@@ -264,6 +264,18 @@ def test_photographs_have_a_table_and_a_line_for_each_delay(tmp_path: Path) -> N
     assert plot.to_the_end([[0.1, 0.2, 0.3], [0.1]]).tolist() == [[0.1, 0.2, 0.3], [0.1, 0.1, 0.1]]
 
 
+def test_schedules_are_compared_by_the_seeds_that_all_have() -> None:
+    made = [{"schedule": text, "seed": seed} for text in ("constant", "strong") for seed in (0, 1, 2)]
+    assert reading.alike(made) == made
+    early = {"schedule": plan.AUTO, "seed": 1}
+    assert reading.alike([*made, early]) == [made[1], made[4], early]
+    found = [{**row, "net": "vgg11"} for row in rows()]
+    found += [{**row, "schedule": plan.AUTO} for row in found if row["schedule"] == "delayed:5" and row["seed"] == 0]
+    options = asked(Path(), "cifar10")
+    labels = {one.label for one in plot.compared(found, "vgg11", "l2", plan.setup(options))}
+    assert labels == {"baseline", "delayed, γ = 5", f"{plan.AUTO}, seed 0"}
+
+
 def test_an_unfinished_panel_is_compared_by_the_seeds_that_both_have() -> None:
     base = Point(0.001, (0, 1, 2), (0.6, 0.5, 0.4), (0.0,) * 3, 0)
     assert tables._gain(Point(0.002, (0,), (0.63,), (0.0,), 0), base) == "+5.00 %, 1 of the seeds"
