@@ -22,6 +22,7 @@ from gradscope.regularizers.hooks import Attached
 from gradscope.regularizers.penalties import Penalty
 from gradscope.regularizers.schedule import Schedule, scheduled
 from gradscope.torch_utils import ranks
+from gradscope.torch_utils.module_hooks import takes_hooks
 from gradscope.torch_utils.selection import SelectModules, selected_modules
 from gradscope.types import InputError
 
@@ -58,7 +59,8 @@ class ActivityRegularization(Attached):
                 f"put out one tensor"
             )
         if module.training and output.requires_grad and torch.is_grad_enabled():
-            value = self.penalty.value(output.float()) / max(1, len(output))
+            own = output.to(torch.float32, copy=True)  # what comes next may write to the output in place
+            value = self.penalty.value(own) / max(1, len(output))
             if torch._C._current_graph_task_id() != -1:
                 return  # a checkpoint repeats what was seen, down to the tensors that are saved
             self._values.append(value)
@@ -154,7 +156,8 @@ def regularize_activity(
         The handle, as `regularize` returns it.
 
     Raises:
-        InputError: no module is chosen, the optimizer is LBFGS, or the schedule bounds the norm of weights.
+        InputError: no module is chosen, one of them or the model takes no hooks, the optimizer is LBFGS, or the
+            schedule bounds the norm of weights.
 
     Examples:
         >>> regularize_activity(optimizer, model, L1(), Constant(1e-5), modules=nn.ReLU)
@@ -169,4 +172,9 @@ def regularize_activity(
     if isinstance(optimizer, LBFGS):
         raise InputError("an activity penalty does not work with LBFGS, whose line search would not see its value")
     found = selected_modules(model, modules)
+    for module in (model, *found):
+        if not takes_hooks(module):
+            raise InputError(
+                f"{type(module).__name__} is made by torch.jit, which takes no hooks; expected plain modules"
+            )
     return ActivityRegularization(optimizer, model, penalty, schedule, found, steps_per_epoch=steps_per_epoch)

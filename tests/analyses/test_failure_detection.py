@@ -86,3 +86,19 @@ def test_signals_and_labels_are_of_runs_that_came_to_the_same() -> None:
     told = re.search(r"\*\*(\d+) runs came to another label this time.*?(\d+) are left", README.read_text("utf-8"))
     assert told is not None
     assert (int(told[1]), int(told[2])) == (len(moved()), looks["run"].nunique())
+
+
+def test_no_collapse_of_the_benchmark_was_called_against_its_signals() -> None:
+    """Decision 143: the rule on the weights waits below a probability of .1, and that changes none of these calls."""
+    looks = pd.read_csv(RESULTS / "probabilities.csv.gz", comment="#").set_index(["run", "n"])["probability"]
+    verdicts = pd.read_csv(RESULTS / "verdicts.csv", comment="#")
+    called = verdicts[(verdicts["live"] == "collapsed") & verdicts["decided_step"].notna()]
+    at = [looks[run, int(step) + 1] for run, step in zip(called["run"], called["decided_step"], strict=True)]
+    assert (len(verdicts), len(at)) == (801, 223)
+    assert min(at) == pytest.approx(0.18, abs=0.005)
+
+
+def test_a_run_that_learns_may_lie_above_its_level() -> None:
+    runs = pd.read_csv(RESULTS / "runs.csv", comment="#")
+    learning = runs[~runs["failed"] & (runs["strength"] > 0) & runs["tolerance"].notna()]
+    assert (len(learning), int((learning["strength"] > learning["tolerance"]).sum())) == (284, 53)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from gradscope import (
     CPR,
     L1,
+    L2,
     Constant,
     InputError,
     LInf,
@@ -93,6 +94,36 @@ def test_what_is_not_trained_on_does_not_count(
         ours.step()
     for a, b in zip(weights(first), weights(second), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_outputs_that_the_next_module_writes_to_in_place() -> None:
+    """A linear or convolutional layer before ``ReLU(inplace=True)``: its own output is penalised."""
+    first, second = twin_models()
+    second[1].inplace = True
+    inside, ours = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (first, second))
+    regularize_activity(ours, second, L2(), Constant(0.1), modules=r"^0$")
+    for x, y in batches(3):
+        inside.zero_grad()
+        (nn.functional.cross_entropy(first(x), y) + 0.1 * first[0](x).square().sum() / len(x)).backward()
+        inside.step()
+        ours.zero_grad()
+        nn.functional.cross_entropy(second(x), y).backward()
+        ours.step()
+    for a, b in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+@pytest.mark.parametrize("part", [False, True])
+def test_what_torch_jit_has_made_takes_no_activity_penalty(part: bool) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if part:
+        model[0] = torch.jit.script(model[0])
+    else:
+        model = torch.jit.script(model)
+    with pytest.raises(InputError, match=r"made by torch\.jit, which takes no hooks"):
+        regularize_activity(optimizer, model, L1(), 0.1, modules=r"^0$")
 
 
 def test_an_activity_penalty_leaves_evaluation_alone_and_comes_off_again() -> None:
